@@ -1,0 +1,1 @@
+"""AlexNet in JAX: the network, its 2012 recipe and its relatives."""

@@ -1,0 +1,48 @@
+"""What can go wrong, by exit code. Commands print the message as one line and no traceback."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class AlexNetError(Exception):
+    """Base of the errors below. Its message says what was found, what is allowed and what to do."""
+
+    exit_code: int
+
+
+class RunError(AlexNetError):
+    """A failure while running: an image that does not decode, no sound checkpoint, a lost peer."""
+
+    exit_code = 1
+
+
+class BadInput(AlexNetError):
+    """A config, flag, dataset or workdir that cannot work; raised before any device work."""
+
+    exit_code = 2
+
+
+class Diverged(AlexNetError):
+    """The loss or a gradient is not finite."""
+
+    exit_code = 3
+
+
+class Interrupted(AlexNetError):
+    """SIGINT or SIGTERM was received; the state is saved."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run a command's `main`; an AlexNetError becomes one line on stderr and its exit code."""
+    try:
+        main()
+    except AlexNetError as error:
+        sys.stdout.flush()
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)

@@ -1,0 +1,215 @@
+"""Convolution, pooling and local response normalisation, exact and fast on CPU, GPU and TPU.
+
+Images are NHWC, kernels HWIO. Each function computes what its plain `lax` formulation computes,
+values and gradients, ties included (`tests/test_ops.py`); a comment says why it is written
+otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def output_width(width: int, window: int, stride: int, pad: int = 0, overhang: bool = False) -> int:
+    """(W - F + 2P)/S + 1, rounded down; rounded up where windows may hang over the far edge."""
+    span = width - window + 2 * pad
+    return (-(-span // stride) if overhang else span // stride) + 1
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    feature_group_count: int = 1,
+    **kwargs,
+) -> jax.Array:
+    """`lax.conv_general_dilated`, to be handed to `nn.Conv`.
+
+    A convolution in groups (the paper's towers) is one convolution per group, side by side: XLA's
+    gradient of a grouped convolution on a CPU took 1,075 ms where this takes 200 (conv2, batch 16).
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [h, w, C / feature_group_count, filters].
+      window_strides: of height and width.
+      padding: (low, high) of height and width.
+      feature_group_count: towers; group i of the filters sees group i of the channels.
+      **kwargs: passed on.
+
+    Returns:
+      [N, H', W', filters].
+    """
+    towers = zip(
+        jnp.split(x, feature_group_count, axis=-1),
+        jnp.split(kernel, feature_group_count, axis=-1),
+        strict=True,
+    )
+    outputs = [lax.conv_general_dilated(a, k, window_strides, padding, **kwargs) for a, k in towers]
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, overhang: bool = False) -> jax.Array:
+    """Maximum over square windows; the gradient goes to a window's first maximum, row by row.
+
+    The maximum is taken along the width, then along the height. The gradient of `reduce_window`
+    took 164 ms for the 55x55x96 pool at batch 32 on two cores, this one takes 9 ms.
+
+    Args:
+      x: [N, H, W, C].
+      window: pixels a side.
+      stride: pixels between windows; below `window` they overlap (the paper's section 3.4).
+      overhang: whether windows may hang over the right and lower edge (cuda-convnet).
+
+    Returns:
+      [N, H', W', C], H' and W' by `output_width`.
+    """
+    if overhang:
+        low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+        x = _fill_overhang(x, window, stride, low)
+    return _max_along(_max_along(x, 2, window, stride), 1, window, stride)
+
+
+def avg_pool(x: jax.Array, window: int, stride: int, overhang: bool = False) -> jax.Array:
+    """Mean over square windows; a window that hangs over the edge averages the pixels it has.
+
+    Args and result as for `max_pool`.
+    """
+    _, height, width, _ = x.shape
+    if overhang:
+        x = _fill_overhang(x, window, stride, 0)
+    for axis in (2, 1):
+        x = sum(_window_slices(x, axis, window, stride))
+    rows, columns = (
+        np.minimum(stride * np.arange(n) + window, size) - stride * np.arange(n)
+        for n, size in zip(x.shape[1:3], (height, width), strict=True)
+    )
+    return x / jnp.asarray(rows[:, None, None] * columns[:, None], x.dtype)
+
+
+def _fill_overhang(x: jax.Array, window: int, stride: int, value: float) -> jax.Array:
+    """Pad right and below to where the last window ends."""
+    ends = [
+        (output_width(size, window, stride, overhang=True) - 1) * stride + window - size
+        for size in x.shape[1:3]
+    ]
+    pads = [(0, 0, 0), *((0, max(end, 0), 0) for end in ends), (0, 0, 0)]
+    return lax.pad(x, jnp.asarray(value, x.dtype), pads)
+
+
+def _window_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
+    """Element k of every window along an axis, for k = 0 ... window-1: strided slices of x."""
+    span = (output_width(x.shape[axis], window, stride) - 1) * stride + 1
+    return [lax.slice_in_dim(x, k, k + span, stride, axis) for k in range(window)]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_along(x: jax.Array, axis: int, window: int, stride: int) -> jax.Array:
+    result, *others = _window_slices(x, axis, window, stride)
+    for other in others:
+        result = jnp.maximum(result, other)
+    return result
+
+
+def _max_along_forward(x, axis, window, stride):
+    result = _max_along(x, axis, window, stride)
+    return result, (x, result)
+
+
+def _max_along_backward(axis, window, stride, residuals, gradient):
+    # Autodiff through jnp.maximum would split the gradient at ties.
+    x, result = residuals
+    zero = jnp.zeros((), gradient.dtype)
+    span = (result.shape[axis] - 1) * stride + 1
+    found = jnp.zeros(result.shape, bool)
+    total = jnp.zeros(x.shape, gradient.dtype)
+    for k, values in enumerate(_window_slices(x, axis, window, stride)):
+        first = (values == result) & ~found
+        found |= first
+        pads = [(0, 0, 0)] * x.ndim
+        pads[axis] = (k, x.shape[axis] - span - k, stride - 1)
+        total += lax.pad(jnp.where(first, gradient, zero), zero, pads)
+    return (total,)
+
+
+_max_along.defvjp(_max_along_forward, _max_along_backward)
+
+
+def local_response_norm(
+    x: jax.Array,
+    k: float = 2.0,
+    n: int = 5,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+) -> jax.Array:
+    """b_i = a_i / (k + alpha sum_j a_j^2)^beta, j over the n channels around i (section 3.3).
+
+    The window is clipped at both ends; alpha is *not* divided by n (Caffe and PyTorch do).
+
+    Args:
+      x: [..., C].
+      k: added to the sum.
+      n: channels in the window, odd.
+      alpha: factor of the sum.
+      beta: power.
+      groups: towers; windows do not cross from one into another.
+
+    Returns:
+      Like x. The denominator is computed in float32 or better.
+    """
+    towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return _normalise(towers, lambda squares: _window_sum(squares, -1, n), k, alpha, beta).reshape(
+        x.shape
+    )
+
+
+def map_response_norm(
+    x: jax.Array, k: float = 1.0, n: int = 3, alpha: float = 5e-5 / 9, beta: float = 0.75
+) -> jax.Array:
+    """The same within each map: the sum is over the n x n pixels around (cuda-convnet's rnorm).
+
+    Args:
+      x: [N, H, W, C].
+      k, n, alpha, beta: as in `local_response_norm`; n is in pixels a side.
+
+    Returns:
+      Like x.
+    """
+    return _normalise(x, lambda s: _window_sum(_window_sum(s, 2, n), 1, n), k, alpha, beta)
+
+
+def _normalise(
+    x: jax.Array,
+    window_sum: Callable[[jax.Array], jax.Array],
+    k: float,
+    alpha: float,
+    beta: float,
+) -> jax.Array:
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    denominator = k + alpha * window_sum(wide * wide)
+    if beta == 0.75:
+        # d^-3/4 by two roots: the step at batch 32 went from 10.6 to 14.2 images/s on two cores.
+        root = lax.rsqrt(denominator)
+        scale = root * jnp.sqrt(root)
+    else:
+        scale = denominator**-beta
+    return (wide * scale).astype(x.dtype)
+
+
+def _window_sum(x: jax.Array, axis: int, n: int) -> jax.Array:
+    """Sum over the n elements around each, clipped at both ends.
+
+    n shifted slices: faster than reduce_window, cumulative sums and a band matrix.
+    """
+    axis %= x.ndim
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (n // 2, n // 2, 0)
+    padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    size = x.shape[axis]
+    return sum(lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(n))

@@ -1,0 +1,253 @@
+"""The module and the rows of a table: shapes, names, initial parameters, dropout, precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.model import LRN, AlexNet, Conv, Dense, Dropout, MaxPool, ReLU, Tanh, rows
+from alexnet_jax.variants import COURSE, DIGITS, PAPER, VARIANTS
+
+IMAGE_SIZES = {'course': 227, 'paper': 227, 'cifar10_18pct': 32, 'digits': 28}
+
+# The course notes' table: name, output.
+NOTES = [
+    ('conv1', (55, 55, 96)),
+    ('norm1', (55, 55, 96)),
+    ('pool1', (27, 27, 96)),
+    ('conv2', (27, 27, 256)),
+    ('norm2', (27, 27, 256)),
+    ('pool2', (13, 13, 256)),
+    ('conv3', (13, 13, 384)),
+    ('conv4', (13, 13, 384)),
+    ('conv5', (13, 13, 256)),
+    ('pool3', (6, 6, 256)),
+    ('fc6', (4096,)),
+    ('fc7', (4096,)),
+    ('fc8', (1000,)),
+]
+
+
+def keys_of(examples: int, seed: int = 0) -> jax.Array:
+    """One dropout key an example."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(examples))
+
+
+def init(layers, image_size: int) -> dict:
+    """Initial parameters, as NumPy."""
+    image = jnp.zeros((1, image_size, image_size, 3))
+    return jax.device_get(jax.jit(AlexNet(layers).init)(jax.random.key(0), image)['params'])
+
+
+def outputs(layers, params, image, keys, dtype=jnp.float32) -> dict[str, jax.Array]:
+    """What each layer with parameters returns, by name."""
+    model = AlexNet(layers, dtype)
+    apply = jax.jit(lambda *args: model.apply(*args, capture_intermediates=True)[1])
+    captured = apply({'params': params}, image, keys)['intermediates']
+    return {name: captured[name]['__call__'][0] for name in params}
+
+
+@pytest.fixture(scope='module')
+def course():
+    return init(COURSE, 227)
+
+
+@pytest.fixture(scope='module')
+def digits():
+    return init(DIGITS, 28)
+
+
+@pytest.fixture
+def image():
+    return jax.random.normal(jax.random.key(1), (2, 28, 28, 3))
+
+
+# Shapes and names
+
+
+@pytest.mark.parametrize('table', [COURSE, PAPER])
+def test_rows_are_the_notes_table(table):
+    found = [
+        (row.name, row.output)
+        for row in rows(table, 227)
+        if not isinstance(row.layer, ReLU | Dropout)
+    ]
+    assert found == NOTES
+
+
+def test_rows_follow_each_other():
+    shape = (227, 227, 3)
+    for row in rows(COURSE, 227):
+        assert row.input == shape
+        shape = row.output
+    names = [row.name for row in rows(COURSE, 227)]
+    assert [n for n in names if n.startswith(('relu', 'drop'))] == [
+        'relu1', 'relu2', 'relu3', 'relu4', 'relu5', 'relu6', 'drop1', 'relu7', 'drop2',
+    ]  # fmt: skip
+
+
+def test_the_module_computes_the_shapes_of_the_notes():
+    model = AlexNet(COURSE)
+    image = jax.ShapeDtypeStruct((2, 227, 227, 3), jnp.float32)
+
+    def run(image):
+        return model.init_with_output(jax.random.key(0), image, capture_intermediates=True)
+
+    logits, variables = jax.eval_shape(run, image)
+    assert logits.shape == (2, 1000)
+    inner = variables['intermediates']
+    expected = {n: (2, *shape) for n, shape in NOTES if n.startswith(('conv', 'fc'))}
+    assert {name: inner[name]['__call__'][0].shape for name in expected} == expected
+    assert inner['__call__'][0].shape == (2, 1000)
+
+
+def test_every_variant_has_an_image_size():
+    assert IMAGE_SIZES.keys() == VARIANTS.keys()
+
+
+@pytest.mark.parametrize('variant', IMAGE_SIZES)
+def test_rows_know_the_shapes_of_the_parameters(variant):
+    size = IMAGE_SIZES[variant]
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    model = AlexNet(VARIANTS[variant])
+    params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+    found = {name: {kind: a.shape for kind, a in layer.items()} for name, layer in params.items()}
+    assert found == {
+        row.name: {'kernel': row.kernel, 'bias': row.kernel[-1:]}
+        for row in rows(VARIANTS[variant], size)
+        if row.kernel
+    }
+
+
+def test_parameters_are_named_after_the_layers(course):
+    assert {name: layer['kernel'].shape for name, layer in course.items()} == {
+        'conv1': (11, 11, 3, 96),
+        'conv2': (5, 5, 96, 256),
+        'conv3': (3, 3, 256, 384),
+        'conv4': (3, 3, 384, 384),
+        'conv5': (3, 3, 384, 256),
+        'fc6': (9216, 4096),
+        'fc7': (4096, 4096),
+        'fc8': (4096, 1000),
+    }
+
+
+# Initial parameters
+
+
+def test_kernels_start_from_a_normal_distribution_of_std_a_hundredth(course):
+    for layer in course.values():
+        kernel = layer['kernel']
+        assert kernel.std() == pytest.approx(0.01, rel=0.02)
+        assert abs(kernel.mean()) < 0.0002  # 4 deviations of conv1's mean
+        assert 0.6727 < (np.abs(kernel) < 0.01).mean() < 0.6927  # erf(1/sqrt 2) = 0.6827
+
+
+def test_biases_start_from_1_where_the_paper_says(course):
+    biases = {'conv1': 0, 'conv2': 1, 'conv3': 0, 'conv4': 1, 'conv5': 1}
+    biases |= {'fc6': 1, 'fc7': 1, 'fc8': 0}
+    assert {name: set(layer['bias'].tolist()) for name, layer in course.items()} == {
+        name: {float(bias)} for name, bias in biases.items()
+    }
+
+
+def test_std_and_bias_are_the_layers_own():
+    params = init((Conv('c', 64, 5, std=0.3, bias=0.5), Dense('d', 100, std=2.0)), 8)
+    assert params['c']['kernel'].std() == pytest.approx(0.3, rel=0.05)
+    assert params['d']['kernel'].std() == pytest.approx(2.0, rel=0.05)
+    np.testing.assert_array_equal(params['c']['bias'], np.full(64, 0.5, np.float32))
+    np.testing.assert_array_equal(params['d']['bias'], np.zeros(100, np.float32))
+
+
+# What the module computes
+
+
+def test_a_small_net_by_hand():
+    layers = (Conv('c', 1, 1), ReLU(), LRN(k=1, n=1, alpha=1, beta=1), MaxPool(2, 2), Dense('d', 1))
+    params = {
+        'c': {'kernel': jnp.full((1, 1, 1, 1), 2.0), 'bias': jnp.array([-1.0])},
+        'd': {'kernel': jnp.array([[10.0], [100.0]]), 'bias': jnp.array([7.0])},
+    }
+    image = jnp.array([[[0, 1, 2, 0], [0, 0, 0, 3]]], jnp.int32)[..., None]
+    # 2x - 1, ReLU: [[0 1 3 0], [0 0 0 5]]; x/(1 + x^2): [[0 .5 .3 0], [0 0 0 5/26]]
+    # pool: [.5, .3]; 10 * .5 + 100 * .3 + 7 = 42
+    logits = AlexNet(layers).apply({'params': params}, image)
+    np.testing.assert_allclose(logits, [[42.0]], rtol=1e-6)
+
+
+def test_tanh_layer():
+    y = AlexNet((Tanh(),)).apply({}, jnp.array([[-1.0, 0.0, 2.0]]))
+    np.testing.assert_allclose(y, [[-0.76159416, 0.0, 0.96402758]], rtol=1e-6)
+
+
+# Dropout
+
+
+def test_dropout_drops_half_and_doubles_the_others():
+    y = np.asarray(AlexNet((Dropout(0.5),)).apply({}, jnp.full((8, 4096), 3.0), keys_of(8)))
+    assert set(np.unique(y)) == {0.0, 6.0}
+    assert (y == 0).mean() == pytest.approx(0.5, abs=0.01)  # 32,768 coins: deviation 0.0028
+    assert ((y == 0).mean(1) > 0.46).all()  # in each example: deviation 0.0078
+    assert len({row.tobytes() for row in y}) == 8  # and each has a mask of its own
+
+
+def test_dropout_at_another_rate():
+    y = np.asarray(AlexNet((Dropout(0.2),)).apply({}, jnp.ones((8, 4096)), keys_of(8)))
+    np.testing.assert_allclose(np.unique(y), [0.0, 1.25])
+    assert (y == 0).mean() == pytest.approx(0.2, abs=0.01)
+
+
+def test_dropout_masks_depend_on_the_example_not_on_the_batch():
+    model = AlexNet((Dropout(),))
+    x, keys = jnp.ones((8, 100)), keys_of(8)
+    whole = model.apply({}, x, keys)
+    halves = [model.apply({}, x[part], keys[part]) for part in (slice(0, 4), slice(4, 8))]
+    np.testing.assert_array_equal(whole, jnp.concatenate(halves))
+    np.testing.assert_array_equal(whole[::-1], model.apply({}, x, keys[::-1]))
+
+
+def test_dropout_masks_change_with_the_key():
+    model, x = AlexNet((Dropout(),)), jnp.ones((2, 100))
+    np.testing.assert_array_equal(model.apply({}, x, keys_of(2)), model.apply({}, x, keys_of(2)))
+    assert (model.apply({}, x, keys_of(2)) != model.apply({}, x, keys_of(2, seed=1))).any()
+
+
+def test_two_dropout_layers_have_independent_masks():
+    y = np.asarray(AlexNet((Dropout(), Dropout())).apply({}, jnp.ones((8, 4096)), keys_of(8)))
+    assert set(np.unique(y)) == {0.0, 4.0}
+    assert (y == 4).mean() == pytest.approx(0.25, abs=0.01)  # one mask twice would keep 0.5
+
+
+def test_nothing_is_dropped_at_test_time():
+    x = jnp.arange(12.0).reshape(3, 4)
+    np.testing.assert_array_equal(AlexNet((Dropout(), Dropout())).apply({}, x), x)
+
+
+def test_dropout_of_the_net_is_after_fc6_and_fc7_only(digits, image):
+    test = outputs(DIGITS, digits, image, None)
+    train = outputs(DIGITS, digits, image, keys_of(2))
+    same = {name: bool((test[name] == train[name]).all()) for name in digits}
+    assert same == {name: name not in ('fc7', 'fc8') for name in digits}  # their inputs differ
+
+
+# Precision
+
+
+def test_bfloat16_activations_and_float32_logits(digits, image):
+    found = outputs(DIGITS, digits, image, keys_of(2), jnp.bfloat16)
+    assert {name: str(array.dtype) for name, array in found.items()} == {
+        name: 'float32' if name == 'fc8' else 'bfloat16' for name in digits
+    }
+    exact = outputs(DIGITS, digits, image, keys_of(2))['fc8']
+    np.testing.assert_allclose(found['fc8'], exact, atol=0.02 * float(jnp.abs(exact).max()))
+
+
+def test_parameters_and_gradients_of_a_bfloat16_net_are_float32(image):
+    model = AlexNet(DIGITS, jnp.bfloat16)
+
+    def init_and_grad(image):
+        variables = model.init(jax.random.key(0), image)
+        return variables, jax.grad(lambda v: model.apply(v, image, keys_of(2)).sum())(variables)
+
+    for tree in jax.eval_shape(init_and_grad, image):
+        assert {str(a.dtype) for a in jax.tree.leaves(tree)} == {'float32'}

@@ -1,0 +1,308 @@
+"""ops against naive NumPy and against their plain `lax` formulations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from alexnet_jax import ops
+
+
+def normal(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, std, shape).astype(np.float32)
+
+
+def both(function):
+    """(*arguments, gradient of the result) -> the result and the gradients of the arguments."""
+
+    @jax.jit
+    def value_and_gradients(*args):
+        value, pullback = jax.vjp(function, *args[:-1])
+        return value, *pullback(args[-1])
+
+    return value_and_gradients
+
+
+def assert_within(actual, desired, fraction: float):
+    """Within a fraction of the largest magnitude."""
+    desired = np.asarray(desired)
+    assert np.abs(np.asarray(actual) - desired).max() <= fraction * np.abs(desired).max()
+
+
+# Output widths
+
+
+@pytest.mark.parametrize(
+    ('width', 'window', 'stride', 'pad', 'expected'),
+    [
+        (227, 11, 4, 0, 55),
+        (55, 3, 2, 0, 27),
+        (27, 5, 1, 2, 27),
+        (27, 3, 2, 0, 13),
+        (13, 3, 1, 1, 13),
+        (13, 3, 2, 0, 6),
+        (32, 3, 2, 0, 15),  # 15.5, rounded down
+    ],
+)
+def test_output_width(width, window, stride, pad, expected):
+    assert ops.output_width(width, window, stride, pad) == expected
+
+
+@pytest.mark.parametrize(('width', 'expected'), [(32, 16), (16, 8), (8, 4), (27, 13), (2, 1)])
+def test_overhanging_output_width(width, expected):
+    assert ops.output_width(width, 3, 2, overhang=True) == expected
+
+
+def test_224_overhanging_gives_the_grid_of_227():
+    assert ops.output_width(224, 11, 4, overhang=True) == 55
+
+
+# Convolution
+
+
+@pytest.mark.parametrize('groups', [1, 2, 4])
+@pytest.mark.parametrize(('stride', 'pad'), [(1, 2), (4, 0)])
+def test_conv_is_the_grouped_convolution_of_lax(groups, stride, pad):
+    x = normal(2, 13, 13, 8)
+    kernel = normal(5, 5, 8 // groups, 12, seed=1)
+    where = ((stride, stride), ((pad, pad), (pad, pad)))
+    numbers = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'feature_group_count': groups}
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, *where, **numbers)
+
+    def ours(x, kernel):
+        return ops.conv(x, kernel, *where, **numbers)
+
+    gradient = normal(*plain(x, kernel).shape, seed=2)
+    for a, b in zip(both(ours)(x, kernel, gradient), both(plain)(x, kernel, gradient), strict=True):
+        assert a.shape == b.shape
+        assert_within(a, b, 1e-6)
+
+
+def test_conv_by_hand():
+    # Two towers of one channel and one filter each: 1*2 + 3*4 = 14 and 10*5 + 20*6 = 170.
+    x = np.array([[1, 10], [3, 20]], np.float32).reshape(1, 1, 2, 2)
+    kernel = np.array([[2, 5], [4, 6]], np.float32).reshape(1, 2, 1, 2)
+    y = ops.conv(
+        x,
+        kernel,
+        (1, 1),
+        ((0, 0), (0, 0)),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=2,
+    )
+    np.testing.assert_array_equal(y, np.array([14, 170], np.float32).reshape(1, 1, 1, 2))
+
+
+# Pooling
+
+
+def plain_max_pool(x, window, stride, overhang):
+    """reduce_window, whose gradient is select_and_scatter."""
+    ends = [
+        (ops.output_width(size, window, stride, overhang=overhang) - 1) * stride + window - size
+        for size in x.shape[1:3]
+    ]
+    pads = [(0, 0), *((0, max(end, 0)) for end in ends), (0, 0)]
+    low = np.array(-np.inf, x.dtype)
+    return lax.reduce_window(x, low, lax.max, (1, window, window, 1), (1, stride, stride, 1), pads)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('overhang', [False, True])
+@pytest.mark.parametrize(
+    ('size', 'window', 'stride'),
+    [
+        ((13, 13), 3, 2),
+        ((12, 15), 3, 2),
+        ((10, 11), 2, 2),
+        ((9, 7), 3, 1),
+        ((11, 14), 5, 3),
+    ],
+)
+def test_max_pool_is_reduce_window_bit_for_bit(size, window, stride, overhang, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-2, 2, (4, *size, 5)), dtype)  # most windows have ties
+
+    def plain(x):
+        return plain_max_pool(x, window, stride, overhang)
+
+    def ours(x):
+        return ops.max_pool(x, window, stride, overhang)
+
+    # Integers: a pixel may be the maximum of several windows, and any order of summing is exact.
+    gradient = jnp.asarray(rng.integers(-4, 5, plain(x).shape), dtype)
+    for a, b in zip(both(ours)(x, gradient), both(plain)(x, gradient), strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_max_pool_is_reduce_window_on_the_shape_of_pool1():
+    x = jnp.maximum(normal(2, 55, 55, 8), 0)  # after ReLU: ties at 0
+    gradient = normal(2, 27, 27, 8, seed=1)
+    ours = both(lambda x: ops.max_pool(x, 3, 2))(x, gradient)
+    plain = both(lambda x: plain_max_pool(x, 3, 2, False))(x, gradient)
+    np.testing.assert_array_equal(ours[0], plain[0])
+    # A pixel that is the maximum of four windows sums their gradients in another order.
+    assert_within(ours[1], plain[1], 2e-7)
+    np.testing.assert_array_equal(ours[1] != 0, plain[1] != 0)
+
+
+def test_max_pool_gives_the_gradient_to_the_first_maximum():
+    x = jnp.ones((1, 3, 3, 1))
+    gradient = jax.grad(lambda x: ops.max_pool(x, 3, 2).sum())(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize('pool', [ops.max_pool, ops.avg_pool])
+def test_overhanging_pools_take_32_to_16_to_8_to_4(pool):
+    x = normal(1, 32, 32, 2)
+    widths = []
+    for _ in range(3):
+        x = pool(x, 3, 2, overhang=True)
+        widths.append(x.shape[1:3])
+    assert widths == [(16, 16), (8, 8), (4, 4)]
+
+
+@pytest.mark.parametrize('overhang', [False, True])
+@pytest.mark.parametrize(
+    ('size', 'window', 'stride'), [((8, 8), 3, 2), ((7, 10), 3, 2), ((6, 9), 2, 2), ((8, 5), 4, 3)]
+)
+def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, overhang):
+    x = normal(2, *size, 3)
+    height, width = (ops.output_width(s, window, stride, overhang=overhang) for s in size)
+    expected = np.zeros((2, height, width, 3))
+    for i in range(height):
+        for j in range(width):
+            pixels = x[:, i * stride : i * stride + window, j * stride : j * stride + window]
+            expected[:, i, j] = pixels.astype(np.float64).mean((1, 2))
+    actual = ops.avg_pool(x, window, stride, overhang)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_avg_pool_by_hand():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    # [[mean of 9, mean of 6], [mean of 6, mean of 4]]: 0..10, then the last row and column.
+    y = ops.avg_pool(x, 3, 2, overhang=True)[0, :, :, 0]
+    np.testing.assert_allclose(y, [[5.0, 6.5], [11.0, 12.5]], rtol=1e-6)
+
+
+# Response normalisation
+
+
+def naive_lrn(x, k, n, alpha, beta, groups):
+    """b_i = a_i / (k + alpha sum_j a_j^2)^beta, by the formula, pixel by pixel."""
+    channels = x.shape[-1]
+    size = channels // groups
+    flat = x.reshape(-1, channels).astype(np.float64)
+    result = np.zeros_like(flat)
+    for pixel in range(len(flat)):
+        for i in range(channels):
+            tower = i // size * size
+            total = 0.0
+            for j in range(max(tower, i - n // 2), min(tower + size - 1, i + n // 2) + 1):
+                total += flat[pixel, j] ** 2
+            result[pixel, i] = flat[pixel, i] / (k + alpha * total) ** beta
+    return result.reshape(x.shape)
+
+
+LRN_CASES = [
+    (2.0, 5, 1e-4, 0.75, 1),  # the paper
+    (2.0, 5, 1e-4, 0.75, 2),  # its two towers
+    (1.0, 5, 2e-5, 0.75, 1),  # Caffe
+    (2.0, 3, 0.1, 0.5, 1),
+    (0.5, 9, 0.1, 1.0, 4),  # windows wider than a tower
+]
+
+
+@pytest.mark.parametrize('case', LRN_CASES)
+def test_local_response_norm_is_the_formula(case):
+    x = normal(2, 3, 3, 12, std=100)  # so large that the sum counts beside k
+    assert_within(ops.local_response_norm(x, *case), naive_lrn(x, *case), 1e-6)
+
+
+def test_local_response_norm_by_hand():
+    # Sums of 3 channels: 1+4 = 5, 1+4+9 = 14, 4+9 = 13; alpha is not divided by 3.
+    x = jnp.array([1.0, 2.0, 3.0])
+    y = ops.local_response_norm(x, k=1.0, n=3, alpha=1.0, beta=1.0)
+    np.testing.assert_allclose(y, [1 / 6, 2 / 15, 3 / 14], rtol=1e-6)
+
+
+@pytest.mark.parametrize('case', LRN_CASES)
+def test_gradient_of_local_response_norm_is_that_of_finite_differences(case):
+    x = normal(1, 1, 2, 12, std=100).astype(np.float64)
+    weights = normal(*x.shape, seed=1).astype(np.float64)
+
+    def loss(x):
+        return (naive_lrn(x, *case) * weights).sum()
+
+    expected = np.zeros_like(x)
+    for index in np.ndindex(*x.shape):
+        step = np.zeros_like(x)
+        step[index] = 1e-3
+        expected[index] = (loss(x + step) - loss(x - step)) / 2e-3
+
+    with jax.enable_x64(True):
+        _, gradient = both(lambda x: ops.local_response_norm(x, *case))(x, weights)
+    assert gradient.dtype == np.float64
+    assert_within(gradient, expected, 1e-6)
+
+
+def plain_norm(x, dims, k, alpha, beta):
+    """pow and reduce_window, differentiated as they are."""
+    zero = np.zeros((), x.dtype)
+    pads = [(d // 2, d // 2) for d in dims]
+    total = lax.reduce_window(x * x, zero, lax.add, dims, (1,) * x.ndim, pads)
+    return x / (k + alpha * total) ** beta
+
+
+def test_local_response_norm_and_its_gradient_are_the_plain_ones():
+    x = normal(2, 7, 7, 96, std=100)
+    gradient = normal(*x.shape, seed=1)
+    ours = both(ops.local_response_norm)(x, gradient)
+    plain = both(lambda x: plain_norm(x, (1, 1, 1, 5), 2.0, 1e-4, 0.75))(x, gradient)
+    for a, b in zip(ours, plain, strict=True):
+        assert_within(a, b, 1e-6)
+
+
+@pytest.mark.parametrize(('n', 'alpha', 'beta'), [(3, 5e-5 / 9, 0.75), (5, 1e-3 / 25, 0.5)])
+def test_map_response_norm_and_its_gradient_are_the_plain_ones(n, alpha, beta):
+    x = normal(2, 8, 9, 5, std=300)
+    gradient = normal(*x.shape, seed=1)
+    ours = both(lambda x: ops.map_response_norm(x, 1.0, n, alpha, beta))(x, gradient)
+    plain = both(lambda x: plain_norm(x, (1, n, n, 1), 1.0, alpha, beta))(x, gradient)
+    for a, b in zip(ours, plain, strict=True):
+        assert_within(a, b, 1e-6)
+
+
+def test_map_response_norm_is_the_formula():
+    x = normal(2, 5, 6, 3, std=300)
+    wide = x.astype(np.float64)
+    expected = np.zeros_like(wide)
+    for i in range(5):
+        for j in range(6):
+            near = wide[:, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
+            total = (near**2).sum((1, 2))
+            expected[:, i, j] = wide[:, i, j] / (1 + 5e-5 / 9 * total) ** 0.75
+    assert_within(ops.map_response_norm(x), expected, 1e-6)
+
+
+@pytest.mark.parametrize('norm', [ops.local_response_norm, ops.map_response_norm])
+def test_denominators_of_bfloat16_are_float32(norm):
+    x = jnp.asarray(normal(2, 6, 6, 16, std=100), jnp.bfloat16)
+    y = norm(x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, norm(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+# ReLU
+
+
+def test_derivative_of_relu_at_0_is_0():
+    np.testing.assert_array_equal(
+        jax.vmap(jax.grad(nn.relu))(jnp.array([-1.0, 0.0, 1.0])), [0, 0, 1]
+    )
