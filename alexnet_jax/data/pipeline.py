@@ -1,0 +1,248 @@
+"""The data of a run: `Data` yields training and evaluation batches by step number.
+
+Step s, counted from 1, takes the global positions (s-1)B .. sB-1. Position p is item p mod n of
+the permutation of epoch p div n: batches cross epochs and nothing is dropped. So batch s is a pure
+function of dataset, seed, batch size and s, and there is no iterator state to save.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from alexnet_jax.data import statistics
+from alexnet_jax.data.image_ops import BadImage, PCAShift, TenCrop, require_size
+from alexnet_jax.data.preprocess import Chain, clean, parse
+from alexnet_jax.data.reader import PADDING, Reader
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.errors import BadInput
+
+FOREVER = 2**62
+SIZE_PROBES = 16  # examples whose sizes are compared when no op fixes the size
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of an epoch, int64 [size]."""
+    # RandomState's streams are frozen by NumPy's compatibility policy; Generator's are not.
+    return np.random.RandomState([seed, epoch]).permutation(size)
+
+
+class Data:
+    """The training and evaluation examples of a config, checked, in batches.
+
+    Attributes:
+      train_size, eval_size: examples of the splits.
+      class_names: in label order.
+      mean: float32 [image_size, image_size, 3] to subtract, once statistics are loaded: the centre
+        crop of the training set's mean image, or zeros.
+    """
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, process_index: int = 0, process_count: int = 1
+    ):
+        """Open the dataset and check it against the config. Writes nothing, unless TFDS downloads.
+
+        Raises:
+          BadInput: bad ops, a source that cannot be opened, more classes than the network has, or
+            images that come out in another size than image_size.
+          RunError: a failed download, or a first image that cannot be used.
+        """
+        self.config = config
+        self.process_index = process_index
+        self.local_size, remainder = divmod(config.batch_size, process_count)
+        if remainder:
+            raise BadInput(
+                f'batch_size={config.batch_size} does not divide over {process_count} processes'
+            )
+        if config.seed >= 2**32:
+            raise BadInput(f'seed={config.seed}; it must be below 2**32')
+        self.train_chain, self.eval_chain = _parse_chains(config.data)
+
+        source = open_source(config.data, process_index)
+        self.class_names = source.class_names
+        if len(self.class_names) > config.num_classes:
+            raise BadInput(
+                f'{config.data.name} has {len(self.class_names)} classes and the network '
+                f'{config.num_classes}; set --config.num_classes={len(self.class_names)}'
+            )
+        self.train_size, self.eval_size = len(source.train), len(source.eval)
+        decode = Chain(self.train_chain.ops[:1])
+        self._train = Reader(source.train, decode, config.data.on_bad_image)
+        self._eval = Reader(source.eval, decode, config.data.on_bad_image)
+        if source.eval.read(np.array([0]))[1][0] < 0:
+            raise BadInput(
+                f'the split {config.data.eval_split} of {config.data.name} has no labels'
+            )
+
+        self._axes: np.ndarray | None = None  # of the colours, once statistics are loaded
+        self._check_size('train_ops', self._train, self.train_chain)
+        self._check_size('eval_ops', self._eval, self.eval_chain)
+        self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
+        if config.data.mean == 'image':
+            self._check_mean()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Examples of each split that this process found not to be usable, and masks out."""
+        return {'train': len(self._train.bad), 'eval': len(self._eval.bad)}
+
+    def load_statistics(self, workdir: str | epath.Path) -> None:
+        """Load the mean image and colour axes from the workdir, or compute them if not there.
+
+        Process 0 computes and writes `statistics.npz`; the others wait for it. Does nothing if
+        neither data.mean nor an op needs them.
+
+        Raises:
+          BadInput: the file is of other data or ops.
+          RunError: an image that cannot be used.
+        """
+        needs_mean = self.config.data.mean == 'image'
+        if not needs_mean and not self.train_chain.has(PCAShift):
+            return
+        found = statistics.load_or_compute(
+            epath.Path(workdir) / 'statistics.npz',
+            self._train,
+            self.train_chain.prefix,
+            self._mean_size() if needs_mean else None,
+            self.process_index,
+        )
+        self._axes = found.axes
+        if needs_mean:
+            self.mean = found.centre(self.config.image_size)
+
+    def train_batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """This process's slices of the batches of the steps start_step + 1, start_step + 2, ...
+
+        Args:
+          start_step: the steps already done. Any value costs the same.
+
+        Yields:
+          image uint8 [b, h, w, 3], label int32 [b], mask float32 [b] (0 for a skipped image),
+          position int32 [b] in the global batch, color_shift float32 [b, 3].
+
+        Raises:
+          RunError: names an image that cannot be used.
+        """
+        position = self._positions(0).astype(np.int32)
+        transform = self._transform(self.train_chain, with_shift=True)
+        for batch in self._train.batches(self._train_plan, start_step + 1, FOREVER, transform):
+            yield {**batch, 'position': position}
+
+    def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """This process's slices of the evaluation split, in file order, each example once.
+
+        Every process yields the same number of batches; the last is padded.
+
+        Yields:
+          image uint8 [b, h, w, 3], or [b, 10, h, w, 3] with ten_crop, label int32 [b], mask
+          float32 [b] (0 for padding and skipped images).
+
+        Raises:
+          RunError: names an image that cannot be used.
+        """
+        steps = -(-self.eval_size // self.config.batch_size)
+        transform = self._transform(self.eval_chain, with_shift=False)
+        return self._eval.batches(self._eval_plan, 0, steps, transform)
+
+    def example_ids(self, step: int) -> list[str]:
+        """'train:123' for each example of the global batch of a step, in order."""
+        first = (step - 1) * self.config.batch_size
+        indices, _ = self._items(first + np.arange(self.config.batch_size))
+        return [f'{self.config.data.train_split}:{i}' for i in indices]
+
+    def _positions(self, first: int) -> np.ndarray:
+        """Of this process, in a batch that starts at the global position `first`; int64 [b]."""
+        return first + self.process_index * self.local_size + np.arange(self.local_size)
+
+    def _items(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The example and the epoch at each global position."""
+        epochs, places = np.divmod(positions, self.train_size)
+        indices = [
+            permutation(self.config.seed, int(epoch), self.train_size)[places[epochs == epoch]]
+            for epoch in np.unique(epochs)
+        ]
+        return np.concatenate(indices), epochs
+
+    def _train_plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._items(self._positions((step - 1) * self.config.batch_size))
+
+    def _eval_plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        positions = self._positions(step * self.config.batch_size)
+        return np.where(positions < self.eval_size, positions, PADDING), np.zeros_like(positions)
+
+    def _transform(self, chain: Chain, with_shift: bool):
+        """(encoded, epoch, index) -> the tensors of an example."""
+        seed, size, axes = self.config.seed, self.config.image_size, self._axes
+        if chain.has(PCAShift) and axes is None:
+            raise RuntimeError('pca_shift needs load_statistics() first')
+
+        def transform(encoded, epoch, index):
+            image, shift = chain(encoded, seed, epoch, index, axes)
+            image = require_size(image, size, size)
+            return {'image': image, 'color_shift': shift} if with_shift else {'image': image}
+
+        return transform
+
+    def _size_after(self, reader: Reader, chain: Chain, index: int) -> tuple[int, int]:
+        """Height and width of an example after a chain."""
+        try:
+            image, _ = chain(reader.encoded(index), axes=np.zeros((3, 3), np.float32))
+        except (BadImage, tf.errors.OpError) as error:
+            raise BadInput(f'{reader.split.name(index)} cannot be used: {clean(error)}') from error
+        return tuple(image.shape[-3:-1])
+
+    def _check_size(self, key: str, reader: Reader, chain: Chain) -> None:
+        height, width = self._size_after(reader, chain, reader.first)
+        size = self.config.image_size
+        if (height, width) != (size, size):
+            raise BadInput(
+                f'data.{key}={self.config.data[key]!r} gives images of {height} x {width}, and '
+                f'the network takes image_size={size}: end the ops with resize_short({size})|'
+                f'center_crop({size}) or such, or set --config.image_size={height}'
+            )
+
+    def _check_mean(self) -> None:
+        """A mean image needs one size before the first random op, no smaller than the input's."""
+        prefix, reader = self.train_chain.prefix, self._train
+        size = self.config.image_size
+        if not prefix.fixes_size:
+            probes = np.linspace(reader.first, self.train_size - 1, SIZE_PROBES).astype(int)
+            found = set()
+            for index in probes.tolist():
+                with contextlib.suppress(BadInput):  # a bad image: the statistics will tell
+                    found.add(self._size_after(reader, prefix, index))
+            if len(found) > 1:
+                (h1, w1), (h2, w2) = sorted(found)[:2]
+                raise BadInput(
+                    f'data.mean=image needs images of one size before the first random op of '
+                    f'data.train_ops={self.config.data.train_ops!r}, and there are {h1} x {w1} and '
+                    f'{h2} x {w2}: add center_crop(N) before it, or set --config.data.mean=none'
+                )
+        height, width = self._mean_size()
+        if min(height, width) < size:
+            raise BadInput(
+                f'data.mean=image: the mean image is {height} x {width}, smaller than '
+                f'image_size={size}; put the op that enlarges before the first random op, or set '
+                '--config.data.mean=none'
+            )
+
+    def _mean_size(self) -> tuple[int, int]:
+        return self._size_after(self._train, self.train_chain.prefix, self._train.first)
+
+
+def _parse_chains(config_data: ml_collections.ConfigDict) -> tuple[Chain, Chain]:
+    train = parse(config_data.train_ops, config_data.max_pixels)
+    evaluation = parse(config_data.eval_ops, config_data.max_pixels)
+    if train.has(TenCrop):
+        raise BadInput(f'data.train_ops={config_data.train_ops!r}: ten_crop is for eval_ops only')
+    if any(op.random for op in evaluation.ops):
+        raise BadInput(
+            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random op, and this has '
+            'random_crop, pad_crop, random_mirror or pca_shift'
+        )
+    return train, evaluation

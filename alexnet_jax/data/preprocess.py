@@ -1,0 +1,165 @@
+"""Strings that chain image ops: 'decode|resize_short(256)|random_crop(227)|random_mirror'.
+
+Randomness is a pure function of the run's seed, the epoch, the example's index and the op's place
+in the chain: two ops with one seed would draw the same numbers.
+"""
+
+import ast
+import dataclasses
+import itertools
+import re
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from alexnet_jax.data.image_ops import (
+    MAX_PIXELS,
+    OPS,
+    SIGNATURES,
+    BadImage,
+    Decode,
+    Op,
+    PCAShift,
+    TenCrop,
+)
+from alexnet_jax.errors import BadInput, RunError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Ops in order, the first of which decodes. Made by `parse`."""
+
+    ops: tuple[Op, ...]
+
+    def __call__(
+        self,
+        encoded: tf.Tensor,
+        seed: tf.Tensor | int = 0,
+        epoch: tf.Tensor | int = 0,
+        index: tf.Tensor | int = 0,
+        axes: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Run the ops on one example.
+
+        Args:
+          encoded: bytes of an image, a string scalar.
+          seed: of the run.
+          epoch: int scalar.
+          index: of the example in its split, int scalar.
+          axes: float32 [3, 3], P * sqrt(lambda) as columns; needed by pca_shift only.
+
+        Returns:
+          The image, uint8 [h, w, 3] or [10, n, n, 3], and its colour shift, float32 [3].
+
+        Raises:
+          BadImage or tf.errors.OpError: eagerly; inside tf.data the latter only.
+        """
+        run_seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+        fold_in = tf.random.experimental.stateless_fold_in
+        example_seed = fold_in(run_seed, tf.cast(index, tf.int64))
+        image, shift = encoded, tf.zeros([3])
+        for place, op in enumerate(self.ops):
+            op_seed = fold_in(example_seed, place)
+            if isinstance(op, PCAShift):
+                shift = op.shift(axes, op_seed)
+            else:
+                image = op(image, op_seed)
+        return image, shift
+
+    @property
+    def prefix(self) -> 'Chain':
+        """What happens to an image before anything random does."""
+        image_ops = (op for op in self.ops if not isinstance(op, PCAShift))
+        return Chain(tuple(itertools.takewhile(lambda op: not op.random, image_ops)))
+
+    @property
+    def fixes_size(self) -> bool:
+        """Whether all images come out in one size, whatever their own."""
+        return any(op.fixes_size for op in self.ops)
+
+    def has(self, kind: type[Op]) -> bool:
+        return any(isinstance(op, kind) for op in self.ops)
+
+
+def parse(text: str, max_pixels: int = MAX_PIXELS) -> Chain:
+    """'decode|resize_short(256)|center_crop(227)' -> a Chain.
+
+    Args:
+      text: ops separated by `|`; decode comes first, ten_crop last.
+      max_pixels: an image of more is refused before it is decoded.
+
+    Raises:
+      BadInput: a malformed string or argument, an unknown op, an op out of place.
+    """
+    ops = tuple(_parse_op(piece.strip(), text) for piece in text.split('|'))
+    if [isinstance(op, Decode) for op in ops] != [True] + [False] * (len(ops) - 1):
+        raise BadInput(f'ops {text!r}: decode comes first, and only there')
+    if any(isinstance(op, TenCrop) for op in ops[:-1]):
+        raise BadInput(f'ops {text!r}: ten_crop must be the last op')
+    return Chain((dataclasses.replace(ops[0], max_pixels=max_pixels), *ops[1:]))
+
+
+def _parse_op(piece: str, text: str) -> Op:
+    match = re.fullmatch(r'(\w+)(\(.*\))?', piece)
+    if not match or match[1] not in OPS:
+        raise BadInput(f'ops {text!r}: {piece!r} is no known op; allowed: {SIGNATURES}')
+    kind = OPS[match[1]]
+    fields = [f for f in dataclasses.fields(kind) if f.name != 'max_pixels']
+    required = [f for f in fields if f.default is dataclasses.MISSING]
+    try:
+        args = _arguments(piece) if match[2] else []
+        if not len(required) <= len(args) <= len(fields):
+            raise ValueError
+        return kind(*(_check(arg, f.type) for arg, f in zip(args, fields, strict=False)))
+    except (ValueError, SyntaxError) as error:
+        signature = kind.__doc__.split(':')[0]
+        raise BadInput(
+            f'ops {text!r}: {piece!r} does not fit {signature}; allowed: {SIGNATURES}'
+        ) from error
+
+
+def _arguments(piece: str) -> list:
+    """The literal arguments of a call; a bare word counts as text."""
+    call = ast.parse(piece, mode='eval').body
+    if not isinstance(call, ast.Call) or call.keywords or not isinstance(call.func, ast.Name):
+        raise ValueError
+    return [a.id if isinstance(a, ast.Name) else ast.literal_eval(a) for a in call.args]
+
+
+def _check(value: object, kind: type) -> object:
+    """`value`, if it is what a field of type `kind` allows: a positive number or 'fast'."""
+    if kind is str and value == 'fast':
+        return value
+    if type(value) is int and value > 0 and kind is not str:
+        return value
+    if type(value) is float and 0 < value < float('inf') and kind is float:
+        return value
+    raise ValueError
+
+
+def clean(error: Exception) -> str:
+    """What an image was refused for, in a line, without TensorFlow's decorations."""
+    text = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', str(error), flags=re.DOTALL)
+    return ' '.join(text.split())
+
+
+def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """One image file through a chain without randomness.
+
+    Returns:
+      uint8 [h, w, 3], or [10, n, n, 3] with ten_crop.
+
+    Raises:
+      BadInput: no such file, or bad ops.
+      RunError: an image that does not decode.
+    """
+    chain = parse(ops, max_pixels)
+    try:
+        encoded = epath.Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f'{path} cannot be read: {error.strerror or error}') from error
+    try:
+        return chain(encoded)[0].numpy()
+    except (BadImage, tf.errors.OpError) as error:
+        raise RunError(f'{path} cannot be used: {clean(error)}') from error

@@ -1,0 +1,170 @@
+"""Batches of a split by step number, and what to do about images that do not decode.
+
+The hot path checks nothing: when TensorFlow raises in step s, the examples of step s, which are a
+pure function of s, are run once more one by one to find the culprits.
+"""
+
+import atexit
+import weakref
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from alexnet_jax.data.preprocess import Chain, clean
+from alexnet_jax.data.splits import Split, encode_png
+from alexnet_jax.errors import RunError
+
+PADDING = -1  # the index of a place in a batch that holds no example
+MAX_BAD = 0.01  # of a split
+# What TensorFlow, the ops (BadImage is a ValueError), the file system and ArrayRecord raise.
+IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
+
+# encoded bytes, epoch, index -> named tensors of fixed shape
+Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+# step -> indices into the split (or PADDING) and epochs, both int64 [b]
+Plan = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+_live: weakref.WeakSet[Iterator] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_live() -> None:
+    """End tf.data's threads before Python does: it aborts or hangs where one runs Python code."""
+    for batches in list(_live):
+        batches.close()
+
+
+class Reader:
+    """Reads one split in batches.
+
+    Attributes:
+      bad: indices of the examples found not to decode; they are masked out of every batch.
+      shape: of the first sound example once decoded, (h, w, 3).
+    """
+
+    def __init__(self, split: Split, decode: Chain, on_bad_image: str):
+        """Decodes the first sound example.
+
+        Args:
+          split: the examples.
+          decode: a chain of the decode op alone.
+          on_bad_image: 'stop' or 'skip'.
+
+        Raises:
+          RunError: it does not decode and on_bad_image is 'stop', or over 1 % do not.
+        """
+        self.split = split
+        self.skip = on_bad_image == 'skip'
+        self.bad: set[int] = set()
+        self.first = 0
+        while reason := self._fault(self.first, lambda *args: {'image': decode(*args)[0]}):
+            self._record({self.first: reason})
+            self.first += 1
+        self.shape = tuple(decode(self.encoded(self.first))[0].shape)
+        self.placeholder = encode_png(np.zeros(self.shape, np.uint8))
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of one example."""
+        return self.split.read(np.array([index]))[0][0]
+
+    def batches(
+        self, plan: Plan, start: int, stop: int, transform: Transform
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of the steps start .. stop - 1.
+
+        Yields:
+          What `transform` gives, stacked, and label int32 [b], mask float32 [b]: 0 for padding
+          and bad images, whose other entries mean nothing.
+
+        Raises:
+          RunError: names the images that cannot be used.
+        """
+        batches = self._batches(plan, start, stop, transform)
+        _live.add(batches)
+        return batches
+
+    def _batches(
+        self, plan: Plan, start: int, stop: int, transform: Transform
+    ) -> Iterator[dict[str, np.ndarray]]:
+        stream = self._stream(plan, start, stop, transform)
+        for step in range(start, stop):
+            while True:
+                try:
+                    batch = next(stream)
+                    break
+                except tf.errors.OpError as error:
+                    self._find_faults(*plan(step), transform, error)
+                    stream = self._stream(plan, step, stop, transform)
+            yield batch  # outside the try: a generator may be closed after TensorFlow is gone
+
+    def _stream(self, plan: Plan, start: int, stop: int, transform: Transform) -> Iterator[dict]:
+        def read(step):
+            indices, epochs = plan(int(step))
+            images, labels, mask = self._read(indices)
+            return images, labels, mask, epochs, indices
+
+        types = (tf.string, tf.int32, tf.float32, tf.int64, tf.int64)
+
+        def load(step):
+            columns = tf.numpy_function(read, [step], types, stateful=False)
+            return tuple(tf.ensure_shape(column, [None]) for column in columns)
+
+        def process(encoded, label, mask, epoch, index):
+            return {**transform(encoded, epoch, index), 'label': label, 'mask': mask}
+
+        batch_size = len(plan(start)[0])
+        dataset = (
+            tf.data.Dataset.range(start, stop)
+            .map(load, num_parallel_calls=2, deterministic=True)
+            .unbatch()
+            .map(process, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(batch_size, drop_remainder=True)
+            .prefetch(2)
+        )
+        return dataset.as_numpy_iterator()
+
+    def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Encoded images, labels and mask; the placeholder where there is no sound example."""
+        sound = np.array([i != PADDING and i not in self.bad for i in indices.tolist()])
+        images = [self.placeholder] * len(indices)
+        labels = np.where(indices == PADDING, -1, 0).astype(np.int32)
+        found, labels[sound] = self.split.read(indices[sound])
+        for place, image in zip(np.flatnonzero(sound), found, strict=True):
+            images[place] = image
+        # As objects: NumPy's own bytes type drops trailing zeros.
+        return np.array(images, object), labels, sound.astype(np.float32)
+
+    def _find_faults(
+        self, indices: np.ndarray, epochs: np.ndarray, transform: Transform, error: Exception
+    ) -> None:
+        """Record which of the examples `indices` made a step fail with `error`."""
+        faults = {}
+        for index, epoch in zip(indices.tolist(), epochs.tolist(), strict=True):
+            known = index == PADDING or index in self.bad
+            if not known and (reason := self._fault(index, transform, epoch)):
+                faults[index] = reason
+        if not faults:
+            raise error
+        self._record(faults)
+
+    def _fault(self, index: int, transform: Transform, epoch: int = 0) -> str:
+        """Why an example cannot be used; empty if it can."""
+        try:
+            transform(self.encoded(index), epoch, index)
+        except IMAGE_ERRORS as error:
+            return clean(error)
+        return ''
+
+    def _record(self, faults: dict[int, str]) -> None:
+        index, reason = next(iter(faults.items()))
+        example = f'{self.split.name(index)} cannot be used: {reason}'
+        if not self.skip:
+            raise RunError(f'{example}. Fix or remove it, or set --config.data.on_bad_image=skip')
+        self.bad.update(faults)
+        if len(self.bad) > MAX_BAD * len(self.split):
+            names = ', '.join(self.split.name(i) for i in sorted(self.bad)[:5])
+            raise RunError(
+                f'{len(self.bad)} of {len(self.split)} images cannot be used, above the '
+                f'{MAX_BAD:.0%} that are skipped: {names}; the last because {reason}'
+            )

@@ -1,0 +1,195 @@
+"""TFDS datasets: from disk where they are ArrayRecord, in memory where they are TFRecord."""
+
+import contextlib
+import difflib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+from etils import epath
+from tqdm import tqdm
+
+from alexnet_jax.data.splits import MemorySplit, RecordSplit, Source, Split
+from alexnet_jax.errors import BadInput, RunError
+
+IN_MEMORY_BYTES = 4 * 2**30
+
+
+def open_tfds(name: str, data_dir: str | None, splits: Sequence[str], process_index: int) -> Source:
+    """Open a TFDS dataset of classified images; download and prepare it first if that can be done.
+
+    Args:
+      name: NAME[/CONFIG][:VERSION].
+      data_dir: where prepared datasets are; None for the default of TFDS.
+      splits: of training and evaluation, e.g. train[:90%].
+      process_index: process 0 prepares the dataset, the others wait for it.
+
+    Raises:
+      BadInput: no such dataset or split, none of classified images, archives that must be fetched
+        by hand, or a large dataset without random access.
+      RunError: a failed download.
+    """
+    with _quiet():
+        builder = _builder(name, data_dir)
+        image_key, label_key = _keys(builder, name)
+        if not builder.is_prepared():
+            if process_index == 0:
+                _prepare(builder, name)
+            while not builder.is_prepared():
+                time.sleep(1)
+            builder = _builder(name, data_dir)
+        opened = [_tfds_split(builder, name, split, image_key, label_key) for split in splits]
+    return Source(tuple(builder.info.features[label_key].names), *opened)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep TFDS's notes (absl) and urllib3's retries off the terminal: errors say what matters."""
+    urllib3 = logging.getLogger('urllib3')
+    levels = absl_logging.get_verbosity(), urllib3.level
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    urllib3.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(levels[0])
+        urllib3.setLevel(levels[1])
+
+
+def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(name.split(':')[0].split('/')[0], known)
+        hint = f'did you mean {" or ".join(close)}?' if close else 'tfds.list_builders() lists them'
+        raise BadInput(f'TFDS has no dataset {name!r}; {hint}') from error
+    except (ValueError, AssertionError, ImportError) as error:
+        raise BadInput(f'data.name=tfds:{name}: {str(error).strip().splitlines()[0]}') from error
+
+
+def _keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
+    """The features that hold the image and the label."""
+    features = builder.info.features
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    supervised = tuple(builder.info.supervised_keys or ())
+    if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
+        return supervised
+    if len(images) == 1 and len(labels) == 1:
+        return images[0], labels[0]
+    raise BadInput(
+        f'tfds:{name} is no image classification dataset: it has {len(images)} image and '
+        f'{len(labels)} class label features, and no supervised pair of them'
+    )
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
+    """Download and prepare a dataset as ArrayRecord, which gives random access at any size."""
+    data_dir = builder.data_dir_root
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        raise BadInput(_manual_message(builder, name))
+    print(f'preparing tfds:{name} in {data_dir}, once', flush=True)
+    builder.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD, override=True)
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except Exception as error:  # whatever TFDS, its downloader or the disk raise
+        reason = ' '.join(str(error).split())[:300] or type(error).__name__
+        raise RunError(
+            f'tfds:{name} could not be downloaded and prepared in {data_dir}: {reason}'
+        ) from error
+
+
+def prepare_command(name: str, data_dir: str | epath.Path, manual_dir: str | epath.Path) -> str:
+    """The command that prepares a TFDS dataset as ArrayRecord from archives fetched by hand.
+
+    It is not `tfds build`, which needs apache_beam to start.
+    """
+    return (
+        f'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
+        f'.download_and_prepare(download_config=tfds.download.DownloadConfig('
+        f"manual_dir='{manual_dir}'))\""
+    )
+
+
+def _manual_message(builder: tfds.core.DatasetBuilder, name: str) -> str:
+    manual_dir = builder.data_dir_root / 'downloads' / 'manual'
+    if builder.name == 'imagenet2012':
+        archives = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
+        states = ((a, 'found' if (manual_dir / a).exists() else 'missing') for a in archives)
+        needed = ', '.join(f'{archive} ({state})' for archive, state in states)
+    else:
+        needed = ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+    return (
+        f'tfds:{name} is not prepared in {builder.data_dir_root}, and its archives are to be '
+        f'downloaded by hand into {manual_dir}: {needed}. Then type: '
+        f'{prepare_command(name, builder.data_dir_root, manual_dir)}'
+    )
+
+
+def _tfds_split(
+    builder: tfds.core.DatasetBuilder, name: str, split: str, image_key: str, label_key: str
+) -> Split:
+    try:
+        size = builder.info.splits[split].num_examples
+    except ValueError as error:
+        raise BadInput(
+            f'tfds:{name} has no split {split!r}; allowed: {", ".join(builder.info.splits)}, '
+            'or a part such as train[:90%]'
+        ) from error
+    if not size:
+        raise BadInput(f'the split {split} of tfds:{name} is empty')
+    prefix = f'{name}/{split}'
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        records = builder.as_data_source(split=split, decoders=decoders)
+        return RecordSplit(prefix, records, image_key, label_key)
+    _check_memory(builder, name, split, size)
+    return MemorySplit(prefix, *_load(builder, split, size, decoders, image_key, label_key))
+
+
+def _check_memory(builder: tfds.core.DatasetBuilder, name: str, split: str, size: int) -> None:
+    info = builder.info
+    total = sum(s.num_examples for s in info.splits.values())
+    expected = int(info.dataset_size) * size // total
+    if expected > IN_MEMORY_BYTES:
+        root = builder.data_dir_root
+        other = f'{root}_array_record'
+        raise BadInput(
+            f'tfds:{name} is prepared as {info.file_format.name} in {root}, without random access, '
+            f'and its split {split} of {expected / 2**30:.1f} GiB is above the '
+            f'{IN_MEMORY_BYTES // 2**30} GiB that are held in memory. Prepare it as ArrayRecord: '
+            f'{prepare_command(name, other, root / "downloads" / "manual")} and set '
+            f'--config.data.data_dir={other}'
+        )
+
+
+def _load(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    size: int,
+    decoders: dict,
+    image_key: str,
+    label_key: str,
+) -> tuple[list[bytes], np.ndarray]:
+    """All encoded examples of a split, in the order of the files."""
+    dataset = builder.as_dataset(
+        split=split,
+        decoders=decoders,
+        shuffle_files=False,
+        read_config=tfds.ReadConfig(interleave_cycle_length=1),  # else shards are interleaved
+    )
+    dataset = dataset.map(lambda e: (e[image_key], e[label_key])).batch(1000)
+    images, labels = [], []
+    with tqdm(total=size, desc=f'loading {split}', unit=' images', delay=2, disable=None) as bar:
+        for batch_images, batch_labels in dataset.as_numpy_iterator():
+            images += list(batch_images)
+            labels.append(batch_labels)
+            bar.update(len(batch_labels))
+    return images, np.concatenate(labels)

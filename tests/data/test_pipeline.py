@@ -1,0 +1,336 @@
+import gc
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data.pipeline import Data
+from alexnet_jax.errors import BadInput, RunError
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def naive_order(seed, size, count):
+    """The first `count` examples of a run, one epoch's permutation after the other."""
+    order = []
+    epoch = 0
+    while len(order) < count:
+        order += np.random.RandomState([seed, epoch]).permutation(size).tolist()
+        epoch += 1
+    return order[:count]
+
+
+def folder_of(count, size=(8, 8)):
+    """`count` images in train, classes a and b in turn, and 5 in validation."""
+    train = {f'train/{"ab"[i % 2]}/{i:03}.png': size for i in range(count)}
+    return train | {f'validation/a/{i}.png': size for i in range(5)}
+
+
+class TestOrder:
+    def test_equals_concatenated_permutations(self, digits_config):
+        # 1,437 images in batches of 500: steps 3 and 6 cross epochs
+        data = Data(digits_config(batch_size=500, seed=7))
+        expected = naive_order(7, 1437, 3500)
+        ids = [i for step in range(1, 8) for i in data.example_ids(step)]
+        assert ids == [f'train:{i}' for i in expected]
+        images, labels = data._train.split.read(np.array(expected))
+        batches = take(data.train_batches(), 7)
+        np.testing.assert_array_equal(np.concatenate([b['label'] for b in batches]), labels)
+        decoded = [data.train_chain(image)[0].numpy() for image in images[1400:1500]]
+        found = np.concatenate([b['image'] for b in batches])[1400:1500]
+        np.testing.assert_array_equal(found, np.stack(decoded))
+
+    def test_batch_larger_than_the_split(self, write_folder, folder_config):
+        data = Data(folder_config(write_folder(folder_of(6))[0], batch_size=16))
+        expected = [f'train:{i}' for i in naive_order(0, 6, 32)]
+        assert data.example_ids(1) + data.example_ids(2) == expected
+        assert take(data.train_batches(), 1)[0]['image'].shape == (16, 8, 8, 3)
+
+    def test_every_epoch_visits_every_example_once(self, digits_config):
+        data = Data(digits_config(batch_size=479))  # 3 steps of 479 are an epoch
+        for epoch in range(3):
+            ids = [i for step in (1, 2, 3) for i in data.example_ids(3 * epoch + step)]
+            assert sorted(ids) == sorted(f'train:{i}' for i in range(1437))
+
+    def test_batch_content(self, digits_config):
+        batch = next(Data(digits_config(batch_size=24)).train_batches())
+        found = {key: (value.dtype.name, value.shape) for key, value in batch.items()}
+        assert found == {
+            'image': ('uint8', (24, 8, 8, 3)),
+            'label': ('int32', (24,)),
+            'mask': ('float32', (24,)),
+            'position': ('int32', (24,)),
+            'color_shift': ('float32', (24, 3)),
+        }
+        assert batch['mask'].all()
+        assert batch['position'].tolist() == list(range(24))
+
+
+RANDOM_OPS = 'decode|pad_crop(2)|random_mirror|pca_shift(0.1)'
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    for key in left:
+        np.testing.assert_array_equal(left[key], right[key])
+
+
+class TestSteps:
+    def test_resuming_gives_the_same_batches(self, digits_config, tmp_path):
+        config = digits_config(batch_size=300, **{'data.train_ops': RANDOM_OPS})
+        data, again = Data(config), Data(config)
+        data.load_statistics(tmp_path)
+        again.load_statistics(tmp_path)
+        for left, right in zip(
+            take(data.train_batches(), 7)[4:], again.train_batches(4), strict=False
+        ):
+            same(left, right)
+
+    def test_epochs_are_augmented_anew(self, digits_config):
+        data = Data(digits_config(batch_size=1437, **{'data.train_ops': 'decode|pad_crop(2)'}))
+        first, second = take(data.train_batches(), 2)
+        places = [np.argsort([int(i[6:]) for i in data.example_ids(step)]) for step in (1, 2)]
+        same_images = (first['image'][places[0]] == second['image'][places[1]]).all((1, 2, 3))
+        # one in 25 draws the same offset; 57 expected, standard deviation 7.4
+        assert same_images.sum() < 100
+
+    def test_far_steps(self, digits_config):
+        data = Data(digits_config(batch_size=100))
+        ids = data.example_ids(1_000_001)
+        _, labels = data._train.split.read(np.array([int(i[6:]) for i in ids]))
+        np.testing.assert_array_equal(next(data.train_batches(1_000_000))['label'], labels)
+
+    def test_iterators_may_be_dropped(self, digits_config):
+        data = Data(digits_config())
+        batches = data.train_batches()
+        next(batches)
+        batches.close()
+        dropped = data.train_batches()
+        next(dropped)
+        del dropped
+        gc.collect()
+        same(next(data.train_batches()), next(data.train_batches()))
+
+    def test_python_may_end_with_a_live_iterator(self):
+        # a read in flight when Python ends aborts the process, or hangs it
+        script = """if True:
+            import time
+            from alexnet_jax.config import default_config
+            from alexnet_jax.data import pipeline, splits
+            read = splits.MemorySplit.read
+            splits.MemorySplit.read = lambda *args: (time.sleep(0.05), read(*args))[1]
+            config = default_config()
+            config.image_size, config.data.eval_split = 8, 'test'
+            batches = pipeline.Data(config).train_batches()
+            next(batches)
+        """
+        found = subprocess.run(
+            [sys.executable, '-c', script], capture_output=True, text=True, timeout=60
+        )
+        assert (found.returncode, found.stdout, found.stderr) == (0, '', '')
+
+
+class TestProcesses:
+    def test_slices_make_the_batch(self, digits_config, tmp_path):
+        config = digits_config(batch_size=100, **{'data.train_ops': RANDOM_OPS})
+        parts = [Data(config, *process) for process in ((0, 1), (0, 2), (1, 2))]
+        for part in parts:
+            part.load_statistics(tmp_path)
+        streams = [itertools.islice(part.train_batches(13), 3) for part in parts]
+        for whole, left, right in zip(*streams, strict=True):
+            same(whole, {k: np.concatenate([left[k], right[k]]) for k in whole})
+
+    @pytest.mark.parametrize('count', [1, 2, 4])
+    def test_eval_scores_every_example_once(self, digits_config, count):
+        # 360 = 3 batches of 112 and 24 of a fourth
+        batches = [
+            list(Data(digits_config(batch_size=112), process, count).eval_batches())
+            for process in range(count)
+        ]
+        assert {len(b) for b in batches} == {4}
+        joined = [
+            {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+            for parts in zip(*batches, strict=True)
+        ]
+        assert all(b['image'].shape == (112, 8, 8, 3) for b in joined)
+        mask = np.concatenate([b['mask'] for b in joined])
+        assert mask.tolist() == [1] * 360 + [0] * 88
+        _, labels = Data(digits_config())._eval.split.read(np.arange(360))
+        np.testing.assert_array_equal(np.concatenate([b['label'] for b in joined])[:360], labels)
+
+    def test_ten_crop(self, digits_config):
+        data = Data(
+            digits_config(
+                image_size=6,
+                **{
+                    'data.eval_ops': 'decode|ten_crop(6)',
+                    'data.train_ops': 'decode|random_crop(6)',
+                },
+            )
+        )
+        batch = next(data.eval_batches())
+        assert batch['image'].shape == (128, 10, 6, 6, 3)
+
+
+class TestChecks:
+    @pytest.mark.parametrize(
+        ('changes', 'message'),
+        [
+            ({'num_classes': 9}, r'digits has 10 classes .* 9; set --config.num_classes=10'),
+            ({'image_size': 9}, r"train_ops='decode' gives images of 8 x 8, .* image_size=9"),
+            (
+                {'data.eval_ops': 'decode|resize(4)'},
+                r'eval_ops=.*gives images of 4 x 4, .*image_size=8: end the ops with resize_short',
+            ),
+            ({'data.train_ops': 'decode|ten_crop(8)'}, r'ten_crop is for eval_ops only'),
+            ({'data.eval_ops': 'decode|random_mirror'}, r'evaluation takes no random op'),
+            ({'data.eval_ops': 'decode|pca_shift(0.1)'}, r'evaluation takes no random op'),
+            ({'data.train_ops': 'decode|blur(8)'}, r"'blur\(8\)' is no known op"),
+            (
+                {'data.train_ops': 'decode|center_crop(9)'},
+                r'digits/train:0 cannot be used: .*8 x 8',
+            ),
+            ({'data.max_pixels': 63}, r'digits/train:0 cannot be used: it has 8 x 8 = 64 pixels'),
+            ({'data.name': 'digit'}, r"data.name='digit' is no known source"),
+            ({'seed': 2**32}, r'seed=4294967296; it must be below'),
+            (
+                {'data.train_ops': 'decode|random_crop(4)|resize(12)', 'image_size': 12}
+                | {'data.eval_ops': 'decode|resize(12)'},
+                r'the mean image is 8 x 8, smaller than image_size=12',
+            ),
+        ],
+    )
+    def test_bad_configs(self, digits_config, changes, message):
+        with pytest.raises((BadInput, RunError), match=message) as error:
+            Data(digits_config(**changes))
+        assert '\n' not in str(error.value)
+
+    def test_batch_over_processes(self, digits_config):
+        with pytest.raises(BadInput, match='batch_size=128 does not divide over 3 processes'):
+            Data(digits_config(), 0, 3)
+
+    def test_mixed_sizes_need_no_mean_or_a_fixed_size(self, write_folder, folder_config):
+        files = {f'train/{c}/{i}.png': (8 + i, 8) for c in 'ab' for i in range(4)}
+        folder, _ = write_folder(files | {'validation/a/0.png': (8, 8)})
+        ops = {'data.train_ops': 'decode|random_crop(8)'}
+        with pytest.raises(BadInput, match=r'8 x 8 and 9 x 8: add center_crop\(N\) before it'):
+            Data(folder_config(folder, **ops))
+        Data(folder_config(folder, **ops, **{'data.mean': 'none'}))
+        Data(folder_config(folder, **{'data.train_ops': 'decode|center_crop(8)|random_crop(8)'}))
+
+    def test_pca_shift_needs_statistics(self, digits_config):
+        data = Data(digits_config(**{'data.train_ops': RANDOM_OPS}))
+        with pytest.raises(RuntimeError, match='load_statistics'):
+            next(data.train_batches())
+
+    def test_unlabelled_split(self, digits_config, monkeypatch):
+        from alexnet_jax.data.splits import MemorySplit
+
+        read = MemorySplit.read
+        monkeypatch.setattr(MemorySplit, 'read', lambda *a: (read(*a)[0], -np.ones(1, np.int32)))
+        with pytest.raises(BadInput, match='the split test of digits has no labels'):
+            Data(digits_config())
+
+
+class TestBadImages:
+    """200 images; 2 of them may be bad, which is 1 %."""
+
+    @pytest.fixture
+    def broken(self, write_folder, folder_config):
+        """broken(files, **changes) -> Data on a folder where these files are no images."""
+
+        def make(files, **changes):
+            folder, _ = write_folder(folder_of(200))
+            for file in files:
+                (folder / file).write_bytes(b'\x89PNG\r\n\x1a\n' + b'x' * 40)
+            return Data(folder_config(folder, batch_size=20, **changes))
+
+        return make
+
+    def test_stop_names_the_file(self, broken):
+        data = broken(['train/b/101.png'])
+        with pytest.raises(RunError, match=r'train/b/101.png cannot be used: .*on_bad_image=skip'):
+            take(data.train_batches(), 10)
+
+    def test_stop_names_the_first_image(self, broken):
+        with pytest.raises(RunError, match=r'train/a/000.png cannot be used'):
+            broken(['train/a/000.png'])
+
+    def test_vanished_file(self, broken, tmp_path):
+        data = broken([])
+        (tmp_path / 'images/train/a/050.png').unlink()
+        with pytest.raises(RunError, match=r'050.png cannot be used: .*No such file'):
+            take(data.train_batches(), 10)
+
+    def test_skip_masks_the_bad_and_nothing_else(self, broken, tmp_path):
+        bad = ['train/a/000.png', 'train/b/101.png']
+        clean = broken([])
+        expected = take(clean.train_batches(), 20)
+        data = broken(bad, **{'data.on_bad_image': 'skip'})
+        found = take(data.train_batches(), 20)
+        masked = []
+        for step, (left, right) in enumerate(zip(expected, found, strict=True), start=1):
+            sound = right['mask'] == 1
+            for key in ('image', 'label', 'position'):
+                np.testing.assert_array_equal(left[key][sound], right[key][sound])
+            ids = np.array(data.example_ids(step))
+            masked += ids[~sound].tolist()
+        # folder order is a/000, a/002, ..., b/001, ...: b/101 is number 100 + 50; two epochs
+        assert sorted(masked) == ['train:0', 'train:0', 'train:150', 'train:150']
+        assert data.skipped == {'train': 2, 'eval': 0}
+        again = Data(data.config)
+        for left, right in zip(found[5:], again.train_batches(5), strict=False):
+            same(left, right)
+
+    def test_skip_stops_above_one_percent(self, broken):
+        bad = ['train/a/010.png', 'train/b/011.png', 'train/a/012.png']
+        data = broken(bad, **{'data.on_bad_image': 'skip'})
+        with pytest.raises(
+            RunError, match=r'3 of 200 images .* above the 1% .*/010.png, .*/011.png'
+        ):
+            take(data.train_batches(), 10)
+
+    def test_eval(self, write_folder, folder_config):
+        files = {f'validation/b/{i:03}.png': (8, 8) for i in range(100)} | folder_of(2)
+        folder, _ = write_folder(files)
+        (folder / 'validation/b/007.png').write_bytes(b'')
+        with pytest.raises(
+            RunError, match=r'validation/b/007.png cannot be used: it is not a JPEG'
+        ):
+            list(Data(folder_config(folder)).eval_batches())
+        data = Data(folder_config(folder, **{'data.on_bad_image': 'skip'}))
+        assert sum(b['mask'].sum() for b in data.eval_batches()) == 104
+        assert data.skipped == {'train': 0, 'eval': 1}
+
+    def test_another_size_names_the_file(self, write_folder, folder_config):
+        files = folder_of(30) | {'train/b/odd.png': (8, 9)}
+        data = Data(folder_config(write_folder(files)[0], **{'data.mean': 'none'}))
+        with pytest.raises(RunError, match=r'odd.png cannot be used: .* 8 x 9.*add .*resize\(8\)'):
+            take(data.train_batches(), 10)
+
+
+class TestRealData:
+    def test_cifar10(self, digits_config, shared_data):
+        data = Data(
+            digits_config(
+                image_size=32,
+                **{'data.name': 'tfds:cifar10', 'data.data_dir': str(shared_data / 'tfds')},
+                **{'data.train_split': 'train[:2000]', 'data.eval_split': 'test[:300]'},
+            )
+        )
+        assert (data.train_size, data.eval_size) == (2000, 300)
+        assert next(data.train_batches(5))['image'].shape == (128, 32, 32, 3)
+        assert sum(batch['mask'].sum() for batch in data.eval_batches()) == 300
+
+    def test_tiny10_folder(self, folder_config, shared_data):
+        ops = {
+            'data.train_ops': 'decode|random_crop(56)',
+            'data.eval_ops': 'decode|center_crop(56)',
+        }
+        data = Data(folder_config(shared_data / 'tiny10', image_size=56, batch_size=100, **ops))
+        assert (data.train_size, data.eval_size) == (5000, 500)
+        assert sum(batch['mask'].sum() for batch in data.eval_batches()) == 500

@@ -1,0 +1,281 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from alexnet_jax.data.image_ops import BadImage, PCAShift, require_size
+from alexnet_jax.data.preprocess import parse, read_image
+from alexnet_jax.errors import BadInput, RunError
+
+RNG = np.random.RandomState(0)
+
+
+def picture(height, width):
+    return RNG.randint(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def encode(pixels, form='PNG', **kwargs):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **kwargs)
+    return buffer.getvalue()
+
+
+def run(ops, pixels, index=0, epoch=0, seed=0):
+    """An image through a chain, eagerly."""
+    return parse(ops)(encode(pixels), seed, epoch, index)[0].numpy()
+
+
+def run_many(ops, pixels, count, epoch=0, axes=None):
+    """(images, shifts) of the examples 0 .. count - 1 of one image, inside tf.data."""
+    chain, encoded = parse(ops), encode(pixels)
+    dataset = tf.data.Dataset.range(count).map(lambda i: chain(encoded, 0, epoch, i, axes))
+    images, shifts = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.stack(images), np.stack(shifts)
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        'piece',
+        [
+            *('', 'rotate(3)', 'center_crop', 'center_crop()', 'center_crop(1, 2)', 'decode(slow)'),
+            *('center_crop(0)', 'center_crop(-3)', 'center_crop(2.5)', "center_crop('a')"),
+            *('center_crop(True)', 'center_crop(size=3)', 'center_crop(3', 'center_crop(3)(4)'),
+            *('center_crop(__import__("os"))', 'random_mirror(1)', 'pca_shift(0)', 'resize(1,2,3)'),
+            *('pca_shift(1e999)', 'resize_short(fast)', 'center_crop 3', 'center_crop(*[3])'),
+            *('center_crop(1 if 1 else 2)', 'center_crop(3)\n|', 'decode.x', 'center_crop(9**9)'),
+        ],
+    )
+    def test_malformed_lists_the_ops(self, piece):
+        with pytest.raises(BadInput, match=r'allowed: decode or decode\(fast\), .*pca_shift'):
+            parse(f'decode|{piece}')
+
+    @pytest.mark.parametrize('ops', ['center_crop(3)', 'center_crop(3)|decode', 'decode|decode'])
+    def test_decode_comes_first_and_once(self, ops):
+        with pytest.raises(BadInput, match='decode comes first'):
+            parse(ops)
+
+    def test_ten_crop_comes_last(self):
+        with pytest.raises(BadInput, match='ten_crop must be the last'):
+            parse('decode|ten_crop(3)|resize(2)')
+
+    def test_spaces_are_allowed(self):
+        assert parse(' decode | resize( 3, 4 ) ') == parse('decode|resize(3,4)')
+
+    def test_prefix_ends_before_the_first_random_image_op(self):
+        chain = parse('decode|pca_shift(0.1)|resize_short(9)|random_mirror|center_crop(8)')
+        assert chain.prefix == parse('decode|resize_short(9)')
+        assert chain.fixes_size
+        assert not chain.prefix.fixes_size
+
+
+class TestDecode:
+    @pytest.mark.parametrize('quality', [75, 95])
+    def test_baseline_jpeg_equals_pillow(self, quality):
+        encoded = encode(picture(61, 83), 'JPEG', quality=quality, subsampling=0)
+        expected = np.asarray(Image.open(io.BytesIO(encoded)))
+        np.testing.assert_array_equal(parse('decode')(encoded)[0].numpy(), expected)
+
+    def test_fast_differs_by_little(self):
+        # a smooth image: the fast transform's error grows with the coefficients
+        ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+        encoded = encode(np.stack([ramp] * 3, -1), 'JPEG', quality=90)
+        exact, fast = (parse(ops)(encoded)[0].numpy() for ops in ('decode', 'decode(fast)'))
+        assert np.abs(exact.astype(int) - fast).max() <= 8
+
+    @pytest.mark.parametrize('form', ['PNG', 'GIF', 'JPEG'])
+    def test_grey_becomes_three_equal_channels(self, form):
+        grey = RNG.randint(0, 256, (5, 7)).astype(np.uint8)
+        encoded = encode(grey, form)
+        expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
+        np.testing.assert_array_equal(parse('decode')(encoded)[0].numpy(), expected)
+
+    def test_cmyk_jpeg_gives_three_channels(self):
+        buffer = io.BytesIO()
+        Image.new('CMYK', (9, 6), (10, 20, 30, 40)).save(buffer, 'JPEG')
+        assert parse('decode')(buffer.getvalue())[0].shape == (6, 9, 3)
+
+    @pytest.mark.parametrize('form', ['PNG', 'GIF', 'JPEG'])
+    def test_max_pixels_from_the_header(self, form):
+        encoded = encode(picture(20, 30), form)
+        assert parse('decode', 600)(encoded)[0].shape == (20, 30, 3)
+        with pytest.raises(BadImage, match=r'20 x 30 = 600 pixels, above data.max_pixels=599'):
+            parse('decode', 599)(encoded)
+
+    def test_max_pixels_comes_before_decoding(self):
+        # a header of 60,000 x 60,000 without pixels: decoding would fail in another way
+        header = b'\x89PNG\r\n\x1a\n' + struct.pack('>I4sII', 13, b'IHDR', 60_000, 60_000)
+        with pytest.raises(BadImage, match='3600000000 pixels, above'):
+            parse('decode')(header)
+        dataset = tf.data.Dataset.from_tensors(header).map(lambda e: parse('decode')(e))
+        with pytest.raises(tf.errors.InvalidArgumentError, match='max_pixels'):
+            list(dataset)
+
+    @pytest.mark.parametrize('encoded', [b'', b'GIF8', b'hello', b'\x89PNG\r\n\x1a\n', b'BM' * 50])
+    def test_not_an_image(self, encoded):
+        with pytest.raises(BadImage, match='not a JPEG, PNG or GIF'):
+            parse('decode')(encoded)
+
+    def test_truncated(self):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            parse('decode')(encode(picture(50, 50), 'JPEG')[:-400])
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ('size', 'expected'),
+        [
+            ((500, 375), (341, 256)),  # 341.33
+            ((375, 500), (256, 341)),
+            ((100, 150), (256, 384)),
+            ((10, 13), (256, 333)),  # 332.8
+            ((7, 7), (256, 256)),
+        ],
+    )
+    def test_resize_short(self, size, expected):
+        assert run('decode|resize_short(256)', picture(*size)).shape == (*expected, 3)
+
+    def test_resize_by_two_averages_by_hand(self):
+        pixels = np.zeros((1, 2, 3), np.uint8)
+        pixels[0, 1] = 100
+        # half-pixel centres: samples at -1/4, 1/4, 3/4, 5/4 of the way from 0 to 100
+        found = run('decode|resize(1, 4)', pixels)
+        np.testing.assert_array_equal(found[0, :, 0], [0, 25, 75, 100])
+
+    def test_resize_of_the_same_size_changes_nothing(self):
+        pixels = picture(9, 9)
+        np.testing.assert_array_equal(run('decode|resize(9)', pixels), pixels)
+
+    def test_narrow_strip_is_refused(self):
+        with pytest.raises(BadImage, match=r'1 x 60000 pixels, too narrow.* 256 x 15360000'):
+            run('decode|resize_short(256)', np.zeros((1, 60_000, 3), np.uint8))
+
+    def test_center_crop(self):
+        pixels = picture(10, 13)
+        np.testing.assert_array_equal(run('decode|center_crop(7)', pixels), pixels[1:8, 3:10])
+
+    @pytest.mark.parametrize('op', ['center_crop', 'random_crop', 'ten_crop'])
+    def test_crop_larger_than_the_image(self, op):
+        message = rf'6 x 9 pixels, smaller than {op}\(7\)'
+        with pytest.raises(BadImage, match=message):
+            run(f'decode|{op}(7)', picture(6, 9))
+
+    def test_ten_crop_order(self):
+        pixels = picture(6, 9)
+        crops = [pixels[:4, :4], pixels[:4, 5:], pixels[2:, :4], pixels[2:, 5:], pixels[1:5, 2:6]]
+        expected = np.stack(crops + [crop[:, ::-1] for crop in crops])
+        np.testing.assert_array_equal(run('decode|ten_crop(4)', pixels), expected)
+
+    def test_require_size(self):
+        assert require_size(tf.zeros([10, 4, 5, 3]), 4, 5).shape == (10, 4, 5, 3)
+        with pytest.raises(BadImage, match=r'is 4 x 5, where the others have 4 x 4; .*resize\(4\)'):
+            require_size(tf.zeros([4, 5, 3]), 4, 4)
+
+
+class TestRandomness:
+    def test_eager_equals_tf_data(self):
+        ops = 'decode|resize_short(20)|random_crop(16)|random_mirror|pad_crop(2)|pca_shift(0.1)'
+        pixels, axes = picture(25, 30), np.diag([1.0, 2.0, 3.0]).astype(np.float32)
+        images, shifts = run_many(ops, pixels, 8, epoch=3, axes=axes)
+        for index in range(8):
+            image, shift = parse(ops)(encode(pixels), 0, 3, index, axes)
+            np.testing.assert_array_equal(images[index], image)
+            np.testing.assert_array_equal(shifts[index], shift)
+
+    @pytest.mark.parametrize('name', ['seed', 'epoch', 'index'])
+    def test_depends_on_seed_epoch_and_index_alone(self, name):
+        pixels = picture(64, 64)
+
+        def crop(value):
+            return run('decode|random_crop(8)', pixels, **{name: value})
+
+        np.testing.assert_array_equal(crop(1), crop(1))
+        assert len({crop(value).tobytes() for value in range(8)}) >= 7
+
+    def test_random_crop_is_a_slice_and_covers_every_offset(self):
+        # pixel (y, x) says where it is, so that a crop's first pixel says its offset
+        y, x = np.mgrid[:256, :256]
+        pixels = np.stack([y, x, np.zeros_like(y)], -1).astype(np.uint8)
+        images, _ = run_many('decode|random_crop(227)', pixels, 600)
+        offsets = images[:, 0, 0, :2]
+        assert set(offsets[:, 0]) == set(offsets[:, 1]) == set(range(30))
+        # the two sides are drawn apart: correlation of 600 draws is below 4 / sqrt(600)
+        assert abs(np.corrcoef(offsets.T)[0, 1]) < 0.16
+        top, left = offsets[0]
+        np.testing.assert_array_equal(images[0], pixels[top : top + 227, left : left + 227])
+
+    def test_mirror_is_a_fair_coin(self):
+        pixels = picture(2, 3)
+        images, _ = run_many('decode|random_mirror', pixels, 1000)
+        mirrored = (images == pixels[:, ::-1]).all((1, 2, 3))
+        assert ((images == pixels).all((1, 2, 3)) ^ mirrored).all()
+        assert 430 < mirrored.sum() < 570  # 500, 4.4 standard deviations of 15.8
+
+    def test_places_in_the_chain_do_not_share_numbers(self):
+        # were two mirrors to share a coin, they would cancel every time
+        pixels = picture(2, 3)
+        images, _ = run_many('decode|random_mirror|random_mirror', pixels, 200)
+        assert 60 < (images == pixels).all((1, 2, 3)).sum() < 140
+
+    def test_mirror_is_independent_of_the_crop_before_it(self):
+        pixels = np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (64, 1, 3))
+        images, _ = run_many('decode|random_crop(33)|random_mirror', pixels, 400)
+        row = images[:, 0, :, 0].astype(int)
+        mirrored, left = row[:, 0] > row[:, -1], row.min(1)
+        assert abs(np.corrcoef(mirrored, left)[0, 1]) < 0.2  # 4 / sqrt(400)
+
+    def test_pad_crop(self):
+        pixels = picture(5, 6)
+        padded = np.pad(pixels, ((2, 2), (2, 2), (0, 0)))
+        expected = {padded[y : y + 5, x : x + 6].tobytes() for y in range(5) for x in range(5)}
+        images, _ = run_many('decode|pad_crop(2)', pixels, 300)
+        assert {image.tobytes() for image in images} == expected
+
+
+class TestPCAShift:
+    def test_zero_without_the_op(self):
+        image, shift = parse('decode')(encode(picture(3, 3)))
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(shift, np.zeros(3, np.float32))
+
+    def test_mean_and_covariance(self):
+        rotation = np.linalg.qr(RNG.randn(3, 3))[0]
+        variances = np.array([10.0, 200.0, 3000.0])
+        axes = (rotation * np.sqrt(variances)).astype(np.float32)
+        dataset = tf.data.Dataset.range(20_000).map(
+            lambda i: PCAShift(0.1).shift(axes, tf.stack([tf.zeros([], tf.int64), i]))
+        )
+        shifts = next(dataset.batch(20_000).as_numpy_iterator())
+        # In the axes' own coordinates: independent, variance sigma^2 lambda.
+        along = shifts @ rotation / np.sqrt(variances) / 0.1
+        assert np.abs(along.mean(0)).max() < 0.035  # 5 / sqrt(20,000)
+        np.testing.assert_allclose(np.cov(along.T), np.eye(3), atol=0.05)
+        # And by hand: P diag(lambda) P^T sigma^2.
+        np.testing.assert_allclose(
+            np.cov(shifts.T), rotation @ np.diag(variances) @ rotation.T * 0.01, atol=1.5
+        )
+
+    def test_image_is_not_touched(self):
+        pixels = picture(3, 4)
+        images, shifts = run_many('decode|pca_shift(0.1)', pixels, 2, axes=np.eye(3, dtype='f4'))
+        np.testing.assert_array_equal(images, np.stack([pixels, pixels]))
+        assert (shifts != 0).all()
+        assert (shifts[0] != shifts[1]).all()
+
+
+class TestReadImage:
+    def test_pixels(self, tmp_path):
+        pixels = picture(6, 9)
+        (tmp_path / 'a.png').write_bytes(encode(pixels))
+        found = read_image(tmp_path / 'a.png', 'decode|center_crop(4)')
+        np.testing.assert_array_equal(found, pixels[1:5, 2:6])
+
+    def test_errors_name_the_file(self, tmp_path):
+        with pytest.raises(BadInput, match=r'none.png cannot be read: No such file'):
+            read_image(tmp_path / 'none.png', 'decode')
+        (tmp_path / 'bad.jpg').write_bytes(encode(picture(9, 9), 'JPEG')[:300])
+        with pytest.raises(RunError, match=r'bad.jpg cannot be used: [^{}]*$') as error:
+            read_image(tmp_path / 'bad.jpg', 'decode')
+        assert 'Op:' not in str(error.value)

@@ -1,0 +1,216 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from alexnet_jax.data import tfds_source
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.errors import BadInput, RunError
+
+
+def pixels(encoded):
+    return np.asarray(Image.open(io.BytesIO(encoded)))
+
+
+@pytest.fixture
+def open_data(digits_config):
+    """open_data(name, train, eval, data_dir) -> a Source."""
+
+    def make(name='digits', train='train', evaluation='test', data_dir=None):
+        return open_source(
+            digits_config(
+                **{
+                    'data.name': name,
+                    'data.train_split': train,
+                    'data.eval_split': evaluation,
+                    'data.data_dir': data_dir,
+                }
+            ).data
+        )
+
+    return make
+
+
+TRAIN = {f'train/{c}/{i}.{e}': (4, 5) for c in 'ab' for i, e in enumerate(('png', 'JPG', 'jpeg'))}
+
+
+class TestDigits:
+    def test_sizes_and_names(self, open_data):
+        source = open_data()
+        assert (len(source.train), len(source.eval)) == (1437, 360)
+        assert source.class_names == tuple('0123456789')
+        assert source.eval.name(17) == 'digits/test:17'
+
+    def test_test_split_is_the_last_360(self, open_data):
+        images, labels = open_data().eval.read(np.array([0, 359]))
+        raw = load_digits()
+        np.testing.assert_array_equal(labels, raw.target[[-360, -1]])
+        for image, index in zip(images, (-360, -1), strict=True):
+            # 0..16 -> 0..255; 8 is 127.5, which rounds to even
+            np.testing.assert_array_equal(pixels(image), np.round(raw.images[index] * 255 / 16))
+
+    def test_unknown_split(self, open_data):
+        with pytest.raises(BadInput, match=r"no split 'valid'; allowed: train, test"):
+            open_data(evaluation='valid')
+
+
+class TestFolder:
+    def test_reads_files_sorted_by_class_and_name(self, open_data, write_folder):
+        folder, written = write_folder(TRAIN | {'val/b/x.png': (6, 7), 'train/a/notes.png': (1, 1)})
+        (folder / 'train/a/notes.png').rename(folder / 'train/a/notes.txt')
+        source = open_data(f'folder:{folder}', evaluation='val')
+        assert source.class_names == ('a', 'b')
+        names = [source.train.name(i) for i in range(len(source.train))]
+        assert names == [str(folder / name) for name in sorted(TRAIN)]
+        images, labels = source.train.read(np.array([3, 0]))
+        assert labels.tolist() == [1, 0]
+        np.testing.assert_array_equal(pixels(images[0]), written['train/b/0.png'])
+        images, labels = source.eval.read(np.array([0]))
+        assert labels.tolist() == [1]  # the label is train's, though val has class b only
+        np.testing.assert_array_equal(pixels(images[0]), written['val/b/x.png'])
+
+    @pytest.mark.parametrize(
+        ('files', 'message'),
+        [
+            (
+                {'val/a/x.png': (4, 4)},
+                r'data.train_split: the folder .*/train does not exist; .*val',
+            ),
+            (TRAIN, r'data.eval_split: the folder .*/val does not exist'),
+            (
+                {'train/a/x.png': (4, 4), 'val/a/x.png': (4, 4)},
+                r'/train has one class folder only, a; it needs two',
+            ),
+            ({'train/x.png': (4, 4), 'val/a/x.png': (4, 4)}, r'/train has no class folders'),
+            (TRAIN | {'val/c/x.png': (4, 4)}, r'/val/c is of a class that .*/train does not have'),
+            (TRAIN | {'val/a/x.gif': (4, 4)}, r'/val/a has no image; allowed: .jpg, .jpeg, .png'),
+        ],
+    )
+    def test_bad_layouts(self, open_data, write_folder, files, message):
+        folder, _ = write_folder(files)
+        with pytest.raises(BadInput, match=message):
+            open_data(f'folder:{folder}', evaluation='val')
+
+    def test_missing_folder(self, open_data, tmp_path):
+        with pytest.raises(BadInput, match='nowhere does not exist'):
+            open_data(f'folder:{tmp_path}/nowhere')
+
+
+class TestNames:
+    @pytest.mark.parametrize('name', ['digit', 'tfds:', 'folder:', 'hf:mnist', ''])
+    def test_unknown_kind_lists_the_forms(self, open_data, name):
+        with pytest.raises(BadInput, match=r'allowed: digits, tfds:NAME.*folder:PATH'):
+            open_data(name)
+
+    @pytest.mark.parametrize(
+        ('name', 'message'),
+        [
+            ('tfds:cifra10', r"no dataset 'cifra10'; did you mean .*cifar10"),
+            ('tfds:zzzzzzzz', 'list_builders'),
+            ('tfds:cifar10:9.9.9', r'tfds:cifar10:9.9.9: .*only: 3.0.2'),
+            ('tfds:cifar10/nosuch', r'tfds:cifar10/nosuch: .*BuilderConfig nosuch not found'),
+            ('tfds:a:b:c', 'tfds:a:b:c: .*failed'),
+            ('tfds:imdb_reviews', 'no image classification dataset'),
+        ],
+    )
+    def test_bad_tfds_names(self, open_data, tmp_path, name, message):
+        with pytest.raises(BadInput, match=message) as error:
+            open_data(name, data_dir=str(tmp_path))
+        assert '\n' not in str(error.value)
+
+
+class TestPreparing:
+    def test_imagenet_says_what_to_fetch_and_type(self, open_data, tmp_path):
+        manual = tmp_path / 'downloads' / 'manual'
+        manual.mkdir(parents=True)
+        (manual / 'ILSVRC2012_img_val.tar').touch()
+        with pytest.raises(BadInput) as error:
+            open_data('tfds:imagenet2012', data_dir=str(tmp_path))
+        for part in (
+            str(manual),
+            'ILSVRC2012_img_train.tar (missing)',
+            'ILSVRC2012_img_val.tar (found)',
+            f"tfds.builder('imagenet2012', data_dir='{tmp_path}', file_format='array_record')",
+            f"manual_dir='{manual}'",
+        ):
+            assert part in str(error.value)
+
+    def test_failed_download_is_one_line(self, open_data, tmp_path, monkeypatch):
+        def fail(self, **kwargs):
+            raise ConnectionError('no route\nto host')
+
+        monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', fail)
+        with pytest.raises(RunError, match=r'mnist could not be downloaded .*: no route to host$'):
+            open_data('tfds:mnist', data_dir=str(tmp_path))
+
+
+class TiePictures(tfds.core.GeneratorBasedBuilder):
+    """20 images of 3x4 whose red channel is their number."""
+
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    'picture': tfds.features.Image(shape=(3, 4, 3), encoding_format='png'),
+                    'kind': tfds.features.ClassLabel(names=['plain', 'striped']),
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {'train': self._examples(range(16)), 'test': self._examples(range(16, 20))}
+
+    def _examples(self, numbers):
+        for i in numbers:
+            yield i, {'picture': np.full((3, 4, 3), i, np.uint8), 'kind': i % 2}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+class TestTFDS:
+    @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
+    def test_reads_both_formats_in_file_order(self, open_data, tmp_path, file_format):
+        TiePictures(data_dir=tmp_path, file_format=file_format).download_and_prepare()
+        source = open_data('tfds:tie_pictures', 'train[:50%]', 'train[8:]+test', str(tmp_path))
+        assert source.class_names == ('plain', 'striped')
+        assert (len(source.train), len(source.eval)) == (8, 12)
+        assert source.eval.name(2) == 'tie_pictures/train[8:]+test:2'
+        images, labels = source.eval.read(np.array([11, 0, 3]))
+        assert [pixels(image)[0, 0, 0] for image in images] == [19, 8, 11]
+        assert labels.tolist() == [1, 0, 1]
+
+    def test_prepares_what_is_not_prepared_as_array_record(self, open_data, tmp_path):
+        source = open_data('tfds:tie_pictures', data_dir=str(tmp_path))
+        assert len(source.train) == 16
+        assert tfds.builder('tie_pictures', data_dir=tmp_path).info.file_format.value == (
+            'array_record'
+        )
+
+    def test_unknown_and_empty_splits(self, open_data, tmp_path):
+        for split in ('validation', 'train[', 'train[:x%]', ''):
+            with pytest.raises(BadInput, match=r'has no split .*; allowed: train, test, or a part'):
+                open_data('tfds:tie_pictures', evaluation=split, data_dir=str(tmp_path))
+        with pytest.raises(BadInput, match=r'train\[:0\] of tfds:tie_pictures is empty'):
+            open_data('tfds:tie_pictures', 'train[:0]', data_dir=str(tmp_path))
+
+    def test_large_tfrecord_is_refused(self, open_data, tmp_path, monkeypatch):
+        TiePictures(data_dir=tmp_path, file_format='tfrecord').download_and_prepare()
+        monkeypatch.setattr(tfds_source, 'IN_MEMORY_BYTES', 100)
+        with pytest.raises(BadInput, match=r'prepared as TFRECORD .* file_format=.array_record'):
+            open_data('tfds:tie_pictures', data_dir=str(tmp_path))
+
+    def test_real_cifar10(self, open_data, shared_data):
+        source = open_data('tfds:cifar10', 'train[:1%]', 'test[:100]', str(shared_data / 'tfds'))
+        assert (len(source.train), len(source.eval)) == (500, 100)
+        assert source.class_names[:2] == ('airplane', 'automobile')
+        images, labels = source.train.read(np.array([7]))
+        assert pixels(images[0]).shape == (32, 32, 3)
+        assert labels.dtype == np.int32

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_jax.data import statistics
+from alexnet_jax.data.pipeline import Data
+from alexnet_jax.errors import BadInput, RunError
+
+
+def files(count, size):
+    return {f'train/{"ab"[i % 2]}/{i:03}.png': size for i in range(count)} | {
+        'validation/a/0.png': size
+    }
+
+
+def stack(pixels):
+    """The training images, float64 [n, h, w, 3]."""
+    return np.stack([p for name, p in pixels.items() if name.startswith('train')]).astype(float)
+
+
+def test_against_numpy(write_folder, folder_config, tmp_path):
+    folder, pixels = write_folder(files(75, (9, 8)))  # more than one batch of 64
+    ops = 'decode|random_crop(8)|pca_shift(0.1)'
+    data = Data(
+        folder_config(folder, **{'data.train_ops': ops, 'data.eval_ops': 'decode|resize(8)'})
+    )
+    data.load_statistics(tmp_path)
+    images = stack(pixels)
+    # the centre 8 x 8 of 9 x 8 starts at row 0, as (9 - 8) // 2 = 0
+    np.testing.assert_array_equal(data.mean, images.mean(0).astype(np.float32)[:8])
+
+    found = statistics.load(tmp_path / 'statistics.npz')
+    flat = images.reshape(-1, 3)
+    covariance = np.cov(flat.T, bias=True)
+    rebuilt = found.eigenvectors @ np.diag(found.eigenvalues) @ found.eigenvectors.T
+    np.testing.assert_allclose(rebuilt, covariance, rtol=1e-9)
+    np.testing.assert_allclose(found.axes @ found.axes.T, covariance, rtol=1e-5)
+    np.testing.assert_allclose(found.eigenvectors.T @ found.eigenvectors, np.eye(3), atol=1e-12)
+
+
+def test_mean_is_of_the_ops_before_the_first_random_one(write_folder, folder_config, tmp_path):
+    folder, pixels = write_folder(files(6, (10, 12)))
+    ops = 'decode|center_crop(8)|random_mirror'
+    data = Data(
+        folder_config(folder, **{'data.train_ops': ops, 'data.eval_ops': 'decode|resize(8)'})
+    )
+    data.load_statistics(tmp_path)
+    expected = stack(pixels)[:, 1:9, 2:10].mean(0).astype(np.float32)
+    np.testing.assert_array_equal(data.mean, expected)
+
+
+@pytest.mark.parametrize('batch', [1, 7, 64])
+def test_does_not_depend_on_the_batch(digits_config, monkeypatch, batch):
+    data = Data(digits_config())
+    expected = statistics.compute(data._train, data.train_chain.prefix, (8, 8))
+    monkeypatch.setattr(statistics, 'BATCH', batch)
+    found = statistics.compute(data._train, data.train_chain.prefix, (8, 8))
+    np.testing.assert_array_equal(found.mean_image, expected.mean_image)
+    np.testing.assert_array_equal(found.axes, expected.axes)
+
+
+def test_colours_of_differing_sizes_without_a_mean(write_folder, folder_config, tmp_path):
+    folder, pixels = write_folder(
+        {f'train/{c}/{i}.png': (8 + i, 9) for c in 'ab' for i in range(3)}
+        | {'validation/a/0.png': (8, 8)}
+    )
+    ops = 'decode|random_crop(8)|pca_shift(0.1)'
+    data = Data(folder_config(folder, **{'data.train_ops': ops, 'data.mean': 'none'}))
+    data.load_statistics(tmp_path)
+    assert not data.mean.any()
+    flat = np.concatenate([p.reshape(-1, 3) for n, p in pixels.items() if 'train' in n])
+    axes = statistics.load(tmp_path / 'statistics.npz').axes
+    np.testing.assert_allclose(axes @ axes.T, np.cov(flat.T.astype(float), bias=True), rtol=1e-5)
+
+
+def test_colour_shift_of_a_batch_uses_the_axes(digits_config, tmp_path):
+    # digits are grey: the only direction of colour is (1, 1, 1) / sqrt(3)
+    data = Data(digits_config(batch_size=1000, **{'data.train_ops': 'decode|pca_shift(0.1)'}))
+    data.load_statistics(tmp_path)
+    shifts = next(data.train_batches())['color_shift']
+    np.testing.assert_allclose(shifts[:, 0], shifts[:, 2], atol=1e-3)
+    images = [tf.io.decode_png(image) for image in data._train.split.images]
+    # 0.1 sqrt(lambda) / sqrt(3) in each channel, and lambda is 3 times a channel's variance;
+    # 1,000 draws estimate a deviation within 7 % (3 standard deviations)
+    np.testing.assert_allclose(shifts[:, 0].std(), 0.1 * np.std(images), rtol=0.07)
+
+
+def test_nothing_needed_writes_nothing(digits_config, tmp_path):
+    data = Data(digits_config(**{'data.mean': 'none'}))
+    data.load_statistics(tmp_path / 'workdir')
+    assert not (tmp_path / 'workdir').exists()
+    assert not data.mean.any()
+
+
+def test_file_is_written_once_and_read_by_others(digits_config, tmp_path, monkeypatch):
+    first = Data(digits_config())
+    first.load_statistics(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['statistics.npz']
+    monkeypatch.delattr(statistics, 'compute')
+    for process in (0, 1):
+        data = Data(digits_config(), process, 2)
+        data.load_statistics(tmp_path)
+        np.testing.assert_array_equal(data.mean, first.mean)
+
+
+def test_other_processes_wait_for_the_file(digits_config, tmp_path, monkeypatch):
+    def sleep(seconds):
+        Data(digits_config()).load_statistics(tmp_path)  # process 0, meanwhile
+
+    monkeypatch.setattr(statistics.time, 'sleep', sleep)
+    data = Data(digits_config(), 1, 2)
+    data.load_statistics(tmp_path)
+    assert data.mean.any()
+
+
+def test_file_of_other_ops_is_refused(digits_config, tmp_path):
+    Data(digits_config()).load_statistics(tmp_path)
+    other = Data(digits_config(**{'data.train_ops': 'decode|resize(8)'}))
+    with pytest.raises(BadInput, match=r'statistics.npz is of 1437 images.*remove it'):
+        other.load_statistics(tmp_path)
+
+
+class TestBadImages:
+    @pytest.fixture
+    def broken(self, write_folder, folder_config):
+        """broken(policy) -> (Data on 120 images of which one is bad, the pixels of the others)."""
+
+        def make(policy):
+            folder, pixels = write_folder(files(120, (8, 8)))
+            (folder / 'train/b/077.png').write_bytes(b'no image')
+            del pixels['train/b/077.png']
+            return Data(folder_config(folder, **{'data.on_bad_image': policy})), pixels
+
+        return make
+
+    def test_stop(self, broken, tmp_path):
+        with pytest.raises(RunError, match=r'077.png cannot be used: it is not a JPEG'):
+            broken('stop')[0].load_statistics(tmp_path)
+        assert not (tmp_path / 'statistics.npz').exists()
+
+    def test_skip(self, broken, tmp_path):
+        data, pixels = broken('skip')
+        data.load_statistics(tmp_path)
+        assert data.skipped == {'train': 1, 'eval': 0}
+        np.testing.assert_array_equal(data.mean, stack(pixels).mean(0).astype(np.float32))
+
+
+def test_image_of_another_size_is_named(write_folder, folder_config, tmp_path):
+    folder, _ = write_folder(files(60, (8, 8)) | {'train/b/odd.png': (8, 12)})
+    config = folder_config(folder, **{'data.train_ops': 'decode|random_crop(8)'})
+    # the odd one is the last file, which the constructor looks at
+    with pytest.raises(BadInput, match='8 x 8 and 8 x 12'):
+        Data(config)
+    (folder / 'train/b/odd.png').rename(folder / 'train/b/001.png')
+    with pytest.raises(RunError, match=r'001.png cannot be used: .*8 x 12.*resize\(8\)'):
+        Data(config).load_statistics(tmp_path)
