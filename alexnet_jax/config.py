@@ -6,13 +6,11 @@ differs. The command line overrides any key: `--config.batch_size=64`.
 
 import difflib
 import fnmatch
-import re
+import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import ml_collections
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
 from alexnet_jax import variants
 from alexnet_jax.errors import BadInput
@@ -38,10 +36,11 @@ NOT_NEGATIVE = (
     'optimizer.warmup_epochs',
     'optimizer.momentum',
     'optimizer.weight_decay',
+    'optimizer.step_factor',
 )
 
 # Keys that may differ when a workdir is used again: they do not change what is computed.
-# `epochs` may grow as well: see `workdir.check_config`.
+# `epochs` may grow as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir')
 
 
@@ -69,71 +68,26 @@ def default_config() -> ml_collections.ConfigDict:
     # Where TFDS keeps its data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
     c.data.data_dir = config_dict.placeholder(str)
     c.data.train_split = 'train'  # a folder's subfolder, or a TFDS split such as train[:90%]
-    c.data.eval_split = 'validation'
+    c.data.eval_split = 'validation'  # likewise
     c.data.train_ops = 'decode'  # see alexnet_jax/data/preprocess.py for the ops
-    c.data.eval_ops = 'decode'
+    c.data.eval_ops = 'decode'  # without random ones; may end in ten_crop
     c.data.mean = 'image'  # subtract the training set's per-pixel mean image, or 'none'
     c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it; above 1 % stop all the same
     c.data.max_pixels = 100_000_000  # an image of more pixels is refused before it is decoded
 
     # v <- momentum v - lr (g + weight_decay w);  w <- w + v   (the paper's section 5)
     c.optimizer = ml_collections.ConfigDict()
-    c.optimizer.learning_rate = 0.01
+    c.optimizer.learning_rate = 0.01  # lr at its highest, after the warm-up
     c.optimizer.schedule = 'step'  # constant | step | cosine
-    c.optimizer.warmup_epochs = 0.0  # linear from 0
+    c.optimizer.warmup_epochs = 0.0  # over which the rate rises linearly
     c.optimizer.step_epochs = (25.0, 51.0, 79.0)  # schedule 'step': where the rate drops ...
     c.optimizer.step_factor = 0.1  # ... by this factor; the epochs are the 2012 source's
-    c.optimizer.momentum = 0.9
-    c.optimizer.weight_decay = 5e-4
+    c.optimizer.momentum = 0.9  # 0 for plain gradient descent
+    c.optimizer.weight_decay = 5e-4  # of every parameter, but for decay_factors
     # Factors by parameter name ('conv1/kernel', '*/bias'); the first pattern that fits counts.
     c.optimizer.rate_factors = ()  # e.g. (('*/bias', 2.0),)
-    c.optimizer.decay_factors = ()
+    c.optimizer.decay_factors = ()  # likewise, of weight_decay
     return c
-
-
-def define_flags(require_workdir: bool = True) -> None:
-    """Define `--config` and `--workdir`. Call once, in a command's `__main__` guard."""
-    config_flags.DEFINE_config_file('config', None, 'Recipe: configs/NAME.py[:argument].')
-    if require_workdir:
-        flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.')
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parse the command line into `flags.FLAGS`; returns the positional arguments.
-
-    Raises:
-      BadInput: a flag, config file or config key that does not exist, or a value that does not
-        parse.
-    """
-    for arg in argv[1:]:
-        match = re.fullmatch(r'--?config=([^:]*)(:.*)?', arg)
-        if match:
-            _check_file(match[1])
-    try:
-        return flags.FLAGS(list(argv))
-    except AttributeError as error:
-        raise BadInput(_unknown_key(argv, error)) from error
-    except (flags.Error, TypeError, ValueError, SyntaxError) as error:
-        raise BadInput(' '.join(str(error).split())) from error
-
-
-def _check_file(path: str) -> None:
-    if not Path(path).is_file():
-        folder = Path(path).parent
-        known = sorted(str(p) for p in folder.glob('*.py')) if folder.is_dir() else []
-        close = difflib.get_close_matches(path, known, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'found: {", ".join(known) or "no recipe"}'
-        raise BadInput(f'config file {path} does not exist; {hint}')
-
-
-def _unknown_key(argv: Sequence[str], error: AttributeError) -> str:
-    """The first `--config.key` on the command line that the config does not have."""
-    keys = leaves(default_config())  # the recipe itself is not loaded when this error comes
-    for arg in argv[1:]:
-        match = re.match(r'--?config\.([\w.]+)', arg)
-        if match and match[1] not in keys:
-            return f'unknown config key {match[1]}; {suggest(match[1], keys)}'
-    return ' '.join(str(error).split())
 
 
 def suggest(found: str, allowed: Sequence[str] | dict) -> str:
@@ -170,6 +124,7 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         raise BadInput(f'unknown config key {key}; {suggest(key, expected)}')
     if missing := expected.keys() - found.keys():
         raise BadInput(f'the config lacks {min(missing)}; start from config.default_config()')
+    _check_types(expected, found)
 
     for key, allowed in {
         'dtype': DTYPES,
@@ -180,10 +135,10 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         if found[key] not in allowed:
             raise BadInput(f'{key}={found[key]!r}; {suggest(str(found[key]), allowed)}')
     for key in POSITIVE:
-        if not found[key] > 0:
+        if not 0 < found[key] < math.inf:
             raise BadInput(f'{key}={found[key]}; it must be above 0')
     for key in NOT_NEGATIVE:
-        if not found[key] >= 0:
+        if not 0 <= found[key] < math.inf:
             raise BadInput(f'{key}={found[key]}; it must not be negative')
     if config.eval_every % config.checkpoint_every:
         raise BadInput(
@@ -192,6 +147,33 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         )
     _check_batch_size(config.batch_size, devices)
     _check_network(config)
+
+
+def _check_types(expected: dict, found: dict) -> None:
+    """Each value is of its default's type; entries of a tuple are as the key's comment says."""
+    for key, default in expected.items():
+        value = found[key]
+        kinds = {type(None): (str, type(None)), float: (float, int)}.get(type(default))
+        kinds = kinds or (type(default),)
+        if type(value) not in kinds:
+            raise BadInput(f'{key}={value!r}; it must be of type {kinds[0].__name__}')
+    if not all(isinstance(edit, str) for edit in found['edits']):
+        raise BadInput(f"edits={found['edits']!r}; it must be names, such as ('no_lrn',)")
+    if not all(_is_number(epoch) for epoch in found['optimizer.step_epochs']):
+        raise BadInput(
+            f'optimizer.step_epochs={found["optimizer.step_epochs"]!r}; it must be numbers, such '
+            'as (25.0, 51.0)'
+        )
+    for key in ('optimizer.rate_factors', 'optimizer.decay_factors'):
+        for entry in found[key]:
+            match entry:
+                case (str(), factor) if _is_number(factor):
+                    continue
+            raise BadInput(f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0)")
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _check_batch_size(batch_size: int, devices: int) -> None:
@@ -204,15 +186,12 @@ def _check_batch_size(batch_size: int, devices: int) -> None:
 
 
 def _check_network(config: ml_collections.ConfigDict) -> None:
-
     layers = variants.build(config.variant, config.edits, config.num_classes)
     variants.check_shapes(layers, config.image_size)
     names = variants.parameter_names(layers)
     for key in ('rate_factors', 'decay_factors'):
-        for entry in config.optimizer[key]:
-            if len(entry) != 2:
-                raise BadInput(f"optimizer.{key}: {entry!r} is not a pair ('pattern', factor)")
-            if not fnmatch.filter(names, entry[0]):
+        for pattern, _ in config.optimizer[key]:
+            if not fnmatch.filter(names, pattern):
                 raise BadInput(
-                    f'optimizer.{key}: {entry[0]!r} fits no parameter; allowed: {", ".join(names)}'
+                    f'optimizer.{key}: {pattern!r} fits no parameter; allowed: {", ".join(names)}'
                 )

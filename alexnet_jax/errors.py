@@ -42,7 +42,13 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except AlexNetError as error:
-        sys.stdout.flush()
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(error.exit_code)
+        _stop(str(error), error.exit_code)
+    except KeyboardInterrupt:  # before training began, or in a command that saves nothing
+        _stop('interrupted', 130)
     sys.exit(0)
+
+
+def _stop(message: str, exit_code: int) -> NoReturn:
+    sys.stdout.flush()
+    print(f'error: {" ".join(message.split())}', file=sys.stderr)
+    sys.exit(exit_code)

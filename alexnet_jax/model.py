@@ -25,7 +25,7 @@ class Conv:
     pad: int = 0
     groups: int = 1  # towers: a filter sees the channels of its own
     bias: float = 0.0
-    std: float = 0.01  # of N(0, std^2)
+    std: float | None = 0.01  # of N(0, std^2); None for He's sqrt(2 / inputs)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Dense:
     name: str
     features: int
     bias: float = 0.0
-    std: float = 0.01
+    std: float | None = 0.01
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class AlexNet(nn.Module):
             layer.pad,
             feature_group_count=layer.groups,
             dtype=self.dtype,
-            kernel_init=nn.initializers.normal(layer.std),
+            kernel_init=_kernel_init(layer.std),
             bias_init=nn.initializers.constant(layer.bias),
             conv_general_dilated=ops.conv,
             name=layer.name,
@@ -165,10 +165,16 @@ class AlexNet(nn.Module):
         return nn.Dense(
             layer.features,
             dtype=np.promote_types(self.dtype, np.float32) if is_head else self.dtype,
-            kernel_init=nn.initializers.normal(layer.std),
+            kernel_init=_kernel_init(layer.std),
             bias_init=nn.initializers.constant(layer.bias),
             name=layer.name,
         )(x)
+
+
+def _kernel_init(std: float | None) -> nn.initializers.Initializer:
+    if std is None:
+        return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')  # He et al. 2015
+    return nn.initializers.normal(std)
 
 
 def _dropout(x: jax.Array, rate: float, keys: jax.Array, place: int) -> jax.Array:

@@ -25,7 +25,10 @@ def make_schedule(config: ml_collections.ConfigDict, train_size: int) -> optax.S
         case 'constant':
             schedule = optax.constant_schedule(o.learning_rate)
         case 'step':
-            drops = {round(epoch * per_epoch): o.step_factor for epoch in o.step_epochs}
+            drops: dict[int, float] = {}
+            for epoch in o.step_epochs:  # on a tiny set two of them can meet at one step
+                step = round(epoch * per_epoch)
+                drops[step] = drops.get(step, 1.0) * o.step_factor
             schedule = optax.piecewise_constant_schedule(o.learning_rate, drops)
         case 'cosine':
             schedule = optax.cosine_decay_schedule(o.learning_rate, total_steps(config, train_size))

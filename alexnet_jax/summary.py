@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import variants
+from alexnet_jax import command_line, variants
+from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import (
     LRN,
@@ -143,12 +143,12 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def main() -> None:
     """Print the summary of the config on the command line."""
-    config_lib.define_flags(require_workdir=False)
-    config_lib.parse_flags(sys.argv)
+    command_line.define_flags(require_workdir=False)
+    command_line.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if config is None:
         raise BadInput('pass --config=configs/NAME.py')
-    config_lib.validate(config)
+    validate(config)
     print(summary(config))
 
 

@@ -88,11 +88,25 @@ def replaced(table: Table, kind: type, new: Layer) -> Table:
     return tuple(new if isinstance(layer, kind) else layer for layer in table)
 
 
+def he_init(table: Table) -> Table:
+    """Hidden layers start from He's weights and biases of 0; the first and the last as they do.
+
+    The first layer sees pixels of -128 .. 128: std 0.01 gives it activations of order 10.
+    """
+    return tuple(
+        dataclasses.replace(layer, std=None, bias=0.0)
+        if isinstance(layer, Conv | Dense) and layer not in (table[0], table[-1])
+        else layer
+        for layer in table
+    )
+
+
 EDITS = {
     'no_lrn': lambda table: without(table, LRN, MapLRN),
     'no_dropout': lambda table: without(table, Dropout),
     'non_overlapping_pool': lambda table: replaced(table, MaxPool, MaxPool(2, 2)),
     'tanh': lambda table: replaced(table, ReLU, Tanh()),
+    'he_init': he_init,
 }
 
 

@@ -34,9 +34,10 @@ def full(request) -> bool:
 @pytest.fixture(scope='session')
 def shared_data() -> Path:
     """Real data sets beside the checkout; a test that needs them skips where they are absent."""
-    path = Path(
-        os.environ.get('ALEXNET_SHARED', Path(__file__).resolve().parents[2] / 'shared')
-    ) / 'data'
+    path = (
+        Path(os.environ.get('ALEXNET_SHARED', Path(__file__).resolve().parents[2] / 'shared'))
+        / 'data'
+    )
     if not path.is_dir():
         pytest.skip(f'needs the data sets in {path}')
     return path

@@ -162,6 +162,13 @@ def test_std_and_bias_are_the_layers_own():
 # What the module computes
 
 
+def test_std_none_is_he_s():
+    params = init((Conv('conv1', 64, 5, std=None), Dense('fc2', 500, std=None)), 12)
+    # sqrt(2 / inputs), inputs 5 * 5 * 3 = 75 and 8 * 8 * 64 = 4,096
+    assert np.std(params['conv1']['kernel']) == pytest.approx((2 / 75) ** 0.5, rel=0.05)
+    assert np.std(params['fc2']['kernel']) == pytest.approx((2 / 4096) ** 0.5, rel=0.01)
+
+
 def test_a_small_net_by_hand():
     layers = (Conv('c', 1, 1), ReLU(), LRN(k=1, n=1, alpha=1, beta=1), MaxPool(2, 2), Dense('d', 1))
     params = {

@@ -141,6 +141,14 @@ def test_tanh():
     assert changed == [(ReLU(), Tanh())] * 7
 
 
+def test_he_init():
+    table = VARIANTS['course']
+    edited = EDITS['he_init'](table)
+    changed = [new for new, old in zip(edited, table, strict=True) if new != old]
+    assert [layer.name for layer in changed] == ['conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7']
+    assert {(layer.std, layer.bias) for layer in changed} == {(None, 0.0)}
+
+
 def test_edits_apply_in_order():
     edited = build('course', ('no_lrn', 'no_dropout', 'tanh'), 1000)
     assert kinds(edited) == [

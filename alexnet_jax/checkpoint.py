@@ -1,0 +1,262 @@
+"""Checkpoints: saved by Orbax in the background, hashed, verified before they are used.
+
+Orbax restores a flipped byte without a word, and takes an empty folder for the newest step. So
+every checkpoint has a manifest of SHA-256 hashes of its files, written last; what does not match
+its manifest is moved aside, and the newest sound checkpoint is used.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import serialization
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from alexnet_jax.errors import RunError
+
+KEEP_NEWEST = 3
+MANIFEST = 'manifest.json'
+# Not hashed: Orbax writes the other two when it gives the folder its name, and restores neither.
+UNHASHED = (MANIFEST, '_CHECKPOINT_METADATA', 'commit_success.txt')
+
+
+class Checkpoints:
+    """The checkpoints of a run, in `workdir/checkpoints/<step>`.
+
+    Every process makes one and calls each method at the same step; process 0 writes.
+
+    Args:
+      workdir: of the run.
+
+    Attributes:
+      moved_aside: a line for each checkpoint that was found corrupt.
+
+    Raises:
+      RunError: there are checkpoints, and none is sound.
+    """
+
+    def __init__(self, workdir: str):
+        self._folder = epath.Path(workdir) / 'checkpoints'
+        self._saving: int | None = None
+        self.moved_aside: list[str] = []
+        if jax.process_index() == 0:
+            for step in find_steps(workdir):
+                # All of them: Orbax reads the scores of the older ones too.
+                if reason := find_corruption(self._folder / str(step)):
+                    self.moved_aside.append(_move_aside(self._folder / str(step), reason))
+        _barrier('checkpoints verified')
+        if self.moved_aside and not find_steps(workdir):
+            raise RunError(
+                f'no sound checkpoint in {workdir}: {"; ".join(self.moved_aside)}; '
+                f'run again to start over'
+            )
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                create=True,
+                best_fn=_rank,  # has the metrics written
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [
+                        preservation_policy.LatestN(KEEP_NEWEST),
+                        preservation_policy.BestN(
+                            n=1, get_metric_fn=_rank, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._write_manifest,
+                    # Else threads wait 300 s for a folder that could not be made.
+                    create_directories_asynchronously=False,
+                ),
+            ),
+        )
+
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, metrics: dict[str, float] | None) -> None:
+        """Copy the state to the host and write it in the background.
+
+        Args:
+          step: steps done.
+          state: a pytree of arrays.
+          metrics: of the evaluation at this step, `top1` among them; None if there was none.
+
+        Raises:
+          RunError: this save or the one before failed.
+        """
+        with _named_failure('checkpoint could not be saved', self._folder):
+            self._manager.wait_until_finished()
+            self._saving = step
+            host = serialization.to_state_dict(jax.tree.map(np.asarray, state))
+            self._manager.save(step, args=ocp.args.StandardSave(host), metrics=metrics or {})
+
+    def restore(self, template: Any) -> Any:
+        """The newest checkpoint, as host arrays.
+
+        Args:
+          template: a state with the shapes and dtypes that are expected.
+
+        Raises:
+          RunError: its shapes or dtypes differ from the template's.
+        """
+        folder = self._folder / str(self.newest)
+        try:
+            state = serialization.from_state_dict(template, _read(folder))
+        except (ValueError, KeyError) as error:
+            raise RunError(f'checkpoint {folder} is of another network: {error}') from error
+        expected, _ = jax.tree_util.tree_flatten_with_path(template)
+        for (path, want), have in zip(expected, jax.tree.leaves(state), strict=True):
+            if (want.shape, want.dtype) != (have.shape, have.dtype):
+                raise RunError(
+                    f'checkpoint {folder}: {jax.tree_util.keystr(path)} is {have.dtype}'
+                    f'{have.shape}, the network has {want.dtype}{want.shape}'
+                )
+        return state
+
+    def wait(self) -> None:
+        """Return when everything saved is on disk."""
+        with _named_failure('checkpoint could not be saved', self._folder):
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Finish what is being written."""
+        with _named_failure('checkpoint could not be saved', self._folder):
+            self._manager.close()
+
+    def _write_manifest(self) -> None:
+        """Called when Orbax has written its files and before it gives the folder its name."""
+        if jax.process_index() == 0:
+            (folder,) = self._folder.glob(f'{self._saving}.orbax-checkpoint-tmp*')
+            write_manifest(folder)
+
+
+def find_steps(workdir: str) -> list[int]:
+    """The steps that have a checkpoint, newest first."""
+    folder = epath.Path(workdir) / 'checkpoints'
+    if not folder.exists():
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+
+
+def read_scores(workdir: str, step: int) -> dict[str, float]:
+    """Scores of the evaluation at a checkpoint's step; empty if there was none."""
+    path = epath.Path(workdir) / 'checkpoints' / str(step) / 'metrics' / 'metrics'
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def best_step(workdir: str) -> int:
+    """The step of the checkpoint with the best eval top-1, the newest of several.
+
+    Raises:
+      RunError: the workdir has no checkpoint.
+    """
+    steps = find_steps(workdir)
+    if not steps:
+        raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
+    return max(steps, key=lambda step: (_rank(read_scores(workdir, step)), step))
+
+
+def load_params(workdir: str, step: int) -> dict[str, dict[str, np.ndarray]]:
+    """The parameters of one checkpoint, verified: arrays by layer and name.
+
+    Raises:
+      RunError: it is corrupt.
+    """
+    folder = epath.Path(workdir) / 'checkpoints' / str(step)
+    if reason := find_corruption(folder):
+        raise RunError(f'checkpoint {folder} is corrupt ({reason}); remove it and train on')
+    return _read(folder)['params']
+
+
+def _read(folder: epath.Path) -> dict:
+    with _named_failure('checkpoint could not be read', folder), ocp.StandardCheckpointer() as c:
+        return c.restore(folder / 'default')
+
+
+def write_manifest(folder: epath.Path) -> None:
+    """Write the hashes of a checkpoint's files."""
+    (folder / MANIFEST).write_text(json.dumps(_hashes(folder), indent=1))
+
+
+def find_corruption(folder: epath.Path) -> str | None:
+    """Why a checkpoint cannot be trusted; None if its files are those of its manifest."""
+    if not (folder / MANIFEST).exists():
+        return 'no manifest'
+    try:
+        expected = dict(json.loads((folder / MANIFEST).read_text()))
+    except (ValueError, TypeError):
+        return 'unreadable manifest'
+    found = _hashes(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f'{name} is missing'
+        if name not in expected:
+            return f'{name} is not in the manifest'
+        if expected[name] != found[name]:
+            return f'{name} has changed'
+    return None
+
+
+def _hashes(folder: epath.Path) -> dict[str, str]:
+    paths = {str(path.relative_to(folder)): path for path in _files(folder)}
+    return {name: _sha256(path) for name, path in paths.items() if name not in UNHASHED}
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        yield from _files(path) if path.is_dir() else [path]
+
+
+def _sha256(path: epath.Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _move_aside(folder: epath.Path, reason: str) -> str:
+    """Move a corrupt checkpoint to `<workdir>/corrupt/<step>`; returns a line that says so."""
+    target = folder.parent.parent / 'corrupt' / folder.name
+    target.parent.mkdir(exist_ok=True)
+    number = 1
+    while target.exists():
+        target = target.with_name(f'{folder.name}-{(number := number + 1)}')
+    folder.rename(target)
+    return f'checkpoint {folder} is corrupt ({reason}); moved to {target}'
+
+
+def _rank(metrics: dict[str, float]) -> float:
+    """top-1 of an evaluation; below every other where there was none or it is not a number."""
+    top1 = metrics.get('top1', math.nan)
+    return -1.0 if math.isnan(top1) else top1
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def _named_failure(what: str, folder: epath.Path) -> Iterator[None]:
+    """Orbax raises many kinds of errors: turn each into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:300] or type(error).__name__
+        raise RunError(f'{what}: {folder}: {reason}') from error

@@ -1,0 +1,145 @@
+"""The command line that every command shares: `--config`, its overrides, `--workdir`, `--help`."""
+
+import difflib
+import inspect
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from alexnet_jax.config import default_config, leaves, suggest
+from alexnet_jax.errors import BadInput
+
+
+def define_flags(require_workdir: bool = True) -> None:
+    """Define `--config` and `--workdir`. Call once, in a command's `main`."""
+    config_flags.DEFINE_config_file('config', None, 'Recipe: configs/NAME.py[:argument].')
+    if require_workdir:
+        flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.')
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parse the command line into `flags.FLAGS`; returns the command and its other arguments.
+
+    With `--help` it prints the flags and ends the program instead.
+
+    Raises:
+      BadInput: a flag, config file or config key that does not exist, a config file that does not
+        run, or a value that does not parse.
+    """
+    if '--help' in argv or '-h' in argv:
+        print(_help())
+        sys.exit(0)
+    keys = {}
+    for i, arg in enumerate(argv):
+        if match := re.fullmatch(r'--?config(?:=(.*))?', arg):
+            recipe = ' '.join(argv[i + 1 : i + 2]) if match[1] is None else match[1]
+            keys = leaves(load_recipe(recipe))
+    try:
+        return flags.FLAGS(list(argv))
+    except Exception as error:  # of many types, from absl and ml_collections
+        raise BadInput(_flag_error(argv, keys, error)) from error
+
+
+def load_recipe(recipe: str) -> ml_collections.ConfigDict:
+    """The config that `configs/NAME.py[:argument]` names.
+
+    Raises:
+      BadInput: no such file, it does not run, or it takes no argument.
+    """
+    path, *arguments = recipe.split(':', 1)
+    _check_file(path)
+    try:
+        get_config = runpy.run_path(path).get('get_config')
+        if get_config is None:
+            raise BadInput(f'config file {path} has no get_config(); see configs/quickstart.py')
+        if not _takes(get_config, arguments):
+            needs = f'takes no argument; found {recipe}' if arguments else f'needs one: {path}:...'
+            raise BadInput(f'config file {path} {needs}')
+        config = get_config(*arguments)
+    except BadInput:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise BadInput(_recipe_error(path, error)) from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise BadInput(
+            f'get_config() of {path} returns {config!r}; it must return a ConfigDict: start from '
+            'config.default_config()'
+        )
+    return config
+
+
+def _takes(function: Callable, arguments: Sequence[str]) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _recipe_error(path: str, error: Exception) -> str:
+    """What went wrong in a config file, and in which of its lines."""
+    if isinstance(error, SyntaxError):
+        line, reason = error.lineno, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((f.lineno for f in reversed(frames) if f.filename == path), None)
+        reason = _one_line(error)
+    return f'config file {path}, line {line}: {type(error).__name__}: {reason}'
+
+
+def _check_file(path: str) -> None:
+    if not path:
+        raise BadInput('--config needs a value: --config=configs/NAME.py')
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        known = sorted(str(p) for p in folder.glob('*.py')) if folder.is_dir() else []
+        close = difflib.get_close_matches(path, known, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'found: {", ".join(known) or "no recipe"}'
+        raise BadInput(f'config file {path} does not exist; {hint}')
+
+
+def _flag_error(argv: Sequence[str], keys: dict, error: Exception) -> str:
+    """What is wrong with a command line that did not parse; `keys` are the config's."""
+    match = re.match(r'flag --config\.([^=]+)=(.*?): ', str(error))
+    if match and match[1] in keys:
+        kind = 'str' if keys[match[1]] is None else type(keys[match[1]]).__name__
+        return f'{match[1]}={match[2]}; it must be of type {kind}'
+    for arg in argv[1:]:
+        match = re.match(r'--?config\.([^=]+)', arg)
+        if match and not keys:
+            return f'--config.{match[1]} needs --config=configs/NAME.py before it'
+        if match and match[1] not in keys:
+            return f'unknown config key {match[1]}; {suggest(match[1], keys)}'
+    if isinstance(error, flags.UnrecognizedFlagError):
+        own = [f'--{name}' for name in _own_flags()]
+        return f'unknown flag --{error.flagname}; {suggest("--" + error.flagname, own)}'
+    return _one_line(error)
+
+
+def _own_flags() -> dict[str, str]:
+    """{name: help} of the flags of this command, without those of the libraries."""
+    own = [
+        f for module in (sys.argv[0], __name__) for f in flags.FLAGS.get_flags_for_module(module)
+    ]
+    return {flag.name: flag.help for flag in own if '.' not in flag.name}
+
+
+def _help() -> str:
+    lines = [sys.modules['__main__'].__doc__.strip(), '']
+    own = _own_flags()
+    lines += [f'  --{name:14} {text}' for name, text in own.items()]
+    if 'config' in own:
+        lines.append('  --config.KEY=VALUE overrides a key of the recipe; the keys and defaults:')
+        lines += [f'      {key} = {value!r}' for key, value in leaves(default_config()).items()]
+    return '\n'.join(lines)
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split())

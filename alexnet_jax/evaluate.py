@@ -1,0 +1,52 @@
+"""Scores over a whole split: sums and counts over masked batches."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax.errors import RunError
+from alexnet_jax.steps import Batch
+
+
+def evaluate(
+    eval_step: Callable[[Any, Batch], dict[str, jax.Array]],
+    params: Any,
+    batches: Iterable[Batch],
+    size: int,
+) -> dict[str, float]:
+    """Score every example exactly once.
+
+    Args:
+      eval_step: of `steps.make_eval_step`.
+      params: parameters, on the devices.
+      batches: padded and masked batches of the split.
+      size: examples in the split.
+
+    Returns:
+      loss (mean cross-entropy in nats), top1 and top5 (fractions), examples, bad_images,
+      images_per_second.
+
+    Raises:
+      RunError: the batches do not hold every example once.
+    """
+    began = time.perf_counter()
+    sums = jax.device_get([eval_step(params, batch) for batch in batches])
+    metrics = means({key: np.sum([s[key] for s in sums], dtype=np.float64) for key in sums[0]})
+    found = metrics['examples'] + metrics['bad_images']
+    if found != size:
+        raise RunError(f'evaluation saw {found} examples where the split has {size}')
+    return metrics | {'images_per_second': found / (time.perf_counter() - began)}
+
+
+def means(sums: dict[str, Any]) -> dict[str, float]:
+    """From sums over examples to means, as plain numbers.
+
+    Args:
+      sums: loss, top1, top5, examples, bad_images; other keys are left out.
+    """
+    examples = int(sums['examples'])
+    result = {key: float(sums[key]) / max(examples, 1) for key in ('loss', 'top1', 'top5')}
+    return result | {'examples': examples, 'bad_images': int(sums['bad_images'])}

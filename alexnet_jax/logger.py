@@ -1,0 +1,153 @@
+"""What a run tells: metrics.jsonl (the record), TensorBoard events (a view), the terminal."""
+
+import datetime
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable
+
+import jax
+from etils import epath
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class Log:
+    """Writes the records of a run from process 0; on the others it does nothing.
+
+    Args:
+      workdir: of the run.
+      start: step that the run starts from; later records, of steps to be done again, are dropped.
+      total: steps of the whole run.
+      batch_size: examples a step.
+      train_size: examples an epoch.
+    """
+
+    def __init__(self, workdir: str, start: int, total: int, batch_size: int, train_size: int):
+        self._is_writer = jax.process_index() == 0
+        self._total = total
+        self._batch_size = batch_size
+        self._train_size = train_size
+        self._clock: tuple[int, float] | None = None  # step and time that the rate counts from
+        self._rate = 0.0
+        if not self._is_writer:
+            return
+        path = epath.Path(workdir) / 'metrics.jsonl'
+        _cut_back(path, start)
+        self._file = path.open('a')
+        self._events = SummaryWriter(str(workdir), purge_step=start + 1)
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            unit='step',
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def tick(self, step: int) -> None:
+        """Note that a step was started."""
+        if self._clock is None:
+            self._clock = (step, time.perf_counter())
+        if self._is_writer:
+            self._bar.update()
+
+    def stop_clock(self) -> None:
+        """Leave what follows (an evaluation, a save) out of images_per_second."""
+        self._clock = None
+
+    def train(self, step: int, metrics: dict[str, float], learning_rate: float) -> None:
+        """Write a train record: averages over the steps since the last one."""
+        if self._clock and step > self._clock[0]:
+            steps, seconds = step - self._clock[0], time.perf_counter() - self._clock[1]
+            self._rate = steps * self._batch_size / seconds
+        self._clock = (step, time.perf_counter())
+        rates = {'images_per_second': self._rate, 'learning_rate': learning_rate}
+        self._write(step, 'train', metrics | rates)
+
+    def eval(self, step: int, metrics: dict[str, float]) -> None:
+        """Write an eval record: scores over the whole split."""
+        self._write(step, 'eval', metrics)
+        self.stop_clock()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the progress bar."""
+        if self._is_writer:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def track(self, batches: Iterable, examples: int) -> Iterable:
+        """The batches of an evaluation, with a progress bar of their own."""
+        return tqdm(
+            batches,
+            'eval',
+            math.ceil(examples / self._batch_size),
+            leave=False,
+            disable=not self._is_writer or not sys.stderr.isatty(),
+            unit='batch',
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> 'Log':
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._is_writer:
+            self._bar.close()
+            self._events.close()
+            self._file.close()
+
+    def _write(self, step: int, split: str, values: dict[str, float]) -> None:
+        if not self._is_writer:
+            return
+        epoch = step * self._batch_size / self._train_size
+        record = {'step': step, 'epoch': epoch, 'split': split, **values}
+        self._file.write(json.dumps(record) + '\n')
+        self._file.flush()
+        for key, value in record.items():
+            if key not in ('step', 'split'):
+                self._events.add_scalar(f'{split}/{key}', value, step)
+        self._events.flush()
+        if split == 'train' and not self._bar.disable:
+            self._bar.set_postfix_str(_scores(record))
+        else:
+            self.say(self._line(record))
+
+    def _line(self, record: dict) -> str:
+        step = record['step']
+        line = f'step {step:,}/{self._total:,}  epoch {record["epoch"]:.1f}  '
+        line += f'{record["split"]:5}  {_scores(record)}'
+        if record['split'] == 'train':
+            line += f'  rate {record["learning_rate"]:.2g}'
+            if self._rate:
+                seconds = round((self._total - step) * self._batch_size / self._rate)
+                line += f'  {datetime.timedelta(seconds=seconds)} left'
+        if record['bad_images']:
+            line += f'  bad images {record["bad_images"]:,}'
+        return line
+
+
+def _scores(record: dict) -> str:
+    line = f'loss {record["loss"]:.4f}  top-1 {record["top1"]:6.2%}  top-5 {record["top5"]:6.2%}'
+    rate = record['images_per_second']
+    return line + (f'  {rate:,.0f} images/s' if rate else '')
+
+
+def read_records(path: epath.Path) -> list[dict]:
+    """The records of a metrics.jsonl; a last line that was cut short is left out."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _cut_back(path: epath.Path, step: int) -> None:
+    """Drop the records after a step: they will be written again."""
+    if path.exists():
+        kept = [json.dumps(r) + '\n' for r in read_records(path) if r['step'] <= step]
+        temporary = path.with_name('metrics.jsonl.tmp')
+        temporary.write_text(''.join(kept))
+        temporary.replace(path)

@@ -1,0 +1,42 @@
+"""SIGINT and SIGTERM: the step in flight is finished and saved before the process ends."""
+
+import os
+import signal
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StopSignal:
+    """Notes SIGINT and SIGTERM while the `with` block runs; a second signal exits at once.
+
+    With several processes, all are told to stop after the same step, whichever got the signal.
+    """
+
+    def __init__(self):
+        self.number = signal.SIGTERM  # the signal that came
+        self._received = False
+
+    def __enter__(self) -> 'StopSignal':
+        # jax.distributed has its own handler of SIGTERM, which tells the other processes.
+        watched = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        self._before = {number: signal.signal(number, self._receive) for number in watched}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _) -> None:
+        if self._received:
+            os._exit(128 + number)
+        self._received = True
+        self.number = signal.Signals(number)
+        if jax.process_count() > 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step. Every process has to ask at every step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._received

@@ -1,0 +1,151 @@
+"""The training loop."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Protocol
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from etils import epath
+
+from alexnet_jax import checkpoint, optimizer, steps, variants
+from alexnet_jax.errors import Diverged, Interrupted
+from alexnet_jax.evaluate import evaluate, means
+from alexnet_jax.logger import Log
+from alexnet_jax.stop import StopSignal
+
+
+class Data(Protocol):
+    """What the loop asks of a data set: `data.pipeline.Data`, or plain NumPy in tests."""
+
+    train_size: int
+    eval_size: int
+    mean: np.ndarray  # float32 [H, W, 3], known once the statistics are loaded
+
+    def load_statistics(self, workdir: str) -> None: ...
+    def train_batches(self, start_step: int) -> Iterator[steps.Batch]: ...
+    def eval_batches(self) -> Iterator[steps.Batch]: ...
+    def example_ids(self, step: int) -> list[str]: ...
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Data) -> None:
+    """Train for `config.epochs`, from the newest sound checkpoint of the workdir if it has one.
+
+    Args:
+      config: a validated recipe.
+      workdir: of the run; it exists and is this process's to write.
+      data: batches of both splits.
+
+    Raises:
+      Diverged: a loss or gradient is not finite.
+      Interrupted: SIGINT or SIGTERM came; the state is saved.
+      RunError: a checkpoint could not be saved or read, or an image is bad.
+    """
+    data.load_statistics(workdir)
+    total_steps = optimizer.total_steps(config, data.train_size)
+    schedule = optimizer.make_schedule(config, data.train_size)
+    transform = optimizer.make_optimizer(config, schedule)
+    model = variants.make_model(config)
+    train_step = steps.make_train_step(model, transform, data.mean, config.seed)
+    eval_step = steps.make_eval_step(model, data.mean)
+
+    def is_due(step: int, every: int) -> bool:
+        return step % every == 0 or step == total_steps
+
+    def finite_means(state: steps.TrainState) -> dict[str, float]:
+        sums = jax.device_get(state.metrics)
+        if sums['bad_step'] < steps.NO_STEP:
+            _stop_diverged(workdir, int(sums['bad_step']), schedule, data)
+        return means(sums)
+
+    with contextlib.ExitStack() as stack:
+        ckpt = stack.enter_context(checkpoint.Checkpoints(workdir))
+        start = ckpt.newest or 0
+        log = stack.enter_context(
+            Log(workdir, start, total_steps, config.batch_size, data.train_size)
+        )
+        stop = stack.enter_context(StopSignal())
+        for line in ckpt.moved_aside:
+            log.say(line)
+        state = steps.init_state(model, transform, config.image_size, config.seed)
+        if start:
+            state = ckpt.restore(state)
+            log.say(f'{workdir}: continuing from the checkpoint of step {start:,}')
+        elif config.init_from:
+            state = _start_from(config.init_from, state, log)
+        state = steps.replicate(state)
+
+        todo = range(start + 1, total_steps + 1)
+        for step, batch in zip(todo, data.train_batches(start), strict=False):
+            state = train_step(state, batch)
+            log.tick(step)
+            if is_due(step, config.log_every):
+                log.train(step, finite_means(state), float(schedule(step - 1)))
+                state = steps.reset_metrics(state)
+            scores = None
+            if is_due(step, config.eval_every):
+                batches = log.track(data.eval_batches(), data.eval_size)
+                scores = evaluate(eval_step, state.params, batches, data.eval_size)
+                log.eval(step, scores)
+            stopping = stop.requested(step) and step < total_steps
+            if is_due(step, config.checkpoint_every) or stopping:
+                finite_means(state)  # a run that has diverged is not saved
+                ckpt.save(step, state, scores)
+                log.stop_clock()
+            if stopping:
+                raise Interrupted(f'stopped; step {step:,} is saved', stop.number)
+        ckpt.wait()
+        log.say(_closing_lines(workdir, total_steps))
+
+
+def _start_from(other: str, state: steps.TrainState, log: Log) -> steps.TrainState:
+    """Take the weights of another run's best checkpoint, but for a head of another size."""
+    step = checkpoint.best_step(other)
+    found = checkpoint.load_params(other, step)
+    params = dict(state.params)
+    for name, layer in params.items():
+        if name not in found:
+            log.say(f'{name} is not in {other}: it starts afresh')
+        elif jax.tree.map(np.shape, found[name]) == jax.tree.map(np.shape, layer):
+            params[name] = found[name]
+        else:
+            log.say(f'{name} has another size than in {other}: it starts afresh')
+    log.say(f'starting from the weights of {other}, step {step:,}')
+    return state.replace(params=params)
+
+
+def _stop_diverged(workdir: str, step: int, schedule: optax.Schedule, data: Data) -> None:
+    """Say which step went wrong, at what rate, on which examples."""
+    record = {
+        'step': step,
+        'learning_rate': float(schedule(step - 1)),
+        'examples': data.example_ids(step),
+    }
+    if jax.process_index() == 0:
+        (epath.Path(workdir) / 'diverged.json').write_text(json.dumps(record))
+    ids = ' '.join(record['examples'][:8]) + (' ...' if len(record['examples']) > 8 else '')
+    raise Diverged(
+        f'the loss or a gradient is not finite at step {step:,}, learning rate '
+        f'{record["learning_rate"]:g}, examples {ids} (all in {workdir}/diverged.json); '
+        f'try a lower --config.optimizer.learning_rate in another --workdir'
+    )
+
+
+def _closing_lines(workdir: str, total_steps: int) -> str:
+    """Final and best accuracy, and where everything is."""
+    scores = {
+        step: checkpoint.read_scores(workdir, step) for step in checkpoint.find_steps(workdir)
+    }
+    final, best = scores[total_steps], checkpoint.best_step(workdir)
+    lines = [
+        f'finished: {total_steps:,} steps',
+        f'  final       top-1 {final["top1"]:.2%}  top-5 {final["top5"]:.2%}',
+        f'  best        top-1 {scores[best]["top1"]:.2%}  at step {best:,}',
+        f'  records     {workdir}/metrics.jsonl  (tensorboard --logdir={workdir})',
+        f'  checkpoints {workdir}/checkpoints',
+        f'  try it      python -m alexnet_jax.predict --workdir={workdir} IMAGE...',
+    ]
+    return '\n'.join(lines)

@@ -1,0 +1,49 @@
+"""The course notes' AlexNet on your own images: `configs/folder.py:PATH`.
+
+    python -m alexnet_jax.main --config=configs/folder.py:PATH --workdir=runs/mine
+
+Images are read from PATH/train/<class>/ and PATH/validation/<class>/ (JPEG or PNG, any case); the
+classes are the folders of PATH/train.
+"""
+
+import os
+
+import ml_collections
+
+from alexnet_jax.config import BadInput, default_config
+
+
+def get_config(path: str = '') -> ml_collections.ConfigDict:
+    if not path:
+        raise BadInput('configs/folder.py needs the folder of your images: configs/folder.py:PATH')
+    c = default_config()
+    c.variant = 'course'
+    c.edits = ('he_init',)
+    c.num_classes = _count_classes(os.path.join(path, 'train'))
+    c.image_size = 227
+
+    c.batch_size = 64
+    c.epochs = 30.0
+    c.log_every = 10
+    c.eval_every = 100
+    c.checkpoint_every = 100
+
+    c.data.name = f'folder:{path}'
+    c.data.eval_split = 'validation'
+    to_256 = 'decode|resize_short(256)|center_crop(256)|'
+    c.data.train_ops = to_256 + 'random_crop(227)|random_mirror'
+    c.data.eval_ops = to_256 + 'center_crop(227)'
+
+    c.optimizer.learning_rate = 0.01
+    c.optimizer.schedule = 'cosine'
+    c.optimizer.warmup_epochs = 1.0
+    return c
+
+
+def _count_classes(train: str) -> int:
+    if not os.path.isdir(train):
+        raise BadInput(f'no folder {train}; put your images into {train}/<class>/')
+    count = sum(entry.is_dir() for entry in os.scandir(train))
+    if not count:
+        raise BadInput(f'{train} has no class folders; put your images into {train}/<class>/')
+    return count

@@ -1,0 +1,311 @@
+"""Every key: declared, commented, overridden from the command line, and checked."""
+
+import ast
+import itertools
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from ml_collections import ConfigDict
+
+from alexnet_jax import command_line
+from alexnet_jax import config as config_lib
+from alexnet_jax.command_line import load_recipe
+from alexnet_jax.config import default_config, leaves, suggest, validate
+from alexnet_jax.errors import BadInput
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Every key with another value that it takes, as on the command line and as in the config.
+OVERRIDES = {
+    'seed': ('7', 7),
+    'batch_size': ('64', 64),
+    'epochs': ('2', 2.0),
+    'log_every': ('5', 5),
+    'eval_every': ('2000', 2000),
+    'checkpoint_every': ('500', 500),
+    'init_from': ('runs/other', 'runs/other'),
+    'variant': ('paper', 'paper'),
+    'edits': ("('no_lrn', 'tanh')", ('no_lrn', 'tanh')),
+    'num_classes': ('12', 12),
+    'image_size': ('195', 195),
+    'dtype': ('bfloat16', 'bfloat16'),
+    'data.name': ('tfds:cifar10', 'tfds:cifar10'),
+    'data.data_dir': ('/data', '/data'),
+    'data.train_split': ('train[:90%]', 'train[:90%]'),
+    'data.eval_split': ('test', 'test'),
+    'data.train_ops': ('decode|random_crop(227)', 'decode|random_crop(227)'),
+    'data.eval_ops': ('decode|center_crop(227)', 'decode|center_crop(227)'),
+    'data.mean': ('none', 'none'),
+    'data.on_bad_image': ('skip', 'skip'),
+    'data.max_pixels': ('1000', 1000),
+    'optimizer.learning_rate': ('1e-3', 0.001),
+    'optimizer.schedule': ('cosine', 'cosine'),
+    'optimizer.warmup_epochs': ('0.5', 0.5),
+    'optimizer.step_epochs': ('(1, 2.5)', (1, 2.5)),
+    'optimizer.step_factor': ('0.5', 0.5),
+    'optimizer.momentum': ('0', 0.0),
+    'optimizer.weight_decay': ('0.004', 0.004),
+    'optimizer.rate_factors': ("(('*/bias', 2.0), ('*', 3))", (('*/bias', 2.0), ('*', 3))),
+    'optimizer.decay_factors': ("(('conv1/kernel', 0.0),)", (('conv1/kernel', 0.0),)),
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The path of a recipe that is the default config."""
+    path = tmp_path / 'recipe.py'
+    path.write_text('from alexnet_jax.config import default_config as get_config\n')
+    return path
+
+
+@pytest.fixture
+def parse(recipe, monkeypatch):
+    """parse('--config.key=value', ...) -> the default config with overrides."""
+
+    def run(*args: str) -> ConfigDict:
+        argv = ['command', f'--config={recipe}', *args]
+        monkeypatch.setattr(sys, 'argv', argv)  # ml_collections looks there
+        with flagsaver.flagsaver():
+            command_line.define_flags()
+            assert command_line.parse_flags(argv) == ['command']
+            return flags.FLAGS.config
+
+    return run
+
+
+def changed(key: str, value) -> ConfigDict:
+    """The default config with one other value, whatever its type."""
+    config = default_config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+# The keys
+
+
+def test_table_of_overrides_is_complete():
+    assert OVERRIDES.keys() == leaves(default_config()).keys()
+
+
+def test_keys_of_the_contract():
+    data = 'name data_dir train_ops eval_ops on_bad_image max_pixels'
+    keys = 'seed batch_size epochs log_every eval_every checkpoint_every init_from variant edits'
+    expected = {*keys.split(), *(f'data.{key}' for key in data.split())}
+    assert expected <= leaves(default_config()).keys()
+    assert 'optimizer' in default_config()
+
+
+def test_every_key_is_commented():
+    source = Path(config_lib.__file__).read_text()
+    lines = source.split('def default_config')[1].split('return c')[0].splitlines()
+    found = {}
+    for before, line in itertools.pairwise(lines):
+        if match := re.match(r'    c\.([\w.]+) = (?!ml_collections)', line):
+            found[match[1]] = '#' in line or before.strip().startswith('#')
+    assert found == dict.fromkeys(OVERRIDES, True)
+
+
+@pytest.mark.parametrize('key', OVERRIDES)
+def test_override(parse, key):
+    text, value = OVERRIDES[key]
+    found = leaves(parse(f'--config.{key}={text}'))
+    assert found.pop(key) == value
+    others = leaves(default_config())
+    default = others.pop(key)
+    assert default != value
+    assert found == others
+    validate(changed(key, value))
+    if default is not None:
+        assert type(leaves(parse(f'--config.{key}={text}'))[key]) is type(default)
+
+
+def test_overrides_of_tuples(parse):
+    config = parse('--config.edits=no_lrn', '--config.optimizer.step_epochs=()')
+    assert config.edits == ('no_lrn',)
+    assert config.optimizer.step_epochs == ()
+    assert parse('--config.edits=no_lrn', '--config.edits=tanh').edits == ('no_lrn', 'tanh')
+
+
+def test_override_with_a_space(parse):
+    assert parse('--config.batch_size', '64', '--config.seed=3').batch_size == 64
+
+
+def test_every_override_is_recorded_in_full(parse):
+    args = [f'--config.{key}={text}' for key, (text, _) in OVERRIDES.items()]
+    assert leaves(parse(*args)) == {key: value for key, (_, value) in OVERRIDES.items()}
+
+
+def test_leaves():
+    config = ConfigDict({'a': 1, 'b': {'c': (2,), 'd': {'e': None}}})
+    assert leaves(config) == {'a': 1, 'b.c': (2,), 'b.d.e': None}
+
+
+def test_suggest():
+    assert suggest('batch_siz', ['seed', 'batch_size']) == 'did you mean batch_size?'
+    assert suggest('x', ['seed', 'batch_size']) == 'allowed: seed, batch_size'
+
+
+# Recipes
+
+
+def test_recipe_with_an_argument(tmp_path):
+    path = tmp_path / 'recipe.py'
+    path.write_text(
+        'from alexnet_jax.config import default_config\n'
+        'def get_config(variant="course"):\n'
+        '    c = default_config()\n'
+        '    c.variant = variant\n'
+        '    return c\n'
+    )
+    assert load_recipe(str(path)).variant == 'course'
+    assert load_recipe(f'{path}:a:b').variant == 'a:b'
+
+
+def test_line_of_a_failing_recipe(tmp_path):
+    path = tmp_path / 'recipe.py'
+    path.write_text('def get_config():\n    helper()\n\ndef helper():\n    {}["x"]\n')
+    with pytest.raises(BadInput) as found:
+        load_recipe(str(path))
+    assert str(found.value) == f"config file {path}, line 5: KeyError: 'x'"
+
+
+# Checks
+
+
+def test_default_config_is_valid():
+    validate(default_config())
+    validate(default_config(), devices=128)
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'devices', 'advice'),
+    [(100, 8, '96 or 104'), (4, 8, '8'), (129, 128, '128 or 256'), (1, 2, '2')],
+)
+def test_batch_size(batch_size, devices, advice):
+    with pytest.raises(BadInput) as found:
+        validate(changed('batch_size', batch_size), devices)
+    assert str(found.value) == (
+        f'batch_size={batch_size} does not divide over {devices} devices; try {advice}'
+    )
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('batch_size', 64.5, 'batch_size=64.5; it must be of type int'),
+        ('batch_size', True, 'batch_size=True; it must be of type int'),
+        ('batch_size', None, 'batch_size=None; it must be of type int'),
+        ('batch_size', '64', "batch_size='64'; it must be of type int"),
+        ('epochs', '1', "epochs='1'; it must be of type float"),
+        ('data.data_dir', 3, 'data.data_dir=3; it must be of type str'),
+        ('edits', 'no_lrn', "edits='no_lrn'; it must be of type tuple"),
+        ('edits', (1,), "edits=(1,); it must be names, such as ('no_lrn',)"),
+        (
+            'optimizer.step_epochs',
+            ('x', 2),
+            "optimizer.step_epochs=('x', 2); it must be numbers, such as (25.0, 51.0)",
+        ),
+        ('batch_size', 0, 'batch_size=0; it must be above 0'),
+        ('epochs', -1.0, 'epochs=-1.0; it must be above 0'),
+        ('epochs', float('inf'), 'epochs=inf; it must be above 0'),
+        ('data.max_pixels', 0, 'data.max_pixels=0; it must be above 0'),
+        ('optimizer.weight_decay', float('nan'),
+         'optimizer.weight_decay=nan; it must not be negative'),
+        ('num_classes', 0, 'num_classes=0; it must be above 0'),
+        ('image_size', -227, 'image_size=-227; it must be above 0'),
+        ('log_every', 0, 'log_every=0; it must be above 0'),
+        ('seed', -1, 'seed=-1; it must not be negative'),
+        ('optimizer.momentum', -0.9, 'optimizer.momentum=-0.9; it must not be negative'),
+        ('optimizer.step_factor', -1.0, 'optimizer.step_factor=-1.0; it must not be negative'),
+        ('dtype', 'float16', "dtype='float16'; did you mean bfloat16?"),
+        ('dtype', 'half', "dtype='half'; allowed: float32, bfloat16"),
+        ('data.mean', 'channel', "data.mean='channel'; allowed: image, none"),
+        ('data.on_bad_image', 'skp', "data.on_bad_image='skp'; did you mean skip?"),
+        ('optimizer.schedule', 'cos', "optimizer.schedule='cos'; did you mean cosine?"),
+        (
+            'eval_every',
+            1500,
+            'eval_every=1500 is no multiple of checkpoint_every=1000; a checkpoint is kept for its '
+            'eval metric, so make it one',
+        ),
+        (
+            'image_size',
+            10,
+            'image_size=10: conv1 gets 10x10 and its output would be empty; take larger images',
+        ),
+        (
+            # 66 -> (66 - 11) // 4 + 1 = 14 -> (14 - 3) // 2 + 1 = 6 -> 2 by pool2 -> 0 by pool3
+            'image_size',
+            66,
+            'image_size=66: pool3 gets 2x2 and its output would be empty; take larger images',
+        ),
+    ],
+)  # fmt: skip
+def test_refused(key, value, message):
+    with pytest.raises(BadInput) as found:
+        validate(changed(key, value))
+    assert str(found.value) == message
+
+
+def test_smallest_image():
+    validate(changed('image_size', 67))  # 67 -> 15 -> 7 -> 3 -> 1
+
+
+@pytest.mark.parametrize('key', ['optimizer.rate_factors', 'optimizer.decay_factors'])
+class TestFactors:
+    def test_pattern_that_fits_nothing(self, key):
+        with pytest.raises(BadInput) as found:
+            validate(changed(key, (('*/bias', 2.0), ('fc9/*', 2.0))))
+        assert str(found.value).startswith(
+            f"{key}: 'fc9/*' fits no parameter; allowed: conv1/kernel, conv1/bias, conv2/kernel, "
+        )
+
+    @pytest.mark.parametrize(
+        'entry', ['ab', 5, ('*/bias',), ('*/bias', 'x'), (2.0, '*/bias'), ('*/bias', float('nan'))]
+    )
+    def test_entry_that_is_no_pair(self, key, entry):
+        with pytest.raises(BadInput) as found:
+            validate(changed(key, (entry,)))
+        assert str(found.value) == f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0)"
+
+    def test_names_of_the_network_at_hand(self, key):
+        config = changed(key, (('fc10/kernel', 250.0),))
+        config.variant, config.image_size = 'cifar10_18pct', 32
+        validate(config)
+
+
+def test_unknown_key_of_a_recipe():
+    config = default_config()
+    config.optimizer.momentun = 0.9
+    with pytest.raises(BadInput) as found:
+        validate(config)
+    assert str(found.value) == (
+        'unknown config key optimizer.momentun; did you mean optimizer.momentum?'
+    )
+
+
+def test_missing_key():
+    config = default_config()
+    del config.data['mean']
+    with pytest.raises(BadInput) as found:
+        validate(config)
+    assert str(found.value) == 'the config lacks data.mean; start from config.default_config()'
+
+
+def test_free_keys_exist():
+    assert set(config_lib.FREE_KEYS) < leaves(default_config()).keys()
+
+
+def test_every_key_is_read():
+    """No dead keys: each is an attribute that some file other than config.py reads."""
+    read = set()
+    for path in (ROOT / 'alexnet_jax').rglob('*.py'):
+        if path.name != 'config.py':
+            tree = ast.parse(path.read_text())
+            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {key.split('.')[-1] for key in OVERRIDES} <= read

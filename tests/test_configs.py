@@ -1,0 +1,149 @@
+"""Every recipe: built without arguments and data, valid, and run for one step."""
+
+import ast
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import optimizer, steps, variants
+from alexnet_jax.command_line import load_recipe
+from alexnet_jax.config import validate
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / 'configs').glob('*.py'))
+NAMES = [path.stem for path in RECIPES]
+BATCH = 8
+TRAIN_SIZE = 1000
+# Compiling and running a network on large images takes a CPU seconds: one recipe does, the others
+# are taken as far as XLA's input.
+STEPPED_AT_LARGE = ('imagenet',)
+LARGE = 100
+
+
+@pytest.fixture
+def load(tmp_path):
+    """load('imagenet') -> its config; `folder` gets one of three classes."""
+    for name in ('ant', 'bee', 'cat'):
+        (tmp_path / 'train' / name).mkdir(parents=True)
+
+    def run(name):
+        argument = f':{tmp_path}' if name == 'folder' else ''
+        return load_recipe(f'{ROOT}/configs/{name}.py{argument}')
+
+    return run
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """A network of 62 million parameters is not copied eight times."""
+    devices = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, 'local_devices', lambda: devices)
+    monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_valid(load, name):
+    config = load(name)
+    validate(config)
+    validate(config, devices=8)
+
+
+def test_folder_counts_the_classes(load, tmp_path):
+    config = load('folder')
+    assert config.num_classes == 3
+    assert config.data.name == f'folder:{tmp_path}'
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=NAMES)
+def test_docstring_names_its_command(path):
+    text = ' '.join(ast.get_docstring(ast.parse(path.read_text())).split())
+    assert 'python -m alexnet_jax.main ' in text
+    assert f'--config=configs/{path.name}' in text
+    assert '--workdir=runs/' in text
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=NAMES)
+def test_imports_little(path):
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    assert found <= {'ml_collections', 'os', 'alexnet_jax.config'}
+
+
+def make_batch(config):
+    """Random pixels and labels."""
+    rng = np.random.RandomState(0)
+    size = config.image_size
+    return {
+        'image': rng.randint(0, 256, (BATCH, size, size, 3), np.uint8),
+        'label': rng.randint(0, config.num_classes, BATCH).astype(np.int32),
+        'mask': np.ones(BATCH, np.float32),
+        'position': np.arange(BATCH, dtype=np.int32),
+        'color_shift': np.zeros((BATCH, 3), np.float32),
+    }
+
+
+def make_step(config):
+    model = variants.make_model(config)
+    schedule = optimizer.make_schedule(config, TRAIN_SIZE)
+    transform = optimizer.make_optimizer(config, schedule)
+    mean = np.full((config.image_size, config.image_size, 3), 127.5, np.float32)
+    return model, transform, steps.make_train_step(model, transform, mean, config.seed)
+
+
+def is_stepped(name, config):
+    return name in STEPPED_AT_LARGE or config.image_size < LARGE
+
+
+@pytest.mark.usefixtures('one_device')
+@pytest.mark.parametrize('name', NAMES)
+def test_one_step(load, name):
+    config = load(name)
+    if not is_stepped(name, config):
+        check_lowering(config)
+        return
+    model, transform, train_step = make_step(config)
+    state = steps.init_state(model, transform, config.image_size, config.seed)
+    before = jax.tree.map(np.copy, state.params)
+    state = jax.device_get(train_step(steps.replicate(state), make_batch(config)))
+    assert (state.step, state.metrics['examples']) == (1, BATCH)
+    assert state.metrics['bad_step'] == steps.NO_STEP
+    # Untrained, the network gives every class a like probability.
+    assert 0.5 < state.metrics['loss'] / BATCH / math.log(config.num_classes) < 2
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(state.params), strict=True
+    ):
+        assert np.isfinite(new).all(), path
+        assert (new != old).any(), path
+
+
+def check_lowering(config):
+    """The step can be traced, and computes in the dtype of the config."""
+    lowered = []
+
+    def record(function):
+        return lambda *args: lowered.append(function.lower(*args))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, '_compile_on_first_call', record)
+        model, transform, train_step = make_step(config)
+    image = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+    opt_state = jax.eval_shape(transform.init, params)
+    state = steps.TrainState(np.int32(0), params, opt_state, steps.zero_metrics())
+    # Zeros that take no memory: nothing is computed.
+    state = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), state)
+    train_step(state, make_batch(config))
+    text = lowered[0].as_text()
+    result = {'float32': 'xf32>', 'bfloat16': 'xbf16>'}[config.dtype]
+    convolutions = [line for line in text.splitlines() if 'stablehlo.convolution' in line]
+    convs = sum(isinstance(layer, variants.Conv) for layer in model.layers)
+    assert len(convolutions) >= 3 * convs - 1  # forward, by the weights and, but once, by the input
+    assert all(line.rstrip().endswith(result) for line in convolutions)

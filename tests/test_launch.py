@@ -1,0 +1,150 @@
+"""The launch scripts, run in a copy of the repository with a stand-in for Python."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / 'launch').rglob('*.sh'))
+
+# Makes a .venv that holds itself, and notes what it is called with, an argument a line.
+STAND_IN = """#!/usr/bin/env bash
+{ printf '%s\\n' "$(basename "$0")" "$@"; echo --; } >> "$CALLS"
+case "$*" in
+  '--version') echo Python 3.9.1 ;;
+  '-c '*) exit "${OLD:-0}" ;;
+  '-m venv '*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/ruff" ;;
+  '-m pip '*) exit "${PIP:-0}" ;;
+  '-m alexnet_jax.main '* | '-m pytest'*) exit "${MAIN:-0}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch('local.sh', ...) -> (the process, the calls of Python since the last launch)."""
+    copy = tmp_path / 'a copy'
+    shutil.copytree(ROOT / 'launch', copy / 'launch')
+    shutil.copytree(ROOT / 'configs', copy / 'configs')
+    (copy / 'tests').mkdir()
+    for name in ('requirements.txt', 'tests/requirements.txt'):
+        shutil.copy(ROOT / name, copy / name)
+    python, calls = tmp_path / 'python3', tmp_path / 'calls'
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+
+    def run(script, *args, **environment):
+        calls.write_text('')
+        done = subprocess.run(
+            ['bash', copy / 'launch' / script, *args],
+            cwd=tmp_path,
+            env=os.environ | {'PYTHON': str(python), 'CALLS': str(calls)} | environment,
+            capture_output=True,
+            text=True,
+        )
+        return done, [call.splitlines() for call in calls.read_text().split('--\n')[:-1]]
+
+    run.root = copy
+    return run
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
+def test_parses(script):
+    done = subprocess.run(['bash', '-n', script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+@pytest.mark.parametrize('name', ['local.sh', 'test.sh'])
+def test_stops_at_the_first_failure(name):
+    assert 'set -euo pipefail' in (ROOT / 'launch' / name).read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ('args', 'first'),
+    [
+        ([], ['--config=configs/quickstart.py', '--workdir=runs/quickstart']),
+        (
+            ['--config=configs/cifar10.py'],
+            ['--config=configs/cifar10.py', '--workdir=runs/cifar10'],
+        ),
+        (
+            ['--config=configs/folder.py:/my images/x.py'],
+            ['--config=configs/folder.py:/my images/x.py', '--workdir=runs/folder'],
+        ),
+        (
+            ['--workdir=/else where', '--config.seed=1'],
+            ['--config=configs/quickstart.py', '--workdir=/else where'],
+        ),
+        (
+            ["--config.edits=('no_lrn',)", '--config.batch_size=64'],
+            ['--config=configs/quickstart.py', '--workdir=runs/quickstart'],
+        ),
+    ],
+)  # fmt: skip
+def test_local(launch, args, first):
+    """The config and workdir come first, then all arguments as they were given."""
+    done, calls = launch('local.sh', *args)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert calls[-1] == ['python', '-m', 'alexnet_jax.main', *first, *args]
+
+
+def test_test(launch):
+    done, calls = launch('test.sh', '--all', '-k', 'a or b')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert calls[-3:] == [
+        ['ruff', 'check', '.'],
+        ['ruff', 'format', '--check', '.'],
+        ['python', '-m', 'pytest', '--all', '-k', 'a or b'],
+    ]
+
+
+def test_exit_code_is_passed_on(launch):
+    assert launch('local.sh', MAIN='3')[0].returncode == 3
+    assert launch('test.sh', MAIN='1')[0].returncode == 1
+
+
+class TestVenv:
+    def kinds(self, calls):
+        """What each call of Python was for."""
+        return [' '.join(call[1:3]) for call in calls if call[1] == '-m']
+
+    def test_is_made_and_filled_once(self, launch):
+        done, calls = launch('local.sh')
+        assert self.kinds(calls) == ['-m venv', '-m pip', '-m alexnet_jax.main']
+        pip = calls[2]
+        assert pip[-2:] == ['-r', 'requirements.txt']
+        assert 'installing into .venv: requirements.txt' in done.stdout
+        done, calls = launch('local.sh')
+        assert self.kinds(calls) == ['-m alexnet_jax.main']
+        assert done.stdout == ''
+
+    def test_is_shared(self, launch):
+        launch('local.sh')
+        _, calls = launch('test.sh')  # needs more
+        assert self.kinds(calls) == ['-m pip', '-m pytest']
+        assert calls[0][-4:] == ['-r', 'requirements.txt', '-r', 'tests/requirements.txt']
+        assert self.kinds(launch('local.sh')[1]) == ['-m alexnet_jax.main']
+        assert self.kinds(launch('test.sh')[1]) == ['-m pytest']
+
+    def test_follows_the_requirements(self, launch):
+        launch('local.sh')
+        (launch.root / 'requirements.txt').write_text('another\n')
+        assert self.kinds(launch('local.sh')[1]) == ['-m pip', '-m alexnet_jax.main']
+
+    def test_failed_install_is_tried_again(self, launch):
+        done, calls = launch('local.sh', PIP='1')
+        assert done.returncode == 1
+        assert self.kinds(calls) == ['-m venv', '-m pip']
+        assert self.kinds(launch('local.sh')[1]) == ['-m pip', '-m alexnet_jax.main']
+
+    def test_old_python(self, launch):
+        done, calls = launch('local.sh', OLD='1')
+        assert done.returncode == 2
+        assert done.stderr == (
+            'error: Python 3.9.1 found; 3.11 or newer is needed (set PYTHON=...)\n'
+        )
+        assert self.kinds(calls) == []
+        assert not (launch.root / '.venv').exists()

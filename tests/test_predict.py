@@ -1,0 +1,238 @@
+"""The printed probabilities against NumPy's softmax of the network's logits."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+from alexnet_jax import checkpoint, predict, variants, workdir
+from alexnet_jax.config import default_config
+from alexnet_jax.data import statistics
+from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.model import AlexNet, Conv, Dense, Dropout, MaxPool, ReLU
+
+NAMES = ['ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu']
+SIZE = 28
+TABLE = (
+    Conv('conv1', 4, 5, stride=2), ReLU(), MaxPool(3, 2),
+    Dense('fc2', 10), ReLU(), Dropout(0.5),
+    Dense('fc3', 9),
+)  # fmt: skip
+MODEL = AlexNet(TABLE)
+
+
+def random_params(rng):
+    """Parameters of a size at which the classes differ in probability."""
+    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), np.zeros((1, SIZE, SIZE, 3), np.float32))
+    return jax.tree.map(lambda s: rng.normal(0, 0.02, s.shape).astype('float32'), shapes['params'])
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    """make_run({'data.mean': ...}, ...) -> (workdir, mean, params by step): an untrained run."""
+    monkeypatch.setattr(workdir, '_locks', [])
+    monkeypatch.setitem(variants.VARIANTS, 'tiny', TABLE)
+
+    def make(values=None, names=NAMES, scores=((10, 0.5),)):
+        config = default_config()
+        config.variant, config.image_size, config.num_classes = 'tiny', SIZE, 9
+        config.data.eval_ops = f'decode|center_crop({SIZE})'
+        config.update_from_flattened_dict(values or {})
+        folder = tmp_path / 'run'
+        workdir.create(folder, config, names)
+        rng = np.random.RandomState(0)
+        image = rng.uniform(0, 255, (SIZE + 5, SIZE + 2, 3)).astype(np.float32)
+        found = statistics.Statistics(image, np.ones(3), np.eye(3), 'here')
+        statistics.save(folder / 'statistics.npz', found)
+        params = {}
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            for step, top1 in scores:
+                params[step] = random_params(rng)
+                checkpoints.save(step, {'params': params[step]}, {'top1': top1})
+        return folder, image[2 : 2 + SIZE, 1 : 1 + SIZE], params
+
+    yield make
+    for lock in workdir._locks:
+        lock.close()
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """photo(name, height, width) -> (path, pixels) of a PNG."""
+
+    def make(name='photo.png', height=SIZE + 4, width=SIZE + 6):
+        pixels = np.random.RandomState(len(name)).randint(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        return str(tmp_path / name), pixels
+
+    return make
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command('--flag=value', ...) -> stdout."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['predict', *map(str, args)])
+        with flagsaver.flagsaver():
+            predict.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def softmax(params, views, mean):
+    """Mean over the views of the class probabilities, in float64; views [V, H, W, 3]."""
+    images = (views.astype(np.float32) - mean).astype(np.float32)
+    logits = np.asarray(MODEL.apply({'params': params}, images), np.float64)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return (powers / powers.sum(1, keepdims=True)).mean(0)
+
+
+def check(found, expected, names=NAMES, count=5):
+    """The classes are those of the highest expected probabilities, in order."""
+    order = sorted(range(len(names)), key=lambda i: -expected[i])[:count]
+    assert [name for name, _ in found] == [names[i] for i in order]
+    np.testing.assert_allclose([p for _, p in found], expected[order], rtol=1e-4)
+
+
+def test_five_classes(make_run, photo):
+    folder, mean, params = make_run()
+    images = [photo('a.png'), photo('bb.jpeg.png')]
+    found = list(predict.predict(folder, [path for path, _ in images]))
+    for classes, (_, pixels) in zip(found, images, strict=True):
+        crop = pixels[2 : 2 + SIZE, 3 : 3 + SIZE]
+        check(classes, softmax(params[10], crop[None], mean))
+    assert found[0] != found[1]
+
+
+def test_best_checkpoint_and_not_the_newest(make_run, photo):
+    folder, mean, params = make_run(scores=((10, 0.5), (20, 0.75), (30, 0.25)))
+    path, pixels = photo(height=SIZE, width=SIZE)
+    (found,) = predict.predict(folder, [path])
+    check(found, softmax(params[20], pixels[None], mean))
+
+
+def test_no_mean(make_run, photo):
+    folder, _, params = make_run({'data.mean': 'none'})
+    (folder / 'statistics.npz').unlink()
+    path, pixels = photo(height=SIZE, width=SIZE)
+    (found,) = predict.predict(folder, [path])
+    check(found, softmax(params[10], pixels[None], 0))
+
+
+def test_ten_crop(make_run, photo):
+    ops = f'decode|center_crop({SIZE + 2})|ten_crop({SIZE})'
+    folder, mean, params = make_run({'data.eval_ops': ops})
+    path, pixels = photo(height=SIZE + 2, width=SIZE + 2)
+    corners = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
+    crops = [pixels[y : y + SIZE, x : x + SIZE] for y, x in corners]
+    views = np.stack(crops + [crop[:, ::-1] for crop in crops])
+    (found,) = predict.predict(folder, [path])
+    check(found, softmax(params[10], views, mean))
+
+
+def test_fewer_than_five_classes(make_run, photo):
+    folder, mean, params = make_run(names=NAMES[:3])
+    path, pixels = photo(height=SIZE, width=SIZE)
+    (found,) = predict.predict(folder, [path])
+    check(found, softmax(params[10], pixels[None], mean), NAMES[:3], count=3)
+
+
+# The command
+
+
+def test_table(make_run, photo, command):
+    folder, mean, params = make_run()
+    path, pixels = photo(height=SIZE, width=SIZE)
+    expected = softmax(params[10], pixels[None], mean)
+    first, *lines = command(f'--workdir={folder}', path).splitlines()
+    assert first == path
+    order = sorted(range(len(NAMES)), key=lambda i: -expected[i])[:5]
+    assert [line.split()[1] for line in lines] == [NAMES[i] for i in order]
+    for line, index in zip(lines, order, strict=True):
+        assert float(line.split('%')[0]) == pytest.approx(100 * expected[index], abs=0.011)
+        assert line == f'  {line.split("%")[0].strip():>6}%  {NAMES[index]}'
+
+
+def test_json(make_run, photo, command):
+    folder, mean, params = make_run()
+    images = [photo('a.png', SIZE, SIZE), photo('bb.png', SIZE, SIZE)]
+    lines = command('--json', f'--workdir={folder}', *(p for p, _ in images)).splitlines()
+    for line, (path, pixels) in zip(lines, images, strict=True):
+        record = json.loads(line)
+        assert record.keys() == {'image', 'classes'}
+        assert record['image'] == path
+        found = [(c['class'], c['probability']) for c in record['classes']]
+        check(found, softmax(params[10], pixels[None], mean))
+
+
+def refused(call, kind):
+    """The message of the error, which is of the kind with this exit code."""
+    with pytest.raises((BadInput, RunError)) as found:
+        call()
+    assert found.value.exit_code == kind
+    return str(found.value)
+
+
+def test_nothing_asked(command):
+    usage = 'usage: python -m alexnet_jax.predict --workdir=DIR IMAGE...'
+    assert refused(lambda: command('--workdir=x'), 2) == usage
+    assert refused(lambda: command('photo.jpg'), 2) == usage
+
+
+def test_no_run(command, photo, tmp_path):
+    path, _ = photo()
+    message = refused(lambda: command(f'--workdir={tmp_path}/nowhere', path), 2)
+    assert message.startswith(f'{tmp_path}/nowhere holds no run: ')
+
+
+def test_missing_image(make_run, command, photo, tmp_path, capsys):
+    folder, _, _ = make_run()
+    path, _ = photo()
+    missing = f'{tmp_path}/missing.jpg'
+    assert refused(lambda: command(f'--workdir={folder}', path, missing), 2) == (
+        f'image {missing} does not exist'
+    )
+    assert capsys.readouterr().out == ''  # told before the first image is looked at
+
+
+def test_text_called_jpg(make_run, command, photo, tmp_path):
+    folder, _, _ = make_run()
+    (tmp_path / 'text.jpg').write_text('not an image')
+    message = refused(lambda: command(f'--workdir={folder}', tmp_path / 'text.jpg'), 1)
+    assert message.startswith(f'{tmp_path}/text.jpg cannot be used: ')
+    assert '\n' not in message
+
+
+def test_image_of_another_size(make_run, command, photo):
+    folder, _, _ = make_run({'data.eval_ops': 'decode'})
+    path, _ = photo(height=30, width=40)
+    assert refused(lambda: command(f'--workdir={folder}', path), 2) == (
+        f"image {path} is 30 x 40 after data.eval_ops='decode', and the network takes 28 x 28; "
+        'resize it first'
+    )
+
+
+def test_no_checkpoint(make_run, command, photo):
+    folder, _, _ = make_run(scores=())
+    message = refused(lambda: command(f'--workdir={folder}', photo()[0]), 1)
+    assert message == f'{folder} has no checkpoint; train with --workdir={folder} first'
+
+
+def test_corrupt_checkpoint(make_run, command, photo):
+    folder, _, _ = make_run()
+    (folder / 'checkpoints/10/manifest.json').unlink()
+    message = refused(lambda: command(f'--workdir={folder}', photo()[0]), 1)
+    assert 'is corrupt (no manifest)' in message
+
+
+def test_no_statistics(make_run, command, photo):
+    folder, _, _ = make_run()
+    (folder / 'statistics.npz').write_bytes(b'PK damaged')
+    message = refused(lambda: command(f'--workdir={folder}', photo()[0]), 2)
+    assert message.startswith(f'{folder}/statistics.npz cannot be read: ')
