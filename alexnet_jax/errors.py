@@ -1,5 +1,7 @@
 """What can go wrong, by exit code. Commands print the message as one line and no traceback."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -38,17 +40,21 @@ class Interrupted(AlexNetError):
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run a command's `main`; an AlexNetError becomes one line on stderr and its exit code."""
+    """Run a command's `main`; an AlexNetError becomes a line on stderr and its exit code."""
     try:
         main()
+    except Interrupted as stop:
+        _stop(str(stop), stop.exit_code)
     except AlexNetError as error:
-        _stop(str(error), error.exit_code)
+        _stop(f'error: {error}', error.exit_code)
     except KeyboardInterrupt:  # before training began, or in a command that saves nothing
         _stop('interrupted', 130)
+    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+        os._exit(128 + signal.SIGPIPE)
     sys.exit(0)
 
 
-def _stop(message: str, exit_code: int) -> NoReturn:
+def _stop(line: str, exit_code: int) -> NoReturn:
     sys.stdout.flush()
-    print(f'error: {" ".join(message.split())}', file=sys.stderr)
+    print(' '.join(line.split()), file=sys.stderr)
     sys.exit(exit_code)

@@ -1,0 +1,111 @@
+"""Runs of `python -m alexnet_jax.main` on the digits, shortened, in processes of their own."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from alexnet_jax import checkpoint, steps
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TIMEOUT = 300  # seconds; a run takes some 10
+_numbers = itertools.count()
+
+# Large steps, and a rate that drops at step 9 and step 27, so that an update that is lost, doubled
+# or made at another rate shows.
+FLAGS = (
+    '--config=configs/quickstart.py',
+    '--config.optimizer.learning_rate=0.02',
+    '--config.optimizer.warmup_epochs=0.0',
+    '--config.optimizer.step_epochs=(0.4, 1.2)',
+)
+
+# Given here so that it holds with several processes too, where `steps` cannot set it: another
+# choice rounds otherwise, which near a tie of a pool is another gradient.
+YNN = f'--{steps._YNN}={steps.COMPILER_OPTIONS["cpu"][steps._YNN]}'
+
+
+class Run:
+    """A process that trains; `with` kills it at the end, whatever happens."""
+
+    def __init__(self, workdir: Path, cache: Path, *flags: str, devices: int = 1):
+        environ = os.environ | {
+            'JAX_PLATFORMS': 'cpu',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {YNN}',
+            'JAX_COMPILATION_CACHE_DIR': str(cache),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        }
+        command = [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, f'--workdir={workdir}', *flags]
+        self.errors = workdir.with_name(f'{workdir.name}.{next(_numbers)}.err')
+        with self.errors.open('w') as stderr:
+            self._process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+
+    def wait_for_step(self, step: int) -> None:
+        """Return when the line of a step, or of a later one, is printed."""
+        for line in self._process.stdout:
+            if line.startswith('step ') and int(line.split()[1].split('/')[0]) >= step:
+                return
+        raise AssertionError(f'ended before step {step}: {self.errors.read_text()}')
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def finish(self) -> tuple[int, str, str]:
+        """Exit code, what is left of standard output, standard error."""
+        output, _ = self._process.communicate(timeout=TIMEOUT)
+        return self._process.returncode, output, self.errors.read_text()
+
+    def __enter__(self) -> 'Run':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def train(workdir: Path, cache: Path, *flags: str, devices: int = 1) -> str:
+    """Run to the end; returns standard output."""
+    with Run(workdir, cache, *flags, devices=devices) as run:
+        code, output, errors = run.finish()
+    assert code == 0, errors
+    return output
+
+
+def records(workdir: Path, split: str | None = None) -> list[dict]:
+    """Of metrics.jsonl, without images_per_second, which differs from run to run."""
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    for record in found:
+        del record['images_per_second']
+    return [record for record in found if split in (None, record['split'])]
+
+
+def final_state(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, by its path; the checkpoint is verified."""
+    newest = checkpoint.find_steps(str(workdir))[0]
+    folder = epath.Path(workdir) / 'checkpoints' / str(newest)
+    assert checkpoint.find_corruption(folder) is None
+    tree = checkpoint._read(folder)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_state(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Equal bit for bit."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert found[name].tobytes() == value.tobytes(), name

@@ -1,0 +1,100 @@
+"""A tiny network and NumPy batches for it, for tests of the loop without the data pipeline."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax.config import default_config
+from alexnet_jax.model import LRN, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.steps import Batch
+
+IMAGE_SIZE = 8
+CLASSES = 10
+
+TINY = (
+    Conv('conv1', 6, 3, pad=1, std=0.1), ReLU(), LRN(alpha=0.1), MaxPool(3, 2),  # 8 -> 3
+    Dense('fc2', 16, std=0.1), ReLU(), Dropout(0.5),
+    Dense('fc3', CLASSES, std=0.1),
+)  # fmt: skip
+
+
+def config_of(**changes) -> ConfigDict:
+    """A config for TINY, under the name 'tiny'; keyword 'optimizer__momentum' sets a nested key."""
+    config = default_config()
+    config.variant = 'tiny'
+    config.num_classes = CLASSES
+    config.image_size = IMAGE_SIZE
+    config.batch_size = 16
+    config.optimizer.learning_rate = 0.001
+    config.optimizer.schedule = 'constant'
+    config.update_from_flattened_dict(
+        {key.replace('__', '.'): value for key, value in changes.items()}
+    )
+    return config
+
+
+class FakeData:
+    """Batches that are a pure function of the seed and the step.
+
+    Args:
+      config: its seed, batch_size, num_classes and image_size are read.
+      train_size, eval_size: examples of the splits.
+      on_batch: called with the step before its batch is yielded; may raise.
+      nan_step: the step whose color_shift is not a number.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        train_size: int = 48,
+        eval_size: int = 37,
+        on_batch=lambda step: None,
+        nan_step: int | None = None,
+    ):
+        self.config = config
+        self.train_size = train_size
+        self.eval_size = eval_size
+        self.on_batch = on_batch
+        self.nan_step = nan_step
+        self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
+
+    def load_statistics(self, workdir: str) -> None:
+        self.mean = np.full_like(self.mean, 127.5)
+
+    def train_batches(self, start_step: int) -> Iterator[Batch]:
+        step = start_step
+        while True:
+            step += 1
+            self.on_batch(step)
+            batch = make_batch(self.config, step)
+            if step == self.nan_step:
+                batch['color_shift'][0] = np.nan
+            yield batch
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """Padded to the batch size with label -1, which is masked out."""
+        size = self.config.batch_size
+        for first in range(0, self.eval_size, size):
+            batch = make_batch(self.config, 1_000_000 + first)
+            padding = first + np.arange(size) >= self.eval_size
+            label = np.where(padding, np.int32(-1), batch['label'])
+            mask = np.where(padding, np.float32(0), np.float32(1))
+            yield {'image': batch['image'], 'label': label, 'mask': mask}
+
+    def example_ids(self, step: int) -> list[str]:
+        first = (step - 1) * self.config.batch_size
+        return [f'fake:{i % self.train_size}' for i in range(first, first + self.config.batch_size)]
+
+
+def make_batch(config: ConfigDict, step: int) -> Batch:
+    """Random images, labels and colour shifts; nothing masked."""
+    rng = np.random.default_rng([config.seed, step])
+    b, size = config.batch_size, config.image_size
+    return {
+        'image': rng.integers(0, 256, (b, size, size, 3), np.uint8),
+        'label': rng.integers(0, config.num_classes, b, np.int32),
+        'mask': np.ones(b, np.float32),
+        'position': np.arange(b, dtype=np.int32),
+        'color_shift': rng.normal(0, 10, (b, 3)).astype(np.float32),
+    }

@@ -1,0 +1,360 @@
+"""What is kept, what is restored, and what happens to files that changed."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from etils import epath
+
+from alexnet_jax import checkpoint
+from alexnet_jax.checkpoint import Checkpoints, best_step, find_steps, load_params
+from alexnet_jax.errors import RunError
+from alexnet_jax.steps import TrainState, zero_metrics
+
+
+def state_of(seed: int, features: int = 5) -> TrainState:
+    rng = np.random.default_rng(seed)
+
+    def params():
+        return {
+            'conv1': {'kernel': np.float32(rng.normal(size=(3, 3, 3, 4)))},
+            'fc2': {
+                'kernel': np.float32(rng.normal(size=(16, features))),
+                'bias': np.float32(rng.normal(size=features)),
+            },
+        }
+
+    metrics = zero_metrics() | {'loss': np.float32(rng.normal()), 'top1': np.int32(seed)}
+    return TrainState(np.int32(seed), params(), (params(), np.int32(seed)), metrics)
+
+
+def save(workdir, *scores: float | None, first: int = 1) -> None:
+    """A checkpoint at steps first, first + 1, ... with these top-1 scores, None for no score."""
+    with Checkpoints(str(workdir)) as ckpt:
+        for step, top1 in enumerate(scores, start=first):
+            ckpt.save(step, state_of(step), None if top1 is None else {'top1': top1, 'top5': 0.5})
+
+
+def steps_in(workdir) -> list[int]:
+    return find_steps(str(workdir))
+
+
+def assert_restores(workdir, step: int) -> None:
+    """The newest checkpoint is of this step, bit for bit."""
+    with Checkpoints(str(workdir)) as ckpt:
+        assert ckpt.newest == step
+        found = ckpt.restore(state_of(0))
+    expected = state_of(step)
+    assert checkpoint.jax.tree.structure(found) == checkpoint.jax.tree.structure(expected)
+    leaves = checkpoint.jax.tree.leaves
+    for have, want in zip(leaves(found), leaves(expected), strict=True):
+        assert have.dtype == want.dtype
+        assert have.shape == want.shape
+        assert np.asarray(have).tobytes() == want.tobytes()
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    """A workdir with sound checkpoints of steps 1 and 2; copy it before you break it."""
+    folder = tmp_path_factory.mktemp('two')
+    save(folder, 0.1, 0.2)
+    return folder
+
+
+@pytest.fixture
+def workdir(two, tmp_path):
+    return shutil.copytree(two, tmp_path / 'run')
+
+
+# What is kept
+
+
+@pytest.mark.parametrize(
+    ('scores', 'kept', 'best'),
+    [
+        ((0.1, 0.2, 0.3), [3, 2, 1], 3),
+        ((0.1, 0.9, 0.2, 0.3, 0.2, 0.1), [6, 5, 4, 2], 2),
+        ((0.9, None, None, None, None), [5, 4, 3, 1], 1),
+        ((None, 0.1, None, None, None), [5, 4, 3, 2], 2),  # a score, however low, beats none
+        ((math.nan, 0.1, math.nan, math.nan, math.nan), [5, 4, 3, 2], 2),
+        ((0.5, 0.5, 0.1, 0.1, 0.1), [5, 4, 3, 2], 2),  # of equals the newest
+        ((None, None, None, None), [4, 3, 2], 4),
+    ],
+)
+def test_the_newest_three_and_the_best_are_kept(tmp_path, scores, kept, best):
+    save(tmp_path, *scores)
+    assert steps_in(tmp_path) == kept
+    assert best_step(str(tmp_path)) == best
+
+
+def test_the_best_of_an_earlier_start_is_kept(tmp_path):
+    save(tmp_path, 0.1, 0.9, 0.2)
+    save(tmp_path, 0.3, 0.3, 0.3, first=4)
+    assert steps_in(tmp_path) == [6, 5, 4, 2]
+
+
+def test_no_checkpoint_has_no_best(tmp_path):
+    with pytest.raises(RunError, match='has no checkpoint; train with --workdir='):
+        best_step(str(tmp_path))
+
+
+# What is restored
+
+
+def test_restore_is_bitwise(workdir):
+    assert_restores(workdir, 2)
+
+
+def test_a_new_workdir_has_no_newest(tmp_path):
+    with Checkpoints(str(tmp_path)) as ckpt:
+        assert ckpt.newest is None
+        assert ckpt.moved_aside == []
+
+
+def test_load_params(workdir):
+    found = load_params(str(workdir), 1)
+    expected = state_of(1).params
+    assert found.keys() == expected.keys()
+    checkpoint.jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_load_params_refuses_what_has_changed(workdir):
+    flip_a_byte(workdir / 'checkpoints' / '1')
+    with pytest.raises(RunError, match=r'checkpoints/1 is corrupt \(.* has changed\)'):
+        load_params(str(workdir), 1)
+
+
+def test_other_shapes_are_named(workdir):
+    with Checkpoints(str(workdir)) as ckpt, pytest.raises(RunError) as error:
+        ckpt.restore(state_of(2, features=7))
+    # Leaves are in the order of their names, so the bias is the first that differs.
+    assert "params['fc2']['bias'] is float32(5,), the network has float32(7,)" in str(error.value)
+
+
+def test_another_network_is_refused(workdir):
+    other = state_of(2)
+    other.params['fc9'] = other.params.pop('fc2')
+    with Checkpoints(str(workdir)) as ckpt, pytest.raises(RunError, match='of another network'):
+        ckpt.restore(other)
+
+
+# What has changed is moved aside
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def largest(folder):
+    return max(files(folder), key=lambda path: path.stat().st_size)
+
+
+def flip_a_byte(folder):
+    path = largest(folder)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return f'{path.relative_to(folder)} has changed'
+
+
+def truncate(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[:-1])
+    return f'{path.relative_to(folder)} has changed'
+
+
+def remove(folder):
+    path = largest(folder)
+    path.unlink()
+    return f'{path.relative_to(folder)} is missing'
+
+
+def add(folder):
+    (folder / 'default' / 'extra').write_text('')
+    return 'default/extra is not in the manifest'
+
+
+def change_the_score(folder):
+    (folder / 'metrics' / 'metrics').write_text(json.dumps({'top1': 1.0}))
+    return 'metrics/metrics has changed'
+
+
+def garble_the_manifest(folder):
+    (folder / 'manifest.json').write_text('{"default/d')
+    return 'unreadable manifest'
+
+
+def binary_manifest(folder):
+    (folder / 'manifest.json').write_bytes(b'\xff\xfe\x00')
+    return 'unreadable manifest'
+
+
+def wrong_manifest(folder):
+    (folder / 'manifest.json').write_text('[1, 2]')
+    return 'unreadable manifest'
+
+
+def remove_the_manifest(folder):
+    (folder / 'manifest.json').unlink()
+    return 'no manifest'
+
+
+def empty_newer_folder(folder):
+    (folder.parent / '999').mkdir()
+    return 'no manifest'
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        flip_a_byte,
+        truncate,
+        remove,
+        add,
+        change_the_score,
+        garble_the_manifest,
+        binary_manifest,
+        wrong_manifest,
+        remove_the_manifest,
+    ],
+)
+def test_what_has_changed_is_moved_aside_and_the_older_one_used(workdir, damage):
+    folder = workdir / 'checkpoints' / '2'
+    reason = damage(folder)
+    damaged = {path.relative_to(folder): path.read_bytes() for path in files(folder)}
+    with Checkpoints(str(workdir)) as ckpt:
+        (line,) = ckpt.moved_aside
+        assert ckpt.newest == 1
+    target = workdir / 'corrupt' / '2'
+    assert line == f'checkpoint {folder} is corrupt ({reason}); moved to {target}'
+    assert {path.relative_to(target): path.read_bytes() for path in files(target)} == damaged
+    assert_restores(workdir, 1)
+
+
+def test_an_empty_folder_is_not_the_newest(workdir):
+    empty_newer_folder(workdir / 'checkpoints' / '2')
+    assert_restores(workdir, 2)
+    assert (workdir / 'corrupt' / '999').is_dir()
+    save(workdir, 0.3, first=3)
+    assert_restores(workdir, 3)
+
+
+def test_two_corrupt_ones_of_a_step_are_both_kept(workdir):
+    flip_a_byte(workdir / 'checkpoints' / '2')
+    save(workdir, 0.2, first=2)  # made again
+    flip_a_byte(workdir / 'checkpoints' / '2')
+    assert_restores(workdir, 1)
+    assert sorted(p.name for p in (workdir / 'corrupt').iterdir()) == ['2', '2-2']
+
+
+def test_no_file_can_change_what_is_restored(two, tmp_path):
+    """Cut short any file of a checkpoint: the same values come back, or the older step's."""
+    names = [path.relative_to(two) for path in files(two / 'checkpoints' / '2')]
+    assert len(names) > 5
+    for number, name in enumerate(names):
+        workdir = shutil.copytree(two, tmp_path / str(number))
+        data = (workdir / name).read_bytes()
+        (workdir / name).write_bytes(data[: len(data) // 2])
+        is_hashed = str(name.relative_to('checkpoints/2')) not in checkpoint.UNHASHED
+        is_manifest = name.name == checkpoint.MANIFEST
+        changed = (is_hashed or is_manifest) and len(data) > 0
+        assert_restores(workdir, 1 if changed else 2)
+
+
+def test_no_sound_checkpoint_is_an_error(workdir):
+    flip_a_byte(workdir / 'checkpoints' / '1')
+    truncate(workdir / 'checkpoints' / '2')
+    with pytest.raises(RunError, match=r'no sound checkpoint in .*; run again to start over'):
+        Checkpoints(str(workdir))
+    with Checkpoints(str(workdir)) as ckpt:  # as it says
+        assert ckpt.newest is None
+
+
+def test_what_a_killed_save_left_is_no_checkpoint(workdir):
+    left = workdir / 'checkpoints' / '3.orbax-checkpoint-tmp'
+    shutil.copytree(workdir / 'checkpoints' / '2', left)
+    assert steps_in(workdir) == [2, 1]
+    assert_restores(workdir, 2)
+    save(workdir, 0.3, first=3)
+    assert_restores(workdir, 3)
+
+
+# A save that fails
+
+
+def test_a_save_that_fails_in_the_background_is_reported_and_the_earlier_stays(
+    workdir, monkeypatch
+):
+    def full(folder):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(checkpoint, 'write_manifest', full)
+    with pytest.raises(RunError, match=r'could not be saved: .*No space left on device'):  # noqa: PT012, SIM117
+        with Checkpoints(str(workdir)) as ckpt:
+            ckpt.save(3, state_of(3), {'top1': 0.9})
+            ckpt.wait()
+    monkeypatch.undo()
+    assert steps_in(workdir) == [2, 1]
+    assert_restores(workdir, 2)
+    save(workdir, 0.3, first=3)
+    assert_restores(workdir, 3)
+
+
+def test_the_next_save_reports_a_failure(workdir, monkeypatch):
+    def full(folder):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(checkpoint, 'write_manifest', full)
+    with pytest.raises(RunError, match='No space left on device'):  # noqa: PT012, SIM117
+        with Checkpoints(str(workdir)) as ckpt:
+            ckpt.save(3, state_of(3), None)
+            ckpt.save(4, state_of(4), None)
+            raise AssertionError('the second save did not report the first')
+
+
+def test_the_end_of_the_run_reports_a_failure(workdir, monkeypatch):
+    def full(folder):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(checkpoint, 'write_manifest', full)
+    with (
+        pytest.raises(RunError, match='No space left on device'),
+        Checkpoints(str(workdir)) as ckpt,
+    ):
+        ckpt.save(3, state_of(3), None)
+
+
+def test_a_folder_that_cannot_be_written(workdir):
+    folder = workdir / 'checkpoints'
+    with pytest.raises(RunError, match='checkpoint could not be saved'):  # noqa: PT012, SIM117
+        with Checkpoints(str(workdir)) as ckpt:
+            folder.rename(workdir / 'kept')
+            folder.write_text('a file in the way')
+            ckpt.save(3, state_of(3), None)
+            ckpt.wait()
+    folder.unlink()
+    (workdir / 'kept').rename(folder)
+    assert_restores(workdir, 2)
+
+
+def test_the_manifest_names_every_file(workdir):
+    folder = workdir / 'checkpoints' / '2'
+    manifest = json.loads((folder / 'manifest.json').read_text())
+    names = {str(path.relative_to(folder)) for path in files(folder)}
+    assert manifest.keys() == names - set(checkpoint.UNHASHED)
+    assert checkpoint.find_corruption(epath.Path(folder)) is None
+
+
+def test_scores_are_those_given(workdir):
+    assert checkpoint.read_scores(str(workdir), 2) == {'top1': 0.2, 'top5': 0.5}
+    save(workdir, None, first=3)
+    assert checkpoint.read_scores(str(workdir), 3) == {}
+
+
+def test_an_older_checkpoint_that_has_changed_is_moved_aside_too(workdir):
+    """Orbax reads the scores of all; a score that is no JSON would stop the run."""
+    (workdir / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('{"top1"')
+    assert_restores(workdir, 2)
+    assert steps_in(workdir) == [2]

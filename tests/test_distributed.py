@@ -1,0 +1,124 @@
+"""One device, eight devices, and two processes of two devices compute the same run."""
+
+import contextlib
+import signal
+import socket
+
+import numpy as np
+import pytest
+from cli_runs import Run, final_state, records, train
+
+from alexnet_jax.checkpoint import find_steps
+
+STEPS = 20
+FLAGS = (
+    '--config.epochs=0.9',  # 20 steps
+    '--config.log_every=1',
+    '--config.eval_every=20',
+    '--config.checkpoint_every=20',
+)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / 'compiled'
+
+
+@pytest.fixture(scope='module')
+def one_device(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp('devices') / 'one'
+    train(workdir, cache, *FLAGS)
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def eight_devices(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp('devices') / 'eight'
+    train(workdir, cache, *FLAGS, devices=8)
+    return workdir
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def two_processes(workdir, cache):
+    """The two processes of a run, two devices each."""
+    flags = (*FLAGS, f'--coordinator=127.0.0.1:{free_port()}', '--num_processes=2')
+    with (
+        Run(workdir, cache, *flags, '--process_id=0', devices=2) as first,
+        Run(workdir, cache, *flags, '--process_id=1', devices=2) as second,
+    ):
+        yield first, second
+
+
+@pytest.fixture(scope='module')
+def two_hosts(tmp_path_factory, cache):
+    """A run of two processes, of which SIGTERM reached one, then run again to its end."""
+    workdir = tmp_path_factory.mktemp('devices') / 'two'
+    seen = {}
+    with two_processes(workdir, cache) as (first, second):
+        first.wait_for_step(3)
+        second.signal(signal.SIGTERM)
+        seen['stopped'] = [first.finish(), second.finish()]
+    seen['saved'] = find_steps(str(workdir))
+    with two_processes(workdir, cache) as (first, second):
+        seen['finished'] = [first.finish(), second.finish()]
+    return workdir, seen
+
+
+def assert_same(found, expected) -> None:
+    """Step by step to 1e-5, counts of examples exactly, final weights to 1e-3 of the largest."""
+    assert [(r['step'], r['split']) for r in records(found)] == [
+        *((step, 'train') for step in range(1, STEPS + 1)),
+        (STEPS, 'eval'),
+    ]
+    for have, want in zip(records(found), records(expected), strict=True):
+        assert have['loss'] == pytest.approx(want['loss'], rel=1e-5)
+        assert have['examples'] == want['examples']
+        assert have['bad_images'] == 0
+    assert records(found, 'train')[0]['examples'] == 64
+    assert records(found, 'eval')[0]['examples'] == 360
+    have, want = final_state(found), final_state(expected)
+    assert have.keys() == want.keys()
+    for name, value in want.items():
+        if name.startswith("['params']"):
+            atol = 1e-3 * np.abs(value).max()
+            np.testing.assert_allclose(have[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+def test_the_run_learns(one_device):
+    """The update matters to the losses: they fall by more than rounding."""
+    losses = [r['loss'] for r in records(one_device, 'train')]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 1e-3
+
+
+def test_eight_devices_equal_one(one_device, eight_devices):
+    assert_same(eight_devices, one_device)
+
+
+def test_sigterm_to_one_process_stops_both_at_the_same_step(two_hosts):
+    _, seen = two_hosts
+    (step,) = seen['saved']
+    assert 3 <= step < STEPS
+    for code, _, errors in seen['stopped']:
+        assert code == 143, errors
+        assert errors.rstrip().endswith(f'stopped; step {step} is saved')
+
+
+def test_two_processes_equal_one(one_device, two_hosts):
+    workdir, seen = two_hosts
+    for code, _, errors in seen['finished']:
+        assert code == 0, errors
+    assert_same(workdir, one_device)
+
+
+def test_only_the_first_process_speaks(two_hosts):
+    _, seen = two_hosts
+    (_, first, _), (_, second, _) = seen['finished']
+    assert f'finished: {STEPS} steps' in first
+    assert 'continuing from the checkpoint' in first
+    assert [line for line in second.splitlines() if not line.startswith('[Gloo]')] == []

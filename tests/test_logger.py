@@ -1,0 +1,174 @@
+"""Records, the cut back to the restored step, TensorBoard's view, and the plain lines."""
+
+import json
+import time
+
+import pytest
+from etils import epath
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
+
+from alexnet_jax.logger import Log, read_records
+
+TRAIN = {'loss': 2.5, 'top1': 0.125, 'top5': 0.5, 'examples': 320, 'bad_images': 0}
+EVAL = {
+    'loss': 1.5,
+    'top1': 0.25,
+    'top5': 0.75,
+    'examples': 37,
+    'bad_images': 2,
+    'images_per_second': 80.0,
+}
+
+
+def open_log(folder, start: int = 0) -> Log:
+    """60 steps of 64 examples, 1,437 examples an epoch: the digits."""
+    return Log(str(folder), start, total=60, batch_size=64, train_size=1437)
+
+
+def scalars(folder) -> dict[tuple[str, int], float]:
+    """{(tag, step): value} over the event files, the later file counts."""
+    found = {}
+    for path in sorted(folder.glob('events.*')):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                number = tensor_util.make_ndarray(value.tensor).item()
+                found[value.tag, event.step] = number
+    return found
+
+
+def test_a_train_record(tmp_path):
+    with open_log(tmp_path) as log:
+        log.tick(1)
+        log.train(10, TRAIN, learning_rate=0.004)
+    (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    record = json.loads(line)
+    assert list(record)[:3] == ['step', 'epoch', 'split']
+    assert record.pop('images_per_second') > 0
+    expected = {'step': 10, 'epoch': 640 / 1437, 'split': 'train', 'learning_rate': 0.004}
+    assert record == TRAIN | expected
+
+
+def test_an_eval_record(tmp_path):
+    with open_log(tmp_path) as log:
+        log.eval(30, EVAL)
+    (record,) = read_records(epath.Path(tmp_path) / 'metrics.jsonl')
+    assert record == EVAL | {'step': 30, 'epoch': 1920 / 1437, 'split': 'eval'}
+
+
+def test_images_per_second_leaves_out_the_first_step_and_what_stops_the_clock(
+    tmp_path, monkeypatch
+):
+    now = 0.0
+    monkeypatch.setattr(time, 'perf_counter', lambda: now)
+    with open_log(tmp_path) as log:
+        log.tick(1)  # at 0 s; compiling took as long as it took
+        now = 9.0
+        log.train(10, TRAIN, 0.1)  # 9 steps in 9 s
+        now = 10.0
+        log.train(14, TRAIN, 0.1)  # 4 steps in 1 s
+        log.stop_clock()
+        now = 110.0
+        log.tick(15)
+        now = 112.0
+        log.train(20, TRAIN, 0.1)  # 5 steps in 2 s
+    records = read_records(epath.Path(tmp_path) / 'metrics.jsonl')
+    assert [record['images_per_second'] for record in records] == [64.0, 256.0, 160.0]
+
+
+def test_records_are_on_disk_as_they_are_written(tmp_path):
+    with open_log(tmp_path) as log:
+        log.eval(1, EVAL)
+        assert len(read_records(epath.Path(tmp_path) / 'metrics.jsonl')) == 1
+
+
+def write_steps(folder, *steps: int, start: int = 0, loss: float = 2.5) -> None:
+    with open_log(folder, start) as log:
+        for step in steps:
+            log.train(step, TRAIN | {'loss': loss}, 0.1)
+
+
+def test_a_resumed_run_is_cut_back_to_its_step(tmp_path):
+    write_steps(tmp_path, 10, 20, 30)
+    before = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    write_steps(tmp_path, 30, 40, start=20, loss=1.0)
+    after = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    assert after[:2] == before[:2]
+    assert [(r['step'], r['loss']) for r in map(json.loads, after[2:])] == [(30, 1.0), (40, 1.0)]
+
+
+@pytest.mark.parametrize('torn', ['{"step": 20, "epo', '{', '{"step": 20}garbage'])
+def test_a_last_line_that_was_torn_is_dropped(tmp_path, torn):
+    write_steps(tmp_path, 10)
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write(torn)
+    write_steps(tmp_path, 20, start=15)
+    assert [r['step'] for r in read_records(epath.Path(tmp_path) / 'metrics.jsonl')] == [10, 20]
+
+
+def test_tensorboard_shows_the_records(tmp_path):
+    with open_log(tmp_path) as log:
+        log.train(10, TRAIN, 0.004)
+        log.eval(30, EVAL)
+    found = scalars(tmp_path)
+    assert found['train/loss', 10] == 2.5
+    assert found['train/top1', 10] == 0.125
+    assert found['train/learning_rate', 10] == pytest.approx(0.004)
+    assert found['train/epoch', 10] == pytest.approx(640 / 1437)
+    assert found['eval/top5', 30] == 0.75
+    assert found['eval/examples', 30] == 37
+    assert ('train/loss', 30) not in found
+
+
+def test_tensorboard_is_told_what_the_cut_drops(tmp_path):
+    """A resumed run's file opens with SessionLog.START at its first step: later ones go."""
+    write_steps(tmp_path, 10)
+    (old,) = tmp_path.glob('events.*')
+    old.rename(tmp_path / 'old')  # files are named by the second
+    write_steps(tmp_path, 6, start=5)
+    (new,) = tmp_path.glob('events.*')
+    starts = [
+        event.step
+        for event in EventFileLoader(str(new)).Load()
+        if event.HasField('session_log') and event.session_log.status == event.session_log.START
+    ]
+    assert starts == [6]
+
+
+def test_the_plain_lines(tmp_path, capsys):
+    with open_log(tmp_path) as log:
+        log.say('hello')
+        log.train(10, TRAIN, 0.004)
+        log.eval(30, EVAL)
+    assert capsys.readouterr().out.splitlines() == [
+        'hello',
+        'step 10/60  epoch 0.4  train  loss 2.5000  top-1 12.50%  top-5 50.00%  rate 0.004',
+        'step 30/60  epoch 1.3  eval   loss 1.5000  top-1 25.00%  top-5 75.00%  80 images/s  '
+        'bad images 2',
+    ]
+
+
+def test_the_line_says_how_long_it_will_take(tmp_path, monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(time, 'perf_counter', lambda: now)
+    with open_log(tmp_path) as log:
+        log.tick(1)
+        now = 10.0
+        log.train(11, TRAIN, 0.1)  # a step a second, 49 to go
+    assert capsys.readouterr().out.endswith('64 images/s  rate 0.1  0:00:49 left\n')
+
+
+def test_the_evaluation_is_passed_through(tmp_path):
+    with open_log(tmp_path) as log:
+        assert list(log.track([1, 2, 3], examples=180)) == [1, 2, 3]
+
+
+def test_only_process_0_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('jax.process_index', lambda: 1)
+    with open_log(tmp_path) as log:
+        log.tick(1)
+        log.say('hello')
+        log.train(10, TRAIN, 0.1)
+        log.eval(10, EVAL)
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ''

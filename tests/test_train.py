@@ -1,0 +1,351 @@
+"""The loop: resumed against uninterrupted, divergence, weights of another run, finished runs."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import cli_runs
+import jax
+import numpy as np
+import optax
+import pytest
+from cli_runs import FLAGS, REPOSITORY, Run, assert_same_state, final_state, records
+from fake_data import TINY, FakeData, config_of
+from jax.experimental.compilation_cache import compilation_cache
+
+from alexnet_jax import steps, variants
+from alexnet_jax.checkpoint import best_step, find_steps, load_params
+from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
+from alexnet_jax.train import train_and_evaluate
+
+
+@pytest.fixture(scope='module', autouse=True)
+def tiny(cache):
+    """The variant 'tiny', and what was compiled kept between the runs of this module."""
+    threshold = 'jax_persistent_cache_min_compile_time_secs'
+    before = getattr(jax.config, threshold)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(variants.VARIANTS, 'tiny', TINY)
+        compilation_cache.set_cache_dir(str(cache))
+        jax.config.update(threshold, 0.0)
+        yield
+    jax.config.update(threshold, before)
+    jax.config.update('jax_compilation_cache_dir', None)
+    compilation_cache.reset_cache()
+
+
+def short_run(**changes):
+    """12 steps of 16 in 4 epochs of 48. The rate drops after steps 3 and 9."""
+    return config_of(
+        **{
+            'epochs': 4.0,
+            'log_every': 5,
+            'eval_every': 4,
+            'checkpoint_every': 2,
+            'optimizer__learning_rate': 0.005,
+            'optimizer__schedule': 'step',
+            'optimizer__step_epochs': (1.0, 3.0),
+        }
+        | changes
+    )
+
+
+def train(config, workdir, **data) -> None:
+    workdir.mkdir(exist_ok=True)
+    train_and_evaluate(config, str(workdir), FakeData(config, **data))
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'uninterrupted'
+    train(short_run(), workdir)
+    return workdir
+
+
+def assert_same_run(found, expected) -> None:
+    assert records(found) == records(expected)
+    assert_same_state(final_state(found), final_state(expected))
+
+
+def test_the_records_of_a_run(uninterrupted):
+    found = records(uninterrupted)
+    assert [(r['step'], r['split']) for r in found] == [
+        (4, 'eval'), (5, 'train'), (8, 'eval'), (10, 'train'), (12, 'train'), (12, 'eval'),
+    ]  # fmt: skip
+    assert [r['examples'] for r in found] == [37, 80, 37, 80, 32, 37]
+    rates = [r['learning_rate'] for r in found if r['split'] == 'train']
+    assert rates == pytest.approx([5e-4, 5e-5, 5e-5])
+    assert set(find_steps(str(uninterrupted))) >= {8, 10, 12}
+
+
+def test_training_reduces_the_loss(tmp_path):
+    """Batch 1 again and again is learnt by heart."""
+    config = short_run(epochs=20.0, optimizer__schedule='constant', optimizer__learning_rate=0.01)
+    data = FakeData(config)
+    first = next(data.train_batches(0))
+    data.train_batches = lambda start: iter(lambda: first, None)
+    train_and_evaluate(config, str(tmp_path), data)
+    losses = [r['loss'] for r in records(tmp_path, 'train')]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def stop_at(step: int):
+    return lambda s: signal.raise_signal(signal.SIGTERM) if s == step else None
+
+
+def fail_at(step: int):
+    def fail(s: int) -> None:
+        if s == step:
+            raise RunError(f'cannot read the batch of step {s}')
+
+    return fail
+
+
+@pytest.mark.parametrize('step', [1, 4, 7, 11])
+def test_stopped_and_resumed(tmp_path, uninterrupted, step):
+    """The signal comes as the batch is asked for: the step is done and saved."""
+    with pytest.raises(Interrupted, match=f'stopped; step {step} is saved') as stopped:
+        train(short_run(), tmp_path, on_batch=stop_at(step))
+    assert stopped.value.exit_code == 143
+    assert find_steps(str(tmp_path))[0] == step
+    train(short_run(), tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_sigint_stops_as_well(tmp_path):
+    def interrupt(step: int) -> None:
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted) as stopped:
+        train(short_run(), tmp_path, on_batch=interrupt)
+    assert stopped.value.exit_code == 130
+    assert find_steps(str(tmp_path)) == [3, 2]
+
+
+@pytest.mark.parametrize(('step', 'saved'), [(1, None), (6, 4), (8, 6), (12, 10)])
+def test_failed_and_resumed(tmp_path, uninterrupted, step, saved):
+    """Steps after the last checkpoint are done again: the same records, each once."""
+    with pytest.raises(RunError, match=f'step {step}'):
+        train(short_run(), tmp_path, on_batch=fail_at(step))
+    assert next(iter(find_steps(str(tmp_path))), None) == saved
+    train(short_run(), tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_stopped_again_and_again(tmp_path, uninterrupted):
+    for step in (2, 3, 9):
+        with pytest.raises(Interrupted):
+            train(short_run(), tmp_path, on_batch=stop_at(step))
+    train(short_run(), tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_a_corrupt_checkpoint_costs_steps_and_nothing_else(tmp_path, uninterrupted, capsys):
+    with pytest.raises(Interrupted):
+        train(short_run(), tmp_path, on_batch=stop_at(7))
+    (tmp_path / 'checkpoints' / '7' / 'manifest.json').unlink()
+    train(short_run(), tmp_path)
+    output = capsys.readouterr().out
+    assert 'checkpoints/7 is corrupt (no manifest)' in output
+    assert 'continuing from the checkpoint of step 6' in output
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_another_log_every_changes_no_weight(tmp_path, uninterrupted):
+    train(short_run(log_every=1), tmp_path)
+    found, expected = final_state(tmp_path), final_state(uninterrupted)
+    for name in found:
+        if not name.startswith("['metrics']"):
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+# A run that is finished
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tmp_path, capsys):
+    train(short_run(), tmp_path)
+    before, state = (tmp_path / 'metrics.jsonl').read_bytes(), final_state(tmp_path)
+    capsys.readouterr()
+    train(short_run(), tmp_path, on_batch=fail_at(13))
+    assert 'finished: 12 steps' in capsys.readouterr().out
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+    assert_same_state(final_state(tmp_path), state)
+
+
+def test_more_epochs_continue(tmp_path, uninterrupted):
+    """6 steps, then 12: the weights of 12 steps. Step 6 has records of its own."""
+    train(short_run(epochs=2.0), tmp_path)
+    train(short_run(), tmp_path)
+    found, expected = final_state(tmp_path), final_state(uninterrupted)
+    for name in found:
+        if not name.startswith("['metrics']"):
+            np.testing.assert_array_equal(found[name], expected[name])
+    evals = [r for r in records(tmp_path, 'eval') if r['step'] != 6]
+    assert evals == records(uninterrupted, 'eval')
+
+
+# A run that diverges
+
+
+def test_the_first_bad_step_is_named(tmp_path):
+    """Not a number at step 5, seen at the train record of step 6."""
+    config = short_run(log_every=3)
+    with pytest.raises(Diverged) as error:
+        train(config, tmp_path, nan_step=5)
+    message = str(error.value)
+    assert 'not finite at step 5, learning rate 0.0005, examples fake:16 fake:17' in message
+    record = json.loads((tmp_path / 'diverged.json').read_text())
+    assert record['step'] == 5
+    assert record['learning_rate'] == pytest.approx(0.0005)
+    assert record['examples'] == [f'fake:{i}' for i in range(16, 32)]
+    assert find_steps(str(tmp_path)) == [4, 2]
+    assert [r['step'] for r in records(tmp_path, 'train')] == [3]
+
+
+def test_a_run_that_has_diverged_is_not_saved(tmp_path):
+    """No record is due before the checkpoint of step 6."""
+    with pytest.raises(Diverged, match='at step 5'):
+        train(short_run(log_every=100), tmp_path, nan_step=5)
+    assert find_steps(str(tmp_path)) == [4, 2]
+
+
+def test_a_huge_rate_diverges_with_exit_code_3(tmp_path, capsys):
+    config = short_run(optimizer__learning_rate=1e9, optimizer__schedule='constant', log_every=1)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: train(config, tmp_path))
+    assert ended.value.code == 3
+    finite = records(tmp_path, 'train')
+    assert all(np.isfinite(r['loss']) for r in finite)
+    first_bad = len(finite) + 1
+    assert f'not finite at step {first_bad}, learning rate 1e+09' in capsys.readouterr().err
+    assert all(step < first_bad for step in find_steps(str(tmp_path)))
+
+
+# Weights of another run
+
+
+def test_init_from_takes_the_weights_but_a_head_of_another_size(tmp_path, uninterrupted, capsys):
+    """One step at a rate that moves nothing shows what the run started from."""
+    config = short_run(
+        init_from=str(uninterrupted),
+        num_classes=7,
+        epochs=1 / 3,
+        optimizer__learning_rate=1e-30,
+    )
+    train(config, tmp_path)
+    found = load_params(str(tmp_path), 1)
+    best = best_step(str(uninterrupted))
+    theirs = load_params(str(uninterrupted), best)
+    for layer in ('conv1', 'fc2'):
+        jax.tree.map(np.testing.assert_array_equal, found[layer], theirs[layer])
+    fresh = steps.init_state(variants.make_model(config), optax.identity(), 8, config.seed).params
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-20), found['fc3'], fresh['fc3']
+    )
+    output = capsys.readouterr().out
+    assert f'fc3 has another size than in {uninterrupted}: it starts afresh' in output
+    assert f'starting from the weights of {uninterrupted}, step {best}' in output
+
+
+def test_init_from_a_network_without_a_layer(tmp_path, uninterrupted, capsys):
+    renamed = (*TINY[:-1], variants.dataclasses.replace(TINY[-1], name='head'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(variants.VARIANTS, 'tiny', renamed)
+        train(short_run(init_from=str(uninterrupted), epochs=1 / 3), tmp_path)
+    assert f'head is not in {uninterrupted}: it starts afresh' in capsys.readouterr().out
+
+
+def test_init_from_is_not_used_again(tmp_path, uninterrupted):
+    """A run that continues has weights of its own."""
+    straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
+    config = short_run(init_from=str(uninterrupted))
+    train(config, straight)
+    with pytest.raises(Interrupted):
+        train(config, stopped, on_batch=stop_at(5))
+    train(config, stopped)
+    assert_same_run(stopped, straight)
+    assert records(straight) != records(uninterrupted)
+
+
+# The command, killed
+
+
+REAL = (
+    '--config.epochs=1.8',  # 40 steps
+    '--config.log_every=3',
+    '--config.eval_every=20',
+    '--config.checkpoint_every=5',
+)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / 'compiled'
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp('command') / 'straight'
+    cli_runs.train(workdir, cache, *REAL)
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory, cache, straight):
+    """A run that SIGTERM, then SIGKILL ended, then finished: (workdir, what was seen)."""
+    workdir = tmp_path_factory.mktemp('command') / 'killed'
+    seen = {}
+    with Run(workdir, cache, *REAL) as run:
+        run.wait_for_step(6)
+        run.signal(signal.SIGSTOP)
+        seen['second'] = subprocess.run(
+            [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *REAL, f'--workdir={workdir}'],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=cli_runs.TIMEOUT,
+            check=False,
+        )
+        run.signal(signal.SIGTERM)
+        run.signal(signal.SIGCONT)
+        seen['terminated'] = run.finish()
+        seen['saved'] = find_steps(str(workdir))
+    with Run(workdir, cache, *REAL) as run:
+        run.wait_for_step(24)
+        run.signal(signal.SIGKILL)
+        seen['killed'] = run.finish()
+    seen['last'] = cli_runs.train(workdir, cache, *REAL)
+    return workdir, seen
+
+
+def test_a_second_run_in_the_workdir_is_refused(killed):
+    _, seen = killed
+    assert seen['second'].returncode == 2
+    assert 'is in use by another run' in seen['second'].stderr
+    assert 'Traceback' not in seen['second'].stderr
+
+
+def test_sigterm_saves_the_step_and_ends_with_143(killed):
+    _, seen = killed
+    code, _, errors = seen['terminated']
+    step = seen['saved'][0]
+    assert code == 143
+    assert 6 <= step < 20
+    assert errors.rstrip().endswith(f'stopped; step {step} is saved')
+
+
+def test_sigkill_costs_the_steps_since_the_checkpoint(killed):
+    _, seen = killed
+    assert seen['killed'][0] == -signal.SIGKILL
+    assert 'continuing from the checkpoint of step' in seen['last']
+
+
+def test_what_was_killed_is_what_ran_through(killed, straight):
+    workdir, _ = killed
+    assert_same_run(workdir, straight)
+    train_steps = [r['step'] for r in records(workdir, 'train')]
+    assert train_steps == [*range(3, 40, 3), 40]
+    assert [r['step'] for r in records(workdir, 'eval')] == [20, 40]
+    assert [r['examples'] for r in records(workdir, 'eval')] == [360, 360]
