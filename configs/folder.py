@@ -4,6 +4,9 @@
 
 Images are read from PATH/train/<class>/ and PATH/validation/<class>/ (JPEG or PNG, any case); the
 classes are the folders of PATH/train.
+
+The paper's initial weights and rate stand still on small sets (ten classes, 5,000 images: a loss
+of ln 10 after 60 steps), so this starts from He's weights, `he_init`, at a fifth of the rate.
 """
 
 import os
@@ -34,7 +37,7 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
     c.data.train_ops = to_256 + 'random_crop(227)|random_mirror'
     c.data.eval_ops = to_256 + 'center_crop(227)'
 
-    c.optimizer.learning_rate = 0.01
+    c.optimizer.learning_rate = 0.002
     c.optimizer.schedule = 'cosine'
     c.optimizer.warmup_epochs = 1.0
     return c
