@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from absl import logging
+
 
 class AlexNetError(Exception):
     """Base of the errors below. Its message says what was found, what is allowed and what to do."""
@@ -41,6 +43,7 @@ class Interrupted(AlexNetError):
 
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main`; an AlexNetError becomes a line on stderr and its exit code."""
+    logging.set_verbosity(logging.FATAL)  # the libraries' notes and tracebacks: ours says it once
     try:
         main()
     except Interrupted as stop:

@@ -107,6 +107,14 @@ def test_restore_is_bitwise(workdir):
     assert_restores(workdir, 2)
 
 
+def test_a_workdir_relative_to_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save('runs/x', 0.5)
+    assert_restores('runs/x', 1)
+    assert best_step('runs/x') == 1
+    load_params('runs/x', 1)
+
+
 def test_a_new_workdir_has_no_newest(tmp_path):
     with Checkpoints(str(tmp_path)) as ckpt:
         assert ckpt.newest is None
