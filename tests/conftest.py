@@ -17,14 +17,6 @@ def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the full counts of expensive tests')
 
 
-def pytest_collection_modifyitems(config, items):
-    if config.getoption('--all'):
-        return
-    for item in items:
-        if 'slow' in item.keywords:
-            item.add_marker(pytest.mark.skip(reason='full count: runs with --all'))
-
-
 @pytest.fixture(scope='session')
 def full(request) -> bool:
     """Whether the full counts were asked for (`--all`), instead of a small seeded dose."""

@@ -132,7 +132,7 @@ def check_lowering(config):
         return lambda *args: lowered.append(function.lower(*args))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, '_compile_on_first_call', record)
+        patch.setattr(steps, '_executable', record)
         model, transform, train_step = make_step(config)
     image = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)['params']

@@ -1,0 +1,35 @@
+"""kill -9 at random moments: nothing is lost but the work since the last checkpoint."""
+
+import random
+import signal
+import time
+
+import cli_runs
+
+FLAGS = (
+    '--config.epochs=4',  # 90 steps
+    '--config.log_every=3',
+    '--config.eval_every=30',
+    '--config.checkpoint_every=10',
+)
+
+
+def test_killed_at_random_moments_equals_uninterrupted(tmp_path, full):
+    kills = 20 if full else 3
+    rng = random.Random(0)
+    cache = tmp_path / 'compiled'
+    cli_runs.train(tmp_path / 'whole', cache, *FLAGS)
+    for step in sorted(rng.choices(range(1, 88), k=kills)):
+        with cli_runs.Run(tmp_path / 'killed', cache, *FLAGS) as run:
+            run.wait_for_step(step)
+            time.sleep(rng.uniform(0, 0.3))  # into a step, a save or an evaluation
+            run.signal(signal.SIGKILL)
+            run.finish()
+    cli_runs.train(tmp_path / 'killed', cache, *FLAGS)
+
+    whole, killed = (cli_runs.records(tmp_path / name) for name in ('whole', 'killed'))
+    assert [r['step'] for r in killed if r['split'] == 'train'] == list(range(3, 91, 3))
+    assert killed == whole
+    cli_runs.assert_same_state(
+        cli_runs.final_state(tmp_path / 'killed'), cli_runs.final_state(tmp_path / 'whole')
+    )
