@@ -100,6 +100,39 @@ def _header_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tuple(tf.unstack(tf.ensure_shape(size, [2])))
 
 
+@dataclasses.dataclass(frozen=True)
+class DecodeRaw(Op):
+    """The bare uint8 pixels of a prepared set, row by row. Ops name it `decode`, as for JPEG."""
+
+    fixes_size = True
+    height: int
+    width: int
+
+    def __call__(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        length = tf.strings.length(encoded)
+        expected = self.height * self.width * 3
+        encoded = _require(
+            encoded,
+            length == expected,
+            'it has {} bytes, where {} x {} pixels have {}',
+            *(length, self.height, self.width, expected),
+        )
+        return tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [self.height, self.width, 3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(Op):
+    """Keeps the place of an op that would change nothing: seeds depend on the places.
+
+    It stands only where all images have one size already.
+    """
+
+    fixes_size = True
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return image
+
+
 def _resize(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     image = tf.image.resize(image, tf.stack([height, width]))  # bilinear, half-pixel centres
     return tf.cast(tf.round(image), tf.uint8)

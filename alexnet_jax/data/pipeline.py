@@ -16,7 +16,7 @@ from etils import epath
 
 from alexnet_jax.data import statistics
 from alexnet_jax.data.image_ops import BadImage, PCAShift, TenCrop, require_size
-from alexnet_jax.data.preprocess import Chain, clean, parse
+from alexnet_jax.data.preprocess import Chain, clean, fit, parse
 from alexnet_jax.data.reader import PADDING, Reader
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
@@ -25,11 +25,13 @@ FOREVER = 2**62
 SIZE_PROBES = 16  # examples whose sizes are compared when no op fixes the size
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)  # batches touch an epoch and the next
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of an epoch, int64 [size]."""
+    """The order of an epoch, int32 [size], or int64 where that is too small."""
+    order = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
     # RandomState's streams are frozen by NumPy's compatibility policy; Generator's are not.
-    return np.random.RandomState([seed, epoch]).permutation(size)
+    np.random.RandomState([seed, epoch]).shuffle(order)
+    return order
 
 
 class Data:
@@ -71,9 +73,11 @@ class Data:
                 f'{config.num_classes}; set --config.num_classes={len(self.class_names)}'
             )
         self.train_size, self.eval_size = len(source.train), len(source.eval)
-        decode = Chain(self.train_chain.ops[:1])
-        self._train = Reader(source.train, decode, config.data.on_bad_image)
-        self._eval = Reader(source.eval, decode, config.data.on_bad_image)
+        self.train_chain = fit(self.train_chain, source.train)
+        self.eval_chain = fit(self.eval_chain, source.eval)
+        on_bad_image = config.data.on_bad_image
+        self._train = Reader(source.train, Chain(self.train_chain.ops[:1]), on_bad_image)
+        self._eval = Reader(source.eval, Chain(self.eval_chain.ops[:1]), on_bad_image)
         if source.eval.read(np.array([0]))[1][0] < 0:
             raise BadInput(
                 f'the split {config.data.eval_split} of {config.data.name} has no labels'
@@ -94,6 +98,7 @@ class Data:
     def load_statistics(self, workdir: str | epath.Path) -> None:
         """Load the mean image and colour axes from the workdir, or compute them if not there.
 
+        A prepared set brings its own, which are copied if the ops leave its images as they are.
         Process 0 computes and writes `statistics.npz`; the others wait for it. Does nothing if
         neither data.mean nor an op needs them.
 
@@ -104,12 +109,14 @@ class Data:
         needs_mean = self.config.data.mean == 'image'
         if not needs_mean and not self.train_chain.has(PCAShift):
             return
+        prefix = self.train_chain.prefix
         found = statistics.load_or_compute(
             epath.Path(workdir) / 'statistics.npz',
             self._train,
-            self.train_chain.prefix,
+            prefix,
             self._mean_size() if needs_mean else None,
             self.process_index,
+            self._train.split.statistics if prefix.decodes_only else None,
         )
         self._axes = found.axes
         if needs_mean:
@@ -166,7 +173,7 @@ class Data:
             permutation(self.config.seed, int(epoch), self.train_size)[places[epochs == epoch]]
             for epoch in np.unique(epochs)
         ]
-        return np.concatenate(indices), epochs
+        return np.concatenate(indices).astype(np.int64), epochs
 
     def _train_plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         return self._items(self._positions((step - 1) * self.config.batch_size))

@@ -18,11 +18,17 @@ from alexnet_jax.data.image_ops import (
     OPS,
     SIGNATURES,
     BadImage,
+    CenterCrop,
     Decode,
+    DecodeRaw,
+    Identity,
     Op,
     PCAShift,
+    Resize,
+    ResizeShort,
     TenCrop,
 )
+from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import BadInput, RunError
 
 
@@ -78,8 +84,44 @@ class Chain:
         """Whether all images come out in one size, whatever their own."""
         return any(op.fixes_size for op in self.ops)
 
+    @property
+    def decodes_only(self) -> bool:
+        """Whether images come out with the exact pixels that they are stored with."""
+        exact = isinstance(self.ops[0], DecodeRaw) or self.ops[0].mode == 'exact'
+        return exact and all(isinstance(op, Identity) for op in self.ops[1:])
+
     def has(self, kind: type[Op]) -> bool:
         return any(isinstance(op, kind) for op in self.ops)
+
+
+def fit(chain: Chain, split: Split) -> Chain:
+    """The chain that does the same to the images of a split in fewer ops.
+
+    Where the split guarantees the size of its images, an op that only brings them to that size
+    becomes Identity, exactly; where its records are bare pixels, decode becomes DecodeRaw.
+    """
+    if split.image_shape is None:
+        return chain
+    height, width, _ = split.image_shape
+    decode, *rest = chain.ops
+    fitted = [DecodeRaw(height, width) if split.raw_shape else decode]
+    unchanged = itertools.takewhile(
+        lambda op: isinstance(op, PCAShift) or _keeps(op, height, width), rest
+    )
+    fitted += [op if isinstance(op, PCAShift) else Identity() for op in unchanged]
+    return Chain((*fitted, *chain.ops[len(fitted) :]))
+
+
+def _keeps(op: Op, height: int, width: int) -> bool:
+    """Whether an op gives images of this size back as they are."""
+    match op:
+        case ResizeShort(size):
+            return min(height, width) == size
+        case Resize(to_height, to_width):
+            return (height, width) == (to_height, to_width or to_height)
+        case CenterCrop(size):
+            return height == width == size
+    return False
 
 
 def parse(text: str, max_pixels: int = MAX_PIXELS) -> Chain:

@@ -5,6 +5,7 @@ pure function of s, are run once more one by one to find the culprits.
 """
 
 import atexit
+import math
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -39,30 +40,41 @@ class Reader:
     """Reads one split in batches.
 
     Attributes:
-      bad: indices of the examples found not to decode; they are masked out of every batch.
+      bad: the examples found not to decode, index -> reason; they are masked out of every batch.
       shape: of the first sound example once decoded, (h, w, 3).
     """
 
-    def __init__(self, split: Split, decode: Chain, on_bad_image: str):
+    def __init__(
+        self,
+        split: Split,
+        decode: Chain,
+        on_bad_image: str,
+        flag: str = '--config.data.on_bad_image',
+    ):
         """Decodes the first sound example.
 
         Args:
           split: the examples.
           decode: a chain of the decode op alone.
           on_bad_image: 'stop' or 'skip'.
+          flag: what to type to change that, for messages.
 
         Raises:
           RunError: it does not decode and on_bad_image is 'stop', or over 1 % do not.
         """
         self.split = split
         self.skip = on_bad_image == 'skip'
-        self.bad: set[int] = set()
+        self.flag = flag
+        self.bad: dict[int, str] = {}
         self.first = 0
         while reason := self._fault(self.first, lambda *args: {'image': decode(*args)[0]}):
             self._record({self.first: reason})
             self.first += 1
         self.shape = tuple(decode(self.encoded(self.first))[0].shape)
-        self.placeholder = encode_png(np.zeros(self.shape, np.uint8))
+        if split.raw_shape:
+            self.placeholder = bytes(math.prod(self.shape))
+        else:
+            self.placeholder = encode_png(np.zeros(self.shape, np.uint8))
 
     def encoded(self, index: int) -> bytes:
         """The bytes of one example."""
@@ -160,7 +172,7 @@ class Reader:
         index, reason = next(iter(faults.items()))
         example = f'{self.split.name(index)} cannot be used: {reason}'
         if not self.skip:
-            raise RunError(f'{example}. Fix or remove it, or set --config.data.on_bad_image=skip')
+            raise RunError(f'{example}. Fix or remove it, or set {self.flag}=skip')
         self.bad.update(faults)
         if len(self.bad) > MAX_BAD * len(self.split):
             names = ', '.join(self.split.name(i) for i in sorted(self.bad)[:5])

@@ -1,26 +1,31 @@
-"""Open the dataset that a config names: digits, a TFDS dataset or an image folder."""
+"""Open the dataset that a config names: digits, a TFDS dataset, a folder or a prepared set."""
 
+import hashlib
 from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 from etils import epath
 
+from alexnet_jax.data.prepared import open_prepared
 from alexnet_jax.data.splits import FolderSplit, MemorySplit, Source, encode_png
 from alexnet_jax.data.tfds_source import open_tfds
 from alexnet_jax.errors import BadInput
 
-FORMS = 'digits, tfds:NAME[/CONFIG][:VERSION] (e.g. tfds:cifar10), folder:PATH'
+FORMS = 'digits, tfds:NAME[/CONFIG][:VERSION] (e.g. tfds:cifar10), folder:PATH, prepared:DIR'
 EXTENSIONS = ('.jpg', '.jpeg', '.png')
 DIGITS_TEST = 360  # of 1,797
 
 
-def open_source(config_data: ml_collections.ConfigDict, process_index: int = 0) -> Source:
+def open_source(
+    config_data: ml_collections.ConfigDict, process_index: int = 0, manual_dir: str | None = None
+) -> Source:
     """Open the dataset that `config.data` names.
 
     Args:
       config_data: `config.data`; reads name, data_dir, train_split and eval_split.
       process_index: process 0 downloads and prepares a TFDS dataset, the others wait for it.
+      manual_dir: the folder of the archives of a TFDS dataset that are fetched by hand.
 
     Raises:
       BadInput: an unknown kind, dataset or split, or a folder that is not laid out as expected.
@@ -31,9 +36,11 @@ def open_source(config_data: ml_collections.ConfigDict, process_index: int = 0) 
     if config_data.name == 'digits':
         return _open_digits(splits)
     if kind == 'tfds' and rest:
-        return open_tfds(rest, config_data.data_dir, splits, process_index)
+        return open_tfds(rest, config_data.data_dir, splits, process_index, manual_dir)
     if kind == 'folder' and rest:
         return _open_folder(epath.Path(rest), splits)
+    if kind == 'prepared' and rest:
+        return open_prepared(epath.Path(rest), splits)
     raise BadInput(f'data.name={config_data.name!r} is no known source; allowed: {FORMS}')
 
 
@@ -65,10 +72,10 @@ def _open_folder(root: epath.Path, splits: Sequence[str]) -> Source:
         raise BadInput(f'{train} has one class folder only, {classes[0]}; it needs two or more')
     if unknown := sorted(set(_class_folders(evaluation, 'eval_split')) - set(classes)):
         raise BadInput(f'{evaluation / unknown[0]} is of a class that {train} does not have')
-    return Source(
-        tuple(classes),
-        *(FolderSplit(path, *_list_files(path, classes)) for path in (train, evaluation)),
-    )
+    opened = [FolderSplit(path, *_list_files(path, classes)) for path in (train, evaluation)]
+    listing = '\n'.join(file for split in opened for file in split.files)
+    digest = hashlib.sha256(listing.encode('utf-8', 'surrogateescape')).hexdigest()
+    return Source(tuple(classes), *opened, f'file names of SHA-256 {digest[:16]}')
 
 
 def _class_folders(path: epath.Path, key: str) -> list[str]:

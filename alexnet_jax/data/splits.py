@@ -7,7 +7,7 @@ data order is arithmetic and resuming costs nothing.
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from etils import epath
@@ -15,7 +15,17 @@ from PIL import Image
 
 
 class Split(Protocol):
-    """Random access to the encoded examples of a split."""
+    """Random access to the encoded examples of a split.
+
+    Attributes:
+      image_shape: of every image once decoded, (h, w, 3), where the split guarantees one.
+      raw_shape: likewise, where a record is no encoded image but the bare uint8 pixels.
+      statistics: a file with the statistics of the images as they are, where there is one.
+    """
+
+    image_shape: tuple[int, int, int] | None = None
+    raw_shape: tuple[int, int, int] | None = None
+    statistics: epath.Path | None = None
 
     def __len__(self) -> int: ...
 
@@ -25,17 +35,32 @@ class Split(Protocol):
     def name(self, index: int) -> str:
         """What to call an example in an error: its file, or 'cifar10/test:17'."""
 
+    def file_names(self, indices: np.ndarray) -> list[str]:
+        """The files that the examples came from, relative to the split; else as `name` has it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A dataset: class names in label order, and its two splits."""
+    """A dataset: class names in label order, its two splits, and which version of it this is."""
 
     class_names: tuple[str, ...]
     train: Split
     eval: Split
+    version: str = ''
 
 
-class MemorySplit:
+class _EncodedSplit:
+    """A split of encoded images of any size, without names of their own."""
+
+    image_shape: ClassVar[None] = None
+    raw_shape: ClassVar[None] = None
+    statistics: ClassVar[None] = None
+
+    def file_names(self, indices: np.ndarray) -> list[str]:
+        return [self.name(i) for i in indices.tolist()]
+
+
+class MemorySplit(_EncodedSplit):
     """Encoded examples held in memory."""
 
     def __init__(self, prefix: str, images: Sequence[bytes], labels: np.ndarray):
@@ -53,14 +78,22 @@ class MemorySplit:
         return f'{self.prefix}:{index}'
 
 
-class RecordSplit:
+class RecordSplit(_EncodedSplit):
     """Encoded examples in ArrayRecord files, read from disk when asked for."""
 
-    def __init__(self, prefix: str, records: Sequence[dict], image_key: str, label_key: str):
+    def __init__(
+        self,
+        prefix: str,
+        records: Sequence[dict],
+        image_key: str,
+        label_key: str,
+        name_key: str | None,
+    ):
         self.prefix = prefix
         self.records = records
         self.image_key = image_key
         self.label_key = label_key
+        self.name_key = name_key  # of the feature that holds the file name
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,8 +107,14 @@ class RecordSplit:
     def name(self, index: int) -> str:
         return f'{self.prefix}:{index}'
 
+    def file_names(self, indices: np.ndarray) -> list[str]:
+        if self.name_key is None:
+            return super().file_names(indices)
+        names = (self.records[i][self.name_key] for i in indices.tolist())
+        return [name.decode('utf-8', 'surrogateescape') for name in names]
 
-class FolderSplit:
+
+class FolderSplit(_EncodedSplit):
     """Image files of a folder, read from disk when asked for."""
 
     def __init__(self, root: epath.Path, files: Sequence[str], labels: Sequence[int]):
@@ -92,6 +131,9 @@ class FolderSplit:
 
     def name(self, index: int) -> str:
         return str(self.root / self.files[index])
+
+    def file_names(self, indices: np.ndarray) -> list[str]:
+        return [self.files[i] for i in indices.tolist()]
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -56,6 +56,7 @@ def load_or_compute(
     prefix: Chain,
     mean_size: tuple[int, int] | None,
     process_index: int,
+    known: epath.Path | None = None,
 ) -> Statistics:
     """Statistics from `path`; process 0 computes and saves them there if it does not exist.
 
@@ -65,6 +66,7 @@ def load_or_compute(
       prefix: the ops before the first random one.
       mean_size: height and width of the mean image; None to leave it out.
       process_index: processes other than 0 wait for the file.
+      known: a file of the same statistics, to copy instead of computing them.
 
     Raises:
       BadInput: the file is of other data or ops.
@@ -72,7 +74,10 @@ def load_or_compute(
     """
     origin = f'{len(reader.split)} images, {prefix.ops}, mean image {mean_size}'
     if process_index == 0 and not path.exists():
-        save(path, compute(reader, prefix, mean_size, origin))
+        if known:
+            save(path, dataclasses.replace(load(known), origin=origin))
+        else:
+            save(path, compute(reader, prefix, mean_size, origin))
     while not path.exists():
         time.sleep(0.5)
     found = load(path)

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -16,9 +17,16 @@ from alexnet_jax.data.splits import MemorySplit, RecordSplit, Source, Split
 from alexnet_jax.errors import BadInput, RunError
 
 IN_MEMORY_BYTES = 4 * 2**30
+IMAGENET_ARCHIVES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
 
 
-def open_tfds(name: str, data_dir: str | None, splits: Sequence[str], process_index: int) -> Source:
+def open_tfds(
+    name: str,
+    data_dir: str | None,
+    splits: Sequence[str],
+    process_index: int,
+    manual_dir: str | None = None,
+) -> Source:
     """Open a TFDS dataset of classified images; download and prepare it first if that can be done.
 
     Args:
@@ -26,10 +34,11 @@ def open_tfds(name: str, data_dir: str | None, splits: Sequence[str], process_in
       data_dir: where prepared datasets are; None for the default of TFDS.
       splits: of training and evaluation, e.g. train[:90%].
       process_index: process 0 prepares the dataset, the others wait for it.
+      manual_dir: where the archives are that must be fetched by hand.
 
     Raises:
       BadInput: no such dataset or split, none of classified images, archives that must be fetched
-        by hand, or a large dataset without random access.
+        by hand and are not in manual_dir, or a large dataset without random access.
       RunError: a failed download.
     """
     with _quiet():
@@ -37,12 +46,14 @@ def open_tfds(name: str, data_dir: str | None, splits: Sequence[str], process_in
         image_key, label_key = _keys(builder, name)
         if not builder.is_prepared():
             if process_index == 0:
-                _prepare(builder, name)
+                _prepare(builder, name, manual_dir)
             while not builder.is_prepared():
                 time.sleep(1)
             builder = _builder(name, data_dir)
         opened = [_tfds_split(builder, name, split, image_key, label_key) for split in splits]
-    return Source(tuple(builder.info.features[label_key].names), *opened)
+    return Source(
+        tuple(builder.info.features[label_key].names), *opened, f'tfds {builder.info.full_name}'
+    )
 
 
 @contextlib.contextmanager
@@ -87,16 +98,20 @@ def _keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
     )
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
+def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> None:
     """Download and prepare a dataset as ArrayRecord, which gives random access at any size."""
     data_dir = builder.data_dir_root
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        raise BadInput(_manual_message(builder, name))
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not _has_archives(builder, manual_dir):
+        raise BadInput(_manual_message(builder, name, manual_dir))
     print(f'preparing tfds:{name} in {data_dir}, once', flush=True)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # it moves the cursor about, in a log file too
     builder.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD, override=True)
     try:
         builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=manual_dir, try_download_gcs=False
+            )
         )
     except Exception as error:  # whatever TFDS, its downloader or the disk raise
         reason = ' '.join(str(error).split())[:300] or type(error).__name__
@@ -105,31 +120,39 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
         ) from error
 
 
-def prepare_command(name: str, data_dir: str | epath.Path, manual_dir: str | epath.Path) -> str:
-    """The command that prepares a TFDS dataset as ArrayRecord from archives fetched by hand.
+def prepare_command(
+    builder: tfds.core.DatasetBuilder,
+    name: str,
+    data_dir: str | epath.Path,
+    manual_dir: str | epath.Path,
+) -> str:
+    """The command that prepares a TFDS dataset, from archives fetched by hand where it has such."""
+    command = f'python -m alexnet_jax.prepare --dataset=tfds:{name} --data_dir={data_dir}'
+    manual = f' --manual_dir={manual_dir}' if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ''
+    return command + manual
 
-    It is not `tfds build`, which needs apache_beam to start.
-    """
-    return (
-        f'python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
-        f'.download_and_prepare(download_config=tfds.download.DownloadConfig('
-        f"manual_dir='{manual_dir}'))\""
-    )
+
+def _archives(builder: tfds.core.DatasetBuilder, manual_dir: epath.Path) -> dict[str, bool]:
+    """Which of the archives that we know a dataset to need are there."""
+    known = IMAGENET_ARCHIVES if builder.name == 'imagenet2012' else ()
+    return {archive: (manual_dir / archive).exists() for archive in known}
 
 
-def _manual_message(builder: tfds.core.DatasetBuilder, name: str) -> str:
-    manual_dir = builder.data_dir_root / 'downloads' / 'manual'
-    if builder.name == 'imagenet2012':
-        archives = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
-        states = ((a, 'found' if (manual_dir / a).exists() else 'missing') for a in archives)
-        needed = ', '.join(f'{archive} ({state})' for archive, state in states)
-    else:
-        needed = ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+def _has_archives(builder: tfds.core.DatasetBuilder, manual_dir: str | None) -> bool:
+    if manual_dir is None or not epath.Path(manual_dir).is_dir():
+        return False
+    return all(_archives(builder, epath.Path(manual_dir)).values())
+
+
+def _manual_message(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> str:
+    folder = epath.Path(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
+    archives = _archives(builder, folder)
+    needed = ', '.join(f'{a} ({"found" if archives[a] else "missing"})' for a in archives)
+    needed = needed or ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
     return (
         f'tfds:{name} is not prepared in {builder.data_dir_root}, and its archives are to be '
-        f'downloaded by hand into {manual_dir}: {needed}. Then type: '
-        f'{prepare_command(name, builder.data_dir_root, manual_dir)}'
+        f'downloaded by hand into {folder}: {needed}. Then type: '
+        f'{prepare_command(builder, name, builder.data_dir_root, folder)}'
     )
 
 
@@ -149,7 +172,8 @@ def _tfds_split(
     decoders = {image_key: tfds.decode.SkipDecoding()}
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         records = builder.as_data_source(split=split, decoders=decoders)
-        return RecordSplit(prefix, records, image_key, label_key)
+        name_key = 'file_name' if 'file_name' in builder.info.features else None
+        return RecordSplit(prefix, records, image_key, label_key, name_key)
     _check_memory(builder, name, split, size)
     return MemorySplit(prefix, *_load(builder, split, size, decoders, image_key, label_key))
 
@@ -165,7 +189,7 @@ def _check_memory(builder: tfds.core.DatasetBuilder, name: str, split: str, size
             f'tfds:{name} is prepared as {info.file_format.name} in {root}, without random access, '
             f'and its split {split} of {expected / 2**30:.1f} GiB is above the '
             f'{IN_MEMORY_BYTES // 2**30} GiB that are held in memory. Prepare it as ArrayRecord: '
-            f'{prepare_command(name, other, root / "downloads" / "manual")} and set '
+            f'{prepare_command(builder, name, other, root / "downloads" / "manual")} and set '
             f'--config.data.data_dir={other}'
         )
 

@@ -1,0 +1,253 @@
+"""A prepared set: images brought to one size once, in ArrayRecord files with an index.
+
+    DIR/
+      manifest.json      what it was made from and how; every other file with its size and SHA-256
+      train-00000-of-00313.array_record   a record an image: a JPEG, or size * size * 3 bytes
+      train.labels.npy   int32 [n]
+      train.names.txt    the images' file names, a line each ...
+      train.offsets.npy  ... and where each begins, int64 [n + 1]
+      validation...      likewise
+      statistics.npz     mean image and colour covariance of the training split
+
+`preparation.py` makes it. Opening reads the manifest alone; the index is mapped into memory, and
+record files are opened when an image of theirs is asked for.
+"""
+
+import dataclasses
+import functools
+import json
+import mmap
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+from etils import epath
+
+from alexnet_jax.data.splits import Source
+from alexnet_jax.errors import BadInput
+
+FORMAT_VERSION = 1
+MANIFEST = 'manifest.json'
+STATISTICS = 'statistics.npz'
+# A random read takes its record and no more.
+READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+    """The files of a split.
+
+    Attributes:
+      prefix: what their names begin with.
+      counts: examples in each record file.
+    """
+
+    prefix: str
+    counts: tuple[int, ...]
+
+    @property
+    def shards(self) -> list[str]:
+        return [shard_name(self.prefix, i, len(self.counts)) for i in range(len(self.counts))]
+
+    @property
+    def index(self) -> list[str]:
+        """Labels, names, offsets of the names."""
+        return [f'{self.prefix}.{file}' for file in ('labels.npy', 'names.txt', 'offsets.npy')]
+
+
+def shard_name(prefix: str, shard: int, shards: int) -> str:
+    return f'{prefix}-{shard:05}-of-{shards:05}.array_record'
+
+
+class PreparedSplit:
+    """Random access to the images of a prepared split; see `splits.Split`."""
+
+    def __init__(
+        self,
+        root: epath.Path,
+        files: SplitFiles,
+        size: int,
+        encoding: str,
+        statistics: epath.Path | None = None,
+    ):
+        """Map the index; raises OSError or ValueError if it is damaged."""
+        self.root = root
+        self.image_shape = (size, size, 3)
+        self.raw_shape = self.image_shape if encoding == 'raw' else None
+        self.statistics = statistics
+        self._files = files
+        self._shards = files.shards
+        self._starts = np.concatenate([[0], np.cumsum(files.counts)])  # and the end
+        labels, self._names, offsets = (root / file for file in files.index)
+        self._labels = np.load(labels, mmap_mode='r')
+        self._offsets = np.load(offsets, mmap_mode='r')
+        n = self._starts[-1]
+        if self._labels.shape != (n,) or self._offsets.shape != (n + 1,):
+            raise ValueError(f'the index of {files.prefix} is not of {n} examples')
+        self._readers: dict[int, ArrayRecordReader] = {}
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+        shards = np.searchsorted(self._starts, indices, side='right') - 1
+        positions = indices - self._starts[shards]
+        records: list[bytes] = [b''] * len(indices)
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            found = self._reader(shard).read(positions[places].tolist())
+            for place, record in zip(places.tolist(), found, strict=True):
+                records[place] = record
+        return records, np.array(self._labels[indices])
+
+    def _reader(self, shard: int) -> ArrayRecordReader:
+        # Two threads may open one twice; both readers work, and the first stays.
+        if shard not in self._readers:
+            path = str(self.root / self._shards[shard])
+            self._readers.setdefault(shard, ArrayRecordReader(path, options=READER_OPTIONS))
+        return self._readers[shard]
+
+    def name(self, index: int) -> str:
+        name = self.file_names(np.array([index]))[0]
+        return f'{self.root}, {self._files.prefix}:{index} ({name})'
+
+    def file_names(self, indices: np.ndarray) -> list[str]:
+        text = self._text
+        bounds = ((self._offsets[i], self._offsets[i + 1] - 1) for i in indices.tolist())
+        return [text[first:last].decode('utf-8', 'surrogateescape') for first, last in bounds]
+
+    @functools.cached_property
+    def _text(self) -> mmap.mmap:
+        with open(self._names, 'rb') as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def write_index(
+    root: epath.Path, files: SplitFiles, labels: Sequence[int], names: Sequence[str]
+) -> None:
+    """Write the labels and the file names of a split."""
+    encoded = [f'{name}\n'.encode('utf-8', 'surrogateescape') for name in names]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    labels_file, names_file, offsets_file = (root / file for file in files.index)
+    np.save(labels_file, np.array(labels, np.int32))
+    names_file.write_bytes(b''.join(encoded))
+    np.save(offsets_file, offsets)
+
+
+def open_prepared(root: epath.Path, splits: Sequence[str]) -> Source:
+    """Open two splits of a prepared set.
+
+    Raises:
+      BadInput: no such set or split, or a set of which a file is missing, cut short or damaged.
+    """
+    manifest = read_manifest(root)
+    for split in splits:
+        if split not in manifest['splits']:
+            known = ', '.join(manifest['splits'])
+            raise BadInput(f'prepared:{root} has no split {split!r}; allowed: {known}')
+    check_files(root, manifest['files'])
+    try:
+        opened = [_open_split(root, manifest, split) for split in splits]
+    except (OSError, ValueError) as error:
+        raise BadInput(_damaged(root / MANIFEST, error)) from error
+    return Source(tuple(manifest['classes']), *opened, manifest['version'])
+
+
+def _open_split(root: epath.Path, manifest: dict, split: str) -> PreparedSplit:
+    files = SplitFiles(**manifest['splits'][split]['files'])
+    statistics = root / STATISTICS if split == manifest['train_split'] else None
+    return PreparedSplit(root, files, manifest['size'], manifest['format'], statistics)
+
+
+def read_manifest(root: epath.Path) -> dict:
+    """What a prepared set is; its form is checked, its files are not.
+
+    Raises:
+      BadInput: there is none, or it is damaged or of another version of the format.
+    """
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise BadInput(_no_set(root)) from error
+    except ValueError as error:
+        raise BadInput(_damaged(path, error)) from error
+    version = manifest.get('format_version') if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise BadInput(
+            f'{path} is of version {version} of the format, and this reads {FORMAT_VERSION}; '
+            'prepare the set again'
+        )
+    try:
+        _check_form(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(_damaged(path, error)) from error
+    return manifest
+
+
+def _check_form(manifest: dict) -> None:
+    """Raises KeyError, TypeError, ValueError or AttributeError if an entry is not as written."""
+    size, files = manifest['size'], manifest['files']
+    kinds = (manifest['format_version'], size, *(file['bytes'] for file in files.values()))
+    if not all(type(number) is int and number > 0 for number in kinds):
+        raise ValueError('a size or a version is no number above 0')
+    if manifest['format'] not in ('jpeg', 'raw'):
+        raise ValueError(f'format {manifest["format"]!r}')
+    texts = (manifest['version'], manifest['train_split'], manifest['eval_split'])
+    if not all(isinstance(text, str) for text in (*texts, *manifest['classes'], *files)):
+        raise ValueError('a name is no text')
+    for file in files:
+        if not re.fullmatch(r'[\w-][\w.-]*', file):
+            raise ValueError(f'{file!r} is no plain file name')
+    for split in manifest['splits'].values():
+        split['files'] = {key: split['files'][key] for key in ('prefix', 'counts')}
+        split['skipped'] = list(split['skipped'])
+        counts = split['files']['counts']
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError('a count of examples is no number')
+        own = SplitFiles(**split['files'])
+        if lacking := sorted({*own.shards, *own.index, STATISTICS} - files.keys()):
+            raise ValueError(f'it does not list {lacking[0]}')
+
+
+def check_files(root: epath.Path, files: dict[str, dict]) -> None:
+    """Every file is there in its size; their contents are not read."""
+    for name, expected in files.items():
+        try:
+            found = (root / name).stat().length
+        except OSError as error:
+            raise BadInput(
+                f'prepared:{root} lacks {name}; restore the file, or remove the folder and '
+                'prepare the set again'
+            ) from error
+        if found != expected['bytes']:
+            raise BadInput(
+                f'{root / name} has {found:,} bytes, and {MANIFEST} says {expected["bytes"]:,}; '
+                'restore the file, or remove the folder and prepare the set again'
+            )
+
+
+def _no_set(root: epath.Path) -> str:
+    if incomplete_folder(root).is_dir():
+        return (
+            f'{root} is not finished: give the command again that began it '
+            '(python -m alexnet_jax.prepare)'
+        )
+    return (
+        f'{root} holds no prepared set (no {MANIFEST}); make one with python -m '
+        f'alexnet_jax.prepare --dataset=... --output={root}'
+    )
+
+
+def incomplete_folder(root: epath.Path) -> epath.Path:
+    """Where a set is made before it is moved to `root` whole."""
+    return root.with_name(f'{root.name}.incomplete')
+
+
+def _damaged(path: epath.Path, error: Exception) -> str:
+    reason = ' '.join(str(error).split())
+    return (
+        f'{path} is damaged ({type(error).__name__}: {reason}); restore it, or remove the folder '
+        'and prepare the set again'
+    )
