@@ -64,10 +64,11 @@ def default_config() -> ml_collections.ConfigDict:
     c.dtype = 'float32'  # of activations; parameters, logits, loss, LRN denominators are float32
 
     c.data = ml_collections.ConfigDict()
-    c.data.name = 'digits'  # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH
+    # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH | prepared:DIR (see prepare.py)
+    c.data.name = 'digits'
     # Where TFDS keeps its data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
     c.data.data_dir = config_dict.placeholder(str)
-    c.data.train_split = 'train'  # a folder's subfolder, or a TFDS split such as train[:90%]
+    c.data.train_split = 'train'  # a folder's subfolder, a TFDS split as train[:90%]
     c.data.eval_split = 'validation'  # likewise
     c.data.train_ops = 'decode'  # see alexnet_jax/data/preprocess.py for the ops
     c.data.eval_ops = 'decode'  # without random ones; may end in ten_crop

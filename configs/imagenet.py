@@ -1,9 +1,10 @@
 """The course notes' AlexNet on ILSVRC-2012 with the recipe of the paper.
 
     python -m alexnet_jax.main --config=configs/imagenet.py --workdir=runs/imagenet \
-        --config.data.data_dir=DATA
+        --config.data.name=prepared:DIR
 
-The README says how to prepare DATA from the official archives.
+The README says how to make DIR from the official archives. Without that override the full-size
+images are read from TFDS (`--config.data.data_dir=DATA`) and rescaled anew in every epoch.
 
 Expected: top-1 error 40.7 %, top-5 18.2 % on the validation set, ten crops: published, for the
 paper's two towers (its section 6.1); not measured here. Two CPU cores train 15 to 25 images/s

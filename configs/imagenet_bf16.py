@@ -1,7 +1,7 @@
 """The course notes' AlexNet on ILSVRC-2012 for GPUs and TPUs: bfloat16, batch 1024.
 
     python -m alexnet_jax.main --config=configs/imagenet_bf16.py --workdir=runs/imagenet_bf16 \
-        --config.data.data_dir=DATA
+        --config.data.name=prepared:DIR
 
 `configs/imagenet.py` says how to prepare the data. The rate grows with the batch (8 x 0.01) after
 a warm-up of 5 epochs, and falls along a cosine. Expected: no figure is published for this recipe,

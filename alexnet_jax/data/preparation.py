@@ -48,7 +48,7 @@ from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.splits import Source, Split
 from alexnet_jax.errors import BadInput
 
-SHARD_SIZE = 4096  # examples of the source: 160 MB of JPEG or 805 MB raw at 256 x 256
+SHARD_SIZE = 4096  # examples of the source: 130 MB of JPEG or 805 MB raw at 256 x 256
 BATCH = 64
 # A record an access, and no second compression: JPEG has its own, and raw is for speed.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
@@ -63,8 +63,8 @@ class Request:
       dataset, train_split, eval_split: as config.data has them.
       size: the shorter side is brought to it, and the centre size x size is kept.
       format: 'jpeg', or 'raw' for the bare pixels.
-      quality: of JPEG, 1 .. 100. 95, with colour at half the resolution, changes the pixels of
-        ImageNet images by {PSNR} on average.
+      quality: of JPEG, 1 .. 100; None for raw. 95, with colour at half the resolution, moves a
+        channel of a pixel by 2.2 levels on average (PSNR 38.5 dB; 200 ImageNet images at 256).
     """
 
     dataset: str

@@ -133,8 +133,8 @@ class TestPreparing:
             str(manual),
             'ILSVRC2012_img_train.tar (missing)',
             'ILSVRC2012_img_val.tar (found)',
-            f"tfds.builder('imagenet2012', data_dir='{tmp_path}', file_format='array_record')",
-            f"manual_dir='{manual}'",
+            f'python -m alexnet_jax.prepare --dataset=tfds:imagenet2012 --data_dir={tmp_path} '
+            f'--manual_dir={manual}',
         ):
             assert part in str(error.value)
 
@@ -204,7 +204,10 @@ class TestTFDS:
     def test_large_tfrecord_is_refused(self, open_data, tmp_path, monkeypatch):
         TiePictures(data_dir=tmp_path, file_format='tfrecord').download_and_prepare()
         monkeypatch.setattr(tfds_source, 'IN_MEMORY_BYTES', 100)
-        with pytest.raises(BadInput, match=r'prepared as TFRECORD .* file_format=.array_record'):
+        with pytest.raises(
+            BadInput,
+            match=r'prepared as TFRECORD .*: python -m alexnet_jax.prepare',
+        ):
             open_data('tfds:tie_pictures', data_dir=str(tmp_path))
 
     def test_real_cifar10(self, open_data, shared_data):

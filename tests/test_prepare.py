@@ -1,0 +1,147 @@
+"""The command, in processes of its own, as a user would give it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, '-m', 'alexnet_jax.prepare', *flags]
+
+
+def prepare(*flags: str) -> tuple[int, str, str]:
+    """Exit code, output, errors."""
+    done = subprocess.run(
+        command(*flags), cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory) -> Path:
+    """A folder of 24 + 4 smooth images of 40 x 30."""
+    root = tmp_path_factory.mktemp('images')
+    for split, count in (('train', 24), ('validation', 4)):
+        for i in range(count):
+            path = root / split / 'ab'[i % 2] / f'{i}.jpg'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.add.outer(np.arange(40) * 3, np.arange(30) * 3)[..., None] + [0, i, 2 * i]
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return root
+
+
+def test_makes_a_set_and_leaves_it_alone(images, tmp_path):
+    flags = (f'--dataset=folder:{images}', f'--data_dir={tmp_path}', '--size=32')
+    output = tmp_path / f'{images.name}-32-jpeg95'
+    code, text, errors = prepare(*flags)
+    assert (code, errors) == (0, '')
+    assert text.splitlines()[:2] == ['train: 24 of 24', 'validation: 4 of 4']
+    assert f'{output} is prepared, in 0:00:' in text
+    assert '  train: 24 images\n  validation: 4 images\n' in text
+    assert f'--config.data.name=prepared:{output}\n' in text
+    manifest = (output / 'manifest.json').read_bytes()
+    assert json.loads(manifest)['dataset'] == f'folder:{images}'
+    assert [p.name for p in tmp_path.iterdir()] == [output.name]
+
+    code, text, errors = prepare(*flags)
+    assert (code, errors) == (0, '')
+    assert text.startswith(f'{output} is prepared already: nothing to do\n')
+    assert (output / 'manifest.json').read_bytes() == manifest
+
+    code, _, errors = prepare(*flags, f'--output={output}', '--quality=90')
+    assert code == 2
+    assert 'made from something else (quality: 95 -> 90)' in errors
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        ((), 'pass --dataset=NAME and --data_dir=DIR'),
+        (('--dataset=folder:x',), 'pass --data_dir=DIR, where the set is made, or --output=DIR'),
+        (('--dataset=digits', '--output=o', '--format=png'), '--format=png; allowed: jpeg, raw'),
+        (('--dataset=digits', '--output=o', '--size=0'), '--size=0; it must be 1 to 4096'),
+        (('--dataset=digits', '--output=o', '--quality=0'), '--quality=0; it must be 1 to 100'),
+        (('--dataset=digits', '--output=o', '--on_bad_image=x'), 'allowed: stop, skip'),
+        (('--dataset=prepared:x', '--output=o'), 'is prepared already'),
+        (('--dataset=digits', 'x'), "unexpected argument 'x'"),
+        (('--datset=digits',), 'did you mean --dataset?'),
+        (('--size=big',), 'size'),
+    ],
+)
+def test_bad_flags(flags, message):
+    code, output, errors = prepare(*flags)
+    assert (code, output) == (2, '')
+    assert message in errors
+    assert errors.count('\n') == 1
+
+
+def test_bad_datasets(tmp_path):
+    output = tmp_path / 'set'
+    for dataset, message in (
+        ('imagenet2012', 'ILSVRC2012_img_train.tar (missing)'),
+        ('cifra10', "no dataset 'cifra10'; did you mean"),
+        ('folder:nowhere', 'nowhere does not exist'),
+        ('digits', "digits has no split 'validation'; allowed: train, test"),
+    ):
+        code, _, errors = prepare(
+            f'--dataset={dataset}', f'--data_dir={tmp_path}', f'--output={output}',
+            f'--manual_dir={tmp_path}',
+        )  # fmt: skip
+        assert (code, errors.count('\n')) == (2, 1), errors
+        assert message in errors
+        assert not output.exists()
+        assert not output.with_name('set.incomplete').exists()
+
+
+def test_unwritable_output(tmp_path):
+    (tmp_path / 'file').touch()
+    code, _, errors = prepare('--dataset=digits', f'--output={tmp_path}/file/set')
+    assert (code, errors.count('\n')) == (1, 1)
+    assert 'file/set cannot be made: Not a directory' in errors
+
+
+def test_help():
+    code, output, errors = prepare('--help')
+    assert (code, errors) == (0, '')
+    assert '--on_bad_image' in output
+    assert 'python -m alexnet_jax.prepare' in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signals_and_a_second_process(tmp_path, number):
+    """Digits at 512 x 512 take some 10 s; a signal after their first is in the middle of that."""
+    flags = (
+        '--dataset=digits', '--eval_split=test', '--size=512', '--format=raw',
+        f'--output={tmp_path}/set',
+    )  # fmt: skip
+    shard = tmp_path / 'set.incomplete/set/train-00000-of-00001.tmp'
+    run = subprocess.Popen(
+        command(*flags), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ,
+    )  # fmt: skip
+    try:
+        while run.poll() is None and not shard.exists():
+            time.sleep(0.01)
+        if number == signal.SIGINT:
+            run.send_signal(signal.SIGSTOP)  # so that it is there still when the other looks
+            code, _, errors = prepare(*flags)
+            assert code == 2
+            assert 'set.incomplete is in use: another process is preparing this set' in errors
+            run.send_signal(signal.SIGCONT)
+        run.send_signal(number)
+        output, errors = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert (run.returncode, output) == (128 + number, '')
+    assert errors == 'interrupted; the same command continues\n'
+    assert not (tmp_path / 'set').exists()
