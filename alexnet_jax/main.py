@@ -6,7 +6,7 @@ import sys
 import jax
 from absl import flags
 
-from alexnet_jax import command_line, train, workdir
+from alexnet_jax import command_line, malloc, steps, train, workdir
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 
@@ -29,6 +29,8 @@ def main() -> None:
     validate(config)
     workdir.check(folder, config)
 
+    malloc.keep_large_blocks()
+    steps.use_compilation_cache()
     _start_distributed()
     validate(config, _count_devices())
     from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import

@@ -184,6 +184,7 @@ def map_response_norm(
     return _normalise(x, lambda s: _window_sum(_window_sum(s, 2, n), 1, n), k, alpha, beta)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _normalise(
     x: jax.Array,
     window_sum: Callable[[jax.Array], jax.Array],
@@ -191,15 +192,36 @@ def _normalise(
     alpha: float,
     beta: float,
 ) -> jax.Array:
-    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    wide = _widened(x)
+    return (wide * _power(k + alpha * window_sum(wide * wide), beta)).astype(x.dtype)
+
+
+def _normalise_forward(x, window_sum, k, alpha, beta):
+    return _normalise(x, window_sum, k, alpha, beta), x
+
+
+def _normalise_backward(window_sum, k, alpha, beta, x, gradient):
+    # Autodiff would keep the denominators: 0.4 GiB more for a step of 128 images, and 5 % slower.
+    wide, gradient = _widened(x), _widened(gradient)
     denominator = k + alpha * window_sum(wide * wide)
-    if beta == 0.75:
-        # d^-3/4 by two roots: the step at batch 32 went from 10.6 to 14.2 images/s on two cores.
-        root = lax.rsqrt(denominator)
-        scale = root * jnp.sqrt(root)
-    else:
-        scale = denominator**-beta
-    return (wide * scale).astype(x.dtype)
+    scaled = gradient * _power(denominator, beta)
+    shared = window_sum(scaled * wide / denominator)
+    return ((scaled - 2 * alpha * beta * wide * shared).astype(x.dtype),)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+def _power(d: jax.Array, beta: float) -> jax.Array:
+    """d^-beta; d^-3/4 by two roots, which cost a fraction of a power."""
+    if beta != 0.75:
+        return d**-beta
+    root = lax.rsqrt(d)
+    return root * jnp.sqrt(root)
 
 
 def _window_sum(x: jax.Array, axis: int, n: int) -> jax.Array:

@@ -27,6 +27,7 @@ from alexnet_jax.model import (
     ReLU,
     Row,
     Shape,
+    Table,
     Tanh,
     rows,
 )
@@ -123,6 +124,16 @@ def _parameters(row: Row) -> int:
 def _multiply_adds(row: Row) -> int:
     """Of the products with the weights, per image; norms and pools are not counted."""
     return math.prod(row.kernel) * math.prod(row.output[:-1]) if row.kernel else 0
+
+
+def operations(layers: Table, image_size: int) -> tuple[int, int]:
+    """Floating-point operations an image of training and of scoring: the products with weights.
+
+    Training computes each product three times, once forward and for two gradients, but for the
+    first layer, whose input needs none.
+    """
+    work = [2 * _multiply_adds(row) for row in rows(layers, image_size) if row.kernel]
+    return 3 * sum(work) - work[0], sum(work)
 
 
 def _by(shape: Shape) -> str:

@@ -56,7 +56,9 @@ CORE = {
     'config': {'variants', 'errors'},
     'command_line': {'config', 'errors'},
     'optimizer': set(),
-    'steps': {'model'},
+    'malloc': set(),
+    'steps': {'model', 'malloc'},
+    'plain': {'ops'},
     'evaluate': {'steps', 'errors'},
     'checkpoint': {'errors'},
     'logger': set(),
@@ -65,7 +67,9 @@ CORE = {
     'train': {
         'checkpoint', 'evaluate', 'logger', 'optimizer', 'steps', 'stop', 'variants', 'errors',
     },
-    'main': {'command_line', 'config', 'data.pipeline', 'train', 'workdir', 'errors'},
+    'main': {
+        'command_line', 'config', 'data.pipeline', 'malloc', 'steps', 'train', 'workdir', 'errors',
+    },
 }  # fmt: skip
 
 

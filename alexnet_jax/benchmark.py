@@ -1,0 +1,259 @@
+"""Measure the training step and the input pipeline.
+
+  python -m alexnet_jax.benchmark step --config=configs/NAME.py [--peer=torch,plain]
+  python -m alexnet_jax.benchmark data --config=configs/NAME.py [--peer=flax] [--also=NAME,...]
+
+`step` times training and scoring on images in memory: no data set is needed. `data` times the
+batches that training takes. Everything that is compared takes turns in one run; the figures are
+medians over the repeats. On a machine that does other work they mean nothing.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+from absl import flags
+
+from alexnet_jax import command_line, contenders, variants
+from alexnet_jax.config import validate
+from alexnet_jax.errors import BadInput, RunError, run_command
+from alexnet_jax.summary import operations
+
+PEERS = {'step': ('torch', 'plain'), 'data': ('flax',)}
+_PEER = flags.DEFINE_list('peer', [], 'What to compare with: torch, plain (step); flax (data).')
+_ALSO = flags.DEFINE_list('also', [], 'data: more sets to time, as in --config.data.name.')
+_JSON = flags.DEFINE_string('json', None, 'File to write the figures to.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Turns that each contender gets.', lower_bound=1)
+_SECONDS = flags.DEFINE_float('seconds', 4.0, 'What a turn takes at least.', lower_bound=0)
+
+
+class Contender:
+    """A process that runs steps when it is told to.
+
+    Attributes:
+      seconds: of a step, one entry a turn.
+      compile_seconds: of its step.
+      peak_gib: memory, after the last turn.
+    """
+
+    def __init__(self, name: str, task: str, options: Sequence[str], cache: str):
+        self.name = name
+        self.seconds: list[float] = []
+        self.peak_gib = 0.0
+        environ = os.environ | {
+            'JAX_COMPILATION_CACHE_DIR': cache,
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        }
+        if name == 'PyTorch tuned':
+            from alexnet_jax import torch_peer
+
+            environ |= torch_peer.ENVIRON
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'alexnet_jax.contenders', name, task, *options],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.compile_seconds = self._answer()['compile_seconds']
+        self._count = 1
+        took = self._run()
+        self._count = max(1, round(_SECONDS.value / took))
+
+    def take_turn(self) -> None:
+        """Run for `--seconds`."""
+        self.seconds.append(self._run() / self._count)
+
+    def _run(self) -> float:
+        self._process.stdin.write(f'{self._count}\n')
+        self._process.stdin.flush()
+        answer = self._answer()
+        self.peak_gib = answer['peak_bytes'] / 2**30
+        return answer['seconds']
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RunError(f'the process of {self.name} ended: its error is above')
+        return json.loads(line)
+
+    def __enter__(self) -> 'Contender':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def benchmark_step(config: ml_collections.ConfigDict, options: Sequence[str]) -> dict:
+    """Time training and scoring; prints the tables and returns the figures."""
+    layers = variants.build(config.variant, config.edits, config.num_classes)
+    training, forward = operations(layers, config.image_size)
+    figures = {'config': json.loads(config.to_json()), 'device': jax.devices()[0].device_kind}
+    for task, flops in (('train', training), ('forward', forward)):
+        names = ['alexnet_jax', 'matmul', *(['the loop'] if task == 'train' else [])]
+        if 'plain' in _PEER.value:
+            names.append('plain JAX')
+        if 'torch' in _PEER.value:
+            names += ['PyTorch eager', 'PyTorch tuned']
+            names += ['PyTorch compiled'] * (jax.default_backend() == 'gpu')
+        timed, cold = _take_turns(names, task, options)
+        figures[task] = _figures(timed, config.batch_size, flops) | {'compile_seconds': cold}
+        _print(task, config, figures[task], flops)
+    return figures
+
+
+def _take_turns(
+    names: Sequence[str], task: str, options: Sequence[str]
+) -> tuple[dict[str, Contender], float]:
+    """Every contender with its turns taken, and what compiling took without a cache."""
+    timed: dict[str, Contender] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            with Contender('alexnet_jax', task, options, cache) as first:
+                cold = first.compile_seconds
+            for name in names:
+                _progress(f'{task}: starting {name}')
+                timed[name] = Contender(name, task, options, cache)
+            for turn in range(_REPEATS.value):
+                for name, contender in timed.items():
+                    _progress(f'{task}: turn {turn + 1} of {_REPEATS.value}, {name}')
+                    contender.take_turn()
+        finally:
+            _progress('')
+            for contender in timed.values():
+                contender.__exit__()
+    return timed, cold
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
+
+
+def _figures(timed: dict[str, Contender], batch_size: int, flops: int) -> dict:
+    """Rates and ratios; a ratio is taken turn by turn, so that a drift of the machine cancels."""
+    limit = [2 * contenders.matmul_size() ** 3 / s / flops for s in timed['matmul'].seconds]
+    rates = {
+        name: [batch_size / seconds for seconds in contender.seconds]
+        for name, contender in timed.items()
+        if name != 'matmul'
+    }
+    ours = rates['alexnet_jax']
+
+    def entry(name: str) -> dict:
+        shares = [rate / most for rate, most in zip(rates[name], limit, strict=True)]
+        return {
+            'images_per_second': statistics.median(rates[name]),
+            'spread': [min(rates[name]), max(rates[name])],
+            'share_of_limit': statistics.median(shares),
+            'peak_gib': timed[name].peak_gib,
+        }
+
+    peers = {
+        name: entry(name)
+        | {'ratio': statistics.median(a / b for a, b in zip(ours, rate, strict=True))}
+        for name, rate in rates.items()
+        if name != 'alexnet_jax'
+    }
+    return entry('alexnet_jax') | {
+        'cached_compile_seconds': timed['alexnet_jax'].compile_seconds,
+        'limit': statistics.median(limit),
+        'peers': peers,
+    }
+
+
+def _print(task: str, config: ml_collections.ConfigDict, found: dict, flops: int) -> None:
+    network = ', '.join([config.variant, *config.edits])
+    print(f'{task}: {network}, batch {config.batch_size}, {config.dtype}')
+    print(f'{"":18} images/s  {"spread":>15}  of the limit  memory GiB  alexnet_jax is')
+    for name, row in {'alexnet_jax': found, **found['peers']}.items():
+        ratio = f'{row["ratio"]:.2f} x' if 'ratio' in row else ''
+        print(
+            f'{name:18} {row["images_per_second"]:8,.1f}  {_range(row["spread"]):>15}  '
+            f'{row["share_of_limit"]:12.0%}  {row["peak_gib"]:10.2f}  {ratio:>14}'
+        )
+    print(
+        f'{"limit":18} {found["limit"]:8,.1f}  {flops / 1e9:.2f} GFLOP an image at '
+        f"{found['limit'] * flops / 1e9:,.0f} GFLOP/s, a matrix product's rate"
+    )
+    print(
+        f'compiled in {found["compile_seconds"]:.1f} s, from the cache in '
+        f'{found["cached_compile_seconds"]:.1f} s\n',
+        flush=True,
+    )
+
+
+def benchmark_data(config: ml_collections.ConfigDict) -> dict:
+    """Time the training batches of the config's data and of `--also`; prints and returns."""
+    from alexnet_jax.data import throughput  # TensorFlow takes seconds to import
+
+    names = [config.data.name, *_ALSO.value]
+    found = throughput.measure(
+        config, names, 'flax' in _PEER.value, _REPEATS.value, _SECONDS.value, _progress
+    )
+    _progress('')
+    flax_rates = found['flax']['rates'] if 'flax' in found else []
+    print(f'data: {config.data.train_ops}, batch {config.batch_size}')
+    print(f"{'images/s':>8}  {'spread':>15}  first batch  of flax's")
+    for name, row in found.items():
+        rates = row.pop('rates')
+        row['images_per_second'] = statistics.median(rates)
+        row['spread'] = [min(rates), max(rates)]
+        ratio = ''
+        if 'flax' in found:
+            pairs = zip(rates, flax_rates, strict=True)
+            row['ratio'] = statistics.median(a / b for a, b in pairs)
+            ratio = f'{row["ratio"]:.2f} x'
+        print(
+            f'{row["images_per_second"]:8,.0f}  {_range(row["spread"]):>15}  '
+            f'{row["first_batch_seconds"]:9.2f} s  {ratio:>9}  {name}'
+        )
+    return {'config': json.loads(config.to_json()), 'data': found}
+
+
+def _range(spread: Sequence[float]) -> str:
+    low, high = spread
+    return f'{low:,.0f} - {high:,.0f}' if low >= 1000 else f'{low:,.1f} - {high:,.1f}'
+
+
+def _write_json(path: Path, figures: dict) -> None:
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(json.dumps(figures, indent=2) + '\n')
+    temporary.replace(path)
+
+
+def main() -> None:
+    """Run the benchmark that the command line names."""
+    command_line.define_flags(require_workdir=False)
+    _, *arguments = command_line.parse_flags(sys.argv)
+    config = flags.FLAGS.config
+    if len(arguments) != 1 or arguments[0] not in PEERS or config is None:
+        raise BadInput('type: python -m alexnet_jax.benchmark step|data --config=configs/NAME.py')
+    kind = arguments[0]
+    for peer in _PEER.value:
+        if peer not in PEERS[kind]:
+            raise BadInput(f'{kind} has no --peer={peer}; allowed: {", ".join(PEERS[kind])}')
+    validate(config, jax.device_count())
+    target = Path(_JSON.value) if _JSON.value else None
+    if target and not target.parent.is_dir():
+        raise BadInput(f'--json={target}: the folder {target.parent} does not exist')
+    if kind == 'step':
+        options = [arg for arg in sys.argv[1:] if arg.startswith(('--config', '-config'))]
+        figures = benchmark_step(config, options)
+    else:
+        figures = benchmark_data(config)
+    if target:
+        _write_json(target, figures)
+
+
+if __name__ == '__main__':
+    run_command(main)

@@ -1,0 +1,67 @@
+"""The operations of `ops.py` as `lax` states them: what those are tested and timed against."""
+
+import jax
+import numpy as np
+from jax import lax
+
+from alexnet_jax import ops
+
+
+def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """As `ops.conv`."""
+    return lax.conv_general_dilated(x, kernel, *args, **kwargs)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, overhang: bool = False) -> jax.Array:
+    """As `ops.max_pool`, by `reduce_window`; its gradient is `select_and_scatter`."""
+    low = np.array(-np.inf, x.dtype)
+    return _windows(x, low, lax.max, window, stride, overhang)
+
+
+def avg_pool(x: jax.Array, window: int, stride: int, overhang: bool = False) -> jax.Array:
+    """As `ops.avg_pool`: the sum over each window divided by the number of its pixels."""
+    zero = np.zeros((), x.dtype)
+    ones = np.ones((1, *x.shape[1:3], 1), x.dtype)
+    total, count = (_windows(a, zero, lax.add, window, stride, overhang) for a in (x, ones))
+    return total / count
+
+
+def _windows(x, start, reduce, window: int, stride: int, overhang: bool) -> jax.Array:
+    ends = [
+        (ops.output_width(size, window, stride, overhang=overhang) - 1) * stride + window - size
+        for size in x.shape[1:3]
+    ]
+    pads = [(0, 0), *((0, max(end, 0)) for end in ends), (0, 0)]
+    return lax.reduce_window(x, start, reduce, (1, window, window, 1), (1, stride, stride, 1), pads)
+
+
+def local_response_norm(
+    x: jax.Array,
+    k: float = 2.0,
+    n: int = 5,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+) -> jax.Array:
+    """As `ops.local_response_norm`, by `reduce_window` and a power."""
+    towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    dims = (1,) * (towers.ndim - 1) + (n,)
+    return _normalise(towers, dims, k, alpha, beta).reshape(x.shape)
+
+
+def map_response_norm(
+    x: jax.Array, k: float = 1.0, n: int = 3, alpha: float = 5e-5 / 9, beta: float = 0.75
+) -> jax.Array:
+    """As `ops.map_response_norm`."""
+    return _normalise(x, (1, n, n, 1), k, alpha, beta)
+
+
+def _normalise(x: jax.Array, dims: tuple[int, ...], k, alpha, beta) -> jax.Array:
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    pads = [(d // 2, d // 2) for d in dims]
+    zero = np.zeros((), wide.dtype)
+    total = lax.reduce_window(wide * wide, zero, lax.add, dims, (1,) * x.ndim, pads)
+    return (wide / (k + alpha * total) ** beta).astype(x.dtype)
+
+
+FUNCTIONS = (conv, max_pool, avg_pool, local_response_norm, map_response_norm)
