@@ -45,7 +45,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str):
-        self._folder = _folder(workdir)
+        self._folder = folder_of(workdir)
         self._saving: int | None = None
         self.moved_aside: list[str] = []
         if jax.process_index() == 0:
@@ -146,7 +146,7 @@ class Checkpoints:
             write_manifest(folder)
 
 
-def _folder(workdir: str) -> epath.Path:
+def folder_of(workdir: str) -> epath.Path:
     """The folder of a run's checkpoints; absolute, as Orbax wants it."""
     local = '://' not in str(workdir)
     return epath.Path(os.path.abspath(workdir) if local else workdir) / 'checkpoints'
@@ -154,7 +154,7 @@ def _folder(workdir: str) -> epath.Path:
 
 def find_steps(workdir: str) -> list[int]:
     """The steps that have a checkpoint, newest first."""
-    folder = _folder(workdir)
+    folder = folder_of(workdir)
     if not folder.exists():
         return []
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
@@ -162,7 +162,7 @@ def find_steps(workdir: str) -> list[int]:
 
 def read_scores(workdir: str, step: int) -> dict[str, float]:
     """Scores of the evaluation at a checkpoint's step; empty if there was none."""
-    path = _folder(workdir) / str(step) / 'metrics' / 'metrics'
+    path = folder_of(workdir) / str(step) / 'metrics' / 'metrics'
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -184,7 +184,7 @@ def load_params(workdir: str, step: int) -> dict[str, dict[str, np.ndarray]]:
     Raises:
       RunError: it is corrupt.
     """
-    folder = _folder(workdir) / str(step)
+    folder = folder_of(workdir) / str(step)
     if reason := find_corruption(folder):
         raise RunError(f'checkpoint {folder} is corrupt ({reason}); remove it and train on')
     return _read(folder)['params']
