@@ -54,6 +54,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         _stop('interrupted', 130)
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
         os._exit(128 + signal.SIGPIPE)
+    except OSError as error:  # a disk that is full or gone, where no message of ours says more
+        _stop(f'error: {error}', 1)
     sys.exit(0)
 
 

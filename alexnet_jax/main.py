@@ -6,7 +6,7 @@ import sys
 import jax
 from absl import flags
 
-from alexnet_jax import command_line, train, workdir
+from alexnet_jax import command_line, peers, train, workdir
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 
@@ -30,12 +30,13 @@ def main() -> None:
     workdir.check(folder, config)
 
     _start_distributed()
-    validate(config, _count_devices())
-    from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
+    with peers.end_at_once():
+        validate(config, _count_devices())
+        from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
-    data = Data(config, jax.process_index(), jax.process_count())
-    workdir.create(folder, config, data.class_names)
-    train.train_and_evaluate(config, folder, data)
+        data = Data(config, jax.process_index(), jax.process_count())
+        workdir.create(folder, config, data.class_names)
+        train.train_and_evaluate(config, folder, data)
 
 
 def _count_devices() -> int:
@@ -51,9 +52,9 @@ def _start_distributed() -> None:
     if _COORDINATOR.value:
         if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
             raise BadInput('--coordinator needs --num_processes and --process_id as well')
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        peers.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     elif _is_cluster(os.environ):
-        jax.distributed.initialize()
+        peers.start()
 
 
 def _is_cluster(environ) -> bool:

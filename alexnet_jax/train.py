@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from alexnet_jax import checkpoint, optimizer, steps, variants
+from alexnet_jax import checkpoint, optimizer, peers, steps, variants
 from alexnet_jax.errors import Diverged, Interrupted
 from alexnet_jax.evaluate import evaluate, means
 from alexnet_jax.logger import Log
@@ -68,6 +68,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             Log(workdir, start, total_steps, config.batch_size, data.train_size)
         )
         stop = stack.enter_context(StopSignal())
+        stack.enter_context(peers.end_at_once())  # the last: before any other cleans up
         for line in ckpt.moved_aside:
             log.say(line)
         state = steps.init_state(model, transform, config.image_size, config.seed)

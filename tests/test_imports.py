@@ -59,13 +59,15 @@ CORE = {
     'steps': {'model'},
     'evaluate': {'steps', 'errors'},
     'checkpoint': {'errors'},
-    'logger': set(),
+    'logger': {'errors'},
     'stop': set(),
+    'peers': {'errors'},
     'workdir': {'config', 'variants', 'errors'},
     'train': {
-        'checkpoint', 'evaluate', 'logger', 'optimizer', 'steps', 'stop', 'variants', 'errors',
+        'checkpoint', 'evaluate', 'logger', 'optimizer', 'peers', 'steps', 'stop', 'variants',
+        'errors',
     },
-    'main': {'command_line', 'config', 'data.pipeline', 'train', 'workdir', 'errors'},
+    'main': {'command_line', 'config', 'data.pipeline', 'peers', 'train', 'workdir', 'errors'},
 }  # fmt: skip
 
 
