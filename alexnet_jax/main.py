@@ -6,7 +6,7 @@ import sys
 import jax
 from absl import flags
 
-from alexnet_jax import command_line, peers, train, workdir
+from alexnet_jax import checkpoint, command_line, peers, train, workdir
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 
@@ -28,7 +28,13 @@ def main() -> None:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
     validate(config)
     workdir.check(folder, config)
+    if config.init_from and not workdir.has_run(folder):
+        checkpoint.check_weights(config.init_from)
 
+    if config.deterministic:
+        # Here and not in the compiler's options, which several processes cannot be given.
+        flag = '--xla_gpu_deterministic_ops=true'
+        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
     _start_distributed()
     with peers.end_at_once():
         validate(config, _count_devices())

@@ -67,7 +67,10 @@ CORE = {
         'checkpoint', 'evaluate', 'logger', 'optimizer', 'peers', 'steps', 'stop', 'variants',
         'errors',
     },
-    'main': {'command_line', 'config', 'data.pipeline', 'peers', 'train', 'workdir', 'errors'},
+    'main': {
+        'checkpoint', 'command_line', 'config', 'data.pipeline', 'peers', 'train', 'workdir',
+        'errors',
+    },
 }  # fmt: skip
 
 
