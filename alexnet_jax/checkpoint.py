@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,8 +26,9 @@ from alexnet_jax.errors import RunError
 
 KEEP_NEWEST = 3
 MANIFEST = 'manifest.json'
+METADATA = '_CHECKPOINT_METADATA'
 # Not hashed: Orbax writes the other two when it gives the folder its name, and restores neither.
-UNHASHED = (MANIFEST, '_CHECKPOINT_METADATA', 'commit_success.txt')
+UNHASHED = (MANIFEST, METADATA, 'commit_success.txt')
 
 
 class Checkpoints:
@@ -45,7 +47,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str):
-        self._folder = _folder(workdir)
+        self._folder = folder_of(workdir)
         self._saving: int | None = None
         self.moved_aside: list[str] = []
         if jax.process_index() == 0:
@@ -54,12 +56,18 @@ class Checkpoints:
                 if reason := find_corruption(self._folder / str(step)):
                     self.moved_aside.append(_move_aside(self._folder / str(step), reason))
         _barrier('checkpoints verified')
-        if self.moved_aside and not find_steps(workdir):
+        for step in (found := find_steps(workdir)):
+            read_scores(workdir, step)  # Orbax takes whatever is there
+        if self.moved_aside and not found:
             raise RunError(
                 f'no sound checkpoint in {workdir}: {"; ".join(self.moved_aside)}; '
                 f'run again to start over'
             )
-        self._manager = ocp.CheckpointManager(
+        with _named_failure('checkpoints could not be opened', self._folder):
+            self._manager = self._open_manager()
+
+    def _open_manager(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 create=True,
@@ -102,6 +110,17 @@ class Checkpoints:
             self._saving = step
             host = serialization.to_state_dict(jax.tree.map(np.asarray, state))
             self._manager.save(step, args=ocp.args.StandardSave(host), metrics=metrics or {})
+
+    def add_scores(self, state: Any, metrics: dict[str, float]) -> None:
+        """Save the newest checkpoint's step again, with the scores that it was saved without.
+
+        Raises:
+          RunError: the save failed.
+        """
+        with _named_failure('checkpoint could not be saved', self._folder):
+            step = self.newest
+            self._manager.delete(step)  # a kill from here on costs the steps since the one before
+        self.save(step, state, metrics)
 
     def restore(self, template: Any) -> Any:
         """The newest checkpoint, as host arrays.
@@ -146,7 +165,7 @@ class Checkpoints:
             write_manifest(folder)
 
 
-def _folder(workdir: str) -> epath.Path:
+def folder_of(workdir: str) -> epath.Path:
     """The folder of a run's checkpoints; absolute, as Orbax wants it."""
     local = '://' not in str(workdir)
     return epath.Path(os.path.abspath(workdir) if local else workdir) / 'checkpoints'
@@ -154,16 +173,23 @@ def _folder(workdir: str) -> epath.Path:
 
 def find_steps(workdir: str) -> list[int]:
     """The steps that have a checkpoint, newest first."""
-    folder = _folder(workdir)
+    folder = folder_of(workdir)
     if not folder.exists():
         return []
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
 
 
 def read_scores(workdir: str, step: int) -> dict[str, float]:
-    """Scores of the evaluation at a checkpoint's step; empty if there was none."""
-    path = _folder(workdir) / str(step) / 'metrics' / 'metrics'
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Scores of the evaluation at a checkpoint's step; empty if there was none.
+
+    Raises:
+      RunError: they cannot be read.
+    """
+    path = folder_of(workdir) / str(step) / 'metrics' / 'metrics'
+    scores = _read_json(path) if path.exists() else {}
+    if not isinstance(scores, dict) or not all(type(v) in (int, float) for v in scores.values()):
+        raise RunError(f'checkpoint {path.parent.parent} is corrupt (no scores in {path.name})')
+    return scores
 
 
 def best_step(workdir: str) -> int:
@@ -184,10 +210,19 @@ def load_params(workdir: str, step: int) -> dict[str, dict[str, np.ndarray]]:
     Raises:
       RunError: it is corrupt.
     """
-    folder = _folder(workdir) / str(step)
+    folder = folder_of(workdir) / str(step)
+    _check(folder)
+    return _read(folder).get('params', {})
+
+
+def check_weights(workdir: str) -> None:
+    """Raise what `load_params` of the best checkpoint would; reads the files, not the arrays."""
+    _check(folder_of(workdir) / str(best_step(workdir)))
+
+
+def _check(folder: epath.Path) -> None:
     if reason := find_corruption(folder):
         raise RunError(f'checkpoint {folder} is corrupt ({reason}); remove it and train on')
-    return _read(folder)['params']
 
 
 def _read(folder: epath.Path) -> dict:
@@ -201,14 +236,21 @@ def write_manifest(folder: epath.Path) -> None:
 
 
 def find_corruption(folder: epath.Path) -> str | None:
-    """Why a checkpoint cannot be trusted; None if its files are those of its manifest."""
+    """Why a checkpoint cannot be trusted; None if its files are those of its manifest.
+
+    Names in a manifest are compared, never opened, and a link is refused, so that nothing outside
+    the folder is read.
+    """
     if not (folder / MANIFEST).exists():
         return 'no manifest'
-    try:
-        expected = dict(json.loads((folder / MANIFEST).read_text()))
-    except (ValueError, TypeError):
+    if not isinstance(expected := _read_json(folder / MANIFEST), dict):
         return 'unreadable manifest'
-    found = _hashes(folder)
+    if not _is_metadata(_read_json(folder / METADATA)):
+        return f'unreadable {METADATA}'
+    try:
+        found = _hashes(folder)
+    except OSError as error:
+        return f'unreadable files: {error}'
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f'{name} is missing'
@@ -219,6 +261,22 @@ def find_corruption(folder: epath.Path) -> str | None:
     return None
 
 
+def _is_metadata(value: Any) -> bool:
+    """Whether values are of Orbax's kinds: if not, it opens no checkpoint of the run at all."""
+    if not isinstance(value, dict):
+        return False
+    kinds = {'init_timestamp_nsecs': int, 'commit_timestamp_nsecs': int}
+    return all(isinstance(v, kinds.get(key, dict) | None) for key, v in value.items())
+
+
+def _read_json(path: epath.Path) -> Any:
+    """None where there is no readable JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError):
+        return None
+
+
 def _hashes(folder: epath.Path) -> dict[str, str]:
     paths = {str(path.relative_to(folder)): path for path in _files(folder)}
     return {name: _sha256(path) for name, path in paths.items() if name not in UNHASHED}
@@ -226,6 +284,8 @@ def _hashes(folder: epath.Path) -> dict[str, str]:
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
+        if os.path.islink(path):
+            raise OSError(f'{path.name} is a link')
         yield from _files(path) if path.is_dir() else [path]
 
 
@@ -265,5 +325,7 @@ def _named_failure(what: str, folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = ' '.join(str(error).split())[:300] or type(error).__name__
-        raise RunError(f'{what}: {folder}: {reason}') from error
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        if cause := re.search(r'([^:]+: [^:[]+) \[os_error_code=', reason):
+            reason = cause[1].strip()  # TensorStore says it at the end of a page of its own names
+        raise RunError(f'{what}: {folder}: {reason[:300]}') from error

@@ -16,10 +16,14 @@ from ml_collections import config_flags
 from alexnet_jax.config import default_config, leaves, suggest
 from alexnet_jax.errors import BadInput
 
+RECORDED = Path(__file__).with_name('recorded.py')  # reads a config.json
+
 
 def define_flags(require_workdir: bool = True) -> None:
     """Define `--config` and `--workdir`. Call once, in a command's `main`."""
-    config_flags.DEFINE_config_file('config', None, 'Recipe: configs/NAME.py[:argument].')
+    config_flags.DEFINE_config_file(
+        'config', None, 'Recipe: configs/NAME.py[:argument], or the config.json of a run.'
+    )
     if require_workdir:
         flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.')
 
@@ -36,13 +40,16 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if '--help' in argv or '-h' in argv:
         print(_help())
         sys.exit(0)
-    keys = {}
+    keys, argv = {}, list(argv)
     for i, arg in enumerate(argv):
         if match := re.fullmatch(r'--?config(?:=(.*))?', arg):
+            place = i + 1 if match[1] is None else i
             recipe = ' '.join(argv[i + 1 : i + 2]) if match[1] is None else match[1]
             keys = leaves(load_recipe(recipe))
+            if recipe.endswith('.json'):
+                argv[place] = argv[place].replace(recipe, f'{RECORDED}:{recipe}')
     try:
-        return flags.FLAGS(list(argv))
+        return flags.FLAGS(argv)
     except Exception as error:  # of many types, from absl and ml_collections
         raise BadInput(_flag_error(argv, keys, error)) from error
 
@@ -55,6 +62,8 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
     """
     path, *arguments = recipe.split(':', 1)
     _check_file(path)
+    if path.endswith('.json'):
+        path, arguments = str(RECORDED), [path]
     try:
         get_config = runpy.run_path(path).get('get_config')
         if get_config is None:

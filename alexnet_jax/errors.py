@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import logging
 
@@ -44,6 +44,7 @@ class Interrupted(AlexNetError):
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main`; an AlexNetError becomes a line on stderr and its exit code."""
     logging.set_verbosity(logging.FATAL)  # the libraries' notes and tracebacks: ours says it once
+    sys.unraisablehook = _hook
     try:
         main()
     except Interrupted as stop:
@@ -54,7 +55,15 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         _stop('interrupted', 130)
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
         os._exit(128 + signal.SIGPIPE)
+    except OSError as error:  # a disk that is full or gone, where no message of ours says more
+        _stop(f'error: {error}', 1)
     sys.exit(0)
+
+
+def _hook(unraisable: Any) -> None:
+    """Print what a thread could not raise, but for TensorStore's after a save that has failed."""
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        sys.__unraisablehook__(unraisable)
 
 
 def _stop(line: str, exit_code: int) -> NoReturn:

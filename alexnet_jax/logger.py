@@ -1,16 +1,22 @@
 """What a run tells: metrics.jsonl (the record), TensorBoard events (a view), the terminal."""
 
+import contextlib
 import datetime
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import jax
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 from tqdm import tqdm
+
+from alexnet_jax.errors import RunError
 
 
 class Log:
@@ -22,6 +28,9 @@ class Log:
       total: steps of the whole run.
       batch_size: examples a step.
       train_size: examples an epoch.
+
+    Raises:
+      RunError: a record cannot be written; likewise what writes one.
     """
 
     def __init__(self, workdir: str, start: int, total: int, batch_size: int, train_size: int):
@@ -33,10 +42,11 @@ class Log:
         self._rate = 0.0
         if not self._is_writer:
             return
-        path = epath.Path(workdir) / 'metrics.jsonl'
-        _cut_back(path, start)
-        self._file = path.open('a')
-        self._events = SummaryWriter(str(workdir), purge_step=start + 1)
+        self._path = epath.Path(workdir) / 'metrics.jsonl'
+        with _named_failure(self._path):
+            _cut_back(self._path, start)
+            self._file = self._path.open('a')
+            self._events = _open_events(workdir, start + 1)
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -94,20 +104,23 @@ class Log:
     def __exit__(self, *_) -> None:
         if self._is_writer:
             self._bar.close()
-            self._events.close()
-            self._file.close()
+            with _named_failure(self._path), contextlib.closing(self._file):
+                self._events.close()
 
     def _write(self, step: int, split: str, values: dict[str, float]) -> None:
         if not self._is_writer:
             return
         epoch = step * self._batch_size / self._train_size
         record = {'step': step, 'epoch': epoch, 'split': split, **values}
-        self._file.write(json.dumps(record) + '\n')
-        self._file.flush()
-        for key, value in record.items():
-            if key not in ('step', 'split'):
-                self._events.add_scalar(f'{split}/{key}', value, step)
-        self._events.flush()
+        with _named_failure(self._path):
+            self._file.write(json.dumps(record) + '\n')
+            self._file.flush()
+            for key, value in record.items():
+                if key not in ('step', 'split'):
+                    _write_event(
+                        self._events, step, summary=summary.scalar(f'{split}/{key}', value)
+                    )
+            self._events.flush()
         if split == 'train' and not self._bar.disable:
             self._bar.set_postfix_str(_scores(record))
         else:
@@ -125,6 +138,33 @@ class Log:
         if record['bad_images']:
             line += f'  bad images {record["bad_images"]:,}'
         return line
+
+
+def _open_events(workdir: str, first_step: int) -> EventsWriter:
+    """A new file of TensorBoard events; it drops those of earlier files from a step on.
+
+    Not `SummaryWriter`: it writes in a thread, where a full disk goes unseen, and its queue then
+    blocks the run. The name has the process id, as two starts can fall into one second.
+    """
+    events = EventsWriter(str(epath.Path(workdir) / 'events'), f'.{os.getpid()}')
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    _write_event(events, first_step, session_log=start)
+    return events
+
+
+def _write_event(events: EventsWriter, step: int, **content) -> None:
+    events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+
+
+@contextlib.contextmanager
+def _named_failure(path: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f'{path} and the events beside it cannot be written: {error.strerror or error}; make '
+            f'room or give permission, then run again: it continues from the newest checkpoint'
+        ) from error
 
 
 def _scores(record: dict) -> str:

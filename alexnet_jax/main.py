@@ -6,7 +6,7 @@ import sys
 import jax
 from absl import flags
 
-from alexnet_jax import command_line, malloc, steps, train, workdir
+from alexnet_jax import checkpoint, command_line, lost_peer, malloc, steps, train, workdir
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 
@@ -28,16 +28,23 @@ def main() -> None:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
     validate(config)
     workdir.check(folder, config)
+    if config.init_from and not workdir.has_run(folder):
+        checkpoint.check_weights(config.init_from)
 
     malloc.keep_large_blocks()
     steps.use_compilation_cache()
+    if config.deterministic:
+        # Here and not in the compiler's options, which several processes cannot be given.
+        flag = '--xla_gpu_deterministic_ops=true'
+        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
     _start_distributed()
-    validate(config, _count_devices())
-    from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
+    with lost_peer.end_at_once():
+        validate(config, _count_devices())
+        from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
-    data = Data(config, jax.process_index(), jax.process_count())
-    workdir.create(folder, config, data.class_names)
-    train.train_and_evaluate(config, folder, data)
+        data = Data(config, jax.process_index(), jax.process_count())
+        workdir.create(folder, config, data.class_names)
+        train.train_and_evaluate(config, folder, data)
 
 
 def _count_devices() -> int:
@@ -53,9 +60,9 @@ def _start_distributed() -> None:
     if _COORDINATOR.value:
         if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
             raise BadInput('--coordinator needs --num_processes and --process_id as well')
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        lost_peer.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     elif _is_cluster(os.environ):
-        jax.distributed.initialize()
+        lost_peer.start()
 
 
 def _is_cluster(environ) -> bool:

@@ -141,7 +141,8 @@ def make_train_step(
         def loss_fn(params):
             logits = model.apply({'params': params}, image, dropout_keys)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
-            return (losses * mask).sum() / jnp.maximum(examples, 1), logits
+            losses = jnp.where(mask > 0, losses, 0.0)  # not a product: 0 * inf is no number
+            return losses.sum() / jnp.maximum(examples, 1), logits
 
         (loss, logits), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         loss, gradients = jax.lax.psum((loss, gradients), 'batch')
@@ -181,7 +182,7 @@ def make_eval_step(
         log_probs = view_log_probs(model, params, batch['image'], mean)
         label, mask = batch['label'], batch['mask']
         losses = -jnp.take_along_axis(log_probs, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
-        sums = _counts(log_probs, label, mask) | {'loss': (losses * mask).sum()}
+        sums = _counts(log_probs, label, mask) | {'loss': jnp.where(mask > 0, losses, 0.0).sum()}
         return jax.lax.psum(sums, 'batch')
 
     pmapped = _executable(

@@ -2,9 +2,17 @@
 
 import os
 import signal
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import jax
 from jax.experimental import multihost_utils
+
+T = TypeVar('T')
+
+
+class EvaluationStopped(Exception):
+    """A signal came in the middle of an evaluation."""
 
 
 class StopSignal:
@@ -40,3 +48,16 @@ class StopSignal:
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._received
+
+    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches, until a signal comes.
+
+        With several processes all of them: the others would wait in a sum over all devices.
+
+        Raises:
+          EvaluationStopped: a signal came.
+        """
+        for batch in batches:
+            if self._received and jax.process_count() == 1:
+                raise EvaluationStopped
+            yield batch

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 from etils import epath
 
-from alexnet_jax import checkpoint, optimizer, steps, variants
+from alexnet_jax import checkpoint, lost_peer, optimizer, steps, variants
 from alexnet_jax.errors import Diverged, Interrupted
 from alexnet_jax.evaluate import evaluate, means
 from alexnet_jax.logger import Log
-from alexnet_jax.stop import StopSignal
+from alexnet_jax.stop import EvaluationStopped, StopSignal
 
 
 class Data(Protocol):
@@ -68,6 +68,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             Log(workdir, start, total_steps, config.batch_size, data.train_size)
         )
         stop = stack.enter_context(StopSignal())
+        stack.enter_context(lost_peer.end_at_once())  # the last: before any other cleans up
         for line in ckpt.moved_aside:
             log.say(line)
         state = steps.init_state(model, transform, config.image_size, config.seed)
@@ -78,6 +79,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             state = _start_from(config.init_from, state, log)
         state = steps.replicate(state)
 
+        def score(step: int) -> dict[str, float] | None:
+            """None if a signal cut it short: the next start scores this step before it goes on."""
+            batches = log.track(stop.watch(data.eval_batches()), data.eval_size)
+            try:
+                scores = evaluate(eval_step, state.params, batches, data.eval_size)
+            except EvaluationStopped:
+                return None
+            log.eval(step, scores)
+            return scores
+
+        was_scored = not start or bool(checkpoint.read_scores(workdir, start))
+        if is_due(start, config.eval_every) and not was_scored:
+            if not (scores := score(start)):
+                raise Interrupted(f'stopped; step {start:,} is saved', stop.number)
+            ckpt.add_scores(state, scores)
+
         todo = range(start + 1, total_steps + 1)
         for step, batch in zip(todo, data.train_batches(start), strict=False):
             state = train_step(state, batch)
@@ -85,12 +102,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             if is_due(step, config.log_every):
                 log.train(step, finite_means(state), float(schedule(step - 1)))
                 state = steps.reset_metrics(state)
-            scores = None
-            if is_due(step, config.eval_every):
-                batches = log.track(data.eval_batches(), data.eval_size)
-                scores = evaluate(eval_step, state.params, batches, data.eval_size)
-                log.eval(step, scores)
-            stopping = stop.requested(step) and step < total_steps
+            is_eval = is_due(step, config.eval_every)
+            scores = score(step) if is_eval else None
+            is_cut = is_eval and not scores
+            stopping = stop.requested(step) and (step < total_steps or is_cut)
             if is_due(step, config.checkpoint_every) or stopping:
                 finite_means(state)  # a run that has diverged is not saved
                 ckpt.save(step, state, scores)

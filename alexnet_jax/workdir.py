@@ -32,7 +32,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         results; or `init_from` holds no run, or one of another network.
     """
     folder = epath.Path(workdir)
-    if (folder / 'config.json').exists():
+    if has_run(workdir):
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
         _check_init_from(config)
@@ -104,6 +104,11 @@ def create(workdir: str, config: ml_collections.ConfigDict, class_names: list[st
         _write_json(folder / 'environment.json', _environment(folder / 'environment.json', config))
     except OSError as error:
         raise BadInput(f'workdir {workdir} cannot be written: {error.strerror}') from error
+
+
+def has_run(workdir: str) -> bool:
+    """Whether a run was started in this folder."""
+    return (epath.Path(workdir) / 'config.json').exists()
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:

@@ -1,10 +1,13 @@
 """Runs of `python -m alexnet_jax.main` on the digits, shortened, in processes of their own."""
 
+import contextlib
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -82,6 +85,23 @@ def train(workdir: Path, cache: Path, *flags: str, devices: int = 1) -> str:
         code, output, errors = run.finish()
     assert code == 0, errors
     return output
+
+
+@contextlib.contextmanager
+def two_processes(workdir: Path, cache: Path, *flags: str) -> Iterator[tuple[Run, Run]]:
+    """The two processes of a run, two devices each."""
+    flags = (*flags, f'--coordinator=127.0.0.1:{_free_port()}', '--num_processes=2')
+    with (
+        Run(workdir, cache, *flags, '--process_id=0', devices=2) as first,
+        Run(workdir, cache, *flags, '--process_id=1', devices=2) as second,
+    ):
+        yield first, second
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 def records(workdir: Path, split: str | None = None) -> list[dict]:

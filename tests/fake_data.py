@@ -41,6 +41,7 @@ class FakeData:
       config: its seed, batch_size, num_classes and image_size are read.
       train_size, eval_size: examples of the splits.
       on_batch: called with the step before its batch is yielded; may raise.
+      on_eval: called before the second batch of an evaluation.
       nan_step: the step whose color_shift is not a number.
     """
 
@@ -50,12 +51,14 @@ class FakeData:
         train_size: int = 48,
         eval_size: int = 37,
         on_batch=lambda step: None,
+        on_eval=lambda: None,
         nan_step: int | None = None,
     ):
         self.config = config
         self.train_size = train_size
         self.eval_size = eval_size
         self.on_batch = on_batch
+        self.on_eval = on_eval
         self.nan_step = nan_step
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
 
@@ -76,6 +79,8 @@ class FakeData:
         """Padded to the batch size with label -1, which is masked out."""
         size = self.config.batch_size
         for first in range(0, self.eval_size, size):
+            if first == size:
+                self.on_eval()
             batch = make_batch(self.config, 1_000_000 + first)
             padding = first + np.arange(size) >= self.eval_size
             label = np.where(padding, np.int32(-1), batch['label'])

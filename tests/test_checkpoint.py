@@ -266,8 +266,8 @@ def test_no_file_can_change_what_is_restored(two, tmp_path):
         data = (workdir / name).read_bytes()
         (workdir / name).write_bytes(data[: len(data) // 2])
         is_hashed = str(name.relative_to('checkpoints/2')) not in checkpoint.UNHASHED
-        is_manifest = name.name == checkpoint.MANIFEST
-        changed = (is_hashed or is_manifest) and len(data) > 0
+        is_read = name.name in (checkpoint.MANIFEST, checkpoint.METADATA)
+        changed = (is_hashed or is_read) and len(data) > 0
         assert_restores(workdir, 1 if changed else 2)
 
 

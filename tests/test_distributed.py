@@ -1,12 +1,10 @@
 """One device, eight devices, and two processes of two devices compute the same run."""
 
-import contextlib
 import signal
-import socket
 
 import numpy as np
 import pytest
-from cli_runs import Run, final_state, records, train
+from cli_runs import final_state, records, train, two_processes
 
 from alexnet_jax.checkpoint import find_steps
 
@@ -38,34 +36,17 @@ def eight_devices(tmp_path_factory, cache):
     return workdir
 
 
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
-@contextlib.contextmanager
-def two_processes(workdir, cache):
-    """The two processes of a run, two devices each."""
-    flags = (*FLAGS, f'--coordinator=127.0.0.1:{free_port()}', '--num_processes=2')
-    with (
-        Run(workdir, cache, *flags, '--process_id=0', devices=2) as first,
-        Run(workdir, cache, *flags, '--process_id=1', devices=2) as second,
-    ):
-        yield first, second
-
-
 @pytest.fixture(scope='module')
 def two_hosts(tmp_path_factory, cache):
     """A run of two processes, of which SIGTERM reached one, then run again to its end."""
     workdir = tmp_path_factory.mktemp('devices') / 'two'
     seen = {}
-    with two_processes(workdir, cache) as (first, second):
+    with two_processes(workdir, cache, *FLAGS) as (first, second):
         first.wait_for_step(3)
         second.signal(signal.SIGTERM)
         seen['stopped'] = [first.finish(), second.finish()]
     seen['saved'] = find_steps(str(workdir))
-    with two_processes(workdir, cache) as (first, second):
+    with two_processes(workdir, cache, *FLAGS) as (first, second):
         seen['finished'] = [first.finish(), second.finish()]
     return workdir, seen
 

@@ -61,14 +61,17 @@ CORE = {
     'plain': {'ops'},
     'evaluate': {'steps', 'errors'},
     'checkpoint': {'errors'},
-    'logger': set(),
+    'logger': {'errors'},
     'stop': set(),
+    'lost_peer': {'errors'},
     'workdir': {'config', 'variants', 'errors'},
     'train': {
-        'checkpoint', 'evaluate', 'logger', 'optimizer', 'steps', 'stop', 'variants', 'errors',
+        'checkpoint', 'evaluate', 'logger', 'lost_peer', 'optimizer', 'steps', 'stop', 'variants',
+        'errors',
     },
     'main': {
-        'command_line', 'config', 'data.pipeline', 'malloc', 'steps', 'train', 'workdir', 'errors',
+        'checkpoint', 'command_line', 'config', 'data.pipeline', 'lost_peer', 'malloc', 'steps',
+        'train', 'workdir', 'errors',
     },
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Records, the cut back to the restored step, TensorBoard's view, and the plain lines."""
 
 import json
+import os
 import time
 
 import pytest
@@ -8,6 +9,7 @@ from etils import epath
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
+from alexnet_jax.errors import RunError
 from alexnet_jax.logger import Log, read_records
 
 TRAIN = {'loss': 2.5, 'top1': 0.125, 'top5': 0.5, 'examples': 320, 'bad_images': 0}
@@ -124,7 +126,7 @@ def test_tensorboard_is_told_what_the_cut_drops(tmp_path):
     """A resumed run's file opens with SessionLog.START at its first step: later ones go."""
     write_steps(tmp_path, 10)
     (old,) = tmp_path.glob('events.*')
-    old.rename(tmp_path / 'old')  # files are named by the second
+    old.rename(tmp_path / 'old')
     write_steps(tmp_path, 6, start=5)
     (new,) = tmp_path.glob('events.*')
     starts = [
@@ -172,3 +174,46 @@ def test_only_process_0_writes(tmp_path, monkeypatch, capsys):
         log.eval(10, EVAL)
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ''
+
+
+# A disk that is full
+
+
+def test_two_starts_in_one_second_have_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, 'time', lambda: 1e9)
+    for number in (7, 8):
+        monkeypatch.setattr(os, 'getpid', lambda number=number: number)
+        write_steps(tmp_path, number)
+    assert len(list(tmp_path.glob('events.*'))) == 2
+    assert {step for _, step in scalars(tmp_path)} == {7, 8}
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # of /dev/full
+def test_a_record_that_cannot_be_written_is_one_clear_error(tmp_path):
+    """/dev/full is a disk without room."""
+    log = open_log(tmp_path)
+    log._file.close()
+    log._file = open('/dev/full', 'w')  # noqa: SIM115
+    with pytest.raises(RunError, match=r'metrics.jsonl and the events .* No space left on device'):
+        log.train(10, TRAIN, 0.1)
+    log._file = open(tmp_path / 'metrics.jsonl', 'a')  # noqa: SIM115
+    log.__exit__()
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_events_that_cannot_be_written_are_one_clear_error(tmp_path):
+    log = open_log(tmp_path)
+    writer = log._events._py_recordio_writer
+    writer.close()
+    writer._writer = open('/dev/full', 'wb')  # noqa: SIM115
+    with pytest.raises(RunError, match='No space left on device'):
+        log.train(10, TRAIN, 0.1)
+    with pytest.raises(RunError, match='No space left on device'):
+        log.__exit__()
+    assert log._file.closed
+
+
+def test_a_folder_without_permission_is_one_clear_error(tmp_path):
+    (tmp_path / 'metrics.jsonl').mkdir()  # root passes every check of permissions
+    with pytest.raises(RunError, match=r'metrics.jsonl and the events beside it cannot be written'):
+        open_log(tmp_path)

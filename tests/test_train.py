@@ -15,7 +15,7 @@ from fake_data import TINY, FakeData, config_of
 from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax import steps, variants
-from alexnet_jax.checkpoint import best_step, find_steps, load_params
+from alexnet_jax.checkpoint import best_step, find_steps, load_params, read_scores
 from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
 from alexnet_jax.train import train_and_evaluate
 
@@ -132,6 +132,35 @@ def test_failed_and_resumed(tmp_path, uninterrupted, step, saved):
     assert next(iter(find_steps(str(tmp_path))), None) == saved
     train(short_run(), tmp_path)
     assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize('number', [1, 2, 3])
+def test_stopped_in_an_evaluation(tmp_path, uninterrupted, number):
+    """That of step 4, 8 or 12: it is cut, cut again, then done on the third start."""
+    count = 0
+
+    def stop() -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            signal.raise_signal(signal.SIGTERM)
+
+    step = 4 * number
+    with pytest.raises(Interrupted, match=f'stopped; step {step} is saved') as stopped:
+        train(short_run(), tmp_path, on_eval=stop)
+    assert stopped.value.exit_code == 143
+    assert [r['step'] for r in records(tmp_path, 'eval')] == list(range(4, step, 4))
+    count = number - 1
+    with pytest.raises(Interrupted, match=f'stopped; step {step} is saved'):
+        train(short_run(), tmp_path, on_eval=stop)
+    assert find_steps(str(tmp_path))[0] == step
+    train(short_run(), tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+    assert best_step(str(tmp_path)) == best_step(str(uninterrupted))
+    for kept in find_steps(str(tmp_path)):
+        assert read_scores(str(tmp_path), kept).get('top1') == read_scores(
+            str(uninterrupted), kept
+        ).get('top1')
 
 
 def test_stopped_again_and_again(tmp_path, uninterrupted):

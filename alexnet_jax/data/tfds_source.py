@@ -98,6 +98,24 @@ def _keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
     )
 
 
+def to_prepare(name: str, data_dir: str | None) -> str | None:
+    """What the first run would download; None if the dataset is prepared. Fetches nothing.
+
+    Raises:
+      BadInput: no such dataset, or archives that must be fetched by hand.
+    """
+    with _quiet():
+        builder = _builder(name, data_dir)
+    if builder.is_prepared():
+        return None
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        raise BadInput(_manual_message(builder, name, None))
+    return (
+        f'tfds:{name} is not prepared in {builder.data_dir_root}: the first run downloads and '
+        f'prepares it there'
+    )
+
+
 def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> None:
     """Download and prepare a dataset as ArrayRecord, which gives random access at any size."""
     data_dir = builder.data_dir_root

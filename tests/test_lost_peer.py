@@ -1,0 +1,106 @@
+"""One of two processes is killed: the other ends, and the job started again continues exactly."""
+
+import fcntl
+import shutil
+import signal
+import time
+
+import pytest
+from cli_runs import assert_same_state, final_state, records, train, two_processes
+
+from alexnet_jax import lost_peer
+
+STEPS = 20
+FLAGS = (
+    '--config.epochs=0.9',  # 20 steps
+    '--config.log_every=1',
+    '--config.eval_every=10',
+    '--config.checkpoint_every=5',
+)
+BOUND = lost_peer.HEARTBEAT + 30  # seconds
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / 'compiled'
+
+
+def finish_both(workdir, cache) -> str:
+    """Run to the end; returns what the first process said."""
+    with two_processes(workdir, cache, *FLAGS) as (first, second):
+        (code, output, errors), other = first.finish(), second.finish()
+    assert (code, other[0]) == (0, 0), errors + other[2]
+    return output
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp('peers') / 'uninterrupted'
+    finish_both(workdir, cache)
+    return workdir
+
+
+@pytest.mark.parametrize('victim', [0, 1], ids=['coordinator', 'other'])
+def test_a_lost_process_ends_the_other_and_costs_nothing_else(
+    tmp_path, cache, uninterrupted, victim
+):
+    workdir = tmp_path / 'run'
+    with two_processes(workdir, cache, *FLAGS) as both:
+        both[0].wait_for_step(8)
+        both[victim].signal(signal.SIGKILL)
+        began = time.monotonic()
+        code, _, errors = both[1 - victim].finish()
+        seconds = time.monotonic() - began
+    assert code == 1, errors
+    assert errors.splitlines()[-1] == lost_peer.LOST
+    assert 'Traceback' not in errors
+    assert seconds < BOUND
+    assert 'continuing from the checkpoint of step' in finish_both(workdir, cache)
+    assert records(workdir) == records(uninterrupted)
+    assert_same_state(final_state(workdir), final_state(uninterrupted))
+
+
+def test_an_error_of_one_process_ends_both(tmp_path, cache):
+    """The workdir is in use: only process 0, which writes there, sees that."""
+    workdir = tmp_path / 'run'
+    workdir.mkdir()
+    with (workdir / '.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with two_processes(workdir, cache, *FLAGS) as (first, second):
+            began = time.monotonic()
+            code, _, errors = first.finish()
+            other, _, _ = second.finish()
+            seconds = time.monotonic() - began
+    assert code == 2
+    assert 'is in use by another run' in errors
+    assert other == 1
+    assert seconds < BOUND
+
+
+# A checkpoint of four devices, on others
+
+
+@pytest.fixture(scope='module')
+def four_devices(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp('peers') / 'four'
+    train(workdir, cache, *FLAGS, devices=4)
+    return workdir
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8, 'two processes'])
+def test_four_devices_then_others(tmp_path, cache, four_devices, devices):
+    """The last ten steps and both evaluations, done again from the checkpoint of step 10."""
+    workdir = shutil.copytree(four_devices, tmp_path / 'run')
+    for step in (15, 20):
+        shutil.rmtree(workdir / 'checkpoints' / str(step))
+    if devices == 'two processes':
+        output = finish_both(workdir, cache)
+    else:
+        output = train(workdir, cache, *FLAGS, devices=devices)
+    assert 'continuing from the checkpoint of step 10' in output
+    found, expected = records(workdir), records(four_devices)
+    assert [(r['step'], r['split']) for r in found] == [(r['step'], r['split']) for r in expected]
+    assert len(found) == STEPS + 2
+    for have, want in zip(found, expected, strict=True):
+        assert have['loss'] == pytest.approx(want['loss'], rel=1e-5)
+        assert have['examples'] == want['examples']
