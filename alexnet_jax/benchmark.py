@@ -27,11 +27,6 @@ from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.summary import operations
 
 PEERS = {'step': ('torch', 'plain'), 'data': ('flax',)}
-_PEER = flags.DEFINE_list('peer', [], 'What to compare with: torch, plain (step); flax (data).')
-_ALSO = flags.DEFINE_list('also', [], 'data: more sets to time, as in --config.data.name.')
-_JSON = flags.DEFINE_string('json', None, 'File to write the figures to.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Turns that each contender gets.', lower_bound=1)
-_SECONDS = flags.DEFINE_float('seconds', 4.0, 'What a turn takes at least.', lower_bound=0)
 
 
 class Contender:
@@ -65,7 +60,7 @@ class Contender:
         self.compile_seconds = self._answer()['compile_seconds']
         self._count = 1
         took = self._run()
-        self._count = max(1, round(_SECONDS.value / took))
+        self._count = max(1, round(flags.FLAGS.seconds / took))
 
     def take_turn(self) -> None:
         """Run for `--seconds`."""
@@ -100,9 +95,9 @@ def benchmark_step(config: ml_collections.ConfigDict, options: Sequence[str]) ->
     figures = {'config': json.loads(config.to_json()), 'device': jax.devices()[0].device_kind}
     for task, flops in (('train', training), ('forward', forward)):
         names = ['alexnet_jax', 'matmul', *(['the loop'] if task == 'train' else [])]
-        if 'plain' in _PEER.value:
+        if 'plain' in flags.FLAGS.peer:
             names.append('plain JAX')
-        if 'torch' in _PEER.value:
+        if 'torch' in flags.FLAGS.peer:
             names += ['PyTorch eager', 'PyTorch tuned']
             names += ['PyTorch compiled'] * (jax.default_backend() == 'gpu')
         timed, cold = _take_turns(names, task, options)
@@ -123,9 +118,9 @@ def _take_turns(
             for name in names:
                 _progress(f'{task}: starting {name}')
                 timed[name] = Contender(name, task, options, cache)
-            for turn in range(_REPEATS.value):
+            for turn in range(flags.FLAGS.repeats):
                 for name, contender in timed.items():
-                    _progress(f'{task}: turn {turn + 1} of {_REPEATS.value}, {name}')
+                    _progress(f'{task}: turn {turn + 1} of {flags.FLAGS.repeats}, {name}')
                     contender.take_turn()
         finally:
             _progress('')
@@ -196,9 +191,14 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict:
     """Time the training batches of the config's data and of `--also`; prints and returns."""
     from alexnet_jax.data import throughput  # TensorFlow takes seconds to import
 
-    names = [config.data.name, *_ALSO.value]
+    names = [config.data.name, *flags.FLAGS.also]
     found = throughput.measure(
-        config, names, 'flax' in _PEER.value, _REPEATS.value, _SECONDS.value, _progress
+        config,
+        names,
+        'flax' in flags.FLAGS.peer,
+        flags.FLAGS.repeats,
+        flags.FLAGS.seconds,
+        _progress,
     )
     _progress('')
     flax_rates = found['flax']['rates'] if 'flax' in found else []
@@ -231,19 +231,29 @@ def _write_json(path: Path, figures: dict) -> None:
     temporary.replace(path)
 
 
+def _define_flags() -> None:
+    """In a function: other commands have a `--json` too, and a test imports them all."""
+    flags.DEFINE_list('peer', [], 'What to compare with: torch, plain (step); flax (data).')
+    flags.DEFINE_list('also', [], 'data: more sets to time, as in --config.data.name.')
+    flags.DEFINE_string('json', None, 'File to write the figures to.')
+    flags.DEFINE_integer('repeats', 5, 'Turns that each contender gets.', lower_bound=1)
+    flags.DEFINE_float('seconds', 4.0, 'What a turn takes at least.', lower_bound=0)
+
+
 def main() -> None:
     """Run the benchmark that the command line names."""
+    _define_flags()
     command_line.define_flags(require_workdir=False)
     _, *arguments = command_line.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if len(arguments) != 1 or arguments[0] not in PEERS or config is None:
         raise BadInput('type: python -m alexnet_jax.benchmark step|data --config=configs/NAME.py')
     kind = arguments[0]
-    for peer in _PEER.value:
+    for peer in flags.FLAGS.peer:
         if peer not in PEERS[kind]:
             raise BadInput(f'{kind} has no --peer={peer}; allowed: {", ".join(PEERS[kind])}')
     validate(config, jax.device_count())
-    target = Path(_JSON.value) if _JSON.value else None
+    target = Path(flags.FLAGS.json) if flags.FLAGS.json else None
     if target and not target.parent.is_dir():
         raise BadInput(f'--json={target}: the folder {target.parent} does not exist')
     if kind == 'step':
