@@ -45,6 +45,7 @@ class Contender:
         environ = os.environ | {
             'JAX_COMPILATION_CACHE_DIR': cache,
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # several processes share a GPU
         }
         if name == 'PyTorch tuned':
             from alexnet_jax import torch_peer
@@ -248,6 +249,7 @@ def main() -> None:
     config = flags.FLAGS.config
     if len(arguments) != 1 or arguments[0] not in PEERS or config is None:
         raise BadInput('type: python -m alexnet_jax.benchmark step|data --config=configs/NAME.py')
+    os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
     kind = arguments[0]
     for peer in flags.FLAGS.peer:
         if peer not in PEERS[kind]:
