@@ -8,6 +8,8 @@ batches that training takes. Everything that is compared takes turns in one run;
 medians over the repeats. On a machine that does other work they mean nothing.
 """
 
+import contextlib
+import importlib.util
 import json
 import os
 import statistics
@@ -24,6 +26,7 @@ from absl import flags
 from alexnet_jax import command_line, contenders, variants
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, RunError, run_command
+from alexnet_jax.model import MapLRN
 from alexnet_jax.summary import operations
 
 PEERS = {'step': ('torch', 'plain'), 'data': ('flax',)}
@@ -68,8 +71,9 @@ class Contender:
         self.seconds.append(self._run() / self._count)
 
     def _run(self) -> float:
-        self._process.stdin.write(f'{self._count}\n')
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # ended since its last turn: no answer
+            self._process.stdin.write(f'{self._count}\n')
+            self._process.stdin.flush()
         answer = self._answer()
         self.peak_gib = answer['peak_bytes'] / 2**30
         return answer['seconds']
@@ -77,6 +81,7 @@ class Contender:
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
+            self.__exit__()
             raise RunError(f'the process of {self.name} ended: its error is above')
         return json.loads(line)
 
@@ -84,7 +89,8 @@ class Contender:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # close() writes what is left
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
@@ -192,6 +198,7 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict:
     """Time the training batches of the config's data and of `--also`; prints and returns."""
     from alexnet_jax.data import throughput  # TensorFlow takes seconds to import
 
+    config = throughput.without_statistics(config)
     names = [config.data.name, *flags.FLAGS.also]
     found = throughput.measure(
         config,
@@ -232,6 +239,17 @@ def _write_json(path: Path, figures: dict) -> None:
     temporary.replace(path)
 
 
+def _check_torch(config: ml_collections.ConfigDict) -> None:
+    if importlib.util.find_spec('torch') is None:
+        raise BadInput('--peer=torch needs PyTorch: pip install torch')
+    layers = variants.build(config.variant, config.edits, config.num_classes)
+    if any(isinstance(layer, MapLRN) for layer in layers):
+        raise BadInput(
+            f'--peer=torch: {config.variant} has norms within maps, and PyTorch has none; leave it '
+            'out or add no_lrn to config.edits'
+        )
+
+
 def _define_flags() -> None:
     """In a function: other commands have a `--json` too, and a test imports them all."""
     flags.DEFINE_list('peer', [], 'What to compare with: torch, plain (step); flax (data).')
@@ -255,6 +273,8 @@ def main() -> None:
         if peer not in PEERS[kind]:
             raise BadInput(f'{kind} has no --peer={peer}; allowed: {", ".join(PEERS[kind])}')
     validate(config, jax.device_count())
+    if 'torch' in flags.FLAGS.peer:
+        _check_torch(config)
     target = Path(flags.FLAGS.json) if flags.FLAGS.json else None
     if target and not target.parent.is_dir():
         raise BadInput(f'--json={target}: the folder {target.parent} does not exist')

@@ -29,11 +29,9 @@ from alexnet_jax import (
     optimizer,
     plain,
     steps,
-    train,
     variants,
 )
 from alexnet_jax.errors import run_command
-from alexnet_jax.logger import read_records
 
 TRAIN_SIZE = 1_000_000  # images of an epoch; nothing here trains for one
 COMPILING = (
@@ -147,6 +145,10 @@ class _InMemory:
 
 def _train_in_loop(config: ml_collections.ConfigDict, count: int) -> float:
     """A run of its own; returns the seconds of `count` steps, after as many that warm up."""
+    # Their libraries take seconds to import, and the other contenders do without.
+    from alexnet_jax import train
+    from alexnet_jax.logger import read_records
+
     config = ml_collections.ConfigDict(config)
     config.epochs = 2 * count * config.batch_size / TRAIN_SIZE
     config.log_every = count

@@ -1,13 +1,12 @@
-"""ops against naive NumPy and against their plain `lax` formulations."""
+"""ops against naive NumPy and against the `lax` formulations of plain."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax import lax
 
-from alexnet_jax import ops
+from alexnet_jax import ops, plain
 
 
 def normal(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
@@ -70,14 +69,12 @@ def test_conv_is_the_grouped_convolution_of_lax(groups, stride, pad):
     where = ((stride, stride), ((pad, pad), (pad, pad)))
     numbers = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'feature_group_count': groups}
 
-    def plain(x, kernel):
-        return lax.conv_general_dilated(x, kernel, *where, **numbers)
+    def conv_by(module):
+        return lambda x, kernel: module.conv(x, kernel, *where, **numbers)
 
-    def ours(x, kernel):
-        return ops.conv(x, kernel, *where, **numbers)
-
-    gradient = normal(*plain(x, kernel).shape, seed=2)
-    for a, b in zip(both(ours)(x, kernel, gradient), both(plain)(x, kernel, gradient), strict=True):
+    gradient = normal(*conv_by(plain)(x, kernel).shape, seed=2)
+    ours, expected = (both(conv_by(module))(x, kernel, gradient) for module in (ops, plain))
+    for a, b in zip(ours, expected, strict=True):
         assert a.shape == b.shape
         assert_within(a, b, 1e-6)
 
@@ -100,17 +97,6 @@ def test_conv_by_hand():
 # Pooling
 
 
-def plain_max_pool(x, window, stride, overhang):
-    """reduce_window, whose gradient is select_and_scatter."""
-    ends = [
-        (ops.output_width(size, window, stride, overhang=overhang) - 1) * stride + window - size
-        for size in x.shape[1:3]
-    ]
-    pads = [(0, 0), *((0, max(end, 0)) for end in ends), (0, 0)]
-    low = np.array(-np.inf, x.dtype)
-    return lax.reduce_window(x, low, lax.max, (1, window, window, 1), (1, stride, stride, 1), pads)
-
-
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('overhang', [False, True])
 @pytest.mark.parametrize(
@@ -127,15 +113,13 @@ def test_max_pool_is_reduce_window_bit_for_bit(size, window, stride, overhang, d
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(-2, 2, (4, *size, 5)), dtype)  # most windows have ties
 
-    def plain(x):
-        return plain_max_pool(x, window, stride, overhang)
-
-    def ours(x):
-        return ops.max_pool(x, window, stride, overhang)
+    def pool_by(module):
+        return lambda x: module.max_pool(x, window, stride, overhang)
 
     # Integers: a pixel may be the maximum of several windows, and any order of summing is exact.
-    gradient = jnp.asarray(rng.integers(-4, 5, plain(x).shape), dtype)
-    for a, b in zip(both(ours)(x, gradient), both(plain)(x, gradient), strict=True):
+    gradient = jnp.asarray(rng.integers(-4, 5, pool_by(plain)(x).shape), dtype)
+    ours, expected = (both(pool_by(module))(x, gradient) for module in (ops, plain))
+    for a, b in zip(ours, expected, strict=True):
         assert a.dtype == b.dtype == dtype
         np.testing.assert_array_equal(a, b)
 
@@ -144,11 +128,11 @@ def test_max_pool_is_reduce_window_on_the_shape_of_pool1():
     x = jnp.maximum(normal(2, 55, 55, 8), 0)  # after ReLU: ties at 0
     gradient = normal(2, 27, 27, 8, seed=1)
     ours = both(lambda x: ops.max_pool(x, 3, 2))(x, gradient)
-    plain = both(lambda x: plain_max_pool(x, 3, 2, False))(x, gradient)
-    np.testing.assert_array_equal(ours[0], plain[0])
+    expected = both(lambda x: plain.max_pool(x, 3, 2))(x, gradient)
+    np.testing.assert_array_equal(ours[0], expected[0])
     # A pixel that is the maximum of four windows sums their gradients in another order.
-    assert_within(ours[1], plain[1], 2e-7)
-    np.testing.assert_array_equal(ours[1] != 0, plain[1] != 0)
+    assert_within(ours[1], expected[1], 2e-7)
+    np.testing.assert_array_equal(ours[1] != 0, expected[1] != 0)
 
 
 def test_max_pool_gives_the_gradient_to_the_first_maximum():
@@ -179,9 +163,10 @@ def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ov
         for j in range(width):
             pixels = x[:, i * stride : i * stride + window, j * stride : j * stride + window]
             expected[:, i, j] = pixels.astype(np.float64).mean((1, 2))
-    actual = ops.avg_pool(x, window, stride, overhang)
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    for pool in (ops.avg_pool, plain.avg_pool):
+        actual = pool(x, window, stride, overhang)
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_avg_pool_by_hand():
@@ -252,20 +237,13 @@ def test_gradient_of_local_response_norm_is_that_of_finite_differences(case):
     assert_within(gradient, expected, 1e-6)
 
 
-def plain_norm(x, dims, k, alpha, beta):
-    """pow and reduce_window, differentiated as they are."""
-    zero = np.zeros((), x.dtype)
-    pads = [(d // 2, d // 2) for d in dims]
-    total = lax.reduce_window(x * x, zero, lax.add, dims, (1,) * x.ndim, pads)
-    return x / (k + alpha * total) ** beta
-
-
-def test_local_response_norm_and_its_gradient_are_the_plain_ones():
+@pytest.mark.parametrize('case', LRN_CASES)
+def test_local_response_norm_and_its_gradient_are_the_plain_ones(case):
     x = normal(2, 7, 7, 96, std=100)
     gradient = normal(*x.shape, seed=1)
-    ours = both(ops.local_response_norm)(x, gradient)
-    plain = both(lambda x: plain_norm(x, (1, 1, 1, 5), 2.0, 1e-4, 0.75))(x, gradient)
-    for a, b in zip(ours, plain, strict=True):
+    ours = both(lambda x: ops.local_response_norm(x, *case))(x, gradient)
+    expected = both(lambda x: plain.local_response_norm(x, *case))(x, gradient)
+    for a, b in zip(ours, expected, strict=True):
         assert_within(a, b, 1e-6)
 
 
@@ -274,8 +252,8 @@ def test_map_response_norm_and_its_gradient_are_the_plain_ones(n, alpha, beta):
     x = normal(2, 8, 9, 5, std=300)
     gradient = normal(*x.shape, seed=1)
     ours = both(lambda x: ops.map_response_norm(x, 1.0, n, alpha, beta))(x, gradient)
-    plain = both(lambda x: plain_norm(x, (1, n, n, 1), 1.0, alpha, beta))(x, gradient)
-    for a, b in zip(ours, plain, strict=True):
+    expected = both(lambda x: plain.map_response_norm(x, 1.0, n, alpha, beta))(x, gradient)
+    for a, b in zip(ours, expected, strict=True):
         assert_within(a, b, 1e-6)
 
 

@@ -9,8 +9,8 @@
       validation...      likewise
       statistics.npz     mean image and colour covariance of the training split
 
-`preparation.py` makes it. Opening reads the manifest alone; the index is mapped into memory, and
-record files are opened when an image of theirs is asked for.
+`preparation.py` makes it, its record files by `shards.py`. Opening reads the manifest alone; the
+index is mapped into memory, and record files are opened when an image of theirs is asked for.
 """
 
 import dataclasses

@@ -9,10 +9,21 @@ import numpy as np
 from alexnet_jax.data import peers
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.sources import open_source
+from alexnet_jax.errors import BadInput
 
 PEER_IMAGES = 1000  # that the peer gets, in memory
 SETTLE = 3.0  # seconds between turns, in which the pipeline before fills its buffers and rests
+JPEG = b'\xff\xd8\xff'  # what a file begins with
 BACKLOG = 12  # batches, above what any of the pipelines has ready when a turn begins
+
+
+def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config less the mean and the colour shift: those take a pass over the set to compute."""
+    config = config.copy_and_resolve_references()
+    config.data.mean = 'none'
+    ops = [op for op in config.data.train_ops.split('|') if 'pca_shift' not in op]
+    config.data.train_ops = '|'.join(ops)
+    return config
 
 
 def measure(
@@ -25,10 +36,8 @@ def measure(
 ) -> dict[str, dict]:
     """Time the training batches of data sets, in turns.
 
-    The colour shift is left out: its axes would take a pass over the set to compute.
-
     Args:
-      config: its ops and batch size are used with every data set.
+      config: of `without_statistics`; its ops and batch size are used with every data set.
       names: of data sets, as in `config.data.name`.
       peer: whether to time the flax pipeline on images of the first set as well.
       repeats: turns.
@@ -37,21 +46,19 @@ def measure(
 
     Returns:
       {name: {'rates': images/s of each turn, 'first_batch_seconds': from `train_batches` on}}.
-    """
-    config = ml_collections.ConfigDict(config)
-    config.data.mean = 'none'
-    ops = [op for op in config.data.train_ops.split('|') if 'pca_shift' not in op]
-    config.data.train_ops = '|'.join(ops)
 
+    Raises:
+      BadInput: a data set that cannot be opened, or has images that the peer cannot decode.
+    """
+    config = config.copy_and_resolve_references()
+    if peer:
+        images, labels = _peer_images(config, names[0])
     streams, found = {}, {}
     for name in names:
         config.data.name = name
         data = Data(config)
         streams[name], found[name] = _start(data.train_batches)
     if peer:
-        config.data.name = names[0]
-        split = open_source(config.data).train
-        images, labels = split.read(np.arange(min(PEER_IMAGES, len(split))))
         streams['flax'], found['flax'] = _start(
             lambda: peers.flax_batches(images, labels, config.batch_size)
         )
@@ -61,6 +68,18 @@ def measure(
             time.sleep(SETTLE)
             found[name]['rates'].append(_rate(stream, seconds))
     return found
+
+
+def _peer_images(config: ml_collections.ConfigDict, name: str) -> tuple[list[bytes], np.ndarray]:
+    """Encoded images and int32 labels: the first of a set."""
+    config = config.copy_and_resolve_references()
+    config.data.name = name
+    split = open_source(config.data).train
+    images, labels = split.read(np.arange(min(PEER_IMAGES, len(split))))
+    for index, image in enumerate(images):
+        if not image.startswith(JPEG):
+            raise BadInput(f'--peer=flax decodes JPEG alone, and {split.name(index)} is none')
+    return images, labels
 
 
 def _start(batches: Callable[[], Iterator[dict]]) -> tuple[Iterator[dict], dict]:

@@ -1,0 +1,103 @@
+"""Where malloc is told to keep large blocks, and that it then does."""
+
+import ctypes
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax import malloc
+
+ROOT = Path(__file__).resolve().parents[1]
+ON_GLIBC = platform.libc_ver()[0] == 'glibc'
+
+KEEP_AND_GIVE_BACK = """
+import numpy as np
+from alexnet_jax import malloc
+
+def resident():
+    with open('/proc/self/statm') as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+KEEP
+before = resident()
+block = np.ones(256 * 2**20, np.uint8)
+full = resident()
+del block
+freed = resident()
+malloc.give_back()
+print(full - before, freed - before, resident() - before)
+"""
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The functions of the C library that are called, on a machine of CPUs with glibc."""
+    names = []
+
+    class Library:
+        def __getattr__(self, name):
+            names.append(name)
+            return lambda *args: 1
+
+    monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+    monkeypatch.setattr(ctypes, 'CDLL', lambda name: Library())
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(platform, 'libc_ver', lambda: ('glibc', '2.41'))
+    return names
+
+
+def test_cpu_with_glibc(calls):
+    malloc.keep_large_blocks()
+    assert calls == ['mallopt']
+    malloc.give_back()
+    assert calls == ['mallopt', 'malloc_trim']
+
+
+@pytest.mark.parametrize('accelerator', ['jax_plugins', 'libtpu'])
+def test_accelerators_are_left_alone(calls, monkeypatch, accelerator):
+    def find_spec(name):
+        return object() if name == accelerator else None
+
+    monkeypatch.setattr(importlib.util, 'find_spec', find_spec)
+    malloc.keep_large_blocks()
+    malloc.give_back()
+    assert calls == []
+    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')  # installed, and not used
+    malloc.keep_large_blocks()
+    assert calls == ['mallopt']
+
+
+@pytest.mark.parametrize('libc', [('', ''), ('musl', '1.2')])
+def test_other_c_libraries_are_left_alone(calls, monkeypatch, libc):
+    monkeypatch.setattr(platform, 'libc_ver', lambda: libc)
+    malloc.keep_large_blocks()
+    malloc.give_back()
+    assert calls == []
+
+
+def grown(keep: str) -> list[float]:
+    """MiB that a process has grown by with a block of 256 MiB, without it, and given back."""
+    done = subprocess.run(
+        [sys.executable, '-c', KEEP_AND_GIVE_BACK.replace('KEEP', keep)],
+        cwd=ROOT,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [float(number) for number in done.stdout.split()]
+
+
+@pytest.mark.skipif(not ON_GLIBC, reason='glibc is told')
+def test_a_freed_block_stays_until_it_is_given_back():
+    full, freed, given_back = grown('malloc.keep_large_blocks()')
+    assert full > 250
+    assert freed > 250
+    assert given_back < 10
+    _, freed, _ = grown('')  # what glibc does by itself
+    assert freed < 10

@@ -1,0 +1,141 @@
+"""The PyTorch nets that the benchmark times compute what AlexNet computes from the same table."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from alexnet_jax.model import (
+    LRN,
+    AlexNet,
+    AvgPool,
+    Conv,
+    Dense,
+    Dropout,
+    MapLRN,
+    MaxPool,
+    ReLU,
+    Tanh,
+    rows,
+)
+
+if os.environ.get('CI') == 'true':
+    import torch
+else:
+    torch = pytest.importorskip('torch')
+
+from alexnet_jax import torch_peer
+
+SIZE = 31
+TABLE = (
+    Conv('conv1', 8, 5, stride=2), ReLU(), LRN(alpha=0.1, groups=2),
+    MaxPool(3, 2, overhang=True),                                        # 31 -> 14 -> 7, over by 1
+    Conv('conv2', 12, 2, groups=2), Tanh(), LRN(1.0, 3, 0.5, 0.5),
+    AvgPool(3, 2, overhang=True),                                        # 7 -> 6 -> 3, over by 1
+    Conv('conv3', 12, 3, pad=1), ReLU(), LRN(alpha=0.1),
+    Dense('fc4', 16), ReLU(), Dropout(0.5),
+    Dense('fc5', 10),
+)  # fmt: skip
+IMAGES = np.random.default_rng(1).normal(0, 1, (4, SIZE, SIZE, 3))
+LABELS = np.array([0, 3, 9, 3])
+
+
+def weights() -> dict:
+    """Float64, He-like."""
+    rng = np.random.default_rng(0)
+    return {
+        row.name: {
+            'kernel': rng.normal(0, np.sqrt(2 / np.prod(row.kernel[:-1])), row.kernel),
+            'bias': rng.normal(0, 0.5, row.kernel[-1]),
+        }
+        for row in rows(TABLE, SIZE)
+        if row.kernel
+    }
+
+
+def to_torch(tree: dict) -> dict[str, np.ndarray]:
+    """Arrays in the layout of PyTorch, by its names; dense layers see CHW flattened."""
+    arrays = {}
+    for row in rows(TABLE, SIZE):
+        if row.kernel:
+            kernel = np.asarray(tree[row.name]['kernel'])
+            if isinstance(row.layer, Dense):
+                kernel = kernel.reshape(*row.input, -1)  # HWC of the image that is flattened
+            order = {4: (3, 2, 0, 1), 2: (1, 0)}[kernel.ndim]
+            kernel = kernel.transpose(order)
+            if isinstance(row.layer, Dense):
+                kernel = kernel.reshape(len(kernel), -1)
+            arrays[f'{row.name}.weight'] = kernel
+            arrays[f'{row.name}.bias'] = np.asarray(tree[row.name]['bias'])
+    return arrays
+
+
+def net_of(kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    net = torch_peer.build(TABLE, SIZE, kind).eval().to(dtype)
+    state = {name: torch.from_numpy(a.copy()).to(dtype) for name, a in to_torch(weights()).items()}
+    net.load_state_dict(state)
+    return net
+
+
+def images_for(net: torch.nn.Module) -> torch.Tensor:
+    dtype = next(net.parameters()).dtype
+    return torch.from_numpy(IMAGES).permute(0, 3, 1, 2).contiguous().to(dtype)
+
+
+def assert_within(actual, desired, fraction: float):
+    """Within a fraction of the largest magnitude."""
+    assert actual.shape == desired.shape
+    assert np.abs(actual - desired).max() <= fraction * np.abs(desired).max()
+
+
+@pytest.mark.parametrize('kind', ['eager', 'tuned'])
+def test_logits(kind):
+    params = jax.tree.map(np.float32, weights())
+    expected = np.asarray(AlexNet(TABLE).apply({'params': params}, np.float32(IMAGES)))
+    net = net_of(kind, torch.float32)
+    with torch.no_grad():
+        found = net(images_for(net)).numpy()
+    assert np.ptp(expected) > 0.5
+    assert_within(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize('kind', ['eager', 'tuned'])
+def test_gradients(kind):
+    with jax.enable_x64(True):
+        model = AlexNet(TABLE, dtype=jnp.float64)
+
+        @jax.jit
+        @jax.grad
+        def gradients(params):
+            logits = model.apply({'params': params}, IMAGES)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
+
+        expected = to_torch(gradients(weights()))
+
+    net = net_of(kind, torch.float64)
+    loss = torch.nn.functional.cross_entropy(net(images_for(net)), torch.from_numpy(LABELS))
+    loss.backward()
+    found = {name: parameter.grad.numpy() for name, parameter in net.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.dtype == np.float64
+        assert_within(found[name], gradient, 1e-6)
+
+
+@pytest.mark.parametrize('kind', ['eager', 'tuned'])
+def test_steps_run(kind):
+    """What is timed runs, in both tasks, and training moves the weights."""
+    for task in ('train', 'forward'):
+        step = torch_peer.make_step(TABLE, SIZE, 4, task, kind, False, 0.9, 5e-4)
+        losses = [step().item() for _ in range(2)]
+        assert np.isfinite(losses).all()
+        assert (losses[0] != losses[1]) == (task == 'train')
+
+
+def test_norm_within_maps_is_refused():
+    table = (Conv('conv1', 4, 3), MapLRN(), Dense('fc2', 2))
+    with pytest.raises(ValueError, match='PyTorch has no response norm within maps'):
+        torch_peer.build(table, 8)
