@@ -7,7 +7,7 @@ The README says how to make DIR from the official archives. Without that overrid
 images are read from TFDS (`--config.data.data_dir=DATA`) and rescaled anew in every epoch.
 
 Expected: top-1 error 40.7 %, top-5 18.2 % on the validation set, ten crops: published, for the
-paper's two towers (its section 6.1); not measured here. Two CPU cores train 15 to 25 images/s
+paper's two towers (its section 6.1); not measured here. Two CPU cores train 25 images/s
 (measured), so 90 epochs want an accelerator.
 
 Two things differ from the paper: one tower instead of two (`--config.variant=paper` for two), and

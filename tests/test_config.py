@@ -27,6 +27,7 @@ OVERRIDES = {
     'log_every': ('5', 5),
     'eval_every': ('2000', 2000),
     'checkpoint_every': ('500', 500),
+    'deterministic': ('True', True),
     'init_from': ('runs/other', 'runs/other'),
     'variant': ('paper', 'paper'),
     'edits': ("('no_lrn', 'tanh')", ('no_lrn', 'tanh')),

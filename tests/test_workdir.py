@@ -171,6 +171,17 @@ def test_other_classes(tmp_path, restart):
     assert contents(tmp_path) == before
 
 
+def test_a_key_newer_than_the_run_had_its_default(tmp_path):
+    workdir.create(str(tmp_path), default_config(), ['a'])
+    path = tmp_path / 'config.json'
+    values = json.loads(path.read_text())
+    del values['deterministic']
+    path.write_text(json.dumps(values))
+    workdir.check(str(tmp_path), default_config())
+    with pytest.raises(BadInput, match='deterministic: False -> True'):
+        workdir.check(str(tmp_path), changed(deterministic=True))
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [

@@ -50,7 +50,7 @@ for number in range(count):
                 damaged[rng.choice(used[-200:])] = rng.randrange(256)
     open(path, 'wb').write(damaged)
     try:
-        split = RecordSplit('x', Examples(), 'image', 'label')
+        split = RecordSplit('x', Examples(), 'image', 'label', None)
     except IMAGE_ERRORS:
         seen['refused'] += 20
         continue
