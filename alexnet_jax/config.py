@@ -43,6 +43,9 @@ NOT_NEGATIVE = (
 # `epochs` may grow as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir')
 
+# Keys that workdirs of an earlier version lack: their runs had the defaults.
+ADDED_KEYS = ('deterministic',)
+
 
 def default_config() -> ml_collections.ConfigDict:
     """The course net with the paper's optimiser. A recipe sets at least data, ops and epochs."""

@@ -17,7 +17,7 @@ import ml_collections
 from etils import epath
 
 from alexnet_jax import variants
-from alexnet_jax.config import FREE_KEYS, default_config, leaves
+from alexnet_jax.config import ADDED_KEYS, FREE_KEYS, default_config, leaves
 from alexnet_jax.errors import BadInput
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-cpu', 'tensorflow',
@@ -49,8 +49,8 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
 def _check_config(
     workdir: str, before: ml_collections.ConfigDict, now: ml_collections.ConfigDict
 ) -> None:
-    # A key that is newer than the run had its default.
-    both = (leaves(default_config()) | leaves(before), leaves(now))
+    defaults = leaves(default_config())
+    both = ({key: defaults[key] for key in ADDED_KEYS} | leaves(before), leaves(now))
     old, new = (json.loads(json.dumps(values)) for values in both)
     changed = [
         key
