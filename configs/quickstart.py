@@ -7,7 +7,8 @@ Five convolutions, two local response norms, overlapping pools, two dropout laye
 the paper's colour shift, which here varies the brightness; no mirroring (a mirrored 2 is no 2). The
 last 360 digits in the file's order are the test set.
 
-Measured: 97.8 % test top-1 with seed 0 and 97.2 % with seed 1, in 80 seconds on two cores.
+Measured: 97.8 % test top-1 with seed 0 and 97.5 % with seed 1, in 80 seconds on two cores. One of
+the 360 digits is 0.3 %, and rounding alone, on another machine say, moves a few of them.
 
 Unlike the paper: batch 64, a warm-up, and a schedule of a minute. Its filters are so few that
 weights drawn with the paper's std 0.01 give no signal, so the table DIGITS sets larger ones.
@@ -32,10 +33,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'digits'
     c.data.eval_split = 'test'
-    c.data.train_ops = 'decode|resize(34)|random_crop(28)|pca_shift(0.2)'
-    c.data.eval_ops = 'decode|resize(34)|center_crop(28)'
+    c.data.train_ops = 'decode|resize(36)|random_crop(28)|pca_shift(0.2)'
+    c.data.eval_ops = 'decode|resize(36)|center_crop(28)'
 
     c.optimizer.learning_rate = 0.004
     c.optimizer.warmup_epochs = 4.0
-    c.optimizer.step_epochs = (45.0, 55.0)
+    c.optimizer.schedule = 'cosine'
     return c

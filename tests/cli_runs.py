@@ -26,6 +26,7 @@ FLAGS = (
     '--config=configs/quickstart.py',
     '--config.optimizer.learning_rate=0.02',
     '--config.optimizer.warmup_epochs=0.0',
+    '--config.optimizer.schedule=step',
     '--config.optimizer.step_epochs=(0.4, 1.2)',
 )
 

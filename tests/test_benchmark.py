@@ -92,7 +92,7 @@ def test_data(tmp_path):
     assert found['flax']['ratio'] == 1
     assert all(row['first_batch_seconds'] > 0 for row in found.values())
     title, header, *rows = done.stdout.splitlines()
-    assert title == 'data: decode|resize(34)|random_crop(28), batch 8'  # less pca_shift
+    assert title == 'data: decode|resize(36)|random_crop(28), batch 8'  # less pca_shift
     assert header.split() == ['images/s', 'spread', 'first', 'batch', 'of', "flax's"]
     assert [row.split()[-1] for row in rows] == [folder, 'flax']
 
