@@ -6,8 +6,6 @@ its manifest is moved aside, and the newest sound checkpoint is used.
 """
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import re
@@ -22,13 +20,10 @@ from flax import serialization
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from alexnet_jax import manifest
 from alexnet_jax.errors import RunError
 
 KEEP_NEWEST = 3
-MANIFEST = 'manifest.json'
-METADATA = '_CHECKPOINT_METADATA'
-# Not hashed: Orbax writes the other two when it gives the folder its name, and restores neither.
-UNHASHED = (MANIFEST, METADATA, 'commit_success.txt')
 
 
 class Checkpoints:
@@ -53,7 +48,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in find_steps(workdir):
                 # All of them: Orbax reads the scores of the older ones too.
-                if reason := find_corruption(self._folder / str(step)):
+                if reason := manifest.find_corruption(self._folder / str(step)):
                     self.moved_aside.append(_move_aside(self._folder / str(step), reason))
         _barrier('checkpoints verified')
         for step in (found := find_steps(workdir)):
@@ -162,7 +157,7 @@ class Checkpoints:
         """Called when Orbax has written its files and before it gives the folder its name."""
         if jax.process_index() == 0:
             (folder,) = self._folder.glob(f'{self._saving}.orbax-checkpoint-tmp*')
-            write_manifest(folder)
+            manifest.write(folder)
 
 
 def folder_of(workdir: str) -> epath.Path:
@@ -186,7 +181,7 @@ def read_scores(workdir: str, step: int) -> dict[str, float]:
       RunError: they cannot be read.
     """
     path = folder_of(workdir) / str(step) / 'metrics' / 'metrics'
-    scores = _read_json(path) if path.exists() else {}
+    scores = manifest.read_json(path) if path.exists() else {}
     if not isinstance(scores, dict) or not all(type(v) in (int, float) for v in scores.values()):
         raise RunError(f'checkpoint {path.parent.parent} is corrupt (no scores in {path.name})')
     return scores
@@ -221,80 +216,13 @@ def check_weights(workdir: str) -> None:
 
 
 def _check(folder: epath.Path) -> None:
-    if reason := find_corruption(folder):
+    if reason := manifest.find_corruption(folder):
         raise RunError(f'checkpoint {folder} is corrupt ({reason}); remove it and train on')
 
 
 def _read(folder: epath.Path) -> dict:
     with _named_failure('checkpoint could not be read', folder), ocp.StandardCheckpointer() as c:
         return c.restore(folder / 'default')
-
-
-def write_manifest(folder: epath.Path) -> None:
-    """Write the hashes of a checkpoint's files."""
-    (folder / MANIFEST).write_text(json.dumps(_hashes(folder), indent=1))
-
-
-def find_corruption(folder: epath.Path) -> str | None:
-    """Why a checkpoint cannot be trusted; None if its files are those of its manifest.
-
-    Names in a manifest are compared, never opened, and a link is refused, so that nothing outside
-    the folder is read.
-    """
-    if not (folder / MANIFEST).exists():
-        return 'no manifest'
-    if not isinstance(expected := _read_json(folder / MANIFEST), dict):
-        return 'unreadable manifest'
-    if not _is_metadata(_read_json(folder / METADATA)):
-        return f'unreadable {METADATA}'
-    try:
-        found = _hashes(folder)
-    except OSError as error:
-        return f'unreadable files: {error}'
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f'{name} is missing'
-        if name not in expected:
-            return f'{name} is not in the manifest'
-        if expected[name] != found[name]:
-            return f'{name} has changed'
-    return None
-
-
-def _is_metadata(value: Any) -> bool:
-    """Whether values are of Orbax's kinds: if not, it opens no checkpoint of the run at all."""
-    if not isinstance(value, dict):
-        return False
-    kinds = {'init_timestamp_nsecs': int, 'commit_timestamp_nsecs': int}
-    return all(isinstance(v, kinds.get(key, dict) | None) for key, v in value.items())
-
-
-def _read_json(path: epath.Path) -> Any:
-    """None where there is no readable JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError, RecursionError):
-        return None
-
-
-def _hashes(folder: epath.Path) -> dict[str, str]:
-    paths = {str(path.relative_to(folder)): path for path in _files(folder)}
-    return {name: _sha256(path) for name, path in paths.items() if name not in UNHASHED}
-
-
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if os.path.islink(path):
-            raise OSError(f'{path.name} is a link')
-        yield from _files(path) if path.is_dir() else [path]
-
-
-def _sha256(path: epath.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _move_aside(folder: epath.Path, reason: str) -> str:

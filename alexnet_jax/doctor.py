@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from alexnet_jax import checkpoint, command_line, optimizer, steps, variants, workdir
+from alexnet_jax import checkpoint, command_line, manifest, optimizer, steps, variants, workdir
 from alexnet_jax.config import validate
 from alexnet_jax.errors import AlexNetError, BadInput, run_command
 
@@ -255,7 +255,7 @@ def _check_disk(config: ml_collections.ConfigDict, folder: str) -> Iterator[Find
 
 def _check_checkpoints(folder: str) -> Iterator[Finding]:
     root = checkpoint.folder_of(folder)
-    found = {step: checkpoint.find_corruption(root / str(step)) for step in _steps(folder)}
+    found = {step: manifest.find_corruption(root / str(step)) for step in _steps(folder)}
     sound = [step for step, reason in found.items() if not reason]
     if not found:
         yield True, 'none yet: a run starts at step 1'

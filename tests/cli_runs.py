@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from alexnet_jax import checkpoint, steps
+from alexnet_jax import checkpoint, manifest, steps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds; a run takes some 10
@@ -118,7 +118,7 @@ def final_state(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by its path; the checkpoint is verified."""
     newest = checkpoint.find_steps(str(workdir))[0]
     folder = epath.Path(workdir) / 'checkpoints' / str(newest)
-    assert checkpoint.find_corruption(folder) is None
+    assert manifest.find_corruption(folder) is None
     tree = checkpoint._read(folder)
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from alexnet_jax import checkpoint
+from alexnet_jax import checkpoint, manifest
 from alexnet_jax.checkpoint import Checkpoints, best_step, find_steps, load_params
 from alexnet_jax.errors import RunError
 from alexnet_jax.steps import TrainState, zero_metrics
@@ -265,8 +265,8 @@ def test_no_file_can_change_what_is_restored(two, tmp_path):
         workdir = shutil.copytree(two, tmp_path / str(number))
         data = (workdir / name).read_bytes()
         (workdir / name).write_bytes(data[: len(data) // 2])
-        is_hashed = str(name.relative_to('checkpoints/2')) not in checkpoint.UNHASHED
-        is_read = name.name in (checkpoint.MANIFEST, checkpoint.METADATA)
+        is_hashed = str(name.relative_to('checkpoints/2')) not in manifest.UNHASHED
+        is_read = name.name in (manifest.MANIFEST, manifest.METADATA)
         changed = (is_hashed or is_read) and len(data) > 0
         assert_restores(workdir, 1 if changed else 2)
 
@@ -298,7 +298,7 @@ def test_a_save_that_fails_in_the_background_is_reported_and_the_earlier_stays(
     def full(folder):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(checkpoint, 'write_manifest', full)
+    monkeypatch.setattr(manifest, 'write', full)
     with pytest.raises(RunError, match=r'could not be saved: .*No space left on device'):  # noqa: PT012, SIM117
         with Checkpoints(str(workdir)) as ckpt:
             ckpt.save(3, state_of(3), {'top1': 0.9})
@@ -314,7 +314,7 @@ def test_the_next_save_reports_a_failure(workdir, monkeypatch):
     def full(folder):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(checkpoint, 'write_manifest', full)
+    monkeypatch.setattr(manifest, 'write', full)
     with pytest.raises(RunError, match='No space left on device'):  # noqa: PT012, SIM117
         with Checkpoints(str(workdir)) as ckpt:
             ckpt.save(3, state_of(3), None)
@@ -326,7 +326,7 @@ def test_the_end_of_the_run_reports_a_failure(workdir, monkeypatch):
     def full(folder):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(checkpoint, 'write_manifest', full)
+    monkeypatch.setattr(manifest, 'write', full)
     with (
         pytest.raises(RunError, match='No space left on device'),
         Checkpoints(str(workdir)) as ckpt,
@@ -349,10 +349,10 @@ def test_a_folder_that_cannot_be_written(workdir):
 
 def test_the_manifest_names_every_file(workdir):
     folder = workdir / 'checkpoints' / '2'
-    manifest = json.loads((folder / 'manifest.json').read_text())
+    written = json.loads((folder / 'manifest.json').read_text())
     names = {str(path.relative_to(folder)) for path in files(folder)}
-    assert manifest.keys() == names - set(checkpoint.UNHASHED)
-    assert checkpoint.find_corruption(epath.Path(folder)) is None
+    assert written.keys() == names - set(manifest.UNHASHED)
+    assert manifest.find_corruption(epath.Path(folder)) is None
 
 
 def test_scores_are_those_given(workdir):

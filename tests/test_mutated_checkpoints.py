@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 from test_checkpoint import files, save, state_of
 
-from alexnet_jax import checkpoint
+from alexnet_jax import manifest
 from alexnet_jax.checkpoint import Checkpoints, best_step, load_params
 from alexnet_jax.errors import RunError
 
@@ -94,7 +94,7 @@ def deleted_folder(folder, rng):
     shutil.rmtree(folder / rng.choice(['default', 'metrics', 'default/d']))
 
 
-def manifest(folder, rng):
+def change_the_manifest(folder, rng):
     """Values of other kinds, hashes of other files, names that leave the folder."""
     path = folder / 'manifest.json'
     found = json.loads(path.read_text())
@@ -130,7 +130,7 @@ DAMAGE = (
     empty_folder,
     file_instead_of_a_folder,
     deleted_folder,
-    manifest,
+    change_the_manifest,
 )
 
 
@@ -145,7 +145,7 @@ def content(folder) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in files(folder)
-        if path.name not in checkpoint.UNHASHED and not path.is_symlink()
+        if path.name not in manifest.UNHASHED and not path.is_symlink()
     }
 
 
@@ -195,7 +195,7 @@ def test_mutated_and_then_signed(two, tmp_path, full):
         workdir = shutil.copytree(two, tmp_path / str(number))
         folder = workdir / 'checkpoints' / '2'
         kinds[number % len(kinds)](folder, rng)
-        checkpoint.write_manifest(epath.Path(folder))
+        manifest.write(epath.Path(folder))
         try:
             with Checkpoints(str(workdir)) as ckpt:
                 state = ckpt.restore(state_of(0))
