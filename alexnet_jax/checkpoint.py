@@ -199,19 +199,20 @@ def best_step(workdir: str) -> int:
     return max(steps, key=lambda step: (_rank(read_scores(workdir, step)), step))
 
 
-def load_params(workdir: str, step: int) -> dict[str, dict[str, np.ndarray]]:
-    """The parameters of one checkpoint, verified: arrays by layer and name.
+def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """The `params` and `batch_stats` of one checkpoint, verified: arrays by layer and name.
 
     Raises:
       RunError: it is corrupt.
     """
     folder = folder_of(workdir) / str(step)
     _check(folder)
-    return _read(folder).get('params', {})
+    found = _read(folder)
+    return {name: found.get(name) or {} for name in ('params', 'batch_stats')}
 
 
 def check_weights(workdir: str) -> None:
-    """Raise what `load_params` of the best checkpoint would; reads the files, not the arrays."""
+    """Raise what `load_variables` of the best checkpoint would; reads the files, not the arrays."""
     _check(folder_of(workdir) / str(best_step(workdir)))
 
 

@@ -15,7 +15,7 @@ from ml_collections import config_dict
 from alexnet_jax import variants
 from alexnet_jax.errors import BadInput
 
-SCHEDULES = ('constant', 'step', 'cosine')
+SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
 DTYPES = ('float32', 'bfloat16')
 MEANS = ('image', 'none')
 ON_BAD_IMAGE = ('stop', 'skip')
@@ -28,8 +28,12 @@ POSITIVE = (
     'checkpoint_every',
     'num_classes',
     'image_size',
+    'microbatches',
+    'bn_group',
     'data.max_pixels',
     'optimizer.learning_rate',
+    'optimizer.poly_power',
+    'optimizer.plateau_evals',
 )
 NOT_NEGATIVE = (
     'seed',
@@ -37,6 +41,8 @@ NOT_NEGATIVE = (
     'optimizer.momentum',
     'optimizer.weight_decay',
     'optimizer.step_factor',
+    'optimizer.plateau_drops',
+    'optimizer.trust_coefficient',
 )
 
 # Keys that may differ when a workdir is used again: they do not change what is computed.
@@ -44,7 +50,16 @@ NOT_NEGATIVE = (
 FREE_KEYS = ('log_every', 'data.data_dir')
 
 # Keys that workdirs of an earlier version lack: their runs had the defaults.
-ADDED_KEYS = ('deterministic',)
+ADDED_KEYS = (
+    'deterministic',
+    'microbatches',
+    'bn_group',
+    'optimizer.poly_power',
+    'optimizer.plateau_evals',
+    'optimizer.plateau_drops',
+    'optimizer.own_rates',
+    'optimizer.trust_coefficient',
+)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -53,6 +68,9 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.seed = 0  # of initialisation, data order, augmentation and dropout
     c.batch_size = 128  # examples per step, over all devices and hosts
+    # Parts that a step's batch is read and computed in, in turn: for batches that do not fit into
+    # memory. The result is that of the whole batch, to rounding.
+    c.microbatches = 1
     c.epochs = 90.0  # passes over the training set; a fraction is allowed
     c.log_every = 100  # steps between train records; each averages over the steps since the last
     c.eval_every = 1000  # steps between evaluations; a multiple of checkpoint_every
@@ -68,6 +86,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.num_classes = 1000  # rows of the last fully connected layer
     c.image_size = 227  # pixels a side that the network takes
     c.dtype = 'float32'  # of activations; parameters, logits, loss, LRN denominators are float32
+    c.bn_group = 32  # consecutive examples of a batch over which batch norm takes its statistics
 
     c.data = ml_collections.ConfigDict()
     # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH | prepared:DIR (see prepare.py)
@@ -85,15 +104,25 @@ def default_config() -> ml_collections.ConfigDict:
     # v <- momentum v - lr (g + weight_decay w);  w <- w + v   (the paper's section 5)
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.learning_rate = 0.01  # lr at its highest, after the warm-up
-    c.optimizer.schedule = 'step'  # constant | step | cosine
+    c.optimizer.schedule = 'step'  # constant | step | cosine | poly | plateau
     c.optimizer.warmup_epochs = 0.0  # over which the rate rises linearly
     c.optimizer.step_epochs = (25.0, 51.0, 79.0)  # schedule 'step': where the rate drops ...
     c.optimizer.step_factor = 0.1  # ... by this factor; the epochs are the 2012 source's
+    c.optimizer.poly_power = 2.0  # schedule 'poly': learning_rate * (1 - done / all) ** poly_power
+    # Schedule 'plateau': the rate drops by step_factor after so many evaluations without a better
+    # top-1, so many times at most. The paper's rule (section 5), which gives the 3 drops only.
+    c.optimizer.plateau_evals = 5
+    c.optimizer.plateau_drops = 3
     c.optimizer.momentum = 0.9  # 0 for plain gradient descent
     c.optimizer.weight_decay = 5e-4  # of every parameter, but for decay_factors
     # Factors by parameter name ('conv1/kernel', '*/bias'); the first pattern that fits counts.
     c.optimizer.rate_factors = ()  # e.g. (('*/bias', 2.0),)
     c.optimizer.decay_factors = ()  # likewise, of weight_decay
+    # Rates by epoch of their own instead of the schedule's, 0 to freeze; first pattern that fits:
+    # (('conv1/*', ((0, 0.01), (67, 1e-5), (72, 0.0))), ('*/bias', ((0, 0.02),)))
+    c.optimizer.own_rates = ()
+    # Above 0: LARS, which brings the update of each kernel to this fraction of its norm, times lr.
+    c.optimizer.trust_coefficient = 0.0
     return c
 
 
@@ -152,8 +181,8 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
             f'eval_every={config.eval_every} is no multiple of checkpoint_every='
             f'{config.checkpoint_every}; a checkpoint is kept for its eval metric, so make it one'
         )
-    _check_batch_size(config.batch_size, devices)
-    _check_network(config)
+    _check_batch_size(config, devices)
+    _check_network(config, devices)
 
 
 def _check_types(expected: dict, found: dict) -> None:
@@ -177,26 +206,50 @@ def _check_types(expected: dict, found: dict) -> None:
                 case (str(), factor) if _is_number(factor):
                     continue
             raise BadInput(f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0)")
+    for entry in found['optimizer.own_rates']:
+        if not _is_own_rate(entry):
+            raise BadInput(
+                f'optimizer.own_rates: {entry!r} is not a pattern with its rates by epoch, from '
+                f"epoch 0 on, such as ('conv1/*', ((0, 0.01), (67, 1e-5)))"
+            )
+
+
+def _is_own_rate(entry) -> bool:
+    match entry:
+        case (str(), ((0 | 0.0, _), *_) as rates):
+            pairs = all(isinstance(p, tuple) and len(p) == 2 for p in rates)
+            if pairs and all(_is_number(x) and x >= 0 for p in rates for x in p):
+                epochs = [epoch for epoch, _ in rates]
+                return epochs == sorted(epochs)
+    return False
 
 
 def _is_number(value) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _check_batch_size(batch_size: int, devices: int) -> None:
-    if batch_size % devices:
-        below = batch_size // devices * devices
-        options = ' or '.join(str(b) for b in (below, below + devices) if b > 0)
-        raise BadInput(
-            f'batch_size={batch_size} does not divide over {devices} devices; try {options}'
-        )
+def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
+    batch_size, parts = config.batch_size, config.microbatches
+    if batch_size % (parts * devices):
+        below = batch_size // (parts * devices) * parts * devices
+        options = ' or '.join(str(b) for b in (below, below + parts * devices) if b > 0)
+        over = f'{devices} devices' if parts == 1 else f'{parts} microbatches on {devices} devices'
+        raise BadInput(f'batch_size={batch_size} does not divide over {over}; try {options}')
 
 
-def _check_network(config: ml_collections.ConfigDict) -> None:
+def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
     layers = variants.build(config.variant, config.edits, config.num_classes)
     variants.check_shapes(layers, config.image_size)
+    examples = config.batch_size // config.microbatches // devices
+    if any(isinstance(layer, variants.BatchNorm) for layer in layers) and (
+        examples % config.bn_group
+    ):
+        raise BadInput(
+            f'bn_group={config.bn_group} does not divide the {examples} examples that a device '
+            f'gets at once (batch_size / microbatches / devices); change one of these'
+        )
     names = variants.parameter_names(layers)
-    for key in ('rate_factors', 'decay_factors'):
+    for key in ('rate_factors', 'decay_factors', 'own_rates'):
         for pattern, _ in config.optimizer[key]:
             if not fnmatch.filter(names, pattern):
                 raise BadInput(

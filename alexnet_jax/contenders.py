@@ -24,6 +24,7 @@ from etils import epath
 
 from alexnet_jax import (
     command_line,
+    compilation,
     malloc,
     ops,
     optimizer,
@@ -58,7 +59,7 @@ def make(name: str, task: str, config: ml_collections.ConfigDict) -> Run:
     if name == 'matmul':
         return _matmul(config)
     if name == 'plain JAX':
-        steps.COMPILER_OPTIONS.clear()
+        compilation.OPTIONS.clear()
         for function in plain.FUNCTIONS:
             setattr(ops, function.__name__, function)
     else:
@@ -71,26 +72,27 @@ def make(name: str, task: str, config: ml_collections.ConfigDict) -> Run:
 def make_batch(config: ml_collections.ConfigDict) -> steps.Batch:
     """Random images, labels and colour shifts of the size that a config trains on."""
     rng = np.random.default_rng(0)
-    b, size = config.batch_size, config.image_size
+    b, size = config.batch_size // config.microbatches, config.image_size
     return {
         'image': rng.integers(0, 256, (b, size, size, 3), np.uint8),
         'label': rng.integers(0, config.num_classes, b, np.int32),
         'mask': np.ones(b, np.float32),
         'position': np.arange(b, dtype=np.int32),
         'color_shift': rng.normal(0, 10, (b, 3)).astype(np.float32),
+        'color_scale': np.ones(b, np.float32),
     }
 
 
 def _train(config: ml_collections.ConfigDict) -> Run:
     """The step, on a batch that comes from the host's memory every time."""
     model, transform, mean, state = _start(config)
-    step = steps.make_train_step(model, transform, mean, config.seed)
-    state, batch = steps.replicate(state), make_batch(config)
+    step = steps.make_train_step(model, transform, mean, config.seed, config.microbatches)
+    state, parts = steps.replicate(state), [make_batch(config)] * config.microbatches
 
     def run(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state = step(state, batch)
+            state = step(state, parts)
         jax.block_until_ready(state)
 
     return run
@@ -100,12 +102,12 @@ def _forward(config: ml_collections.ConfigDict) -> Run:
     """The evaluation step: from uint8 pixels to sums of scores."""
     model, _, mean, state = _start(config)
     step = steps.make_eval_step(model, mean)
-    params, batch = steps.replicate(state.params), make_batch(config)
-    del state, batch['position'], batch['color_shift']
+    variables, batch = steps.replicate(state.variables), make_batch(config)
+    del state, batch['position'], batch['color_shift'], batch['color_scale']
 
     def run(count: int) -> None:
         for _ in range(count):
-            sums = step(params, batch)
+            sums = step(variables, batch)
         jax.block_until_ready(sums)
 
     return run
@@ -114,7 +116,8 @@ def _forward(config: ml_collections.ConfigDict) -> Run:
 def _start(config: ml_collections.ConfigDict):
     """Network, optimiser, mean image and first state."""
     model = variants.make_model(config)
-    transform = optimizer.make_optimizer(config, optimizer.make_schedule(config, TRAIN_SIZE))
+    schedule = optimizer.make_schedule(config, TRAIN_SIZE)
+    transform = optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
     state = steps.init_state(model, transform, config.image_size, config.seed)
     return model, transform, _InMemory(config).mean, state
 
@@ -125,7 +128,7 @@ class _InMemory:
     train_size = TRAIN_SIZE
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.eval_size = config.batch_size
+        self.eval_size = config.batch_size // config.microbatches
         self.mean = np.full((config.image_size, config.image_size, 3), 127.5, np.float32)
         self.batch = make_batch(config)
 

@@ -79,7 +79,8 @@ def _check_devices() -> Iterator[Finding]:
 
 def _check_memory(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     devices = jax.local_devices()
-    state, activations = _step_bytes(config, max(1, config.batch_size // jax.device_count()))
+    examples = config.batch_size // config.microbatches // jax.device_count()
+    state, activations = _step_bytes(config, max(1, examples))
     stats = devices[0].memory_stats() or {}
     if 'bytes_limit' in stats:
         available, where = stats['bytes_limit'], 'on each device'
@@ -103,30 +104,37 @@ def _step_bytes(config: ml_collections.ConfigDict, batch_size: int) -> tuple[int
     The second is an upper bound: XLA fuses some of it away.
     """
     model = variants.make_model(config)
-    params = _state_shapes(config).params
+    state = _state_shapes(config)
+    params = state.params
     shape = (batch_size, config.image_size, config.image_size, 3)
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     keys = jax.eval_shape(
         lambda: jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(batch_size))
     )
 
-    def forward(params, image, keys):
-        return jax.vjp(lambda p: model.apply({'params': p}, image, keys), params)[1]
+    def forward(params, batch_stats, image, keys):
+        def apply(p):
+            variables, mask = {'params': p, 'batch_stats': batch_stats}, jnp.ones(batch_size)
+            return model.apply(variables, image, keys, mask, mutable=['batch_stats'])[0]
 
-    kept = _bytes(jax.eval_shape(forward, params, image, keys)) - _bytes(params)
-    return _bytes(_state_shapes(config)) + _bytes(params), max(0, kept)
+        return jax.vjp(apply, params)[1]
+
+    kept = jax.eval_shape(forward, params, state.batch_stats, image, keys)
+    kept = _bytes(kept) - _bytes(params)
+    return _bytes(state) + _bytes(params), max(0, kept)
 
 
 def _state_shapes(config: ml_collections.ConfigDict) -> steps.TrainState:
     """The state of a run, as shapes and dtypes; the number of examples does not matter to it."""
-    transform = optimizer.make_optimizer(config, optimizer.make_schedule(config, 1000))
+    transform = optimizer.make_optimizer(config, optimizer.make_schedule(config, 1000), 1000)
     model = variants.make_model(config)
 
     def init():
         image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.float32)
-        params = model.init(jax.random.key(0), image)['params']
-        step = jnp.zeros((), jnp.int32)
-        return steps.TrainState(step, params, transform.init(params), steps.zero_metrics())
+        variables = model.init(jax.random.key(0), image)
+        params, batch_stats = variables['params'], variables.get('batch_stats', {})
+        opt_state, step = transform.init(params), jnp.zeros((), jnp.int32)
+        return steps.TrainState(step, params, batch_stats, opt_state, steps.zero_metrics())
 
     return jax.eval_shape(init)
 

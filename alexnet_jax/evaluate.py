@@ -12,8 +12,8 @@ from alexnet_jax.steps import Batch
 
 
 def evaluate(
-    eval_step: Callable[[Any, Batch], dict[str, jax.Array]],
-    params: Any,
+    eval_step: Callable[[dict[str, Any], Batch], dict[str, jax.Array]],
+    variables: dict[str, Any],
     batches: Iterable[Batch],
     size: int,
 ) -> dict[str, float]:
@@ -21,7 +21,7 @@ def evaluate(
 
     Args:
       eval_step: of `steps.make_eval_step`.
-      params: parameters, on the devices.
+      variables: params and batch_stats, on the devices.
       batches: padded and masked batches of the split.
       size: examples in the split.
 
@@ -33,7 +33,7 @@ def evaluate(
       RunError: the batches do not hold every example once.
     """
     began = time.perf_counter()
-    sums = jax.device_get([eval_step(params, batch) for batch in batches])
+    sums = jax.device_get([eval_step(variables, batch) for batch in batches])
     metrics = means({key: np.sum([s[key] for s in sums], dtype=np.float64) for key in sums[0]})
     found = metrics['examples'] + metrics['bad_images']
     if found != size:

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import json
-import math
 import os
 import sys
 import time
@@ -86,12 +85,12 @@ class Log:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
-    def track(self, batches: Iterable, examples: int) -> Iterable:
+    def track(self, batches: Iterable, count: int) -> Iterable:
         """The batches of an evaluation, with a progress bar of their own."""
         return tqdm(
             batches,
             'eval',
-            math.ceil(examples / self._batch_size),
+            count,
             leave=False,
             disable=not self._is_writer or not sys.stderr.isatty(),
             unit='batch',

@@ -6,7 +6,7 @@ import sys
 import jax
 from absl import flags
 
-from alexnet_jax import checkpoint, command_line, lost_peer, malloc, steps, train, workdir
+from alexnet_jax import checkpoint, command_line, compilation, lost_peer, malloc, train, workdir
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 
@@ -32,7 +32,7 @@ def main() -> None:
         checkpoint.check_weights(config.init_from)
 
     malloc.keep_large_blocks()
-    steps.use_compilation_cache()
+    compilation.use_cache()
     if config.deterministic:
         # Here and not in the compiler's options, which several processes cannot be given.
         flag = '--xla_gpu_deterministic_ops=true'

@@ -94,7 +94,18 @@ class Dropout:
     rate: float = 0.5
 
 
-Layer = Conv | Dense | ReLU | Tanh | LRN | MapLRN | MaxPool | AvgPool | Dropout
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation (Ioffe and Szegedy 2015) of each channel, without scale and bias.
+
+    That is how NVIDIA's AlexNet-BN has it; the weights of the next layer do what a scale would.
+    """
+
+    name: str
+    epsilon: float = 1e-4
+
+
+Layer = Conv | Dense | BatchNorm | ReLU | Tanh | LRN | MapLRN | MaxPool | AvgPool | Dropout
 Table = tuple[Layer, ...]
 
 
@@ -103,20 +114,29 @@ class AlexNet(nn.Module):
 
     Attributes:
       layers: the table; its last entry is the `Dense` that gives the logits.
-      dtype: of activations. Parameters, logits and LRN denominators are float32.
+      dtype: of activations. Parameters, logits and the norms' denominators are float32.
+      bn_group: consecutive examples over which batch norm takes its statistics.
     """
 
     layers: Table
     dtype: jnp.dtype = jnp.float32
+    bn_group: int = 32
 
     @nn.compact
-    def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        dropout_keys: jax.Array | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
         """Compute logits.
 
         Args:
           x: images [N, H, W, C], mean subtracted.
           dropout_keys: one PRNG key an example, [N], so that masks do not depend on how a batch is
-            laid out on devices. None: nothing is dropped (test time).
+            laid out on devices. None at test time: nothing is dropped, and batch norm takes its
+            running averages.
+          mask: float32 [N], needed in training by batch norm: an example of 0 does not count.
 
         Returns:
           Logits [N, classes]; softmax of them are the probabilities.
@@ -134,6 +154,9 @@ class AlexNet(nn.Module):
                     x = ops.max_pool(x, window, stride, overhang)
                 case Dense():
                     x = self._dense(layer, x.reshape(len(x), -1))
+                case BatchNorm(name, epsilon):
+                    group = self.bn_group if dropout_keys is not None else None
+                    x = _BatchNorm(epsilon, group, name=name)(x, mask)
                 case Dropout(rate) if dropout_keys is not None:
                     x = _dropout(x, rate, dropout_keys, place)
                 case Dropout():
@@ -171,6 +194,34 @@ class AlexNet(nn.Module):
         )(x)
 
 
+class _BatchNorm(nn.Module):
+    """In training, statistics of fixed groups of consecutive examples of the global batch, so that
+    neither devices nor microbatches change them.
+
+    `batch_stats` holds the running averages; a training call gives in their place the statistics
+    of its groups, each times its number of examples, summed: to be added over devices and
+    microbatches and divided by the number of examples.
+    """
+
+    epsilon: float
+    group: int | None  # examples; None at test time
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1])
+        variance = self.variable('batch_stats', 'var', jnp.ones, x.shape[-1])
+        if self.group is None:
+            return ops.standardise(x, mean.value, variance.value, self.epsilon)
+        groups = x.reshape(-1, self.group, *x.shape[1:])
+        weights = mask.reshape(-1, self.group)
+        group_mean, group_variance = ops.batch_statistics(groups, weights)
+        examples = weights.sum(axis=1)[:, None]
+        mean.value = (group_mean * examples).sum(axis=0)
+        variance.value = (group_variance * examples).sum(axis=0)
+        standardise = jax.vmap(lambda *args: ops.standardise(*args, self.epsilon))
+        return standardise(groups, group_mean, group_variance).reshape(x.shape)
+
+
 def _kernel_init(std: float | None) -> nn.initializers.Initializer:
     if std is None:
         return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')  # He et al. 2015
@@ -196,7 +247,7 @@ class Row(NamedTuple):
 
     @property
     def kernel(self) -> Shape | None:
-        """Shape of the kernel, None where the layer has no parameters."""
+        """Shape of the kernel, None where the layer has none."""
         match self.layer:
             case Conv(filters=filters, window=window, groups=groups):
                 return (window, window, self.input[-1] // groups, filters)
@@ -240,7 +291,7 @@ def rows(layers: Table, image_size: int, channels: int = 3) -> Iterator[Row]:
                 shape = (width, width, shape[2])
             case Dense(features=features):
                 shape = (features,)
-        if isinstance(layer, Conv | Dense):
+        if isinstance(layer, Conv | Dense | BatchNorm):
             name = layer.name
         else:
             prefix = _PREFIX[type(layer)]

@@ -213,6 +213,29 @@ def _normalise_backward(window_sum, k, alpha, beta, x, gradient):
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
+def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and (biased) variance of each channel over the examples of each group.
+
+    Args:
+      groups: [G, n, ..., C].
+      weights: [G, n], 1 for an example that counts and 0 for one that does not.
+
+    Returns:
+      Mean and variance [G, C], in float32 or better; 0 for a group of which no example counts.
+    """
+    wide = _widened(groups).reshape(*groups.shape[:2], -1, groups.shape[-1])
+    weights = weights[:, :, None, None].astype(wide.dtype)
+    count = jnp.maximum(weights.sum(axis=(1, 2, 3)) * wide.shape[2], 1)[:, None]
+    mean = (wide * weights).sum(axis=(1, 2)) / count
+    deviation = (wide - mean[:, None, None, :]) * weights
+    return mean, (deviation * deviation).sum(axis=(1, 2)) / count
+
+
+def standardise(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon), a channel each; x is [..., C]."""
+    return ((_widened(x) - mean) * lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
 def _widened(x: jax.Array) -> jax.Array:
     return x.astype(np.promote_types(x.dtype, np.float32))
 

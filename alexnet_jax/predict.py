@@ -42,7 +42,7 @@ def predict(folder: str, images: Sequence[str], top: int = 5) -> Iterator[list[t
     for image in images:
         if not epath.Path(image).is_file():
             raise BadInput(f'image {image} does not exist')
-    params = checkpoint.load_params(folder, checkpoint.best_step(folder))
+    network = checkpoint.load_variables(folder, checkpoint.best_step(folder))
     model = variants.make_model(run_config)
     size = run_config.image_size
     mean = np.zeros((size, size, 3), np.float32)
@@ -58,7 +58,7 @@ def predict(folder: str, images: Sequence[str], top: int = 5) -> Iterator[list[t
                 f'image {image} is {height} x {width} after data.eval_ops={ops!r}, and the network '
                 f'takes {size} x {size}; resize it first'
             )
-        probabilities = np.exp(log_probs(params, views[None], mean)[0])
+        probabilities = np.exp(log_probs(network, views[None], mean)[0])
         best = np.argsort(-probabilities[: len(names)])[:top]
         yield [(names[i], float(probabilities[i])) for i in best]
 

@@ -7,10 +7,10 @@ A batch is a dict of arrays, the slice of the global batch that this process rea
 and for training
   position     int32 [b], place in the global batch
   color_shift  float32 [b, 3], added to every pixel of the image
+  color_scale  float32 [b], factor of the result
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.struct
@@ -20,29 +20,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax import malloc
+from alexnet_jax import compilation
 from alexnet_jax.model import AlexNet
 
 Batch = dict[str, np.ndarray]
 NO_STEP = np.iinfo(np.int32).max
-
-# XLA's options by platform. jaxlib 0.10 sends convolutions on a CPU to YNNPACK, whose weight
-# gradients are slow: the course net trains 24.2 images/s instead of 17 with Eigen's.
-_YNN = 'xla_cpu_experimental_ynn_fusion_type'
-COMPILER_OPTIONS = {'cpu': {_YNN: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}}
-
-
-COMPILATION_CACHE = '~/.cache/alexnet_jax'
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled steps for the next process, in JAX_COMPILATION_CACHE_DIR if that is set.
-
-    Compiling the course net's steps takes 4 s on a CPU, reading them back 0.4 s.
-    """
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(COMPILATION_CACHE))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+STATS_DECAY = 0.9  # of the running averages of batch norm, a step
 
 
 @flax.struct.dataclass
@@ -52,6 +35,7 @@ class TrainState:
     Attributes:
       step: int32, steps done.
       params: float32 arrays by layer: params['conv1']['kernel'].
+      batch_stats: running means and variances of batch norm, by layer; empty without it.
       opt_state: of optax.
       metrics: sums since the last train record; kept here so that a resumed run averages over
         the same steps, and so that the host reads them only when it logs.
@@ -59,8 +43,14 @@ class TrainState:
 
     step: jax.Array
     params: Any
+    batch_stats: Any
     opt_state: Any
     metrics: dict[str, jax.Array]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network needs at test time: params and batch_stats."""
+        return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
 def zero_metrics() -> dict[str, np.ndarray]:
@@ -83,11 +73,11 @@ def init_state(
     @jax.jit
     def init():
         image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-        params = model.init(jax.random.key(seed), image)['params']
-        return params, optimizer.init(params)
+        variables = model.init(jax.random.key(seed), image)
+        params, batch_stats = variables['params'], variables.get('batch_stats', {})
+        return params, batch_stats, optimizer.init(params)
 
-    params, opt_state = jax.device_get(init())
-    return TrainState(np.zeros((), np.int32), params, opt_state, zero_metrics())
+    return TrainState(np.zeros((), np.int32), *jax.device_get(init()), zero_metrics())
 
 
 def reset_metrics(state: TrainState) -> TrainState:
@@ -117,7 +107,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mean: np.ndarray,
     seed: int,
-) -> Callable[[TrainState, Batch], TrainState]:
+    microbatches: int = 1,
+) -> Callable[[TrainState, Iterable[Batch]], TrainState]:
     """Build the training step: loss and gradients over the global batch, then the update.
 
     Args:
@@ -125,49 +116,86 @@ def make_train_step(
       optimizer: of `optimizer.make_optimizer`.
       mean: float32 [H, W, 3], subtracted from every image.
       seed: of the dropout masks.
+      microbatches: parts that the global batch comes in. Gradients are summed over them, so that
+        the memory is that of one part and the step, to rounding, that of the whole batch.
 
     Returns:
-      (state, batch) -> the next state; the given state's memory is reused (donated).
+      (state, parts of the batch) -> the next state; the given state's memory is reused (donated).
     """
 
-    def step_fn(state: TrainState, batch: dict[str, jax.Array], mean: jax.Array) -> TrainState:
-        step = state.step + 1
+    def sums_of(state: TrainState, batch: dict[str, jax.Array], mean: jax.Array) -> dict[str, Any]:
+        """Sums over the examples that count: gradients, batch statistics, loss, metrics."""
         image = batch['image'].astype(jnp.float32) - mean + batch['color_shift'][:, None, None, :]
+        image *= batch['color_scale'][:, None, None, None]
         mask = batch['mask']
-        step_key = jax.random.fold_in(jax.random.key(seed), step)
+        step_key = jax.random.fold_in(jax.random.key(seed), state.step + 1)
         dropout_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch['position'])
-        examples = jax.lax.psum(mask.sum(), 'batch')
 
         def loss_fn(params):
-            logits = model.apply({'params': params}, image, dropout_keys)
+            variables = {'params': params, 'batch_stats': state.batch_stats}
+            logits, updates = model.apply(
+                variables, image, dropout_keys, mask, mutable=['batch_stats']
+            )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
             losses = jnp.where(mask > 0, losses, 0.0)  # not a product: 0 * inf is no number
-            return losses.sum() / jnp.maximum(examples, 1), logits
+            return losses.sum(), (logits, updates.get('batch_stats', {}))
 
-        (loss, logits), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        loss, gradients = jax.lax.psum((loss, gradients), 'batch')
+        (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        logits, batch_stats = aux
+        sums = {
+            'gradients': gradients,
+            'batch_stats': batch_stats,
+            'weight': mask.sum(),
+            'metrics': _counts(logits, batch['label'], mask) | {'loss': loss},
+        }
+        return jax.lax.psum(sums, 'batch')
+
+    def update(state: TrainState, sums: dict[str, Any]) -> TrainState:
+        step, examples = state.step + 1, jnp.maximum(sums['weight'], 1)
+        gradients = jax.tree.map(lambda g: g / examples, sums['gradients'])
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
-        sums = jax.lax.psum(_counts(logits, batch['label'], mask), 'batch')
-        sums['loss'] = loss * examples
-        metrics = {key: state.metrics[key] + value for key, value in sums.items()}
+        batch_stats = jax.tree.map(
+            lambda old, total: jnp.where(
+                sums['weight'] > 0, old + (1 - STATS_DECAY) * (total / examples - old), old
+            ),
+            state.batch_stats,
+            sums['batch_stats'],
+        )
+        finite = jnp.isfinite(sums['metrics']['loss']) & jnp.isfinite(optax.tree.norm(gradients))
+        metrics = {key: state.metrics[key] + value for key, value in sums['metrics'].items()}
         bad_step = jnp.where(finite, NO_STEP, step)
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)
-        return TrainState(step, optax.apply_updates(state.params, updates), opt_state, metrics)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(step, params, batch_stats, opt_state, metrics)
 
-    pmapped = _executable(
-        jax.pmap(
-            step_fn, axis_name='batch', in_axes=(None, 0, None), out_axes=None, donate_argnums=0
-        )
-    )
+    def whole(state, batch, mean):
+        return update(state, sums_of(state, batch, mean))
+
+    def add(sums, state, batch, mean):
+        return jax.tree.map(jnp.add, sums, sums_of(state, batch, mean))
+
     mean = replicate(mean)
-    return lambda state, batch: pmapped(state, _shard(batch), mean)
+    if microbatches == 1:
+        step = _pmapped(whole, (None, 0, None), donated=0)
+        return lambda state, parts: step(state, _shard(next(iter(parts))), mean)
+
+    start = _pmapped(sums_of, (None, 0, None))
+    go_on = _pmapped(add, (None, None, 0, None), donated=0)
+    finish = compilation.executable(jax.jit(update, donate_argnums=0))  # it takes nothing sharded
+
+    def accumulate(state: TrainState, parts: Iterable[Batch]) -> TrainState:
+        parts = iter(parts)
+        sums = start(state, _shard(next(parts)), mean)
+        for part in parts:
+            sums = go_on(sums, state, _shard(part), mean)
+        return finish(state, sums)
+
+    return accumulate
 
 
 def make_eval_step(
     model: AlexNet, mean: np.ndarray
-) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
     """Build the evaluation step.
 
     Args:
@@ -175,29 +203,29 @@ def make_eval_step(
       mean: float32 [H, W, 3], subtracted from every image.
 
     Returns:
-      (params, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
+      (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
     """
 
-    def step_fn(params: Any, batch: dict[str, jax.Array], mean: jax.Array) -> dict[str, jax.Array]:
-        log_probs = view_log_probs(model, params, batch['image'], mean)
+    def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> dict[str, jax.Array]:
+        log_probs = view_log_probs(model, variables, batch['image'], mean)
         label, mask = batch['label'], batch['mask']
         losses = -jnp.take_along_axis(log_probs, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
         sums = _counts(log_probs, label, mask) | {'loss': jnp.where(mask > 0, losses, 0.0).sum()}
         return jax.lax.psum(sums, 'batch')
 
-    pmapped = _executable(
-        jax.pmap(step_fn, axis_name='batch', in_axes=(None, 0, None), out_axes=None)
-    )
+    step = _pmapped(step_fn, (None, 0, None))
     mean = replicate(mean)
-    return lambda params, batch: pmapped(params, _shard(batch), mean)
+    return lambda variables, batch: step(variables, _shard(batch), mean)
 
 
-def view_log_probs(model: AlexNet, params: Any, image: jax.Array, mean: jax.Array) -> jax.Array:
+def view_log_probs(
+    model: AlexNet, variables: dict[str, Any], image: jax.Array, mean: jax.Array
+) -> jax.Array:
     """Logarithm of the class probabilities, averaged over the views of each image.
 
     Args:
       model: the network.
-      params: its parameters.
+      variables: its params and batch_stats.
       image: uint8 [N, H, W, 3] or [N, views, H, W, 3].
       mean: float32 [H, W, 3].
 
@@ -205,7 +233,7 @@ def view_log_probs(model: AlexNet, params: Any, image: jax.Array, mean: jax.Arra
       float32 [N, classes].
     """
     views = image.reshape(-1, *image.shape[-3:]).astype(jnp.float32) - mean
-    log_probs = jax.nn.log_softmax(model.apply({'params': params}, views))
+    log_probs = jax.nn.log_softmax(model.apply(variables, views))
     log_probs = log_probs.reshape(len(image), -1, log_probs.shape[-1])
     return jax.nn.logsumexp(log_probs, axis=1) - np.log(log_probs.shape[1])
 
@@ -230,24 +258,9 @@ def _shard(batch: Batch) -> Batch:
     return {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in batch.items()}
 
 
-def _executable(function) -> Callable:
-    """A pmapped function, compiled at its first call with COMPILER_OPTIONS; XLA_FLAGS win."""
-    platform = jax.default_backend()
-    options = COMPILER_OPTIONS.get(platform, {}) if jax.__version__.startswith('0.10.') else {}
-    options = {k: v for k, v in options.items() if k not in os.environ.get('XLA_FLAGS', '')}
-    # What is compiled ahead takes global arrays, where with several processes a batch is a
-    # process's own: there pmap compiles for itself, without options.
-    compiled = None if options and jax.process_count() == 1 else function
-    # On a CPU every execution in flight holds its temporaries (1.6 GB at batch 128), and simulated
-    # devices starve each other of threads in the middle of a psum until XLA aborts the process.
-    in_turn = platform == 'cpu'
-
-    def call(*args):
-        nonlocal compiled
-        if compiled is None:
-            compiled = function.lower(*args).compile(compiler_options=options)
-            malloc.give_back()
-        result = compiled(*args)
-        return jax.block_until_ready(result) if in_turn else result
-
-    return call
+def _pmapped(function, in_axes, donated=()) -> Callable:
+    """Over the devices of all processes; what it returns is the same on all of them."""
+    pmapped = jax.pmap(
+        function, axis_name='batch', in_axes=in_axes, out_axes=None, donate_argnums=donated
+    )
+    return compilation.executable(pmapped)

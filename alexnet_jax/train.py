@@ -1,14 +1,15 @@
 """The training loop."""
 
 import contextlib
+import itertools
 import json
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
 import jax
 import ml_collections
 import numpy as np
-import optax
 from etils import epath
 
 from alexnet_jax import checkpoint, lost_peer, optimizer, steps, variants
@@ -26,6 +27,7 @@ class Data(Protocol):
     mean: np.ndarray  # float32 [H, W, 3], known once the statistics are loaded
 
     def load_statistics(self, workdir: str) -> None: ...
+    # A step takes `config.microbatches` of them.
     def train_batches(self, start_step: int) -> Iterator[steps.Batch]: ...
     def eval_batches(self) -> Iterator[steps.Batch]: ...
     def example_ids(self, step: int) -> list[str]: ...
@@ -47,9 +49,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
     data.load_statistics(workdir)
     total_steps = optimizer.total_steps(config, data.train_size)
     schedule = optimizer.make_schedule(config, data.train_size)
-    transform = optimizer.make_optimizer(config, schedule)
+    transform = optimizer.make_optimizer(config, schedule, data.train_size)
     model = variants.make_model(config)
-    train_step = steps.make_train_step(model, transform, data.mean, config.seed)
+    train_step = steps.make_train_step(
+        model, transform, data.mean, config.seed, config.microbatches
+    )
     eval_step = steps.make_eval_step(model, data.mean)
 
     def is_due(step: int, every: int) -> bool:
@@ -57,9 +61,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
 
     def finite_means(state: steps.TrainState) -> dict[str, float]:
         sums = jax.device_get(state.metrics)
-        if sums['bad_step'] < steps.NO_STEP:
-            _stop_diverged(workdir, int(sums['bad_step']), schedule, data)
+        if (bad := int(sums['bad_step'])) < steps.NO_STEP:
+            _stop_diverged(workdir, bad, rate(state, bad), data)
         return means(sums)
+
+    def rate(state: steps.TrainState, step: int) -> float:
+        return optimizer.rate_at(config, schedule, state.opt_state, step)
 
     with contextlib.ExitStack() as stack:
         ckpt = stack.enter_context(checkpoint.Checkpoints(workdir))
@@ -81,12 +88,18 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
 
         def score(step: int) -> dict[str, float] | None:
             """None if a signal cut it short: the next start scores this step before it goes on."""
-            batches = log.track(stop.watch(data.eval_batches()), data.eval_size)
+            nonlocal state
+            count = math.ceil(data.eval_size * config.microbatches / config.batch_size)
+            batches = log.track(stop.watch(data.eval_batches()), count)
             try:
-                scores = evaluate(eval_step, state.params, batches, data.eval_size)
+                scores = evaluate(eval_step, state.variables, batches, data.eval_size)
             except EvaluationStopped:
                 return None
             log.eval(step, scores)
+            opt_state = optimizer.after_evaluation(
+                config, state.opt_state, scores['top1'], steps.replicate
+            )
+            state = state.replace(opt_state=opt_state)
             return scores
 
         was_scored = not start or bool(checkpoint.read_scores(workdir, start))
@@ -95,12 +108,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
                 raise Interrupted(f'stopped; step {start:,} is saved', stop.number)
             ckpt.add_scores(state, scores)
 
-        todo = range(start + 1, total_steps + 1)
-        for step, batch in zip(todo, data.train_batches(start), strict=False):
-            state = train_step(state, batch)
+        parts = data.train_batches(start)
+        for step in range(start + 1, total_steps + 1):
+            state = train_step(state, itertools.islice(parts, config.microbatches))
             log.tick(step)
             if is_due(step, config.log_every):
-                log.train(step, finite_means(state), float(schedule(step - 1)))
+                log.train(step, finite_means(state), rate(state, step))
                 state = steps.reset_metrics(state)
             is_eval = is_due(step, config.eval_every)
             scores = score(step) if is_eval else None
@@ -119,24 +132,26 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
 def _start_from(other: str, state: steps.TrainState, log: Log) -> steps.TrainState:
     """Take the weights of another run's best checkpoint, but for a head of another size."""
     step = checkpoint.best_step(other)
-    found = checkpoint.load_params(other, step)
-    params = dict(state.params)
+    found = checkpoint.load_variables(other, step)
+    params, batch_stats = dict(state.params), dict(state.batch_stats)
     for name, layer in params.items():
-        if name not in found:
+        if name not in found['params']:
             log.say(f'{name} is not in {other}: it starts afresh')
-        elif jax.tree.map(np.shape, found[name]) == jax.tree.map(np.shape, layer):
-            params[name] = found[name]
+        elif jax.tree.map(np.shape, found['params'][name]) == jax.tree.map(np.shape, layer):
+            params[name] = found['params'][name]
+            if name in batch_stats:
+                batch_stats[name] = found['batch_stats'][name]
         else:
             log.say(f'{name} has another size than in {other}: it starts afresh')
     log.say(f'starting from the weights of {other}, step {step:,}')
-    return state.replace(params=params)
+    return state.replace(params=params, batch_stats=batch_stats)
 
 
-def _stop_diverged(workdir: str, step: int, schedule: optax.Schedule, data: Data) -> None:
+def _stop_diverged(workdir: str, step: int, rate: float, data: Data) -> None:
     """Say which step went wrong, at what rate, on which examples."""
     record = {
         'step': step,
-        'learning_rate': float(schedule(step - 1)),
+        'learning_rate': rate,
         'examples': data.example_ids(step),
     }
     if jax.process_index() == 0:

@@ -10,6 +10,7 @@ from alexnet_jax.model import (
     LRN,
     AlexNet,
     AvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
@@ -57,6 +58,20 @@ CIFAR10_18PCT: Table = (
     Dense('fc10', 10),
 )  # fmt: skip
 
+# The towers with batch norm instead of LRN, as NVIDIA's Caffe has them (models/alexnet_bn): a norm
+# before every convolution but the first. Its images are divided by 256, which here conv1's weights
+# are: under LARS that is the same. 60,965,224 parameters.
+ALEXNET_BN: Table = (
+    Conv('conv1', 96, 11, stride=4, bias=0.01, std=0.01 / 256), ReLU(), MaxPool(3, 2),
+    BatchNorm('bn2'), Conv('conv2', 256, 5, pad=2, groups=2, bias=0.01), ReLU(), MaxPool(3, 2),
+    BatchNorm('bn3'), Conv('conv3', 384, 3, pad=1, bias=0.01), ReLU(),
+    BatchNorm('bn4'), Conv('conv4', 384, 3, pad=1, groups=2, bias=0.01), ReLU(),
+    BatchNorm('bn5'), Conv('conv5', 256, 3, pad=1, groups=2, bias=0.01), ReLU(), MaxPool(3, 2),
+    Dense('fc6', 4096, bias=0.1, std=0.005), ReLU(), Dropout(0.5),
+    Dense('fc7', 4096, bias=0.1, std=0.005), ReLU(), Dropout(0.5),
+    Dense('fc8', 1000, bias=0.01),
+)  # fmt: skip
+
 # COURSE narrowed for 28x28 handwritten digits: five convolutions, two norms, overlapping pools, two
 # dropout layers. Filters as few as these need larger initial weights: at 0.01 the signal dies.
 DIGITS: Table = (
@@ -73,6 +88,7 @@ DIGITS: Table = (
 VARIANTS: dict[str, Table] = {
     'course': COURSE,
     'paper': PAPER,
+    'alexnet_bn': ALEXNET_BN,
     'cifar10_18pct': CIFAR10_18PCT,
     'digits': DIGITS,
 }
@@ -130,7 +146,7 @@ def build(variant: str, edits: tuple[str, ...], num_classes: int) -> Table:
 def make_model(config: ml_collections.ConfigDict) -> AlexNet:
     """The network that a config names by `variant`, `edits`, `num_classes` and `dtype`."""
     layers = build(config.variant, config.edits, config.num_classes)
-    return AlexNet(layers, dtype=jnp.dtype(config.dtype))
+    return AlexNet(layers, dtype=jnp.dtype(config.dtype), bn_group=config.bn_group)
 
 
 def _lookup(key: str, name: str, known: dict):

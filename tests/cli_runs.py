@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from alexnet_jax import checkpoint, manifest, steps
+from alexnet_jax import checkpoint, compilation, manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds; a run takes some 10
@@ -32,7 +32,7 @@ FLAGS = (
 
 # Given here so that it holds with several processes too, where `steps` cannot set it: another
 # choice rounds otherwise, which near a tie of a pool is another gradient.
-YNN = f'--{steps._YNN}={steps.COMPILER_OPTIONS["cpu"][steps._YNN]}'
+YNN = f'--{compilation.YNN}={compilation.OPTIONS["cpu"][compilation.YNN]}'
 
 
 class Run:

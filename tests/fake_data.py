@@ -40,7 +40,7 @@ class FakeData:
     Args:
       config: its seed, batch_size, num_classes and image_size are read.
       train_size, eval_size: examples of the splits.
-      on_batch: called with the step before its batch is yielded; may raise.
+      on_batch: called with the number of a batch before it is yielded; may raise.
       on_eval: called before the second batch of an evaluation.
       nan_step: the step whose color_shift is not a number.
     """
@@ -66,7 +66,7 @@ class FakeData:
         self.mean = np.full_like(self.mean, 127.5)
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        step = start_step
+        step = start_step * self.config.microbatches
         while True:
             step += 1
             self.on_batch(step)
@@ -77,7 +77,7 @@ class FakeData:
 
     def eval_batches(self) -> Iterator[Batch]:
         """Padded to the batch size with label -1, which is masked out."""
-        size = self.config.batch_size
+        size = self.config.batch_size // self.config.microbatches
         for first in range(0, self.eval_size, size):
             if first == size:
                 self.on_eval()
@@ -95,11 +95,12 @@ class FakeData:
 def make_batch(config: ConfigDict, step: int) -> Batch:
     """Random images, labels and colour shifts; nothing masked."""
     rng = np.random.default_rng([config.seed, step])
-    b, size = config.batch_size, config.image_size
+    b, size = config.batch_size // config.microbatches, config.image_size
     return {
         'image': rng.integers(0, 256, (b, size, size, 3), np.uint8),
         'label': rng.integers(0, config.num_classes, b, np.int32),
         'mask': np.ones(b, np.float32),
         'position': np.arange(b, dtype=np.int32),
         'color_shift': rng.normal(0, 10, (b, 3)).astype(np.float32),
+        'color_scale': np.ones(b, np.float32),
     }

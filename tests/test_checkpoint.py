@@ -4,12 +4,13 @@ import json
 import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from alexnet_jax import checkpoint, manifest
-from alexnet_jax.checkpoint import Checkpoints, best_step, find_steps, load_params
+from alexnet_jax.checkpoint import Checkpoints, best_step, find_steps, load_variables
 from alexnet_jax.errors import RunError
 from alexnet_jax.steps import TrainState, zero_metrics
 
@@ -27,7 +28,7 @@ def state_of(seed: int, features: int = 5) -> TrainState:
         }
 
     metrics = zero_metrics() | {'loss': np.float32(rng.normal()), 'top1': np.int32(seed)}
-    return TrainState(np.int32(seed), params(), (params(), np.int32(seed)), metrics)
+    return TrainState(np.int32(seed), params(), {}, (params(), np.int32(seed)), metrics)
 
 
 def save(workdir, *scores: float | None, first: int = 1) -> None:
@@ -112,7 +113,7 @@ def test_a_workdir_relative_to_the_current_folder(tmp_path, monkeypatch):
     save('runs/x', 0.5)
     assert_restores('runs/x', 1)
     assert best_step('runs/x') == 1
-    load_params('runs/x', 1)
+    load_variables('runs/x', 1)
 
 
 def test_a_new_workdir_has_no_newest(tmp_path):
@@ -121,17 +122,17 @@ def test_a_new_workdir_has_no_newest(tmp_path):
         assert ckpt.moved_aside == []
 
 
-def test_load_params(workdir):
-    found = load_params(str(workdir), 1)
-    expected = state_of(1).params
-    assert found.keys() == expected.keys()
-    checkpoint.jax.tree.map(np.testing.assert_array_equal, found, expected)
+def test_load_variables(workdir):
+    found = load_variables(str(workdir), 1)
+    expected = state_of(1).variables
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_load_params_refuses_what_has_changed(workdir):
+def test_load_variables_refuses_what_has_changed(workdir):
     flip_a_byte(workdir / 'checkpoints' / '1')
     with pytest.raises(RunError, match=r'checkpoints/1 is corrupt \(.* has changed\)'):
-        load_params(str(workdir), 1)
+        load_variables(str(workdir), 1)
 
 
 def test_other_shapes_are_named(workdir):

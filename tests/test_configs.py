@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import optimizer, steps, variants
+from alexnet_jax import compilation, optimizer, steps, variants
 from alexnet_jax.command_line import load_recipe
 from alexnet_jax.config import validate
 
@@ -87,13 +87,15 @@ def make_batch(config):
         'mask': np.ones(BATCH, np.float32),
         'position': np.arange(BATCH, dtype=np.int32),
         'color_shift': np.zeros((BATCH, 3), np.float32),
+        'color_scale': np.ones(BATCH, np.float32),
     }
 
 
 def make_step(config):
+    config.microbatches, config.bn_group = 1, BATCH
     model = variants.make_model(config)
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
-    transform = optimizer.make_optimizer(config, schedule)
+    transform = optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
     mean = np.full((config.image_size, config.image_size, 3), 127.5, np.float32)
     return model, transform, steps.make_train_step(model, transform, mean, config.seed)
 
@@ -112,7 +114,7 @@ def test_one_step(load, name):
     model, transform, train_step = make_step(config)
     state = steps.init_state(model, transform, config.image_size, config.seed)
     before = jax.tree.map(np.copy, state.params)
-    state = jax.device_get(train_step(steps.replicate(state), make_batch(config)))
+    state = jax.device_get(train_step(steps.replicate(state), [make_batch(config)]))
     assert (state.step, state.metrics['examples']) == (1, BATCH)
     assert state.metrics['bad_step'] == steps.NO_STEP
     # Untrained, the network gives every class a like probability.
@@ -132,15 +134,16 @@ def check_lowering(config):
         return lambda *args: lowered.append(function.lower(*args))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, '_executable', record)
+        patch.setattr(compilation, 'executable', record)
         model, transform, train_step = make_step(config)
     image = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    params, batch_stats = variables['params'], variables.get('batch_stats', {})
     opt_state = jax.eval_shape(transform.init, params)
-    state = steps.TrainState(np.int32(0), params, opt_state, steps.zero_metrics())
+    state = steps.TrainState(np.int32(0), params, batch_stats, opt_state, steps.zero_metrics())
     # Zeros that take no memory: nothing is computed.
     state = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), state)
-    train_step(state, make_batch(config))
+    train_step(state, [make_batch(config)])
     text = lowered[0].as_text()
     result = {'float32': 'xf32>', 'bfloat16': 'xbf16>'}[config.dtype]
     convolutions = [line for line in text.splitlines() if 'stablehlo.convolution' in line]

@@ -24,7 +24,7 @@ def eval_step():
 @pytest.fixture(scope='module')
 def params():
     kernel = LOGIT * np.eye(12, CLASSES, dtype=np.float32)
-    return replicate({'fc': {'kernel': kernel, 'bias': np.zeros(CLASSES, np.float32)}})
+    return replicate({'params': {'fc': {'kernel': kernel, 'bias': np.zeros(CLASSES, np.float32)}}})
 
 
 def image_of(classes: np.ndarray) -> np.ndarray:

@@ -37,14 +37,14 @@ def lively_weights(layers) -> dict:
 
 def state_after_a_step(layers) -> steps.TrainState:
     """On the host, all of it in float64 but the pixels: the step computes in what it is given."""
-    optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, train_size=1000))
+    optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, train_size=1000), train_size=1000)
     params = lively_weights(layers)
     opt_state = jax.device_get(optimizer.init(params))
     metrics = steps.zero_metrics() | {'loss': np.zeros((), np.float64)}
-    state = steps.replicate(steps.TrainState(np.int32(0), params, opt_state, metrics))
+    state = steps.replicate(steps.TrainState(np.int32(0), params, {}, opt_state, metrics))
     mean = np.full((227, 227, 3), 127.5, np.float32)
     step = steps.make_train_step(AlexNet(layers, dtype=jnp.float64), optimizer, mean, seed=5)
-    return jax.device_get(step(state, make_batch(CONFIG, 1) | {'mask': np.ones(2)}))
+    return jax.device_get(step(state, [make_batch(CONFIG, 1) | {'mask': np.ones(2)}]))
 
 
 def by_path(tree) -> dict[str, np.ndarray]:

@@ -57,7 +57,8 @@ CORE = {
     'command_line': {'config', 'errors'},
     'optimizer': set(),
     'malloc': set(),
-    'steps': {'model', 'malloc'},
+    'compilation': {'malloc'},
+    'steps': {'model', 'compilation'},
     'plain': {'ops'},
     'evaluate': {'steps', 'errors'},
     'manifest': set(),
@@ -71,8 +72,8 @@ CORE = {
         'errors',
     },
     'main': {
-        'checkpoint', 'command_line', 'config', 'data.pipeline', 'lost_peer', 'malloc', 'steps',
-        'train', 'workdir', 'errors',
+        'checkpoint', 'command_line', 'compilation', 'config', 'data.pipeline', 'lost_peer',
+        'malloc', 'train', 'workdir', 'errors',
     },
 }  # fmt: skip
 

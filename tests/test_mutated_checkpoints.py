@@ -11,7 +11,7 @@ from etils import epath
 from test_checkpoint import files, save, state_of
 
 from alexnet_jax import manifest
-from alexnet_jax.checkpoint import Checkpoints, best_step, load_params
+from alexnet_jax.checkpoint import Checkpoints, best_step, load_variables
 from alexnet_jax.errors import RunError
 
 
@@ -161,7 +161,7 @@ def test_mutated_checkpoints(two, tmp_path, full):
         damage(folder, rng)
         same = folder.is_dir() and content(folder) == sound
         try:
-            assert_state_of_params(load_params(str(workdir), 2), same)
+            assert_state_of_params(load_variables(str(workdir), 2)['params'], same)
             best_step(str(workdir))
         except RunError as error:
             refusals.append(str(error))

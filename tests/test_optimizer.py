@@ -7,7 +7,13 @@ import optax
 import pytest
 
 from alexnet_jax.config import default_config
-from alexnet_jax.optimizer import make_optimizer, make_schedule, total_steps
+from alexnet_jax.optimizer import (
+    after_evaluation,
+    make_optimizer,
+    make_schedule,
+    rate_at,
+    total_steps,
+)
 
 
 def config_of(batch_size: int = 10, epochs: float = 90.0, **optimizer):
@@ -38,7 +44,7 @@ def random_tree(seed: int) -> dict:
 
 def run(config, schedule, gradients: list[dict]) -> list[dict]:
     """Parameters after each update."""
-    optimizer = make_optimizer(config, schedule)
+    optimizer = make_optimizer(config, schedule, train_size=100)
     params = random_tree(0)
     state = optimizer.init(params)
 
@@ -97,7 +103,7 @@ def test_velocity_rule_with_decay_through_a_drop_of_the_rate():
 def test_past_gradients_keep_the_rate_they_came_with():
     # One weight, gradient 1, rates 1, 1, 0.1: v = -1, -1.5, -0.85; optax.sgd would take -0.175.
     config = config_of(momentum=0.5, weight_decay=0.0)
-    optimizer = make_optimizer(config, lambda count: jnp.where(count < 2, 1.0, 0.1))
+    optimizer = make_optimizer(config, lambda count: jnp.where(count < 2, 1.0, 0.1), 100)
     params = {'fc8': {'bias': jnp.zeros(1)}}
     state = optimizer.init(params)
     velocities = []
@@ -190,3 +196,102 @@ def test_warm_up_is_linear_and_multiplies_the_schedule():
 )
 def test_total_steps(epochs, batch_size, train_size, expected):
     assert total_steps(config_of(batch_size, epochs), train_size) == expected
+
+
+def test_poly():
+    # (1 - 300/900)^2, (1 - 450/900)^2, 0; and the first power.
+    found = rates([0, 300, 450, 900], schedule='poly', learning_rate=0.9)
+    assert found == pytest.approx([0.9, 0.4, 0.225, 0.0], abs=1e-7)
+    assert rates([450], schedule='poly', learning_rate=0.9, poly_power=1.0) == pytest.approx([0.45])
+
+
+# Rates of their own
+
+
+def test_own_rates_by_epoch_instead_of_the_schedule():
+    """Gradients of 1, momentum 1/2, 10 steps an epoch; the schedule drops at step 4."""
+    config = config_of(
+        learning_rate=1.0,
+        step_epochs=(0.4,),
+        momentum=0.5,
+        weight_decay=0.0,
+        own_rates=(('conv1/kernel', ((0, 1.0), (0.3, 0.5), (0.5, 0.0))), ('*/bias', ((0, 0.25),))),
+    )
+    optimizer = make_optimizer(config, make_schedule(config, 100), 100)
+    one = {'kernel': jnp.ones(1), 'bias': jnp.ones(1)}
+    params = {'conv1': one, 'fc8': one}
+    state = optimizer.init(params)
+    found = {'conv1/kernel': [], 'conv1/bias': [], 'fc8/kernel': []}
+    for _ in range(7):
+        updates, state = optimizer.update(params, state, params)
+        for name, values in found.items():
+            layer, kind = name.split('/')
+            values.append(float(updates[layer][kind][0]))
+    # Frozen from step 5 on: not even the velocity moves it.
+    assert found['conv1/kernel'] == [-1, -1.5, -1.75, -1.375, -1.1875, 0, 0]
+    assert found['conv1/bias'][:4] == [-0.25, -0.375, -0.4375, -0.46875]
+    assert found['fc8/kernel'][:5] == pytest.approx([-1, -1.5, -1.75, -1.875, -1.0375])
+
+
+# LARS
+
+
+def test_lars_by_hand():
+    """One kernel of norm 5 whose decayed gradient has norm 13: rate * 0.01 * 5 / 13 of it."""
+    config = config_of(
+        learning_rate=2.0,
+        schedule='constant',
+        momentum=0.9,
+        weight_decay=0.5,
+        trust_coefficient=0.01,
+    )
+    params = {'fc8': {'kernel': jnp.float32([3.0, 4.0]), 'bias': jnp.float32([1.0])}}
+    # g + 0.5 w = (5, 12): g = (3.5, 10).
+    gradient = {'fc8': {'kernel': jnp.float32([3.5, 10.0]), 'bias': jnp.float32([1.0])}}
+    optimizer = make_optimizer(config, make_schedule(config, 100), 100)
+    state = optimizer.init(params)
+    updates, state = optimizer.update(gradient, state, params)
+    first = -2.0 * 0.01 * 5 / 13 * np.array([5.0, 12.0])
+    np.testing.assert_allclose(updates['fc8']['kernel'], first, rtol=1e-6)
+    assert updates['fc8']['bias'][0] == pytest.approx(-2.0 * 1.5)  # biases are not rescaled
+    updates, _ = optimizer.update(gradient, state, params)
+    np.testing.assert_allclose(updates['fc8']['kernel'], 0.9 * first + first, rtol=1e-6)
+
+
+# Plateau
+
+
+def test_the_rate_drops_when_top1_stalls():
+    """Two evaluations without a better top-1; twice at most."""
+    config = config_of(
+        schedule='plateau',
+        learning_rate=0.1,
+        step_factor=0.1,
+        plateau_evals=2,
+        plateau_drops=2,
+        own_rates=(('*/bias', ((0, 0.02),)),),
+    )
+    schedule = make_schedule(config, 100)
+    optimizer = make_optimizer(config, schedule, 100)
+    params = random_tree(0)
+    state = optimizer.init(params)
+    #        best  best  -    equal: drop  best  -    drop  (no third)
+    scores = [0.1, 0.3, 0.2, 0.3, 0.4, 0.1, 0.4, 0.1, 0.1, 0.1]
+    drops = [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    found = []
+    for top1 in scores:
+        state = after_evaluation(config, state, top1, jnp.asarray)
+        found.append(rate_at(config, schedule, state, 1))
+    assert found == pytest.approx([0.1 * 0.1**n for n in drops])
+    updates, _ = optimizer.update(random_tree(1), state, params)
+    gradient = random_tree(1)['fc8']
+    decayed = gradient['kernel'] + 5e-4 * params['fc8']['kernel']
+    np.testing.assert_allclose(updates['fc8']['kernel'], -0.001 * decayed, rtol=1e-5)
+    decayed = gradient['bias'] + 5e-4 * params['fc8']['bias']
+    np.testing.assert_allclose(updates['fc8']['bias'], -0.02 * decayed, rtol=1e-5)  # its own rate
+
+
+def test_other_schedules_ignore_the_evaluations():
+    config = config_of(schedule='constant')
+    state = make_optimizer(config, make_schedule(config, 100), 100).init(random_tree(0))
+    assert after_evaluation(config, state, 0.5, jnp.asarray) is state

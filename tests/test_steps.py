@@ -24,7 +24,7 @@ def tiny():
         optimizer__momentum=MOMENTUM,
         optimizer__weight_decay=DECAY,
     )
-    optimizer = make_optimizer(config, make_schedule(config, train_size=48))
+    optimizer = make_optimizer(config, make_schedule(config, train_size=48), train_size=48)
     mean = np.random.default_rng(1).uniform(100, 150, (8, 8, 3)).astype(np.float32)
     model = AlexNet(TINY)
     state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
@@ -35,7 +35,7 @@ def run(train_step, state, *batches) -> steps.TrainState:
     """The state after the batches, on the host."""
     state = steps.replicate(state)
     for batch in batches:
-        state = train_step(state, batch)
+        state = train_step(state, [batch])
     return jax.device_get(state)
 
 
@@ -143,6 +143,21 @@ def test_color_shift_is_added_to_the_pixels(tiny):
         'color_shift': np.zeros((B, 3), np.float32),
     }
     assert_close(run(train_step, state, shifted).params, run(train_step, state, moved).params)
+
+
+def test_color_scale_multiplies_what_is_shifted(tiny):
+    """(pixels - mean + shift) / 2, as pixels p' = mean + (p - mean + shift) / 2 would give."""
+    train_step, state, _ = tiny
+    mean = np.full((8, 8, 3), 100, np.float32)
+    model, optimizer = AlexNet(TINY), optax.sgd(0.1)
+    train_step = steps.make_train_step(model, optimizer, mean, SEED)
+    state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
+    image = 2 * np.random.default_rng(3).integers(25, 100, (B, 8, 8, 3), np.uint8)
+    shift = np.full((B, 3), 10, np.float32)
+    scaled = batch_of(image=image, color_shift=shift, color_scale=np.full(B, 0.5, np.float32))
+    halved = np.uint8(100 + (np.float32(image) - 100 + 10) / 2)
+    plain = batch_of(image=halved, color_shift=np.zeros((B, 3), np.float32))
+    assert_close(run(train_step, state, scaled).params, run(train_step, state, plain).params)
 
 
 def test_the_dropout_mask_follows_the_position(tiny):
@@ -267,20 +282,20 @@ def test_views_average_the_probabilities():
 
     logits = (views - mean).reshape(2, 4, 12) @ params['fc']['kernel'] + params['fc']['bias']
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    found = steps.view_log_probs(model, params, views, mean)
+    found = steps.view_log_probs(model, {'params': params}, views, mean)
     np.testing.assert_allclose(found, np.log(probs.mean(axis=1)), atol=1e-5)
 
-    one_view = steps.view_log_probs(model, params, views[:, 0], mean)
+    one_view = steps.view_log_probs(model, {'params': params}, views[:, 0], mean)
     np.testing.assert_allclose(one_view, jax.nn.log_softmax(logits[:, 0]), atol=1e-5)
 
 
 def test_eval_step_scores_without_dropout_and_drops_what_is_masked(tiny):
     _, state, mean = tiny
     batch = batch_of()
-    del batch['position'], batch['color_shift']
+    del batch['position'], batch['color_shift'], batch['color_scale']
     batch['label'][-2:] = -1
     batch['mask'][-3:] = 0  # two of padding and one bad image
-    found = steps.make_eval_step(AlexNet(TINY), mean)(steps.replicate(state.params), batch)
+    found = steps.make_eval_step(AlexNet(TINY), mean)(steps.replicate(state.variables), batch)
 
     logits = AlexNet(TINY).apply({'params': state.params}, np.float32(batch['image']) - mean)
     log_probs = np.asarray(jax.nn.log_softmax(logits))[:13]
@@ -304,7 +319,7 @@ def test_the_first_step_reuses_the_memory_of_the_state(tiny):
     train_step, state, _ = tiny
     state = steps.replicate(state)
     before = memory(state.params)
-    after = train_step(state, batch_of())
+    after = train_step(state, [batch_of()])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert memory(after.params) == before
-    assert memory(train_step(after, batch_of(2)).params) == before
+    assert memory(train_step(after, [batch_of(2)]).params) == before

@@ -15,7 +15,7 @@ from fake_data import TINY, FakeData, config_of
 from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax import steps, variants
-from alexnet_jax.checkpoint import best_step, find_steps, load_params, read_scores
+from alexnet_jax.checkpoint import best_step, find_steps, load_variables, read_scores
 from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
 from alexnet_jax.train import train_and_evaluate
 
@@ -264,14 +264,16 @@ def test_init_from_takes_the_weights_but_a_head_of_another_size(tmp_path, uninte
         optimizer__learning_rate=1e-30,
     )
     train(config, tmp_path)
-    found = load_params(str(tmp_path), 1)
+    found = load_variables(str(tmp_path), 1)
     best = best_step(str(uninterrupted))
-    theirs = load_params(str(uninterrupted), best)
+    theirs = load_variables(str(uninterrupted), best)
     for layer in ('conv1', 'fc2'):
-        jax.tree.map(np.testing.assert_array_equal, found[layer], theirs[layer])
+        jax.tree.map(np.testing.assert_array_equal, found['params'][layer], theirs['params'][layer])
     fresh = steps.init_state(variants.make_model(config), optax.identity(), 8, config.seed).params
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-20), found['fc3'], fresh['fc3']
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-20),
+        found['params']['fc3'],
+        fresh['fc3'],
     )
     output = capsys.readouterr().out
     assert f'fc3 has another size than in {uninterrupted}: it starts afresh' in output
@@ -378,3 +380,37 @@ def test_what_was_killed_is_what_ran_through(killed, straight):
     assert train_steps == [*range(3, 40, 3), 40]
     assert [r['step'] for r in records(workdir, 'eval')] == [20, 40]
     assert [r['examples'] for r in records(workdir, 'eval')] == [360, 360]
+
+
+def test_plateau_is_resumed_exactly(tmp_path):
+    """Scores that stall at step 8: the rate drops there, for the resumed run as for the other."""
+    changes = {
+        'optimizer__schedule': 'plateau',
+        'optimizer__plateau_evals': 1,
+        'optimizer__learning_rate': 1e-4,  # too small to change a top-1
+        'log_every': 2,
+    }
+    config = short_run(**changes)
+    train(config, tmp_path / 'whole')
+    rates = [r['learning_rate'] for r in records(tmp_path / 'whole', 'train')]
+    assert rates == pytest.approx([1e-4] * 4 + [1e-5] * 2)
+    for step in (8, 9):  # the step whose evaluation drops the rate, and the one after
+        cut = tmp_path / f'cut{step}'
+        with pytest.raises(Interrupted):
+            train(config, cut, on_batch=stop_at(step))
+        train(config, cut)
+        assert_same_run(cut, tmp_path / 'whole')
+    evals = {'on_eval': lambda: signal.raise_signal(signal.SIGTERM)}
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / 'in_eval', **evals)
+    train(config, tmp_path / 'in_eval')
+    assert_same_run(tmp_path / 'in_eval', tmp_path / 'whole')
+
+
+def test_microbatches_are_resumed_exactly(tmp_path):
+    config = short_run(microbatches=2, batch_size=16)
+    train(config, tmp_path / 'whole')
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / 'cut', on_batch=stop_at(13))  # the first part of step 7
+    train(config, tmp_path / 'cut')
+    assert_same_run(tmp_path / 'cut', tmp_path / 'whole')

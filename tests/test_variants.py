@@ -43,6 +43,18 @@ BY_HAND = {
         + 1000 * (4096 + 1),
         60_965_224,
     ),
+    'alexnet_bn': (
+        227,
+        96 * (11 * 11 * 3 + 1)
+        + 256 * (5 * 5 * 48 + 1)
+        + 384 * (3 * 3 * 256 + 1)
+        + 384 * (3 * 3 * 192 + 1)
+        + 256 * (3 * 3 * 192 + 1)
+        + 4096 * (6 * 6 * 256 + 1)
+        + 4096 * (4096 + 1)
+        + 1000 * (4096 + 1),
+        60_965_224,
+    ),
     'cifar10_18pct': (
         32,
         32 * (5 * 5 * 3 + 1)
@@ -205,8 +217,15 @@ def test_pools_without_overhang_do_not_fit_where_overhanging_ones_do():
 def test_make_model_reads_the_config():
     model = make_model(
         ConfigDict(
-            {'variant': 'course', 'edits': ('no_lrn',), 'num_classes': 7, 'dtype': 'bfloat16'}
+            {
+                'variant': 'course',
+                'edits': ('no_lrn',),
+                'num_classes': 7,
+                'dtype': 'bfloat16',
+                'bn_group': 16,
+            }
         )
     )
     assert model.layers == build('course', ('no_lrn',), 7)
     assert model.dtype == 'bfloat16'
+    assert model.bn_group == 16

@@ -5,12 +5,19 @@ in error messages.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
 MAX_PIXELS = 100_000_000
 MAX_RESIZED = 100_000_000  # pixels; a strip of 1x65535 resized to a shorter side of 256 has 4e9
+
+
+class Color(NamedTuple):
+    """(pixels + shift) * scale: done on the device, where the mean image is subtracted first."""
+
+    shift: tf.Tensor  # float32 [3]
+    scale: tf.Tensor  # float32 scalar
 
 
 class BadImage(ValueError):
@@ -272,10 +279,31 @@ class PCAShift(Op):
     random = True
     sigma: float
 
-    def shift(self, axes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """float32 [3], given the principal axes P * sqrt(lambda) as columns, float32 [3, 3]."""
+    def color(self, axes: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor | int) -> Color:
+        """Args:
+        axes: float32 [3, 3], the principal axes P * sqrt(lambda) as columns.
+        seed: int64 [2].
+        epoch: int scalar.
+        """
         alpha = self.sigma * tf.random.stateless_normal([3], seed)
-        return tf.linalg.matvec(axes, alpha)
+        return Color(tf.linalg.matvec(axes, alpha), tf.ones([]))
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorNoise(PCAShift):
+    """color_noise(SIGMA, EPOCH): pca_shift, then a division by 1 + SIGMA; nothing from EPOCH on.
+
+    What the 2012 source does (convdata_jpeg.py): the division keeps the scale of the training data
+    near that of the test data. The authors switched it off at epoch 67 (layer-params-145.cfg).
+    """
+
+    until: int
+
+    def color(self, axes: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor | int) -> Color:
+        shift = super().color(axes, seed, epoch).shift
+        on = tf.cast(epoch, tf.int64) < self.until
+        scale = tf.where(on, tf.constant(1 / (1 + self.sigma), tf.float32), tf.ones([]))
+        return Color(tf.where(on, shift, tf.zeros([3])), scale)
 
 
 OPS = {
@@ -288,5 +316,6 @@ OPS = {
     'random_mirror': RandomMirror,
     'ten_crop': TenCrop,
     'pca_shift': PCAShift,
+    'color_noise': ColorNoise,
 }
 SIGNATURES = ', '.join(op.__doc__.split(':')[0] for op in OPS.values())

@@ -7,6 +7,7 @@ function of dataset, seed, batch size and s, and there is no iterator state to s
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 
 import ml_collections
@@ -56,10 +57,13 @@ class Data:
         """
         self.config = config
         self.process_index = process_index
-        self.local_size, remainder = divmod(config.batch_size, process_count)
+        # Examples that all processes take at once: of a step, or of one of its microbatches.
+        self.part_size = config.batch_size // config.microbatches
+        self.local_size, remainder = divmod(self.part_size, process_count)
         if remainder:
             raise BadInput(
-                f'batch_size={config.batch_size} does not divide over {process_count} processes'
+                f'batch_size={config.batch_size} in {config.microbatches} microbatches does not '
+                f'divide over {process_count} processes'
             )
         if config.seed >= 2**32:
             raise BadInput(f'seed={config.seed}; it must be below 2**32')
@@ -125,20 +129,25 @@ class Data:
     def train_batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """This process's slices of the batches of the steps start_step + 1, start_step + 2, ...
 
+        With microbatches, as many in turn as make up each step's batch.
+
         Args:
           start_step: the steps already done. Any value costs the same.
 
         Yields:
           image uint8 [b, h, w, 3], label int32 [b], mask float32 [b] (0 for a skipped image),
-          position int32 [b] in the global batch, color_shift float32 [b, 3].
+          position int32 [b] in the global batch, color_shift float32 [b, 3], color_scale float32
+          [b].
 
         Raises:
           RunError: names an image that cannot be used.
         """
-        position = self._positions(0).astype(np.int32)
-        transform = self._transform(self.train_chain, with_shift=True)
-        for batch in self._train.batches(self._train_plan, start_step + 1, FOREVER, transform):
-            yield {**batch, 'position': position}
+        parts = self.config.microbatches
+        transform = self._transform(self.train_chain, with_color=True)
+        batches = self._train.batches(self._train_plan, start_step * parts, FOREVER, transform)
+        for part, batch in zip(itertools.cycle(range(parts)), batches, strict=False):
+            position = self._positions(part * self.part_size)
+            yield {**batch, 'position': position.astype(np.int32)}
 
     def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """This process's slices of the evaluation split, in file order, each example once.
@@ -152,8 +161,8 @@ class Data:
         Raises:
           RunError: names an image that cannot be used.
         """
-        steps = -(-self.eval_size // self.config.batch_size)
-        transform = self._transform(self.eval_chain, with_shift=False)
+        steps = -(-self.eval_size // self.part_size)
+        transform = self._transform(self.eval_chain, with_color=False)
         return self._eval.batches(self._eval_plan, 0, steps, transform)
 
     def example_ids(self, step: int) -> list[str]:
@@ -163,7 +172,7 @@ class Data:
         return [f'{self.config.data.train_split}:{i}' for i in indices]
 
     def _positions(self, first: int) -> np.ndarray:
-        """Of this process, in a batch that starts at the global position `first`; int64 [b]."""
+        """Of this process, in a part that starts at the global position `first`; int64 [b]."""
         return first + self.process_index * self.local_size + np.arange(self.local_size)
 
     def _items(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,23 +184,25 @@ class Data:
         ]
         return np.concatenate(indices).astype(np.int64), epochs
 
-    def _train_plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._items(self._positions((step - 1) * self.config.batch_size))
+    def _train_plan(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._items(self._positions(part * self.part_size))
 
-    def _eval_plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        positions = self._positions(step * self.config.batch_size)
+    def _eval_plan(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        positions = self._positions(part * self.part_size)
         return np.where(positions < self.eval_size, positions, PADDING), np.zeros_like(positions)
 
-    def _transform(self, chain: Chain, with_shift: bool):
+    def _transform(self, chain: Chain, with_color: bool):
         """(encoded, epoch, index) -> the tensors of an example."""
         seed, size, axes = self.config.seed, self.config.image_size, self._axes
         if chain.has(PCAShift) and axes is None:
             raise RuntimeError('pca_shift needs load_statistics() first')
 
         def transform(encoded, epoch, index):
-            image, shift = chain(encoded, seed, epoch, index, axes)
-            image = require_size(image, size, size)
-            return {'image': image, 'color_shift': shift} if with_shift else {'image': image}
+            image, color = chain(encoded, seed, epoch, index, axes)
+            found = {'image': require_size(image, size, size)}
+            if with_color:
+                found |= {'color_shift': color.shift, 'color_scale': color.scale}
+            return found
 
         return transform
 

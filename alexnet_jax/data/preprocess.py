@@ -19,6 +19,7 @@ from alexnet_jax.data.image_ops import (
     SIGNATURES,
     BadImage,
     CenterCrop,
+    Color,
     Decode,
     DecodeRaw,
     Identity,
@@ -45,7 +46,7 @@ class Chain:
         epoch: tf.Tensor | int = 0,
         index: tf.Tensor | int = 0,
         axes: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, Color]:
         """Run the ops on one example.
 
         Args:
@@ -56,7 +57,7 @@ class Chain:
           axes: float32 [3, 3], P * sqrt(lambda) as columns; needed by pca_shift only.
 
         Returns:
-          The image, uint8 [h, w, 3] or [10, n, n, 3], and its colour shift, float32 [3].
+          The image, uint8 [h, w, 3] or [10, n, n, 3], and what is to be done to its colours.
 
         Raises:
           BadImage or tf.errors.OpError: eagerly; inside tf.data the latter only.
@@ -64,14 +65,14 @@ class Chain:
         run_seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
         fold_in = tf.random.experimental.stateless_fold_in
         example_seed = fold_in(run_seed, tf.cast(index, tf.int64))
-        image, shift = encoded, tf.zeros([3])
+        image, color = encoded, Color(tf.zeros([3]), tf.ones([]))
         for place, op in enumerate(self.ops):
             op_seed = fold_in(example_seed, place)
             if isinstance(op, PCAShift):
-                shift = op.shift(axes, op_seed)
+                color = op.color(axes, op_seed, epoch)
             else:
                 image = op(image, op_seed)
-        return image, shift
+        return image, color
 
     @property
     def prefix(self) -> 'Chain':

@@ -50,6 +50,31 @@ class TestOrder:
         assert data.example_ids(1) + data.example_ids(2) == expected
         assert take(data.train_batches(), 1)[0]['image'].shape == (16, 8, 8, 3)
 
+    def test_microbatches_are_the_batch_in_parts(self, digits_config):
+        changes = {'batch_size': 24, 'data.train_ops': RANDOM_OPS, 'data.mean': 'none'}
+        whole = Data(digits_config(**changes))
+        parts = Data(digits_config(microbatches=3, **changes))
+        for data in (whole, parts):
+            data._axes = np.eye(3, dtype=np.float32)
+        expected = take(whole.train_batches(2), 2)
+        found = take(parts.train_batches(2), 6)
+        assert [len(part['image']) for part in found] == [8] * 6
+        for step in range(2):
+            three = found[3 * step : 3 * step + 3]
+            joined = {key: np.concatenate([part[key] for part in three]) for key in three[0]}
+            same(joined, expected[step])
+        assert sum(len(batch['mask']) for batch in parts.eval_batches()) == 360
+        assert {len(batch['mask']) for batch in parts.eval_batches()} == {8}
+
+    def test_microbatches_of_two_processes(self, digits_config):
+        config = digits_config(batch_size=24, microbatches=3)
+        first, second = (take(Data(config, i, 2).train_batches(), 3) for i in (0, 1))
+        positions = [batch['position'].tolist() for batch in first + second]
+        assert positions == [
+            [0, 1, 2, 3], [8, 9, 10, 11], [16, 17, 18, 19],
+            [4, 5, 6, 7], [12, 13, 14, 15], [20, 21, 22, 23],
+        ]  # fmt: skip
+
     def test_every_epoch_visits_every_example_once(self, digits_config):
         data = Data(digits_config(batch_size=479))  # 3 steps of 479 are an epoch
         for epoch in range(3):
@@ -65,6 +90,7 @@ class TestOrder:
             'mask': ('float32', (24,)),
             'position': ('int32', (24,)),
             'color_shift': ('float32', (24, 3)),
+            'color_scale': ('float32', (24,)),
         }
         assert batch['mask'].all()
         assert batch['position'].tolist() == list(range(24))

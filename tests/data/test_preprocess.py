@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_jax.data.image_ops import BadImage, PCAShift, require_size
+from alexnet_jax.data.image_ops import BadImage, Color, PCAShift, require_size
 from alexnet_jax.data.preprocess import parse, read_image
 from alexnet_jax.errors import BadInput, RunError
 
@@ -29,11 +29,11 @@ def run(ops, pixels, index=0, epoch=0, seed=0):
 
 
 def run_many(ops, pixels, count, epoch=0, axes=None):
-    """(images, shifts) of the examples 0 .. count - 1 of one image, inside tf.data."""
+    """(images, colors) of the examples 0 .. count - 1 of one image, inside tf.data."""
     chain, encoded = parse(ops), encode(pixels)
     dataset = tf.data.Dataset.range(count).map(lambda i: chain(encoded, 0, epoch, i, axes))
-    images, shifts = zip(*dataset.as_numpy_iterator(), strict=True)
-    return np.stack(images), np.stack(shifts)
+    images, colors = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.stack(images), Color(*map(np.stack, zip(*colors, strict=True)))
 
 
 class TestParse:
@@ -178,11 +178,11 @@ class TestRandomness:
     def test_eager_equals_tf_data(self):
         ops = 'decode|resize_short(20)|random_crop(16)|random_mirror|pad_crop(2)|pca_shift(0.1)'
         pixels, axes = picture(25, 30), np.diag([1.0, 2.0, 3.0]).astype(np.float32)
-        images, shifts = run_many(ops, pixels, 8, epoch=3, axes=axes)
+        images, colors = run_many(ops, pixels, 8, epoch=3, axes=axes)
         for index in range(8):
-            image, shift = parse(ops)(encode(pixels), 0, 3, index, axes)
+            image, color = parse(ops)(encode(pixels), 0, 3, index, axes)
             np.testing.assert_array_equal(images[index], image)
-            np.testing.assert_array_equal(shifts[index], shift)
+            np.testing.assert_array_equal(colors.shift[index], color.shift)
 
     @pytest.mark.parametrize('name', ['seed', 'epoch', 'index'])
     def test_depends_on_seed_epoch_and_index_alone(self, name):
@@ -235,17 +235,18 @@ class TestRandomness:
 
 
 class TestPCAShift:
-    def test_zero_without_the_op(self):
-        image, shift = parse('decode')(encode(picture(3, 3)))
+    def test_none_without_the_op(self):
+        image, color = parse('decode')(encode(picture(3, 3)))
         assert image.dtype == np.uint8
-        np.testing.assert_array_equal(shift, np.zeros(3, np.float32))
+        np.testing.assert_array_equal(color.shift, np.zeros(3, np.float32))
+        assert color.scale == 1
 
     def test_mean_and_covariance(self):
         rotation = np.linalg.qr(RNG.randn(3, 3))[0]
         variances = np.array([10.0, 200.0, 3000.0])
         axes = (rotation * np.sqrt(variances)).astype(np.float32)
         dataset = tf.data.Dataset.range(20_000).map(
-            lambda i: PCAShift(0.1).shift(axes, tf.stack([tf.zeros([], tf.int64), i]))
+            lambda i: PCAShift(0.1).color(axes, tf.stack([tf.zeros([], tf.int64), i]), 0).shift
         )
         shifts = next(dataset.batch(20_000).as_numpy_iterator())
         # In the axes' own coordinates: independent, variance sigma^2 lambda.
@@ -259,10 +260,29 @@ class TestPCAShift:
 
     def test_image_is_not_touched(self):
         pixels = picture(3, 4)
-        images, shifts = run_many('decode|pca_shift(0.1)', pixels, 2, axes=np.eye(3, dtype='f4'))
+        images, color = run_many('decode|pca_shift(0.1)', pixels, 2, axes=np.eye(3, dtype='f4'))
         np.testing.assert_array_equal(images, np.stack([pixels, pixels]))
-        assert (shifts != 0).all()
-        assert (shifts[0] != shifts[1]).all()
+        assert (color.shift != 0).all()
+        assert (color.shift[0] != color.shift[1]).all()
+        assert (color.scale == 1).all()
+
+
+class TestColorNoise:
+    """The 2012 source's: pca_shift, then a division by 1.1, and neither from epoch 67 on."""
+
+    def test_as_pca_shift_and_divided(self):
+        axes = np.diag([1.0, 2.0, 3.0]).astype('f4')
+        _, color = run_many('decode|color_noise(0.1, 67)', picture(3, 4), 5, epoch=66, axes=axes)
+        _, plain = run_many('decode|pca_shift(0.1)', picture(3, 4), 5, epoch=66, axes=axes)
+        np.testing.assert_array_equal(color.shift, plain.shift)
+        np.testing.assert_allclose(color.scale, 1 / 1.1, rtol=1e-6)
+
+    def test_switched_off(self):
+        axes = np.eye(3, dtype='f4')
+        for epoch in (67, 90):
+            _, color = run_many('decode|color_noise(0.1, 67)', picture(3, 4), 2, epoch, axes)
+            assert not color.shift.any()
+            assert (color.scale == 1).all()
 
 
 class TestReadImage:

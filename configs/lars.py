@@ -1,0 +1,50 @@
+"""AlexNet with batch norm, trained by LARS in batches of 32,768.
+
+    python -m alexnet_jax.main --config=configs/lars.py --workdir=runs/lars \
+        --config.data.name=prepared:DIR
+
+A step is computed in 64 microbatches of 512 images, so that it runs on one GPU as on many (on 8
+devices each takes 64 at once); `--config.microbatches=512 --config.bn_group=64` runs on a small
+machine. Batch norm takes its statistics over 64 consecutive images, as on each GPU of the original.
+
+Expected: 58 % top-1, 80 % top-5 accuracy on the validation set, centre crop, after 100 epochs: You,
+Zhang, Hsieh, Demmel and Keutzer, ImageNet Training in Minutes (arXiv 1709.05011), there in 11
+minutes on 1,024 CPUs. Not run here.
+
+Rate 32 after 10 epochs of warm-up, (1 - done)^2, trust coefficient 0.001, weight decay 0.0005:
+NVIDIA's Caffe, models/alexnet_bn/solver_32k.prototxt. There LARS scales the biases too;
+here their rate is a thousandth of the schedule's, 0.032 at its highest.
+"""
+
+import ml_collections
+
+from alexnet_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = default_config()
+    c.variant = 'alexnet_bn'
+    c.num_classes = 1000
+    c.image_size = 227
+
+    c.batch_size = 32_768
+    c.microbatches = 64
+    c.bn_group = 64
+    c.epochs = 100.0
+    c.log_every = 10
+    c.eval_every = 39  # about an epoch
+    c.checkpoint_every = 39
+
+    c.data.name = 'tfds:imagenet2012'
+    c.data.eval_split = 'validation'
+    to_256 = 'decode|resize_short(256)|center_crop(256)|'
+    c.data.train_ops = to_256 + 'random_crop(227)|random_mirror'
+    c.data.eval_ops = to_256 + 'center_crop(227)'
+
+    c.optimizer.learning_rate = 32.0
+    c.optimizer.schedule = 'poly'
+    c.optimizer.poly_power = 2.0
+    c.optimizer.warmup_epochs = 10.0
+    c.optimizer.trust_coefficient = 0.001
+    c.optimizer.rate_factors = (('*/bias', 0.001),)
+    return c
