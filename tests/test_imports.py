@@ -51,8 +51,10 @@ def roots(path: Path) -> set[str]:
 CORE = {
     'errors': set(),
     'ops': set(),
-    'model': {'ops'},
-    'variants': {'model', 'errors'},
+    'layers': set(),
+    'model': {'layers', 'ops'},
+    'edits': {'layers'},
+    'variants': {'edits', 'layers', 'model', 'errors'},
     'config': {'variants', 'errors'},
     'command_line': {'config', 'errors'},
     'optimizer': set(),
