@@ -4,8 +4,9 @@
         --config.data.data_dir=DATA
 
 DATA holds ILSVRC-2012 as TFDS has it, at full size: Caffe squeezes images to 256 x 256, whatever
-their aspect, where prepared ones are cut square. Expected: top-1 accuracy 57.1 %, top-5 80.2 % on the validation set, centre crop, at iteration
-360,000 of 450,000; 57.258 % at best (published, the model's readme). Not run here.
+their aspect, where prepared ones are cut square. Expected: top-1 accuracy 57.1 %, top-5 80.2 % on
+the validation set, centre crop, at iteration 360,000 of 450,000; 57.258 % at best (published, the
+model's readme). Not run here.
 
 Caffe feeds BGR, which is the same net with conv1's channels in another order, and has no colour
 shift.

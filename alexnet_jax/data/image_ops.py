@@ -289,4 +289,3 @@ OPS = {
     'ten_crop': TenCrop,
     'pca_shift': PCAShift,
 }
-SIGNATURES = ', '.join(op.__doc__.split(':')[0] for op in OPS.values())
