@@ -26,7 +26,6 @@ from absl import flags
 from alexnet_jax import command_line, contenders, variants
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, RunError, run_command
-from alexnet_jax.model import MapLRN
 from alexnet_jax.summary import operations
 
 PEERS = {'step': ('torch', 'plain'), 'data': ('flax',)}
@@ -242,12 +241,16 @@ def _write_json(path: Path, figures: dict) -> None:
 def _check_torch(config: ml_collections.ConfigDict) -> None:
     if importlib.util.find_spec('torch') is None:
         raise BadInput('--peer=torch needs PyTorch: pip install torch')
+    import torch
+
+    from alexnet_jax import torch_peer
+
     layers = variants.build(config.variant, config.edits, config.num_classes)
-    if any(isinstance(layer, MapLRN) for layer in layers):
-        raise BadInput(
-            f'--peer=torch: {config.variant} has norms within maps, and PyTorch has none; leave it '
-            'out or add no_lrn to config.edits'
-        )
+    try:
+        with torch.device('meta'):  # takes no memory
+            torch_peer.build(layers, config.image_size)
+    except ValueError as error:
+        raise BadInput(f'--peer=torch: {error}; leave it out or edit the table') from error
 
 
 def _define_flags() -> None:

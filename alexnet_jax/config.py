@@ -14,6 +14,7 @@ from ml_collections import config_dict
 
 from alexnet_jax import variants
 from alexnet_jax.errors import BadInput
+from alexnet_jax.layers import BatchNorm
 
 SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
 DTYPES = ('float32', 'bfloat16')
@@ -241,9 +242,7 @@ def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
     layers = variants.build(config.variant, config.edits, config.num_classes)
     variants.check_shapes(layers, config.image_size)
     examples = config.batch_size // config.microbatches // devices
-    if any(isinstance(layer, variants.BatchNorm) for layer in layers) and (
-        examples % config.bn_group
-    ):
+    if any(isinstance(layer, BatchNorm) for layer in layers) and (examples % config.bn_group):
         raise BadInput(
             f'bn_group={config.bn_group} does not divide the {examples} examples that a device '
             f'gets at once (batch_size / microbatches / devices); change one of these'

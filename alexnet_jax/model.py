@@ -1,8 +1,8 @@
-"""AlexNet as a module that folds over a table of layers, and the layers a table is made of."""
+"""AlexNet as a module that folds over a table of layers, and the shapes on the way."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,103 +10,24 @@ import numpy as np
 from flax import linen as nn
 
 from alexnet_jax import ops
+from alexnet_jax.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Layer,
+    MapLRN,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Standardise,
+    Table,
+    Tanh,
+)
 
 Shape = tuple[int, ...]  # (height, width, channels) or (features,)
-
-
-@dataclass(frozen=True)
-class Conv:
-    """Convolution with square filters. `bias` and `std` are what its parameters start from."""
-
-    name: str
-    filters: int
-    window: int
-    stride: int = 1
-    pad: int = 0
-    groups: int = 1  # towers: a filter sees the channels of its own
-    bias: float = 0.0
-    std: float | None = 0.01  # of N(0, std^2); None for He's sqrt(2 / inputs)
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Fully connected layer; flattens what it gets."""
-
-    name: str
-    features: int
-    bias: float = 0.0
-    std: float | None = 0.01
-
-
-@dataclass(frozen=True)
-class ReLU:
-    """max(0, x), with derivative 0 at 0."""
-
-
-@dataclass(frozen=True)
-class Tanh:
-    """The nonlinearity that the paper compares with ReLU (its figure 1)."""
-
-
-@dataclass(frozen=True)
-class LRN:
-    """Local response normalisation across channels: `ops.local_response_norm`."""
-
-    k: float = 2.0
-    n: int = 5
-    alpha: float = 1e-4
-    beta: float = 0.75
-    groups: int = 1
-
-
-@dataclass(frozen=True)
-class MapLRN:
-    """Response normalisation within each map: `ops.map_response_norm`."""
-
-    k: float = 1.0
-    n: int = 3
-    alpha: float = 5e-5 / 9
-    beta: float = 0.75
-
-
-@dataclass(frozen=True)
-class MaxPool:
-    """Maximum over square windows, which overlap where the stride is below the window."""
-
-    window: int
-    stride: int
-    overhang: bool = False  # the last window may hang over the edge
-
-
-@dataclass(frozen=True)
-class AvgPool:
-    """Mean over square windows."""
-
-    window: int
-    stride: int
-    overhang: bool = False
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Neurons off at random in training, the others divided by 1 - rate; all on at test time."""
-
-    rate: float = 0.5
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """Batch normalisation (Ioffe and Szegedy 2015) of each channel, without scale and bias.
-
-    That is how NVIDIA's AlexNet-BN has it; the weights of the next layer do what a scale would.
-    """
-
-    name: str
-    epsilon: float = 1e-4
-
-
-Layer = Conv | Dense | BatchNorm | ReLU | Tanh | LRN | MapLRN | MaxPool | AvgPool | Dropout
-Table = tuple[Layer, ...]
 
 
 class AlexNet(nn.Module):
@@ -153,20 +74,22 @@ class AlexNet(nn.Module):
                 case MaxPool(window, stride, overhang):
                     x = ops.max_pool(x, window, stride, overhang)
                 case Dense():
-                    x = self._dense(layer, x.reshape(len(x), -1))
+                    x = self._dense(layer, _flatten(x, layer.groups))
                 case BatchNorm(name, epsilon):
                     group = self.bn_group if dropout_keys is not None else None
                     x = _BatchNorm(epsilon, group, name=name)(x, mask)
-                case Dropout(rate) if dropout_keys is not None:
-                    x = _dropout(x, rate, dropout_keys, place)
                 case Dropout():
-                    pass
+                    x = _dropout(layer, x, dropout_keys, place)
                 case Tanh():
                     x = nn.tanh(x)
+                case Sigmoid():
+                    x = nn.sigmoid(x)
                 case AvgPool(window, stride, overhang):
                     x = ops.avg_pool(x, window, stride, overhang)
                 case MapLRN(k, n, alpha, beta):
                     x = ops.map_response_norm(x, k, n, alpha, beta)
+                case Standardise(mean, std):
+                    x = _standardise(x, mean, std)
         return x
 
     def _conv(self, layer: Conv, x: jax.Array) -> jax.Array:
@@ -174,11 +97,11 @@ class AlexNet(nn.Module):
             layer.filters,
             (layer.window, layer.window),
             layer.stride,
-            layer.pad,
+            [layer.pads, layer.pads],
             feature_group_count=layer.groups,
             dtype=self.dtype,
             kernel_init=_kernel_init(layer.std),
-            bias_init=nn.initializers.constant(layer.bias),
+            bias_init=_bias_init(layer.bias, layer.window**2 * x.shape[-1] // layer.groups),
             conv_general_dilated=ops.conv,
             name=layer.name,
         )(x)
@@ -189,7 +112,8 @@ class AlexNet(nn.Module):
             layer.features,
             dtype=np.promote_types(self.dtype, np.float32) if is_head else self.dtype,
             kernel_init=_kernel_init(layer.std),
-            bias_init=nn.initializers.constant(layer.bias),
+            bias_init=_bias_init(layer.bias, x.shape[-1]),
+            dot_general=ops.dot_in_groups if layer.groups > 1 else None,
             name=layer.name,
         )(x)
 
@@ -222,19 +146,46 @@ class _BatchNorm(nn.Module):
         return standardise(groups, group_mean, group_variance).reshape(x.shape)
 
 
-def _kernel_init(std: float | None) -> nn.initializers.Initializer:
-    if std is None:
-        return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')  # He et al. 2015
+def _kernel_init(std: float | Literal['he', 'torch']) -> nn.initializers.Initializer:
+    match std:
+        case 'he':  # He et al. 2015
+            return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+        case 'torch':  # variance 1 / (3 inputs), that of U(+-1/sqrt(inputs))
+            return nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
     return nn.initializers.normal(std)
 
 
-def _dropout(x: jax.Array, rate: float, keys: jax.Array, place: int) -> jax.Array:
+def _bias_init(bias: float | Literal['torch'], inputs: int) -> nn.initializers.Initializer:
+    if bias != 'torch':
+        return nn.initializers.constant(bias)
+    bound = inputs**-0.5
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _flatten(x: jax.Array, groups: int) -> jax.Array:
+    """[N, ..., C] -> [N, inputs]; [N, groups, inputs / groups], each with its own channels."""
+    if groups == 1:
+        return x.reshape(len(x), -1)
+    towers = jnp.split(x, groups, axis=-1)
+    return jnp.stack([tower.reshape(len(x), -1) for tower in towers], axis=1)
+
+
+def _dropout(layer: Dropout, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
     """Drop each element with probability `rate`; `place` sets the layers' masks apart."""
+    keep = 1 - layer.rate
+    if keys is None:
+        return x * keep if layer.scale_at_test else x
 
     def mask(key):
-        return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, x.shape[1:])
+        return jax.random.bernoulli(jax.random.fold_in(key, place), keep, x.shape[1:])
 
-    return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), jnp.zeros((), x.dtype))
+    kept = x if layer.scale_at_test else x / keep
+    return jnp.where(jax.vmap(mask)(keys), kept, jnp.zeros((), x.dtype))
+
+
+def _standardise(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    wide = np.promote_types(x.dtype, np.float32)
+    return ((x.astype(wide) - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)).astype(x.dtype)
 
 
 class Row(NamedTuple):
@@ -251,17 +202,14 @@ class Row(NamedTuple):
         match self.layer:
             case Conv(filters=filters, window=window, groups=groups):
                 return (window, window, self.input[-1] // groups, filters)
-            case Dense(features=features):
-                size = 1
-                for extent in self.input:
-                    size *= extent
-                return (size, features)
+            case Dense(features=features, groups=groups):
+                return (math.prod(self.input) // groups, features)
         return None
 
 
 _PREFIX = {
-    ReLU: 'relu', Tanh: 'tanh', LRN: 'norm', MapLRN: 'norm',
-    MaxPool: 'pool', AvgPool: 'pool', Dropout: 'drop',
+    ReLU: 'relu', Tanh: 'tanh', Sigmoid: 'sigmoid', LRN: 'norm', MapLRN: 'norm',
+    MaxPool: 'pool', AvgPool: 'pool', Dropout: 'drop', Standardise: 'scale',
 }  # fmt: skip
 
 
@@ -283,8 +231,8 @@ def rows(layers: Table, image_size: int, channels: int = 3) -> Iterator[Row]:
     for layer in layers:
         before = shape
         match layer:
-            case Conv(filters=filters, window=window, stride=stride, pad=pad):
-                width = ops.output_width(shape[0], window, stride, pad)
+            case Conv(filters=filters, window=window, stride=stride):
+                width = ops.output_width(shape[0] + sum(layer.pads), window, stride)
                 shape = (width, width, filters)
             case MaxPool(window, stride, overhang) | AvgPool(window, stride, overhang):
                 width = ops.output_width(shape[0], window, stride, overhang=overhang)

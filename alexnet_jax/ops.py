@@ -14,9 +14,12 @@ import numpy as np
 from jax import lax
 
 
-def output_width(width: int, window: int, stride: int, pad: int = 0, overhang: bool = False) -> int:
-    """(W - F + 2P)/S + 1, rounded down; rounded up where windows may hang over the far edge."""
-    span = width - window + 2 * pad
+def output_width(width: int, window: int, stride: int, overhang: bool = False) -> int:
+    """(W - F)/S + 1, rounded down; rounded up where windows may hang over the far edge.
+
+    `width` is with the padding.
+    """
+    span = width - window
     return (-(-span // stride) if overhang else span // stride) + 1
 
 
@@ -53,6 +56,23 @@ def conv(
     )
     outputs = [lax.conv_general_dilated(a, k, window_strides, padding, **kwargs) for a, k in towers]
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+
+
+def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """The product of a fully connected layer in groups, to be handed to `nn.Dense`.
+
+    Args:
+      x: [N, groups, inputs].
+      kernel: [inputs, features]; group i of the features sees group i of the inputs.
+      *args, **kwargs: what `lax.dot_general` takes besides.
+
+    Returns:
+      [N, features].
+    """
+    _, groups, _ = x.shape
+    towers = zip(jnp.split(x, groups, axis=1), jnp.split(kernel, groups, axis=1), strict=True)
+    products = [lax.dot_general(a, k, *args, **kwargs) for a, k in towers]
+    return jnp.concatenate(products, axis=-1).reshape(len(x), -1)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, overhang: bool = False) -> jax.Array:

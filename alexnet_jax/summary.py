@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.summary --config=configs/NAME.py
 
-ReLU, tanh and dropout are shown in the row of the layer before them. A multiply-add is one
+Nonlinearities and dropout are shown in the row of the layer before them. A multiply-add is one
 multiplication and one addition: two floating-point operations.
 """
 
@@ -16,21 +16,22 @@ from absl import flags
 from alexnet_jax import command_line, variants
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
-from alexnet_jax.model import (
+from alexnet_jax.layers import (
     LRN,
     AvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
     MapLRN,
     MaxPool,
     ReLU,
-    Row,
-    Shape,
+    Sigmoid,
+    Standardise,
     Table,
     Tanh,
-    rows,
 )
+from alexnet_jax.model import Row, Shape, rows
 
 HEADER = ('layer', 'output', 'definition', 'formula', 'parameters', 'multiply-adds')
 CHANNELS = 3
@@ -44,7 +45,7 @@ def summary(config: ml_collections.ConfigDict) -> str:
     size = config.image_size
     cells = [('INPUT', _by((size, size, CHANNELS)), 'colour image', '', '', '')]
     for row in table:
-        if isinstance(row.layer, ReLU | Tanh | Dropout):
+        if isinstance(row.layer, ReLU | Tanh | Sigmoid | Dropout):
             name, output, definition, *others = cells[-1]
             cells[-1] = (name, output, f'{definition}, {_definition(row)}', *others)
         else:
@@ -74,25 +75,38 @@ def _definition(row: Row) -> str:
     match row.layer:
         case Conv(_, filters, window, stride, pad, groups):
             filter_shape = _by((window, window, row.kernel[2]))
-            towers = f', {groups} groups' if groups > 1 else ''
-            return f'{filters} filters {filter_shape}, stride {stride}, pad {pad}{towers}'
+            pad = pad if isinstance(pad, int) else '{}/{}'.format(*pad)
+            return f'{filters} filters {filter_shape}, stride {stride}, pad {pad}{_towers(groups)}'
         case MaxPool(window, stride, overhang) | AvgPool(window, stride, overhang):
             overlapping = ' (overlapping)' if stride < window else ''
             over = ', over the edge' if overhang else ''
             return f'{_by((window, window))}, stride {stride}{overlapping}{over}'
         case LRN(k, n, alpha, beta, groups):
-            towers = f', {groups} groups' if groups > 1 else ''
-            return f'{n} channels, k={k:g}, alpha={alpha:g}, beta={beta:g}{towers}'
+            return f'{n} channels, k={k:g}, alpha={alpha:g}, beta={beta:g}{_towers(groups)}'
         case MapLRN(k, n, alpha, beta):
             return f'{_by((n, n))} pixels, k={k:g}, alpha={alpha:g}, beta={beta:g}'
-        case Dense(features=features):
-            return f'W {_by((features, row.kernel[0]))}'
+        case BatchNorm(_, epsilon):
+            return f'batch norm, epsilon={epsilon:g}'
+        case Dense(features=features, groups=groups):
+            return f'W {_by((features, row.kernel[0]))}{_towers(groups)}'
         case Dropout(rate):
             return f'dropout {rate:g}'
         case ReLU():
             return 'ReLU'
         case Tanh():
             return 'tanh'
+        case Sigmoid():
+            return 'sigmoid'
+        case Standardise(mean, std):
+            return f'less {_listed(mean)}, over {_listed(std)}'
+
+
+def _towers(groups: int) -> str:
+    return f', {groups} groups' if groups > 1 else ''
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ' '.join(f'{value:.1f}' for value in values)
 
 
 def _formula(row: Row) -> str:
@@ -100,11 +114,14 @@ def _formula(row: Row) -> str:
     width = row.input[0]
     match row.layer:
         case Conv(window=window, stride=stride, pad=pad):
-            return _width(f'{width} - {window} + 2*{pad}', width - window + 2 * pad, stride, row)
+            added = f'2*{pad}' if isinstance(pad, int) else ' + '.join(map(str, pad))
+            value = width - window + sum(row.layer.pads)
+            return _width(f'{width} - {window} + {added}', value, stride, row)
         case MaxPool(window, stride) | AvgPool(window, stride):
             return _width(f'{width} - {window}', width - window, stride, row)
-        case Dense() if len(row.input) > 1:
-            return f'{"*".join(map(str, row.input))} = {row.kernel[0]}'
+        case Dense(groups=groups) if len(row.input) > 1:
+            *size, channels = row.input
+            return f'{"*".join(map(str, [*size, channels // groups]))} = {row.kernel[0]}'
     return ''
 
 

@@ -14,20 +14,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from alexnet_jax.model import (
+from alexnet_jax.layers import (
     LRN,
     AvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
-    MapLRN,
     MaxPool,
     ReLU,
-    Row,
+    Sigmoid,
     Table,
     Tanh,
-    rows,
 )
+from alexnet_jax.model import Row, rows
 
 # glibc would return the activations to the system after every step, and fault them in again.
 ENVIRON = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**40)}
@@ -55,24 +55,27 @@ def build(layers: Table, image_size: int, kind: str = 'eager') -> nn.Sequential:
 
 def _module(row: Row, kind: str) -> nn.Module:
     match row.layer:
-        case Conv(_, filters, window, stride, pad, groups):
+        case Conv(_, filters, window, stride, int(pad), groups):
             return nn.Conv2d(row.input[2], filters, window, stride, pad, groups=groups)
-        case Dense(features=features):
+        case Dense(features=features, groups=1):
             return nn.Linear(row.kernel[0], features)
         case ReLU():
             return nn.ReLU(inplace=True)
         case Tanh():
             return nn.Tanh()
+        case Sigmoid():
+            return nn.Sigmoid()
         case MaxPool(window, stride, overhang):
             return nn.MaxPool2d(window, stride, ceil_mode=overhang)
         case AvgPool(window, stride, overhang):
             return nn.AvgPool2d(window, stride, ceil_mode=overhang)
-        case Dropout(rate):
+        case Dropout(rate):  # the same work, however it is scaled
             return nn.Dropout(rate)
         case LRN():
             return _Norm(row.layer, kind)
-        case MapLRN():
-            raise ValueError('PyTorch has no response norm within maps')
+        case BatchNorm(_, epsilon):
+            return nn.BatchNorm2d(row.input[2], epsilon, affine=False)
+    raise ValueError(f'PyTorch has no layer for {row.layer}')
 
 
 class _Norm(nn.Module):

@@ -1,27 +1,26 @@
-"""The networks by name, each a table that reads like its source, and the named edits of a table."""
+"""The networks by name, each a table that reads like its source."""
 
 import dataclasses
 
 import jax.numpy as jnp
 import ml_collections
 
+from alexnet_jax.edits import EDITS
 from alexnet_jax.errors import BadInput
-from alexnet_jax.model import (
+from alexnet_jax.layers import (
     LRN,
-    AlexNet,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
-    Layer,
     MapLRN,
     MaxPool,
     ReLU,
+    Standardise,
     Table,
-    Tanh,
-    rows,
 )
+from alexnet_jax.model import AlexNet, rows
 
 # The course notes' table; what the paper adds to it are the biases of 1 in conv2, conv4, conv5 and
 # the hidden fully connected layers. 62,378,344 parameters.
@@ -44,9 +43,70 @@ PAPER: Table = (
     Conv('conv3', 384, 3, pad=1), ReLU(),
     Conv('conv4', 384, 3, pad=1, groups=2, bias=1), ReLU(),
     Conv('conv5', 256, 3, pad=1, groups=2, bias=1), ReLU(), MaxPool(3, 2),
-    Dense('fc6', 4096, bias=1), ReLU(), Dropout(0.5),
-    Dense('fc7', 4096, bias=1), ReLU(), Dropout(0.5),
+    Dense('fc6', 4096, bias=1), ReLU(), Dropout(0.5, scale_at_test=True),
+    Dense('fc7', 4096, bias=1), ReLU(), Dropout(0.5, scale_at_test=True),
     Dense('fc8', 1000),
+)  # fmt: skip
+
+# Net 145 of the authors' source (layers-145.cfg), as it won in 2012; names in brackets are of its
+# files. conv1's last windows hang 3 pixels over the edge of 224 (layer.py, modulesX); alpha is
+# divided by the pixels or channels of the window (NormLayerParser); the norm of layer 1 comes
+# before the ReLU; layer 2 has a second norm, within maps [cnorm2]. The pools may hang over as well,
+# and at these sizes do not. 60,965,224 parameters.
+SOURCE_2012: Table = (
+    Conv('conv1', 96, 11, stride=4, pad=(0, 3)),                                 # 224 -> 55
+    LRN(alpha=1e-4 / 5, groups=2), MaxPool(3, 2), ReLU(),                        # -> 27
+    Conv('conv2', 256, 5, pad=2, groups=2, bias=1), ReLU(),
+    LRN(alpha=1e-4 / 5, groups=2), MapLRN(n=5, alpha=1e-3 / 25), MaxPool(3, 2),  # -> 13
+    Conv('conv3', 384, 3, pad=1, std=0.03), ReLU(),
+    Conv('conv4', 384, 3, pad=1, groups=2, bias=1, std=0.03), ReLU(),
+    Conv('conv5', 256, 3, pad=1, groups=2, bias=1, std=0.03), MaxPool(3, 2), ReLU(),  # -> 6
+    Dense('fc6', 4096, bias=1), ReLU(), Dropout(0.5, scale_at_test=True),
+    Dense('fc7', 4096, bias=1), ReLU(), Dropout(0.5, scale_at_test=True),
+    Dense('fc8', 1000),
+)  # fmt: skip
+
+# Caffe's models/bvlc_alexnet: k = 1, alpha divided by n, windows across both groups, biases of 0.1
+# (1 "gave flat loss", its readme says). 60,965,224 parameters.
+BVLC: Table = (
+    Conv('conv1', 96, 11, stride=4), ReLU(), LRN(k=1, alpha=1e-4 / 5), MaxPool(3, 2),
+    Conv('conv2', 256, 5, pad=2, groups=2, bias=0.1), ReLU(), LRN(k=1, alpha=1e-4 / 5),
+    MaxPool(3, 2),
+    Conv('conv3', 384, 3, pad=1), ReLU(),
+    Conv('conv4', 384, 3, pad=1, groups=2, bias=0.1), ReLU(),
+    Conv('conv5', 256, 3, pad=1, groups=2, bias=0.1), ReLU(), MaxPool(3, 2),
+    Dense('fc6', 4096, bias=0.1, std=0.005), ReLU(), Dropout(0.5),
+    Dense('fc7', 4096, bias=0.1, std=0.005), ReLU(), Dropout(0.5),
+    Dense('fc8', 1000),
+)  # fmt: skip
+
+# Caffe's models/bvlc_reference_caffenet: pools before norms, biases of 1. 60,965,224 parameters.
+CAFFENET: Table = (
+    Conv('conv1', 96, 11, stride=4), ReLU(), MaxPool(3, 2), LRN(k=1, alpha=1e-4 / 5),
+    Conv('conv2', 256, 5, pad=2, groups=2, bias=1), ReLU(), MaxPool(3, 2),
+    LRN(k=1, alpha=1e-4 / 5),
+    Conv('conv3', 384, 3, pad=1), ReLU(),
+    Conv('conv4', 384, 3, pad=1, groups=2, bias=1), ReLU(),
+    Conv('conv5', 256, 3, pad=1, groups=2, bias=1), ReLU(), MaxPool(3, 2),
+    Dense('fc6', 4096, bias=1, std=0.005), ReLU(), Dropout(0.5),
+    Dense('fc7', 4096, bias=1, std=0.005), ReLU(), Dropout(0.5),
+    Dense('fc8', 1000),
+)  # fmt: skip
+
+# torchvision's alexnet, after "One weird trick" (Krizhevsky 2014): other filters, one tower, no
+# norms, PyTorch's initial weights. The scaling of its pixels is part of the table, so a recipe sets
+# data.mean='none'. 61,100,840 parameters.
+_TORCH = {'bias': 'torch', 'std': 'torch'}
+TORCHVISION: Table = (
+    Standardise(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+    Conv('conv1', 64, 11, stride=4, pad=2, **_TORCH), ReLU(), MaxPool(3, 2),  # 224 -> 55 -> 27
+    Conv('conv2', 192, 5, pad=2, **_TORCH), ReLU(), MaxPool(3, 2),            # -> 13
+    Conv('conv3', 384, 3, pad=1, **_TORCH), ReLU(),
+    Conv('conv4', 256, 3, pad=1, **_TORCH), ReLU(),
+    Conv('conv5', 256, 3, pad=1, **_TORCH), ReLU(), MaxPool(3, 2),            # -> 6
+    Dropout(0.5), Dense('fc6', 4096, **_TORCH), ReLU(),
+    Dropout(0.5), Dense('fc7', 4096, **_TORCH), ReLU(),
+    Dense('fc8', 1000, **_TORCH),
 )  # fmt: skip
 
 # The authors' 18 % net for CIFAR-10 (cuda-convnet, layers-18pct.cfg): pools hang over the edge,
@@ -72,6 +132,16 @@ ALEXNET_BN: Table = (
     Dense('fc8', 1000, bias=0.01),
 )  # fmt: skip
 
+# The authors' 26 % net for CIFAR-10 (cuda-convnet, layers-80sec.cfg): no norms, a hidden layer of
+# 64. 145,578 parameters.
+CIFAR10_80SEC: Table = (
+    Conv('conv1', 32, 5, pad=2, std=1e-4), ReLU(), MaxPool(3, 2, overhang=True),
+    Conv('conv2', 32, 5, pad=2), ReLU(), AvgPool(3, 2, overhang=True),
+    Conv('conv3', 64, 5, pad=2), ReLU(), AvgPool(3, 2, overhang=True),
+    Dense('fc64', 64, std=0.1), ReLU(),
+    Dense('fc10', 10, std=0.1),
+)  # fmt: skip
+
 # COURSE narrowed for 28x28 handwritten digits: five convolutions, two norms, overlapping pools, two
 # dropout layers. Filters as few as these need larger initial weights: at 0.01 the signal dies.
 DIGITS: Table = (
@@ -89,40 +159,13 @@ VARIANTS: dict[str, Table] = {
     'course': COURSE,
     'paper': PAPER,
     'alexnet_bn': ALEXNET_BN,
+    'source_2012': SOURCE_2012,
+    'bvlc': BVLC,
+    'caffenet': CAFFENET,
+    'torchvision': TORCHVISION,
     'cifar10_18pct': CIFAR10_18PCT,
+    'cifar10_80sec': CIFAR10_80SEC,
     'digits': DIGITS,
-}
-
-
-def without(table: Table, *kinds: type) -> Table:
-    """The table less every layer of these kinds."""
-    return tuple(layer for layer in table if not isinstance(layer, kinds))
-
-
-def replaced(table: Table, kind: type, new: Layer) -> Table:
-    """The table with `new` for every layer of a kind."""
-    return tuple(new if isinstance(layer, kind) else layer for layer in table)
-
-
-def he_init(table: Table) -> Table:
-    """Hidden layers start from He's weights and biases of 0; the first and the last as they do.
-
-    The first layer sees pixels of -128 .. 128: std 0.01 gives it activations of order 10.
-    """
-    return tuple(
-        dataclasses.replace(layer, std=None, bias=0.0)
-        if isinstance(layer, Conv | Dense) and layer not in (table[0], table[-1])
-        else layer
-        for layer in table
-    )
-
-
-EDITS = {
-    'no_lrn': lambda table: without(table, LRN, MapLRN),
-    'no_dropout': lambda table: without(table, Dropout),
-    'non_overlapping_pool': lambda table: replaced(table, MaxPool, MaxPool(2, 2)),
-    'tanh': lambda table: replaced(table, ReLU, Tanh()),
-    'he_init': he_init,
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import default_config
-from alexnet_jax.model import LRN, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.layers import LRN, Conv, Dense, Dropout, MaxPool, ReLU
 from alexnet_jax.steps import Batch
 
 IMAGE_SIZE = 8

@@ -105,7 +105,10 @@ def test_data(tmp_path):
         (('step', QUICKSTART, '--peer=flax'), 'step has no --peer=flax; allowed: torch, plain'),
         (('data', QUICKSTART, '--peer=flax,torch'), 'data has no --peer=torch; allowed: flax'),
         (('step', QUICKSTART, '--json=/nowhere/x.json'), '/nowhere does not exist'),
-        (('step', '--config=configs/cifar10.py', '--peer=torch'), 'norms within maps, and PyTorch'),
+        (
+            ('step', '--config=configs/cifar10.py', '--peer=torch'),
+            'PyTorch has no layer for MapLRN',
+        ),
         (('data', QUICKSTART, '--peer=flax'), 'decodes JPEG alone, and digits/train:0 is none'),
         (('step', QUICKSTART, '--repeats=0'), 'repeats'),
     ],

@@ -11,6 +11,7 @@ import pytest
 from alexnet_jax import compilation, optimizer, steps, variants
 from alexnet_jax.command_line import load_recipe
 from alexnet_jax.config import validate
+from alexnet_jax.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
@@ -55,6 +56,50 @@ def test_folder_counts_the_classes(load, tmp_path):
     config = load('folder')
     assert config.num_classes == 3
     assert config.data.name == f'folder:{tmp_path}'
+
+
+def test_ablation_by_argument(load_argument):
+    whole = load_argument('')
+    assert (whole.variant, whole.edits) == ('paper', ())
+    for edit in variants.EDITS:
+        ablated = load_argument(f':{edit}')
+        assert ablated.edits == (edit,)
+        assert ablated.data.train_ops == whole.data.train_ops
+        validate(ablated)
+    ops = 'decode|resize_short(256)|center_crop(256)|'
+    assert whole.data.train_ops == ops + 'random_crop(227)|random_mirror|pca_shift(0.1)'
+    for argument, left in {
+        'no_augmentation': 'center_crop(227)',
+        'no_colour_shift': 'random_crop(227)|random_mirror',
+    }.items():
+        ablated = load_argument(f':{argument}')
+        assert (ablated.data.train_ops, ablated.edits) == (ops + left, ())
+
+
+def test_ablation_names_its_arguments(load_argument):
+    with pytest.raises(BadInput, match=r'no such edit; did you mean no_lrn\?'):
+        load_argument(':no_lnr')
+    with pytest.raises(
+        BadInput, match=r'ablation.py:vgg: no such edit; allowed: no_lrn, '
+    ) as error:
+        load_argument(':vgg')
+    allowed = (*variants.EDITS, 'no_augmentation', 'no_colour_shift')
+    assert all(name in str(error.value) for name in allowed)
+
+
+@pytest.fixture
+def load_argument():
+    return lambda argument: load_recipe(f'{ROOT}/configs/ablation.py{argument}')
+
+
+def test_caffe_s_iterations():
+    """450,000 of 256 images, a tenth of the rate after each 100,000; an epoch has 1,281,167."""
+    for name in ('bvlc', 'caffenet'):
+        config = load_recipe(f'{ROOT}/configs/{name}.py')
+        assert optimizer.total_steps(config, 1_281_167) == 450_000
+        rate = optimizer.make_schedule(config, 1_281_167)
+        for step, expected in [(99_999, 0.01), (100_001, 1e-3), (399_999, 1e-5), (400_001, 1e-6)]:
+            assert float(rate(step)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=NAMES)

@@ -6,7 +6,8 @@ import pytest
 
 from alexnet_jax.errors import RunError
 from alexnet_jax.evaluate import evaluate, means
-from alexnet_jax.model import AlexNet, Dense
+from alexnet_jax.layers import Dense
+from alexnet_jax.model import AlexNet
 from alexnet_jax.steps import make_eval_step, replicate
 
 CLASSES = 6

@@ -7,7 +7,8 @@ import pytest
 from fake_data import CLASSES, IMAGE_SIZE, config_of, make_batch
 
 from alexnet_jax import steps
-from alexnet_jax.model import AlexNet, BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import make_optimizer, make_schedule
 
 GROUP = 2

@@ -4,11 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import IMAGE_SIZES
 
-from alexnet_jax.model import LRN, AlexNet, Conv, Dense, Dropout, MaxPool, ReLU, Tanh, rows
+from alexnet_jax.layers import (
+    LRN,
+    Conv,
+    Dense,
+    Dropout,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Standardise,
+    Tanh,
+)
+from alexnet_jax.model import AlexNet, rows
 from alexnet_jax.variants import COURSE, DIGITS, PAPER, VARIANTS
-
-IMAGE_SIZES = {'course': 227, 'paper': 227, 'cifar10_18pct': 32, 'digits': 28}
 
 # The course notes' table: name, output.
 NOTES = [
@@ -162,11 +172,28 @@ def test_std_and_bias_are_the_layers_own():
 # What the module computes
 
 
-def test_std_none_is_he_s():
-    params = init((Conv('conv1', 64, 5, std=None), Dense('fc2', 500, std=None)), 12)
+def test_he_s_std():
+    params = init((Conv('conv1', 64, 5, std='he'), Dense('fc2', 500, std='he')), 12)
     # sqrt(2 / inputs), inputs 5 * 5 * 3 = 75 and 8 * 8 * 64 = 4,096
     assert np.std(params['conv1']['kernel']) == pytest.approx((2 / 75) ** 0.5, rel=0.05)
     assert np.std(params['fc2']['kernel']) == pytest.approx((2 / 4096) ** 0.5, rel=0.01)
+
+
+def test_torch_s_initial_weights_and_biases_are_uniform():
+    """U(+-1/sqrt(inputs)): 5 * 5 * 8 / 2 = 100 inputs of a group's filter, 8 * 8 * 400 = 25,600."""
+    torch = {'bias': 'torch', 'std': 'torch'}
+    net = (
+        Conv('conv0', 8, 1),
+        Conv('conv1', 400, 5, groups=2, **torch),
+        Dense('fc2', 500, **torch),
+    )
+    params = init(net, 12)
+    for layer, bound in {'conv1': 0.1, 'fc2': 1 / 160}.items():
+        for array in params[layer].values():
+            assert 0.98 * bound < np.abs(array).max() <= bound
+            assert array.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+            assert abs(array.mean()) < 4 * bound / (3 * array.size) ** 0.5
+    assert len({float(b) for b in params['fc2']['bias']}) > 490  # each is drawn
 
 
 def test_a_small_net_by_hand():
@@ -185,6 +212,42 @@ def test_a_small_net_by_hand():
 def test_tanh_layer():
     y = AlexNet((Tanh(),)).apply({}, jnp.array([[-1.0, 0.0, 2.0]]))
     np.testing.assert_allclose(y, [[-0.76159416, 0.0, 0.96402758]], rtol=1e-6)
+
+
+def test_sigmoid_layer():
+    y = AlexNet((Sigmoid(),)).apply({}, jnp.array([[-1.0, 0.0, 2.0]]))
+    np.testing.assert_allclose(y, [[0.26894142, 0.5, 0.88079708]], rtol=1e-6)
+
+
+def test_standardise_layer():
+    layer = Standardise(mean=(100, 50, 0), std=(50, 25, 2))
+    pixels = jnp.array([[[[0, 100, 7]]]], jnp.uint8)
+    np.testing.assert_allclose(AlexNet((layer,)).apply({}, pixels), [[[[-2.0, 2.0, 3.5]]]])
+    # bfloat16 would round 123.675 to 123.5; the difference is taken in float32.
+    layer = Standardise(mean=(123.675,) * 3, std=(58.395,) * 3)
+    y = AlexNet((layer,), jnp.bfloat16).apply({}, jnp.full((1, 1, 1, 3), 124, jnp.uint8))
+    np.testing.assert_allclose(np.float32(y), 0.325 / 58.395, rtol=2**-8)
+
+
+def test_zeros_on_one_side_only():
+    params = {'c': {'kernel': jnp.ones((2, 2, 1, 1)), 'bias': jnp.zeros(1)}}
+    image = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])[..., None]
+    for pad, expected in {
+        (0, 1): [[10, 6], [7, 4]],  # right and below
+        (1, 0): [[1, 3], [4, 10]],  # left and above
+    }.items():
+        y = AlexNet((Conv('c', 1, 2, pad=pad),)).apply({'params': params}, image)
+        np.testing.assert_array_equal(y[0, ..., 0], expected)
+
+
+def test_fully_connected_groups_see_their_own_channels():
+    """[N, 1, 2, 4]: group 0 has channels 0 and 1 of both pixels, group 1 has 2 and 3."""
+    kernel = jnp.array([[1.0, 5.0], [10.0, 6.0], [100.0, 7.0], [1000.0, 8.0]])
+    params = {'d': {'kernel': kernel, 'bias': jnp.array([0.5, 0.25])}}
+    x = jnp.array([[[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]]])
+    y = AlexNet((Dense('d', 2, groups=2),)).apply({'params': params}, x)
+    # 1 + 20 + 500 + 6000; 3*5 + 4*6 + 7*7 + 8*8
+    np.testing.assert_array_equal(y, [[6521.5, 152.25]])
 
 
 # Dropout
@@ -228,6 +291,15 @@ def test_two_dropout_layers_have_independent_masks():
 def test_nothing_is_dropped_at_test_time():
     x = jnp.arange(12.0).reshape(3, 4)
     np.testing.assert_array_equal(AlexNet((Dropout(), Dropout())).apply({}, x), x)
+
+
+def test_the_paper_s_dropout_scales_at_test_time():
+    x = jnp.full((8, 4096), 3.0)
+    model = AlexNet((Dropout(0.25, scale_at_test=True),))
+    y = np.asarray(model.apply({}, x, keys_of(8)))
+    assert set(np.unique(y)) == {0.0, 3.0}
+    assert (y == 0).mean() == pytest.approx(0.25, abs=0.01)
+    np.testing.assert_array_equal(model.apply({}, x), 0.75 * x)
 
 
 def test_dropout_of_the_net_is_after_fc6_and_fc7_only(digits, image):

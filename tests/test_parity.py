@@ -1,11 +1,12 @@
-"""The networks against PyTorch, built here from the published tables and not from `variants`.
+"""The networks against PyTorch, built here from what was published and not from `variants`.
 
 Gradients are compared in float64: in float32 one rounding difference may move the maximum of a
 pooling window, and with it conv1's gradient by 2e-3.
 """
 
+import dataclasses
 import os
-from collections import OrderedDict
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,87 +14,230 @@ import numpy as np
 import optax
 import pytest
 
+from alexnet_jax.layers import BatchNorm, Dense, Table
 from alexnet_jax.model import AlexNet
-from alexnet_jax.variants import VARIANTS
+from alexnet_jax.variants import VARIANTS, parameter_names
 
 if os.environ.get('CI') == 'true':
     import torch
 else:
     torch = pytest.importorskip('torch')
 
+nn = torch.nn
+BATCH = 2
 
-class TowerNorm(torch.nn.Module):
-    """LRN with the paper's constants, by each tower on its own. PyTorch divides alpha by n = 5."""
 
-    def __init__(self, towers: int):
+class Norm(nn.Module):
+    """Across channels, in each tower on its own. PyTorch divides alpha by its 5 channels."""
+
+    def __init__(self, alpha: float, k: float, towers: int = 1):
         super().__init__()
         self.towers = towers
-        self.norm = torch.nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
+        self.norm = nn.LocalResponseNorm(5, alpha, 0.75, k)
 
     def forward(self, x):
-        return torch.cat([self.norm(half) for half in x.chunk(self.towers, dim=1)], dim=1)
+        return torch.cat([self.norm(tower) for tower in x.chunk(self.towers, 1)], 1)
 
 
-def torch_net(towers: int) -> torch.nn.Sequential:
-    """Krizhevsky et al. 2012 on one or two towers, 227 px, NCHW."""
-    nn = torch.nn
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(3, 96, 11, stride=4),
-            relu1=nn.ReLU(),
-            norm1=TowerNorm(towers),
-            pool1=nn.MaxPool2d(3, 2),
-            conv2=nn.Conv2d(96, 256, 5, padding=2, groups=towers),
-            relu2=nn.ReLU(),
-            norm2=TowerNorm(towers),
-            pool2=nn.MaxPool2d(3, 2),
-            conv3=nn.Conv2d(256, 384, 3, padding=1),
-            relu3=nn.ReLU(),
-            conv4=nn.Conv2d(384, 384, 3, padding=1, groups=towers),
-            relu4=nn.ReLU(),
-            conv5=nn.Conv2d(384, 256, 3, padding=1, groups=towers),
-            relu5=nn.ReLU(),
-            pool3=nn.MaxPool2d(3, 2),
-            flatten=nn.Flatten(),
-            fc6=nn.Linear(256 * 6 * 6, 4096),
-            relu6=nn.ReLU(),
-            drop6=nn.Dropout(0.5),
-            fc7=nn.Linear(4096, 4096),
-            relu7=nn.ReLU(),
-            drop7=nn.Dropout(0.5),
-            fc8=nn.Linear(4096, 1000),
-        )
-    ).eval()
+class MapNorm(nn.Module):
+    """x / (1 + scale mean(x^2))^0.75 over size x size pixels, those beyond the edge being 0."""
+
+    def __init__(self, size: int, scale: float):
+        super().__init__()
+        self.size, self.scale = size, scale
+
+    def forward(self, x):
+        mean = nn.functional.avg_pool2d(x * x, self.size, 1, self.size // 2)
+        return x / (1 + self.scale * mean) ** 0.75
 
 
-def set_lively_weights(net: torch.nn.Module) -> None:
-    """Activations keep their size down to the logits, and LRN's sums count beside its k."""
+class Halve(nn.Module):
+    """The paper's dropout, at test time."""
+
+    def forward(self, x):
+        return x * 0.5
+
+
+class Normalize(nn.Module):
+    """torchvision's: of pixels scaled to 0 .. 1."""
+
+    def forward(self, x):
+        mean = torch.tensor([0.485, 0.456, 0.406], dtype=x.dtype).reshape(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225], dtype=x.dtype).reshape(3, 1, 1)
+        return (x / 255 - mean) / std
+
+
+def one_or_two_towers(towers: int, dropout: type, hidden: int) -> list[nn.Module]:
+    """Krizhevsky et al. 2012: 227 px; alpha = 1e-4 is not divided."""
+    return [
+        *(nn.Conv2d(3, 96, 11, 4), nn.ReLU(), Norm(5e-4, 2, towers), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(96, 256, 5, 1, 2, groups=towers), nn.ReLU(), Norm(5e-4, 2, towers)),
+        *(nn.MaxPool2d(3, 2), nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU()),
+        *(nn.Conv2d(384, 384, 3, 1, 1, groups=towers), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, 1, 1, groups=towers), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *head(dropout, hidden),
+    ]
+
+
+def head(dropout: type, hidden: int) -> list[nn.Module]:
+    return [
+        *(nn.Flatten(), nn.Linear(256 * 6 * 6, hidden), nn.ReLU(), dropout()),
+        *(nn.Linear(hidden, hidden), nn.ReLU(), dropout(), nn.Linear(hidden, 1000)),
+    ]
+
+
+def source_2012(hidden: int) -> list[nn.Module]:
+    """layers-145.cfg and layer-params-145.cfg; `layer.py` divides both scales by the window."""
+    return [
+        *(nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4)),
+        *(Norm(1e-4, 2, 2), nn.MaxPool2d(3, 2), nn.ReLU()),
+        *(nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU()),
+        *(Norm(1e-4, 2, 2), MapNorm(5, 1e-3), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU()),
+        *(nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.MaxPool2d(3, 2), nn.ReLU()),
+        *head(Halve, hidden),
+    ]
+
+
+def caffe(pool_before_norm: bool, hidden: int) -> list[nn.Module]:
+    """models/bvlc_alexnet and bvlc_reference_caffenet: Caffe divides alpha, and k is 1."""
+
+    def pool_and_norm():
+        layers = [Norm(1e-4, 1), nn.MaxPool2d(3, 2, ceil_mode=True)]
+        return layers[::-1] if pool_before_norm else layers
+
+    return [
+        *(nn.Conv2d(3, 96, 11, 4), nn.ReLU(), *pool_and_norm()),
+        *(nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU(), *pool_and_norm()),
+        *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU()),
+        *(nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.ReLU()),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        *head(nn.Dropout, hidden),
+    ]
+
+
+def torchvision(hidden: int) -> list[nn.Module]:
+    """Its features, avgpool and classifier."""
+    features = nn.Sequential(
+        *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
+    )
+    classifier = nn.Sequential(
+        *(nn.Dropout(), nn.Linear(256 * 6 * 6, hidden), nn.ReLU()),
+        *(nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1000)),
+    )
+    return [Normalize(), features, nn.AdaptiveAvgPool2d((6, 6)), nn.Flatten(), classifier]
+
+
+def alexnet_bn(hidden: int) -> list[nn.Module]:
+    """NVIDIA's Caffe, models/alexnet_bn/train_val2.prototxt."""
+
+    def norm(channels):
+        return nn.BatchNorm2d(channels, 1e-4, affine=False)
+
+    return [
+        *(nn.Conv2d(3, 96, 11, 4), nn.ReLU(), nn.MaxPool2d(3, 2), norm(96)),
+        *(nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2), norm(256)),
+        *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(), norm(384)),
+        *(nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(), norm(384)),
+        *(nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *head(nn.Dropout, hidden),
+    ]
+
+
+def cifar10_18pct(hidden: int) -> list[nn.Module]:
+    """layers-18pct.cfg: pools round up, and average the pixels that there are."""
+    return [
+        *(nn.Conv2d(3, 32, 5, 1, 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()),
+        *(MapNorm(3, 5e-5), nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU()),
+        *(nn.AvgPool2d(3, 2, ceil_mode=True), MapNorm(3, 5e-5)),
+        *(nn.Conv2d(32, 64, 5, 1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        *(nn.Flatten(), nn.Linear(1024, 10)),
+    ]
+
+
+def cifar10_80sec(hidden: int) -> list[nn.Module]:
+    """layers-80sec.cfg."""
+    return [
+        *(nn.Conv2d(3, 32, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)),
+        *(nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        *(nn.Conv2d(32, 64, 5, 1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        *(nn.Flatten(), nn.Linear(1024, hidden), nn.ReLU(), nn.Linear(hidden, 10)),
+    ]
+
+
+# Image size, features of the hidden fully connected layers (4096 would take seconds each), network.
+NETS: dict[str, tuple[int, int, Callable[[int], list]]] = {
+    'course': (227, 4096, lambda hidden: one_or_two_towers(1, nn.Dropout, hidden)),
+    'paper': (227, 500, lambda hidden: one_or_two_towers(2, Halve, hidden)),
+    'source_2012': (224, 500, source_2012),
+    'bvlc': (227, 500, lambda hidden: caffe(False, hidden)),
+    'caffenet': (227, 500, lambda hidden: caffe(True, hidden)),
+    'torchvision': (224, 500, torchvision),
+    'alexnet_bn': (227, 500, alexnet_bn),
+    'cifar10_18pct': (32, 64, cifar10_18pct),
+    'cifar10_80sec': (32, 64, cifar10_80sec),
+}
+
+
+def with_hidden(table: Table, features: int) -> Table:
+    """The table with so many features in each hidden fully connected layer."""
+    return tuple(
+        dataclasses.replace(layer, features=features)
+        if isinstance(layer, Dense) and layer is not table[-1]
+        else layer
+        for layer in table
+    )
+
+
+def set_lively_weights(net: nn.Module) -> None:
+    """Activations keep their size down to the logits, and the norms' sums count beside their k."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            fan_in = parameter[0].numel()
-            std = (2 / fan_in) ** 0.5 if name.endswith('weight') else 1.0
+        for parameter in net.parameters():
+            std = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 1.0
             parameter.normal_(0, std, generator=generator)
-        net.fc8.weight *= 0.05  # a softmax that is not saturated
+        *_, last_weight, _ = net.parameters()
+        last_weight *= 0.05  # a softmax that is not saturated
+        for norm in norms_of(net):
+            norm.running_mean.normal_(0, 1, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
 
 
-def to_jax(name: str, array: torch.Tensor) -> np.ndarray:
-    """A weight or bias of `torch_net`, or its gradient, in the layout of flax."""
-    if array.ndim == 4:
-        array = array.permute(2, 3, 1, 0)  # OIHW -> HWIO
-    elif name == 'fc6.weight':  # flattened from CHW -> flattened from HWC
-        array = array.reshape(4096, 256, 6, 6).permute(2, 3, 1, 0).reshape(9216, 4096)
-    elif array.ndim == 2:
-        array = array.T
-    return array.detach().numpy()
+def norms_of(net: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def to_tree(named) -> dict:
-    tree = {}
-    for name, array in named:
-        layer, kind = name.split('.')
-        kind = {'weight': 'kernel', 'bias': 'bias'}[kind]
-        tree.setdefault(layer, {})[kind] = to_jax(name, array)
+def variables_of(layers: Table, net: nn.Module) -> dict:
+    """What flax is given: the parameters, and the running averages of batch norm."""
+    names = [layer.name for layer in layers if isinstance(layer, BatchNorm)]
+    stats = {
+        name: {'mean': norm.running_mean.numpy(), 'var': norm.running_var.numpy()}
+        for name, norm in zip(names, norms_of(net), strict=True)
+    }
+    return {'params': to_tree(layers, list(net.parameters())), 'batch_stats': stats}
+
+
+def to_tree(layers: Table, arrays: list[torch.Tensor]) -> dict:
+    """Weights and biases in PyTorch's order and layout, or their gradients, as flax has them."""
+    tree, filters = {}, None
+    for name, array in zip(parameter_names(layers), arrays, strict=True):
+        layer, kind = name.split('/')
+        if array.ndim == 4:
+            filters = len(array)
+            array = array.permute(2, 3, 1, 0)  # OIHW -> HWIO
+        elif array.ndim == 2 and filters:  # flattened from CHW -> flattened from HWC
+            side = round((array.shape[1] / filters) ** 0.5)
+            array = array.reshape(-1, filters, side, side).permute(2, 3, 1, 0).flatten(0, 2)
+            filters = None
+        elif array.ndim == 2:
+            array = array.T
+        tree.setdefault(layer, {})[kind] = array.detach().numpy()
     return tree
 
 
@@ -104,15 +248,17 @@ def assert_within(actual, desired, fraction: float):
     assert np.abs(np.asarray(actual) - desired).max() <= fraction * scale
 
 
-@pytest.fixture(scope='module', params=[('course', 1), ('paper', 2)], ids=['course', 'paper'])
+@pytest.fixture(scope='module', params=NETS)
 def pair(request):
     """A table, the PyTorch net of the same meaning in float64, images like real ones, labels."""
-    variant, towers = request.param
-    net = torch_net(towers).double()
+    size, hidden, build = NETS[request.param]
+    net = nn.Sequential(*build(hidden)).double().eval()
     set_lively_weights(net)
     rng = np.random.default_rng(0)
-    images = rng.normal(0, 60, (4, 227, 227, 3))
-    return VARIANTS[variant], net, images, rng.integers(0, 1000, 4)
+    mean = 120 if request.param == 'torchvision' else 0
+    images = rng.normal(mean, 60, (BATCH, size, size, 3))
+    layers = with_hidden(VARIANTS[request.param], hidden)
+    return layers, net, images, rng.integers(0, layers[-1].features, BATCH)
 
 
 def test_logits(pair):
@@ -121,9 +267,8 @@ def test_logits(pair):
     images = images.astype(np.float32)
     with torch.no_grad():
         expected = net(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    params = to_tree(net.named_parameters())
-    actual = jax.jit(AlexNet(layers).apply)({'params': params}, images)
-    assert actual.shape == (4, 1000)
+    actual = jax.jit(AlexNet(layers).apply)(variables_of(layers, net), images)
+    assert actual.shape == (BATCH, layers[-1].features)
     assert actual.dtype == np.float32
     assert_within(actual, expected, 1e-5)
 
@@ -132,26 +277,27 @@ def test_gradients(pair):
     layers, net, images, labels = pair
     net = net.double()
     net.zero_grad()
-    loss = torch.nn.functional.cross_entropy(
-        net(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)
-    )
+    logits = net(torch.from_numpy(images).permute(0, 3, 1, 2))
+    loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels))
     loss.backward()
-    expected = to_tree((name, p.grad) for name, p in net.named_parameters())
+    expected = to_tree(layers, [p.grad for p in net.parameters()])
 
     with jax.enable_x64(True):
         model = AlexNet(layers, dtype=jnp.float64)
 
         @jax.jit
-        def loss_and_gradients(params):
+        def loss_and_gradients(variables):
             def loss_fn(params):
-                logits = model.apply({'params': params}, images)
-                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+                logits = model.apply(variables | {'params': params}, images)
+                losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+                return losses.mean(), logits
 
-            return jax.value_and_grad(loss_fn)(params)
+            return jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
 
-        value, gradients = loss_and_gradients(to_tree(net.named_parameters()))
+        (value, actual), gradients = loss_and_gradients(variables_of(layers, net))
 
     assert float(value) == pytest.approx(loss.item(), rel=1e-9)
+    assert_within(actual, logits.detach().numpy(), 1e-10)
     assert gradients.keys() == expected.keys()
     for layer, kinds in expected.items():
         for kind, gradient in kinds.items():

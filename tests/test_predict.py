@@ -13,7 +13,8 @@ from alexnet_jax import checkpoint, predict, variants, workdir
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.model import AlexNet, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.layers import Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.model import AlexNet
 
 NAMES = ['ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu']
 SIZE = 28

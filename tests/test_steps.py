@@ -8,7 +8,8 @@ import pytest
 from fake_data import CLASSES, IMAGE_SIZE, TINY, config_of, make_batch
 
 from alexnet_jax import steps
-from alexnet_jax.model import AlexNet, Dense
+from alexnet_jax.layers import Dense
+from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import make_optimizer, make_schedule
 
 B = 16  # two examples a device

@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tables import IMAGE_SIZES
 
 from alexnet_jax.config import default_config
 from alexnet_jax.summary import summary
 from alexnet_jax.variants import EDITS, VARIANTS
-
-IMAGE_SIZES = {'course': 227, 'paper': 227, 'cifar10_18pct': 32, 'digits': 28}
 
 
 def lines_of(variant: str, *edits: str, num_classes: int = 1000) -> list[str]:
@@ -69,6 +68,29 @@ def test_towers_see_half_of_the_channels():
     assert '60,965,224 parameters take 243.9 MB in float32' in lines
 
 
+def test_layers_that_only_a_relative_has():
+    lines = lines_of('source_2012', 'sigmoid')
+    assert (
+        'CONV1 55x55x96 96 filters 11x11x3, stride 4, pad 0/3 (224 - 11 + 0 + 3)/4 + 1 = 55 '
+        f'34,944 {55 * 55 * 96 * 11 * 11 * 3:,}'
+    ) in lines
+    assert 'NORM3 27x27x256 5x5 pixels, k=1, alpha=4e-05, beta=0.75' in lines
+    assert 'MAX POOL3 6x6x256 3x3, stride 2 (overlapping), sigmoid (13 - 3)/2 + 1 = 6' in lines
+    scaling = 'SCALE1 224x224x3 less 123.7 116.3 103.5, over 58.4 57.1 57.4'
+    assert scaling in lines_of('torchvision')
+
+
+def test_fully_connected_layers_in_towers():
+    lines = lines_of('paper', 'no_tower_communication')
+    work = 8192 * 6 * 6 * 128  # each of 8,192 features sees one tower's half of 256 channels
+    assert (
+        f'FC6 8192 W 8192x4608, 2 groups, ReLU, dropout 0.5 6*6*128 = 4608 {work + 8192:,} {work:,}'
+    ) in lines
+    assert f'FC7 8192 W 8192x4096, 2 groups, ReLU, dropout 0.5 {8192 * 4097:,} {8192 * 4096:,}' in (
+        lines
+    )
+
+
 def test_overhanging_windows_round_up_and_a_relu_after_its_pool_is_shown_there():
     lines = lines_of('cifar10_18pct', num_classes=10)
     assert (
@@ -101,7 +123,7 @@ def test_columns_are_aligned_and_fit(variant):
     for edits in [(), *((edit,) for edit in EDITS)]:
         config.edits = edits
         _, header, *body, total, _ = summary(config).splitlines()
-        assert max(map(len, [header, *body])) <= 132
+        assert max(map(len, [header, *body])) <= 140
         assert len(total) == len(header)  # right-aligned counts
         for start in map(header.index, ('output', 'definition', 'formula')):
             assert {line[start - 1 : start] for line in body} <= {' ', ''}

@@ -135,7 +135,14 @@ def test_steps_run(kind):
         assert (losses[0] != losses[1]) == (task == 'train')
 
 
-def test_norm_within_maps_is_refused():
-    table = (Conv('conv1', 4, 3), MapLRN(), Dense('fc2', 2))
-    with pytest.raises(ValueError, match='PyTorch has no response norm within maps'):
-        torch_peer.build(table, 8)
+@pytest.mark.parametrize(
+    ('layer', 'complaint'),
+    [
+        (MapLRN(), r'PyTorch has no layer for MapLRN\('),
+        (Conv('conv2', 4, 3, pad=(0, 1)), r"PyTorch has no layer for Conv\(name='conv2'"),
+        (Dense('fc2', 4, groups=2), r"PyTorch has no layer for Dense\(name='fc2'"),
+    ],
+)
+def test_what_pytorch_lacks_is_refused(layer, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        torch_peer.build((Conv('conv1', 4, 3), layer, Dense('fc3', 2)), 8)

@@ -318,4 +318,3 @@ OPS = {
     'pca_shift': PCAShift,
     'color_noise': ColorNoise,
 }
-SIGNATURES = ', '.join(op.__doc__.split(':')[0] for op in OPS.values())

@@ -16,7 +16,6 @@ from etils import epath
 from alexnet_jax.data.image_ops import (
     MAX_PIXELS,
     OPS,
-    SIGNATURES,
     BadImage,
     CenterCrop,
     Color,
@@ -29,8 +28,12 @@ from alexnet_jax.data.image_ops import (
     ResizeShort,
     TenCrop,
 )
+from alexnet_jax.data.resized_crop import RandomResizedCrop
 from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import BadInput, RunError
+
+KNOWN = OPS | {'random_resized_crop': RandomResizedCrop}
+SIGNATURES = ', '.join(op.__doc__.split(':')[0] for op in KNOWN.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +148,9 @@ def parse(text: str, max_pixels: int = MAX_PIXELS) -> Chain:
 
 def _parse_op(piece: str, text: str) -> Op:
     match = re.fullmatch(r'(\w+)(\(.*\))?', piece)
-    if not match or match[1] not in OPS:
+    if not match or match[1] not in KNOWN:
         raise BadInput(f'ops {text!r}: {piece!r} is no known op; allowed: {SIGNATURES}')
-    kind = OPS[match[1]]
+    kind = KNOWN[match[1]]
     fields = [f for f in dataclasses.fields(kind) if f.name != 'max_pixels']
     required = [f for f in fields if f.default is dataclasses.MISSING]
     try:

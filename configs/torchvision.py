@@ -1,0 +1,43 @@
+"""torchvision's alexnet, after "One weird trick" (Krizhevsky 2014), with its reference recipe.
+
+    python -m alexnet_jax.main --config=configs/torchvision.py --workdir=runs/torchvision \
+        --config.data.data_dir=DATA
+
+DATA holds ILSVRC-2012 as TFDS has it, at full size: the random crops are of 8 to 100 % of an image.
+Expected: top-1 accuracy 56.522 %, top-5 79.066 % on the validation set, centre crop (published for
+its IMAGENET1K_V1 weights). Not run here.
+
+Batch 256 is 32 on each of 8 GPUs. Two things differ: images are rescaled without antialiasing, and
+torch's SGD has the rate outside of the velocity, which differs in the steps after a rate drops.
+"""
+
+import ml_collections
+
+from alexnet_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = default_config()
+    c.variant = 'torchvision'
+    c.num_classes = 1000
+    c.image_size = 224
+
+    c.batch_size = 256
+    c.epochs = 90.0
+    c.log_every = 100
+    c.eval_every = 5_000  # about an epoch
+    c.checkpoint_every = 2_500
+
+    c.data.name = 'tfds:imagenet2012'
+    c.data.eval_split = 'validation'
+    c.data.train_ops = 'decode|random_resized_crop(224)|random_mirror'
+    c.data.eval_ops = 'decode|resize_short(256)|center_crop(224)'
+    c.data.mean = 'none'  # the table subtracts its own
+
+    c.optimizer.learning_rate = 0.01
+    c.optimizer.schedule = 'step'
+    c.optimizer.step_epochs = (30.0, 60.0)
+    c.optimizer.step_factor = 0.1
+    c.optimizer.momentum = 0.9
+    c.optimizer.weight_decay = 1e-4
+    return c

@@ -1,0 +1,145 @@
+"""The named edits of a table: which layers they change, and how."""
+
+import pytest
+from tables import IMAGE_SIZES, count
+
+from alexnet_jax.edits import EDITS
+from alexnet_jax.layers import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dense,
+    Dropout,
+    MapLRN,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Tanh,
+)
+from alexnet_jax.model import rows
+from alexnet_jax.variants import VARIANTS, build, check_shapes
+
+
+def kinds(table) -> list[type]:
+    return [type(layer) for layer in table]
+
+
+def test_no_edit_leaves_the_table_as_it_is():
+    assert build('course', (), 1000) == VARIANTS['course']
+
+
+def edited(variant: str, edit: str) -> list[tuple]:
+    """(old, new) of the layers that an edit changes."""
+    before, after = VARIANTS[variant], EDITS[edit](VARIANTS[variant])
+    return [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+
+
+@pytest.mark.parametrize(
+    ('edit', 'variant', 'gone'),
+    [
+        ('no_lrn', 'course', [LRN, LRN]),
+        ('no_lrn', 'source_2012', [LRN, LRN, MapLRN]),
+        ('no_lrn', 'cifar10_18pct', [MapLRN, MapLRN]),
+        ('no_lrn', 'torchvision', []),
+        ('no_dropout', 'course', [Dropout, Dropout]),
+        ('no_dropout', 'cifar10_80sec', []),
+    ],
+)
+def test_edits_that_take_layers_out(edit, variant, gone):
+    table = VARIANTS[variant]
+    after = EDITS[edit](table)
+    assert [type(layer) for layer in table if isinstance(layer, tuple(gone))] == gone
+    assert [layer for layer in table if not isinstance(layer, tuple(gone))] == list(after)
+
+
+def test_non_overlapping_pool():
+    assert [new for _, new in edited('course', 'non_overlapping_pool')] == [MaxPool(2, 2)] * 3
+    # 55 -> 27 -> 13 -> 6, as with overlap: the counts do not change.
+    for variant in ('course', 'source_2012'):
+        table, size = VARIANTS[variant], IMAGE_SIZES[variant]
+        after = EDITS['non_overlapping_pool'](table)
+        assert [r.output for r in rows(after, size)] == [r.output for r in rows(table, size)]
+
+
+def test_non_overlapping_average_pools():
+    """32 -> 16 -> 8 -> 4 as before; nothing hangs over the edge any more."""
+    after = EDITS['non_overlapping_pool'](VARIANTS['cifar10_18pct'])
+    pools = [row for row in rows(after, 32) if isinstance(row.layer, MaxPool | AvgPool)]
+    assert [type(row.layer) for row in pools] == [MaxPool, AvgPool, AvgPool]
+    assert [(row.layer.window, row.layer.stride) for row in pools] == [(2, 2)] * 3
+    assert [row.output[0] for row in pools] == [16, 8, 4]
+
+
+def test_average_pool():
+    assert edited('course', 'average_pool') == [(MaxPool(3, 2), AvgPool(3, 2))] * 3
+    assert edited('cifar10_18pct', 'average_pool') == [
+        (MaxPool(3, 2, overhang=True), AvgPool(3, 2, overhang=True))
+    ]
+
+
+@pytest.mark.parametrize(('edit', 'new'), [('tanh', Tanh()), ('sigmoid', Sigmoid())])
+def test_other_nonlinearities(edit, new):
+    assert edited('course', edit) == [(ReLU(), new)] * 7
+
+
+def test_one_tower_makes_the_course_s_kernels_of_the_paper_s():
+    after = EDITS['one_tower'](VARIANTS['paper'])
+    assert count(after, 227) == 62_378_344
+    assert {layer.groups for layer in after if isinstance(layer, Conv | LRN | Dense)} == {1}
+    apart = build('paper', ('no_tower_communication', 'one_tower'), 1000)
+    assert {layer.groups for layer in apart if isinstance(layer, Conv | LRN | Dense)} == {1}
+
+
+def test_no_tower_communication_is_net_150():
+    """layers-150.cfg, a tower: 48, 160, 192, 192, 128 filters, two layers of 4,096; then both."""
+    after = build('source_2012', ('no_tower_communication',), 1000)
+    by_hand = 2 * (
+        48 * (11 * 11 * 3 + 1)
+        + 160 * (5 * 5 * 48 + 1)
+        + 192 * (3 * 3 * 160 + 1)
+        + 192 * (3 * 3 * 192 + 1)
+        + 128 * (3 * 3 * 192 + 1)
+        + 4096 * (6 * 6 * 128 + 1)
+        + 4096 * (4096 + 1)
+    ) + 1000 * (8192 + 1)
+    assert count(after, 224) == by_hand == 81_591_720
+    groups = [layer.groups for layer in after if isinstance(layer, Conv | Dense)]
+    assert groups == [1, 2, 2, 2, 2, 2, 2, 1]
+    after = EDITS['no_tower_communication'](VARIANTS['bvlc'])  # whose norms saw both towers
+    assert {layer.groups for layer in after if isinstance(layer, LRN)} == {2}
+
+
+def test_half_width():
+    after = EDITS['half_width'](VARIANTS['paper'])
+    by_hand = (
+        48 * (11 * 11 * 3 + 1)
+        + 128 * (5 * 5 * 24 + 1)
+        + 192 * (3 * 3 * 128 + 1)
+        + 192 * (3 * 3 * 96 + 1)
+        + 128 * (3 * 3 * 96 + 1)
+        + 2048 * (6 * 6 * 128 + 1)
+        + 2048 * (2048 + 1)
+        + 1000 * (2048 + 1)
+    )
+    assert count(after, 227) == by_hand
+
+
+def test_he_init():
+    for variant in ('course', 'torchvision'):  # torchvision's table does not begin with conv1
+        changed = [new for _, new in edited(variant, 'he_init')]
+        names = ['conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7']
+        assert [layer.name for layer in changed] == names
+        assert {(layer.std, layer.bias) for layer in changed} == {('he', 0.0)}
+
+
+def test_edits_apply_in_order():
+    assert kinds(build('course', ('no_lrn', 'no_dropout', 'tanh'), 1000)) == [
+        Conv, Tanh, MaxPool, Conv, Tanh, MaxPool, Conv, Tanh, Conv, Tanh, Conv, Tanh, MaxPool,
+        Dense, Tanh, Dense, Tanh, Dense,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize('edit', EDITS)
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_edit_of_every_variant_fits_its_image(variant, edit):
+    check_shapes(build(variant, (edit,), 10), IMAGE_SIZES[variant])
