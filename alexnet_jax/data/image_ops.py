@@ -5,6 +5,7 @@ in error messages.
 """
 
 import dataclasses
+import re
 from typing import ClassVar
 
 import tensorflow as tf
@@ -50,6 +51,12 @@ class Op:
 
     random: ClassVar[bool] = False
     fixes_size: ClassVar[bool] = False  # the output's size does not depend on the input's
+    views: ClassVar[int] = 0  # that it makes of an image, along a new first axis; 0: none
+
+    @property
+    def name(self) -> str:
+        """As in the strings that `parse` reads."""
+        return re.match(r'\w+', type(self).__doc__)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +177,8 @@ class Resize(Op):
         return _resize(image, self.height, self.width or self.height)
 
 
-def _crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int, op: str) -> tf.Tensor:
+def crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int, op: str) -> tf.Tensor:
+    """size x size pixels from (top, left); an error in the name of `op` if the image has fewer."""
     height, width = _size(image)
     image = _require(
         image,
@@ -191,7 +199,7 @@ class CenterCrop(Op):
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         height, width = _size(image)
         top, left = (height - self.size) // 2, (width - self.size) // 2
-        return _crop(image, top, left, self.size, 'center_crop')
+        return crop(image, top, left, self.size, 'center_crop')
 
 
 def _offset(seed: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
@@ -212,7 +220,7 @@ class RandomCrop(Op):
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         room = tf.maximum(tf.shape(image)[:2] - self.size, 0)
         top, left = tf.unstack(_offset(seed, room))
-        return _crop(image, top, left, self.size, 'random_crop')
+        return crop(image, top, left, self.size, 'random_crop')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,25 +246,6 @@ class RandomMirror(Op):
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         coin = tf.random.stateless_uniform([], seed) < 0.5
         return tf.cond(coin, lambda: tf.reverse(image, [1]), lambda: image)
-
-
-@dataclasses.dataclass(frozen=True)
-class TenCrop(Op):
-    """ten_crop(N): uint8 [10, N, N, 3], the corners and the centre, then their mirrors.
-
-    The paper's test, section 4.1. The order is top left, top right, bottom left, bottom right,
-    centre.
-    """
-
-    fixes_size = True
-    size: int
-
-    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        height, width = _size(image)
-        bottom, right = height - self.size, width - self.size
-        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2))
-        crops = tf.stack([_crop(image, y, x, self.size, 'ten_crop') for y, x in corners])
-        return tf.concat([crops, tf.reverse(crops, [2])], 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +275,5 @@ OPS = {
     'random_crop': RandomCrop,
     'pad_crop': PadCrop,
     'random_mirror': RandomMirror,
-    'ten_crop': TenCrop,
     'pca_shift': PCAShift,
 }
-SIGNATURES = ', '.join(op.__doc__.split(':')[0] for op in OPS.values())
