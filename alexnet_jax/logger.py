@@ -88,15 +88,7 @@ class Log:
 
     def track(self, batches: Iterable, examples: int) -> Iterable:
         """The batches of an evaluation, with a progress bar of their own."""
-        return tqdm(
-            batches,
-            'eval',
-            math.ceil(examples / self._batch_size),
-            leave=False,
-            disable=not self._is_writer or not sys.stderr.isatty(),
-            unit='batch',
-            dynamic_ncols=True,
-        )
+        return track(batches, math.ceil(examples / self._batch_size))
 
     def __enter__(self) -> 'Log':
         return self
@@ -138,6 +130,19 @@ class Log:
         if record['bad_images']:
             line += f'  bad images {record["bad_images"]:,}'
         return line
+
+
+def track(batches: Iterable, count: int) -> Iterable:
+    """Batches with a progress bar, which process 0 shows on a terminal until they end."""
+    return tqdm(
+        batches,
+        'eval',
+        count,
+        leave=False,
+        disable=jax.process_index() > 0 or not sys.stderr.isatty(),
+        unit='batch',
+        dynamic_ncols=True,
+    )
 
 
 def _open_events(workdir: str, first_step: int) -> EventsWriter:

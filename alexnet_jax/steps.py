@@ -1,4 +1,4 @@
-"""What runs on the devices: the training step and the evaluation step, sharded by pmap.
+"""What runs on the devices: the steps that train, score and predict, sharded by pmap.
 
 A batch is a dict of arrays, the slice of the global batch that this process reads:
   image        uint8 [b, H, W, 3], in evaluation also [b, views, H, W, 3]
@@ -190,6 +190,31 @@ def make_eval_step(
     )
     mean = replicate(mean)
     return lambda params, batch: pmapped(params, _shard(batch), mean)
+
+
+def make_predict_step(model: AlexNet, mean: np.ndarray) -> Callable[[Any, np.ndarray], jax.Array]:
+    """Build the step that gives every example's class probabilities.
+
+    Args:
+      model: the network.
+      mean: float32 [H, W, 3], subtracted from every image.
+
+    Returns:
+      (params, image uint8 as in a batch) -> log-probabilities averaged over views, float32
+      [b, classes]: with several processes, of this one's images.
+    """
+
+    def step_fn(params: Any, batch: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
+        return view_log_probs(model, params, batch['image'], mean)
+
+    pmapped = _executable(jax.pmap(step_fn, axis_name='batch', in_axes=(None, 0, None)))
+    mean = replicate(mean)
+
+    def predict(params: Any, image: np.ndarray) -> jax.Array:
+        log_probs = pmapped(params, _shard({'image': image}), mean)
+        return log_probs.reshape(len(image), -1)
+
+    return predict
 
 
 def view_log_probs(model: AlexNet, params: Any, image: jax.Array, mean: jax.Array) -> jax.Array:

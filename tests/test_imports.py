@@ -60,6 +60,7 @@ CORE = {
     'steps': {'model', 'malloc'},
     'plain': {'ops'},
     'evaluate': {'steps', 'errors'},
+    'scores': {'errors'},
     'manifest': set(),
     'checkpoint': {'manifest', 'errors'},
     'logger': {'errors'},
@@ -71,8 +72,8 @@ CORE = {
         'errors',
     },
     'main': {
-        'checkpoint', 'command_line', 'config', 'data.pipeline', 'lost_peer', 'malloc', 'steps',
-        'train', 'workdir', 'errors',
+        'checkpoint', 'command_line', 'config', 'data.pipeline', 'ensemble', 'lost_peer', 'malloc',
+        'steps', 'train', 'workdir', 'errors',
     },
 }  # fmt: skip
 
