@@ -88,7 +88,7 @@ def plan(
                 f'itself'
             )
         member.config.dtype = config.dtype
-    if eval_ops:
+    if eval_ops is not None:
         config.data.eval_ops = eval_ops
     return config, members
 
@@ -109,11 +109,13 @@ def _find(text: str, has_step: bool) -> Member:
 
 def _check_network(member: Member, config: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
     for key in keys:
-        if member.config[key] != config[key]:
+        if (found := member.config[key]) != config[key]:
+            hint = 'leave --config out to take the config of the run'
+            if keys == COMMON_KEYS:
+                hint = f'all nets of an ensemble take the same {" and ".join(keys)}'
             raise BadInput(
-                f'the network in {member.workdir} has {key}={member.config[key]!r}, and this '
-                f'evaluation {config[key]!r}: leave --config out to take the config of the run, '
-                f'and put nets of one {" and ".join(COMMON_KEYS)} into --checkpoints'
+                f'the network in {member.workdir} has {key}={found!r}, and this evaluation '
+                f'{config[key]!r}: {hint}'
             )
 
 
@@ -207,7 +209,8 @@ def _report(
     """Print the table, then write it whole, for machines."""
     rows = [('net', f'{member.workdir}, step {step:,}') for member, step in nets]
     rows.append(('data', f'{config.data.name}, {config.data.eval_split}'))
-    rows.append(('ops', f'{config.data.eval_ops}  ({_count(views, "view")} of each image)'))
+    each = f'{views:,} view{"s" if views > 1 else ""} of each image'
+    rows.append(('ops', f'{config.data.eval_ops}  ({each})'))
     for what, figure in [*rows, *scores.table(tally, names)]:
         print(f'{what:14}  {figure}', flush=True)
 
@@ -240,10 +243,6 @@ def _report(
     for ending, text in files.items():
         workdir.write_text(stem.with_name(stem.name + ending), text)
     print(f'{"files":14}  {stem}{{{",".join(files)}}}')
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number:,} {noun}{"" if number == 1 else "s"}'
 
 
 def _file_name(

@@ -210,7 +210,9 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
          "the network in {run} has variant='digits', and this evaluation 'cifar10_18pct': leave "
          '--config out'),
         ('--workdir={run} --checkpoints={run} --config=configs/cifar10.py',
-         'the network in {run} has image_size=28, and this evaluation 32: '),
+         'the network in {run} has image_size=28, and this evaluation 32: all nets of an ensemble '
+         'take the same num_classes and image_size'),
+        ('--workdir={run} --eval_ops=', "ops '': '' is no known op; allowed: decode"),
         ('--workdir={run} --eval_ops=decode|rezise(28)',
          "ops 'decode|rezise(28)': 'rezise(28)' is no known op"),
         ('--workdir={run} --eval_ops=decode|resize(30)',
