@@ -122,7 +122,8 @@ def _check_network(member: Member, config: ml_collections.ConfigDict, keys: Sequ
 def fit_batch(config: ml_collections.ConfigDict, devices: int) -> None:
     """Set the batch size such that views and devices take no more memory than training does.
 
-    It does not change the scores. Ten crops of 128 images of 227 px would take 16 GB on a CPU.
+    It does not change the scores. With the course net on a CPU, 128 images take 0.8 GiB, weights
+    included, their ten crops 4.0 and ten crops of 12 images 0.8, at the same speed.
 
     Args:
       config: of the evaluation.
