@@ -127,16 +127,8 @@ def _step_bytes(config: ml_collections.ConfigDict, batch_size: int) -> tuple[int
 def _state_shapes(config: ml_collections.ConfigDict) -> steps.TrainState:
     """The state of a run, as shapes and dtypes; the number of examples does not matter to it."""
     transform = optimizer.make_optimizer(config, optimizer.make_schedule(config, 1000), 1000)
-    model = variants.make_model(config)
-
-    def init():
-        image = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.float32)
-        variables = model.init(jax.random.key(0), image)
-        params, batch_stats = variables['params'], variables.get('batch_stats', {})
-        opt_state, step = transform.init(params), jnp.zeros((), jnp.int32)
-        return steps.TrainState(step, params, batch_stats, opt_state, steps.zero_metrics())
-
-    return jax.eval_shape(init)
+    model, size = variants.make_model(config), config.image_size
+    return jax.eval_shape(lambda: steps.first_state(model, transform, size, config.seed))
 
 
 def _bytes(tree) -> int:

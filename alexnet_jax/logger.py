@@ -87,15 +87,7 @@ class Log:
 
     def track(self, batches: Iterable, count: int) -> Iterable:
         """The batches of an evaluation, with a progress bar of their own."""
-        return tqdm(
-            batches,
-            'eval',
-            count,
-            leave=False,
-            disable=not self._is_writer or not sys.stderr.isatty(),
-            unit='batch',
-            dynamic_ncols=True,
-        )
+        return track(batches, count)
 
     def __enter__(self) -> 'Log':
         return self
@@ -137,6 +129,19 @@ class Log:
         if record['bad_images']:
             line += f'  bad images {record["bad_images"]:,}'
         return line
+
+
+def track(batches: Iterable, count: int) -> Iterable:
+    """Batches with a progress bar, which process 0 shows on a terminal until they end."""
+    return tqdm(
+        batches,
+        'eval',
+        count,
+        leave=False,
+        disable=jax.process_index() > 0 or not sys.stderr.isatty(),
+        unit='batch',
+        dynamic_ncols=True,
+    )
 
 
 def _open_events(workdir: str, first_step: int) -> EventsWriter:

@@ -1,15 +1,39 @@
-"""Train AlexNet: `python -m alexnet_jax.main --config=configs/quickstart.py --workdir=runs/x`."""
+"""Train AlexNet: `python -m alexnet_jax.main --config=configs/quickstart.py --workdir=runs/x`.
+
+Score it: `python -m alexnet_jax.main --mode=eval --workdir=runs/x [--eval_ops=OPS]`.
+"""
 
 import os
 import sys
 
 import jax
+import ml_collections
 from absl import flags
 
-from alexnet_jax import checkpoint, command_line, compilation, lost_peer, malloc, train, workdir
+from alexnet_jax import (
+    checkpoint,
+    command_line,
+    compilation,
+    ensemble,
+    lost_peer,
+    malloc,
+    train,
+    workdir,
+)
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 
+_MODE = flags.DEFINE_enum(
+    'mode', 'train', ['train', 'eval'], 'eval scores the best checkpoint of --workdir.'
+)
+_EVAL_OPS = flags.DEFINE_string(
+    'eval_ops', None, 'With --mode=eval: other ops than the data.eval_ops of the run.'
+)
+_CHECKPOINTS = flags.DEFINE_string(
+    'checkpoints',
+    None,
+    'With --mode=eval: DIR[@STEP],DIR[@STEP],...: the nets whose average is scored instead.',
+)
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'Several hosts without Slurm, MPI, TPU or Kubernetes: host:port of one.'
 )
@@ -18,18 +42,18 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator: whic
 
 
 def main() -> None:
-    """Check, start, train."""
+    """Check, start, train or score."""
     command_line.define_flags()
     _, *others = command_line.parse_flags(sys.argv)
     config, folder = flags.FLAGS.config, flags.FLAGS.workdir
-    if config is None or not folder:
-        raise BadInput('pass --config=configs/NAME.py and --workdir=DIR')
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
-    validate(config)
-    workdir.check(folder, config)
-    if config.init_from and not workdir.has_run(folder):
-        checkpoint.check_weights(config.init_from)
+    members = []
+    if _MODE.value == 'eval':
+        config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
+        validate(config)
+    else:
+        _check_training(config, folder)
 
     malloc.keep_large_blocks()
     compilation.use_cache()
@@ -39,12 +63,31 @@ def main() -> None:
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
     _start_distributed()
     with lost_peer.end_at_once():
-        validate(config, _count_devices())
+        devices = _count_devices()
+        if members:
+            ensemble.fit_batch(config, devices)
+        validate(config, devices)
         from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
         data = Data(config, jax.process_index(), jax.process_count())
-        workdir.create(folder, config, data.class_names)
-        train.train_and_evaluate(config, folder, data)
+        if members:
+            ensemble.score(config, folder, data, members)
+        else:
+            workdir.create(folder, config, data.class_names)
+            train.train_and_evaluate(config, folder, data)
+
+
+def _check_training(config: ml_collections.ConfigDict | None, folder: str | None) -> None:
+    """What can be checked before any work."""
+    if config is None or not folder:
+        raise BadInput('pass --config=configs/NAME.py and --workdir=DIR')
+    for flag in (_EVAL_OPS, _CHECKPOINTS):
+        if flag.value:
+            raise BadInput(f'--{flag.name} is for --mode=eval')
+    validate(config)
+    workdir.check(folder, config)
+    if config.init_from and not workdir.has_run(folder):
+        checkpoint.check_weights(config.init_from)
 
 
 def _count_devices() -> int:

@@ -1,8 +1,7 @@
 """The recipe behind `--config=runs/x/config.json`: the config that a run recorded."""
 
-from pathlib import Path
-
 import ml_collections
+from etils import epath
 
 from alexnet_jax import workdir
 from alexnet_jax.config import default_config
@@ -15,11 +14,11 @@ def get_config(path: str) -> ml_collections.ConfigDict:
     Raises:
       BadInput: it is not the config.json of a run, or damaged.
     """
-    if Path(path).name != 'config.json':
+    if epath.Path(path).name != 'config.json':
         raise BadInput(f'config file {path}: a recipe in JSON is the config.json of a workdir')
     config = default_config()
     try:
-        config.update(workdir.read_config(str(Path(path).parent)))
+        config.update(workdir.read_config(str(epath.Path(path).parent)))
     except (TypeError, ValueError, KeyError) as error:
         raise BadInput(f'config file {path} is damaged: {error}') from error
     return config

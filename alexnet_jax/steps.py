@@ -1,4 +1,4 @@
-"""What runs on the devices: the training step and the evaluation step, sharded by pmap.
+"""What runs on the devices: the steps that train, score and predict, sharded by pmap.
 
 A batch is a dict of arrays, the slice of the global batch that this process reads:
   image        uint8 [b, H, W, 3], in evaluation also [b, views, H, W, 3]
@@ -65,19 +65,22 @@ def zero_metrics() -> dict[str, np.ndarray]:
     }
 
 
+def first_state(
+    model: AlexNet, optimizer: optax.GradientTransformation, image_size: int, seed: int
+) -> TrainState:
+    """The state before the first step, to be traced; a function of the seed alone."""
+    image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    variables = model.init(jax.random.key(seed), image)
+    params, batch_stats = variables['params'], variables.get('batch_stats', {})
+    metrics = jax.tree.map(jnp.asarray, zero_metrics())
+    return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), metrics)
+
+
 def init_state(
     model: AlexNet, optimizer: optax.GradientTransformation, image_size: int, seed: int
 ) -> TrainState:
-    """The state before the first step, in host memory; a function of the seed alone."""
-
-    @jax.jit
-    def init():
-        image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-        variables = model.init(jax.random.key(seed), image)
-        params, batch_stats = variables['params'], variables.get('batch_stats', {})
-        return params, batch_stats, optimizer.init(params)
-
-    return TrainState(np.zeros((), np.int32), *jax.device_get(init()), zero_metrics())
+    """`first_state`, computed, in host memory."""
+    return jax.device_get(jax.jit(lambda: first_state(model, optimizer, image_size, seed))())
 
 
 def reset_metrics(state: TrainState) -> TrainState:
@@ -218,6 +221,33 @@ def make_eval_step(
     return lambda variables, batch: step(variables, _shard(batch), mean)
 
 
+def make_predict_step(
+    model: AlexNet, mean: np.ndarray
+) -> Callable[[dict[str, Any], np.ndarray], jax.Array]:
+    """Build the step that gives every example's class probabilities.
+
+    Args:
+      model: the network.
+      mean: float32 [H, W, 3], subtracted from every image.
+
+    Returns:
+      (variables, image uint8 as in a batch) -> log-probabilities averaged over views, float32
+      [b, classes]: with several processes, of this one's images.
+    """
+
+    def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
+        return view_log_probs(model, variables, batch['image'], mean)
+
+    step = _pmapped(step_fn, (None, 0, None), out_axes=0)
+    mean = replicate(mean)
+
+    def predict(variables: dict[str, Any], image: np.ndarray) -> jax.Array:
+        log_probs = step(variables, _shard({'image': image}), mean)
+        return log_probs.reshape(len(image), -1)
+
+    return predict
+
+
 def view_log_probs(
     model: AlexNet, variables: dict[str, Any], image: jax.Array, mean: jax.Array
 ) -> jax.Array:
@@ -258,9 +288,9 @@ def _shard(batch: Batch) -> Batch:
     return {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in batch.items()}
 
 
-def _pmapped(function, in_axes, donated=()) -> Callable:
-    """Over the devices of all processes; what it returns is the same on all of them."""
+def _pmapped(function, in_axes, out_axes=None, donated=()) -> Callable:
+    """Over the devices of all processes; out_axes of None: the result is the same on all."""
     pmapped = jax.pmap(
-        function, axis_name='batch', in_axes=in_axes, out_axes=None, donate_argnums=donated
+        function, axis_name='batch', in_axes=in_axes, out_axes=out_axes, donate_argnums=donated
     )
     return compilation.executable(pmapped)

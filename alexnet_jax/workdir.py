@@ -31,12 +31,20 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
       BadInput: it cannot be written, or holds a run whose config differs in a key that changes
         results; or `init_from` holds no run, or one of another network.
     """
-    folder = epath.Path(workdir)
     if has_run(workdir):
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
         _check_init_from(config)
-    if isinstance(folder, Path) or '://' not in str(workdir):
+    check_writable(workdir)
+
+
+def check_writable(workdir: str) -> None:
+    """Refuse a local folder that cannot be made or written; writes nothing.
+
+    Raises:
+      BadInput: says why.
+    """
+    if isinstance(epath.Path(workdir), Path) or '://' not in str(workdir):
         parent = Path(workdir).absolute()
         while not parent.exists() and parent != parent.parent:
             parent = parent.parent
@@ -170,10 +178,15 @@ def _lock(folder: epath.Path) -> None:
 _locks: list = []
 
 
-def _write_json(path: epath.Path, value) -> None:
+def write_text(path: epath.Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps(value, indent=2) + '\n')
+    temporary.write_text(text)
     temporary.replace(path)
+
+
+def _write_json(path: epath.Path, value) -> None:
+    write_text(path, json.dumps(value, indent=2) + '\n')
 
 
 def _environment(path: epath.Path, config: ml_collections.ConfigDict) -> dict:

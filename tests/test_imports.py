@@ -63,6 +63,7 @@ CORE = {
     'steps': {'model', 'compilation'},
     'plain': {'ops'},
     'evaluate': {'steps', 'errors'},
+    'scores': {'errors'},
     'manifest': set(),
     'checkpoint': {'manifest', 'errors'},
     'logger': {'errors'},
@@ -74,8 +75,8 @@ CORE = {
         'errors',
     },
     'main': {
-        'checkpoint', 'command_line', 'compilation', 'config', 'data.pipeline', 'lost_peer',
-        'malloc', 'train', 'workdir', 'errors',
+        'checkpoint', 'command_line', 'compilation', 'config', 'data.pipeline', 'ensemble',
+        'lost_peer', 'malloc', 'train', 'workdir', 'errors',
     },
 }  # fmt: skip
 

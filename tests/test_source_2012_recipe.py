@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.command_line import load_recipe
-from alexnet_jax.data.image_ops import ColorNoise
+from alexnet_jax.data.color_ops import ColorNoise
 from alexnet_jax.data.preprocess import parse
 from alexnet_jax.optimizer import make_optimizer, make_schedule, total_steps
 

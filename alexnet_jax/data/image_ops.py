@@ -5,19 +5,13 @@ in error messages.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+import re
+from typing import ClassVar
 
 import tensorflow as tf
 
 MAX_PIXELS = 100_000_000
 MAX_RESIZED = 100_000_000  # pixels; a strip of 1x65535 resized to a shorter side of 256 has 4e9
-
-
-class Color(NamedTuple):
-    """(pixels + shift) * scale: done on the device, where the mean image is subtracted first."""
-
-    shift: tf.Tensor  # float32 [3]
-    scale: tf.Tensor  # float32 scalar
 
 
 class BadImage(ValueError):
@@ -57,6 +51,12 @@ class Op:
 
     random: ClassVar[bool] = False
     fixes_size: ClassVar[bool] = False  # the output's size does not depend on the input's
+    views: ClassVar[int] = 0  # that it makes of an image, along a new first axis; 0: none
+
+    @property
+    def name(self) -> str:
+        """As in the strings that `parse` reads."""
+        return re.match(r'\w+', type(self).__doc__)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,8 @@ class Resize(Op):
         return _resize(image, self.height, self.width or self.height)
 
 
-def _crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int, op: str) -> tf.Tensor:
+def crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int, op: str) -> tf.Tensor:
+    """size x size pixels from (top, left); an error in the name of `op` if the image has fewer."""
     height, width = _size(image)
     image = _require(
         image,
@@ -198,7 +199,7 @@ class CenterCrop(Op):
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         height, width = _size(image)
         top, left = (height - self.size) // 2, (width - self.size) // 2
-        return _crop(image, top, left, self.size, 'center_crop')
+        return crop(image, top, left, self.size, 'center_crop')
 
 
 def _offset(seed: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
@@ -219,7 +220,7 @@ class RandomCrop(Op):
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         room = tf.maximum(tf.shape(image)[:2] - self.size, 0)
         top, left = tf.unstack(_offset(seed, room))
-        return _crop(image, top, left, self.size, 'random_crop')
+        return crop(image, top, left, self.size, 'random_crop')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,65 +248,6 @@ class RandomMirror(Op):
         return tf.cond(coin, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-@dataclasses.dataclass(frozen=True)
-class TenCrop(Op):
-    """ten_crop(N): uint8 [10, N, N, 3], the corners and the centre, then their mirrors.
-
-    The paper's test, section 4.1. The order is top left, top right, bottom left, bottom right,
-    centre.
-    """
-
-    fixes_size = True
-    size: int
-
-    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        height, width = _size(image)
-        bottom, right = height - self.size, width - self.size
-        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2))
-        crops = tf.stack([_crop(image, y, x, self.size, 'ten_crop') for y, x in corners])
-        return tf.concat([crops, tf.reverse(crops, [2])], 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class PCAShift(Op):
-    """pca_shift(SIGMA): a colour shift P (alpha * sqrt(lambda)), alpha ~ N(0, SIGMA) [3].
-
-    P and lambda are the eigenvectors and eigenvalues of the RGB covariance over all pixels of the
-    training set, in units of 0..255. The paper (section 4.1) writes alpha * lambda; its authors'
-    released source multiplies by `color_stdevs`, the square roots (convdata_jpeg.py,
-    ColorNoiseMakerThread). The image itself is not touched: the shift is added on the device.
-    """
-
-    random = True
-    sigma: float
-
-    def color(self, axes: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor | int) -> Color:
-        """Args:
-        axes: float32 [3, 3], the principal axes P * sqrt(lambda) as columns.
-        seed: int64 [2].
-        epoch: int scalar.
-        """
-        alpha = self.sigma * tf.random.stateless_normal([3], seed)
-        return Color(tf.linalg.matvec(axes, alpha), tf.ones([]))
-
-
-@dataclasses.dataclass(frozen=True)
-class ColorNoise(PCAShift):
-    """color_noise(SIGMA, EPOCH): pca_shift, then a division by 1 + SIGMA; nothing from EPOCH on.
-
-    What the 2012 source does (convdata_jpeg.py): the division keeps the scale of the training data
-    near that of the test data. The authors switched it off at epoch 67 (layer-params-145.cfg).
-    """
-
-    until: int
-
-    def color(self, axes: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor | int) -> Color:
-        shift = super().color(axes, seed, epoch).shift
-        on = tf.cast(epoch, tf.int64) < self.until
-        scale = tf.where(on, tf.constant(1 / (1 + self.sigma), tf.float32), tf.ones([]))
-        return Color(tf.where(on, shift, tf.zeros([3])), scale)
-
-
 OPS = {
     'decode': Decode,
     'resize_short': ResizeShort,
@@ -314,7 +256,4 @@ OPS = {
     'random_crop': RandomCrop,
     'pad_crop': PadCrop,
     'random_mirror': RandomMirror,
-    'ten_crop': TenCrop,
-    'pca_shift': PCAShift,
-    'color_noise': ColorNoise,
 }

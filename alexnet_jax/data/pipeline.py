@@ -16,7 +16,8 @@ import tensorflow as tf
 from etils import epath
 
 from alexnet_jax.data import statistics
-from alexnet_jax.data.image_ops import BadImage, PCAShift, TenCrop, require_size
+from alexnet_jax.data.color_ops import PCAShift
+from alexnet_jax.data.image_ops import BadImage, require_size
 from alexnet_jax.data.preprocess import Chain, clean, fit, parse
 from alexnet_jax.data.reader import PADDING, Reader
 from alexnet_jax.data.sources import open_source
@@ -155,8 +156,8 @@ class Data:
         Every process yields the same number of batches; the last is padded.
 
         Yields:
-          image uint8 [b, h, w, 3], or [b, 10, h, w, 3] with ten_crop, label int32 [b], mask
-          float32 [b] (0 for padding and skipped images).
+          image uint8 [b, h, w, 3], or [b, views, h, w, 3] with ten_crop and such, label int32
+          [b], mask float32 [b] (0 for padding and skipped images).
 
         Raises:
           RunError: names an image that cannot be used.
@@ -256,8 +257,10 @@ class Data:
 def _parse_chains(config_data: ml_collections.ConfigDict) -> tuple[Chain, Chain]:
     train = parse(config_data.train_ops, config_data.max_pixels)
     evaluation = parse(config_data.eval_ops, config_data.max_pixels)
-    if train.has(TenCrop):
-        raise BadInput(f'data.train_ops={config_data.train_ops!r}: ten_crop is for eval_ops only')
+    if train.ops[-1].views:
+        raise BadInput(
+            f'data.train_ops={config_data.train_ops!r}: {train.ops[-1].name} is for eval_ops only'
+        )
     if any(op.random for op in evaluation.ops):
         raise BadInput(
             f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random op, and this has '

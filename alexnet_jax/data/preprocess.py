@@ -13,26 +13,25 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from alexnet_jax.data.color_ops import COLOR_OPS, Color, PCAShift
 from alexnet_jax.data.image_ops import (
     MAX_PIXELS,
     OPS,
     BadImage,
     CenterCrop,
-    Color,
     Decode,
     DecodeRaw,
     Identity,
     Op,
-    PCAShift,
     Resize,
     ResizeShort,
-    TenCrop,
 )
 from alexnet_jax.data.resized_crop import RandomResizedCrop
 from alexnet_jax.data.splits import Split
+from alexnet_jax.data.views import VIEWS
 from alexnet_jax.errors import BadInput, RunError
 
-KNOWN = OPS | {'random_resized_crop': RandomResizedCrop}
+KNOWN = OPS | COLOR_OPS | {'random_resized_crop': RandomResizedCrop} | VIEWS
 SIGNATURES = ', '.join(op.__doc__.split(':')[0] for op in KNOWN.values())
 
 
@@ -60,7 +59,7 @@ class Chain:
           axes: float32 [3, 3], P * sqrt(lambda) as columns; needed by pca_shift only.
 
         Returns:
-          The image, uint8 [h, w, 3] or [10, n, n, 3], and what is to be done to its colours.
+          The image, uint8 [h, w, 3] or [views, n, n, 3], and what is to be done to its colours.
 
         Raises:
           BadImage or tf.errors.OpError: eagerly; inside tf.data the latter only.
@@ -87,6 +86,11 @@ class Chain:
     def fixes_size(self) -> bool:
         """Whether all images come out in one size, whatever their own."""
         return any(op.fixes_size for op in self.ops)
+
+    @property
+    def views(self) -> int:
+        """Images that come out for one."""
+        return max(1, self.ops[-1].views)
 
     @property
     def decodes_only(self) -> bool:
@@ -132,7 +136,7 @@ def parse(text: str, max_pixels: int = MAX_PIXELS) -> Chain:
     """'decode|resize_short(256)|center_crop(227)' -> a Chain.
 
     Args:
-      text: ops separated by `|`; decode comes first, ten_crop last.
+      text: ops separated by `|`; decode comes first, an op that gives several views last.
       max_pixels: an image of more is refused before it is decoded.
 
     Raises:
@@ -141,8 +145,9 @@ def parse(text: str, max_pixels: int = MAX_PIXELS) -> Chain:
     ops = tuple(_parse_op(piece.strip(), text) for piece in text.split('|'))
     if [isinstance(op, Decode) for op in ops] != [True] + [False] * (len(ops) - 1):
         raise BadInput(f'ops {text!r}: decode comes first, and only there')
-    if any(isinstance(op, TenCrop) for op in ops[:-1]):
-        raise BadInput(f'ops {text!r}: ten_crop must be the last op')
+    for op in ops[:-1]:
+        if op.views:
+            raise BadInput(f'ops {text!r}: {op.name} must be the last op')
     return Chain((dataclasses.replace(ops[0], max_pixels=max_pixels), *ops[1:]))
 
 
@@ -194,7 +199,7 @@ def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """One image file through a chain without randomness.
 
     Returns:
-      uint8 [h, w, 3], or [10, n, n, 3] with ten_crop.
+      uint8 [h, w, 3], or [views, n, n, 3] with an op that gives several views.
 
     Raises:
       BadInput: no such file, or bad ops.

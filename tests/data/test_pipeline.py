@@ -213,6 +213,7 @@ class TestChecks:
                 r'eval_ops=.*gives images of 4 x 4, .*image_size=8: end the ops with resize_short',
             ),
             ({'data.train_ops': 'decode|ten_crop(8)'}, r'ten_crop is for eval_ops only'),
+            ({'data.train_ops': 'decode|crops(8, 1)'}, r'\bcrops is for eval_ops only'),
             ({'data.eval_ops': 'decode|random_mirror'}, r'evaluation takes no random op'),
             ({'data.eval_ops': 'decode|pca_shift(0.1)'}, r'evaluation takes no random op'),
             ({'data.train_ops': 'decode|blur(8)'}, r"'blur\(8\)' is no known op"),

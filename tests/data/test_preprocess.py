@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_jax.data.image_ops import BadImage, Color, PCAShift, require_size
+from alexnet_jax.data.color_ops import Color, PCAShift
+from alexnet_jax.data.image_ops import BadImage, require_size
 from alexnet_jax.data.preprocess import parse, read_image
 from alexnet_jax.errors import BadInput, RunError
 

@@ -1,0 +1,91 @@
+"""Image ops for evaluation that give several views of an image, along a new first axis.
+
+The network scores every view and averages their probabilities.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from alexnet_jax.data.image_ops import Op, crop
+
+
+@dataclasses.dataclass(frozen=True)
+class TenCrop(Op):
+    """ten_crop(N): uint8 [10, N, N, 3], the corners and the centre, then their mirrors.
+
+    The paper's test, section 4.1. The order is top left, top right, bottom left, bottom right,
+    centre.
+    """
+
+    fixes_size = True
+    views = 10
+    size: int
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        bottom, right = _room(image, self.size)
+        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2))
+        crops = tf.stack([crop(image, y, x, self.size, self.name) for y, x in corners])
+        return _with_mirrors(crops)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops(Op):
+    """crops(N, M): uint8 [M, N, N, 3], the centre, then M - 1 crops spread evenly over the image.
+
+    Their offsets follow Halton's sequence in bases 2 and 3, so that a larger M adds crops to those
+    of a smaller one. Of the h - N + 1 rows and w - N + 1 columns at which a crop can start, the
+    first crop after the centre starts 1/2 and 1/3 of the way, then come 1/4 and 2/3, 3/4 and 1/9,
+    1/8 and 4/9, ..., rounded down.
+    """
+
+    fixes_size = True
+    size: int
+    count: int
+
+    @property
+    def views(self) -> int:
+        return self.count
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        bottom, right = _room(image, self.size)
+        places = [(bottom // 2, right // 2)]
+        for i in range(1, self.count):
+            (y, rows), (x, columns) = _radical_inverse(i, 2), _radical_inverse(i, 3)
+            places.append((y * (bottom + 1) // rows, x * (right + 1) // columns))
+        return tf.stack([crop(image, y, x, self.size, self.name) for y, x in places])
+
+
+class MirroredCrops(Crops):
+    """mirrored_crops(N, M): uint8 [2 M, N, N, 3], those of crops(N, M), then their mirrors."""
+
+    @property
+    def views(self) -> int:
+        return 2 * self.count
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return _with_mirrors(super().__call__(image, seed))
+
+
+def _room(image: tf.Tensor, size: int) -> list[tf.Tensor]:
+    """The last row and the last column at which a crop can start; negative if none can."""
+    return tf.unstack(tf.shape(image)[:2] - size)
+
+
+def _with_mirrors(views: tf.Tensor) -> tf.Tensor:
+    return tf.concat([views, tf.reverse(views, [2])], 0)
+
+
+def _radical_inverse(number: int, base: int) -> tuple[int, int]:
+    """The number's digits mirrored at the point, as a fraction: 6 is 110 in base 2, 0.011 is 3/8.
+
+    A fraction, for exact offsets: a third of 30 rows is 10 and not 9.999.
+    """
+    numerator, denominator = 0, 1
+    while number:
+        number, digit = divmod(number, base)
+        numerator, denominator = numerator * base + digit, denominator * base
+    return numerator, denominator
+
+
+VIEWS = {'ten_crop': TenCrop, 'crops': Crops, 'mirrored_crops': MirroredCrops}

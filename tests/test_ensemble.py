@@ -1,0 +1,174 @@
+"""Nets by hand, one Dense layer on images of 1 x 1 pixel: their averages, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alexnet_jax import checkpoint, ensemble, recorded, steps, variants, workdir
+from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.model import AlexNet, Dense
+
+NAMES = ['ant', 'bee', 'cat']
+
+
+class Pixels:
+    """Images of one pixel, with labels, in batches of 8 examples, the last of which is padding."""
+
+    class_names = NAMES
+
+    def __init__(self, pixels, labels, eval_size=None, bad=()):
+        self.pixels, self.labels, self.bad = np.asarray(pixels, np.uint8), labels, list(bad)
+        self.eval_size = len(labels) if eval_size is None else eval_size
+
+    def eval_batches(self):
+        for first in range(0, len(self.labels), 8):
+            pixels, label = self.pixels[first : first + 8], self.labels[first : first + 8]
+            mask = np.ones(len(label), np.float32)
+            mask[[i - first for i in self.bad if first <= i < first + 8]] = 0
+            padding = 8 - len(label)
+            pixels = np.pad(pixels, [(0, padding)] + [(0, 0)] * (pixels.ndim - 1))
+            yield {
+                'image': pixels[..., None, None, :],  # [8, (views,) 1, 1, 3]
+                'label': np.pad(np.int32(label), (0, padding), constant_values=-1),
+                'mask': np.pad(mask, (0, padding)),
+            }
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    """make_run('name', kernel) -> workdir of a run whose logits are pixel @ kernel."""
+    monkeypatch.setattr(workdir, '_locks', [])
+    monkeypatch.setitem(variants.VARIANTS, 'pixel', (Dense('fc', 3),))
+    config = recorded.default_config()
+    config.variant, config.num_classes, config.image_size, config.batch_size = 'pixel', 3, 1, 8
+    config.data.mean = 'none'
+
+    def make(name, kernel, classes=NAMES, step=1):
+        folder = str(tmp_path / name)
+        workdir.create(folder, config, classes)
+        params = {'fc': {'kernel': np.float32(kernel), 'bias': np.zeros(3, np.float32)}}
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            checkpoints.save(step, {'params': params}, {'top1': 0.5})
+        return folder
+
+    yield make
+    for lock in workdir._locks:
+        lock.close()
+
+
+def score(tmp_path, data, *folders) -> dict:
+    config, members = ensemble.plan(None, str(tmp_path / 'out'), ','.join(folders), None)
+    ensemble.score(config, str(tmp_path / 'out'), data, members)
+    (path,) = (tmp_path / 'out' / 'eval').glob('*.json')
+    return json.loads(path.read_text())
+
+
+def test_views_are_averaged_as_probabilities():
+    """Logits (log 8, 0, 0) and (0, log 2, 0): 8/10, 1/10, 1/10 and 1/4, 2/4, 1/4."""
+    kernel = np.diag(np.log([8, 2, 1])).astype(np.float32)
+    predict = steps.make_predict_step(AlexNet((Dense('fc', 3),)), np.ones((1, 1, 3), np.float32))
+    params = steps.replicate({'fc': {'kernel': kernel, 'bias': np.zeros(3, np.float32)}})
+    views = np.uint8([[2, 1, 1], [1, 2, 1]])[:, None, None, :]  # less the mean of 1
+    found = np.exp(predict(params, np.stack([views] * 8)))
+    assert found.shape == (8, 3)
+    np.testing.assert_allclose(found, [[21 / 40, 12 / 40, 7 / 40]] * 8, rtol=1e-6)
+
+
+def test_two_nets_by_hand(make_run, tmp_path, capsys):
+    """One net prefers the class that is shown 9 to 1, the other the next class 2 to 1.
+
+    Shown class 0, the first gives 9/11, 1/11, 1/11 and the second 1/4, 2/4, 1/4: by their mean
+    47/88, 26/88, 15/88. A pixel of zeros gets 1/3 each.
+    """
+    sure = make_run('sure', np.log(9) * np.eye(3))
+    other = make_run('other', np.log(2) * np.roll(np.eye(3), 1, axis=1))
+    pixels = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    record = score(tmp_path, Pixels(pixels, [0, 1, 0, 2, 0]), sure, other)
+    # 2 shown: class 0 is "the next", 26/88.  0 shown, class 2: 15/88.
+    losses = -np.log([47 / 88, 47 / 88, 26 / 88, 15 / 88, 1 / 3])
+    assert record['cross_entropy'] == pytest.approx(losses.mean(), rel=1e-6)
+    assert (record['top1_error'], record['examples'], record['views']) == (2 / 5, 5, 1)
+    confusion = next((tmp_path / 'out' / 'eval').glob('*.confusion.csv')).read_text()
+    assert confusion.splitlines()[1:] == ['ant,2,0,1', 'bee,0,1,0', 'cat,1,0,0']
+    assert 'top-1 error     40.00%\n' in capsys.readouterr().out
+
+
+def test_views_and_bad_images_through_the_files(make_run, tmp_path):
+    """Nine images of two views, over two batches; the ninth is a hit, and the third is bad."""
+    sure = make_run('sure', np.log(9) * np.eye(3))
+    pixels = [[[1, 0, 0], [0, 1, 0]]] * 8 + [[[0, 0, 1], [0, 0, 1]]]
+    record = score(tmp_path, Pixels(pixels, [2] * 9, bad=[2]), sure)
+    assert (record['examples'], record['bad_images'], record['views']) == (8, 1, 2)
+    assert record['top1_error'] == 7 / 8
+    loss = (7 * np.log(11) + np.log(11 / 9)) / 8
+    assert record['cross_entropy'] == pytest.approx(loss, rel=1e-6)
+
+
+def test_a_missing_example_is_an_error(make_run, tmp_path):
+    data = Pixels([[1, 0, 0]] * 3, [0] * 3, eval_size=4)
+    with pytest.raises(RunError, match='saw 3 examples where the split has 4'):
+        score(tmp_path, data, make_run('a', np.eye(3)))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_other_classes(make_run, tmp_path):
+    data = Pixels([[1, 0, 0]], [0])
+    other = make_run('other', np.eye(3), ['ant', 'bee', 'dog'])
+    with pytest.raises(BadInput, match=r'other has other classes than .*run; score each by itself'):
+        score(tmp_path, data, make_run('run', np.eye(3)), other)
+    with pytest.raises(BadInput, match='trained on other classes than digits has now'):
+        score(tmp_path, data, other)
+
+
+def test_a_damaged_checkpoint_is_an_error_and_stays(make_run, tmp_path):
+    folder = make_run('run', np.eye(3))
+    path = checkpoint.folder_of(folder) / '1' / 'default' / '_METADATA'
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r'run/checkpoints/1 is corrupt'):
+        score(tmp_path, Pixels([[1, 0, 0]], [0]), folder)
+    assert checkpoint.find_steps(folder) == [1]
+
+
+def test_a_checkpoint_that_training_replaces_meanwhile(make_run, tmp_path, monkeypatch):
+    folder = make_run('run', np.eye(3), step=2)
+    found = iter([1, 2])  # 1 was there when it was looked for
+    config, members = ensemble.plan(None, folder, None, None)
+    monkeypatch.setattr(checkpoint, 'best_step', lambda _: next(found))
+    ensemble.score(config, folder, Pixels([[1, 0, 0]], [0]), members)
+    (path,) = (tmp_path / 'run' / 'eval').glob('*.json')
+    assert json.loads(path.read_text())['members'][0]['step'] == 2
+
+
+def test_a_checkpoint_of_another_network(make_run, tmp_path, monkeypatch):
+    folder = make_run('run', np.eye(3))
+    monkeypatch.setitem(variants.VARIANTS, 'pixel', (Dense('fc', 4), Dense('fc2', 3)))
+    with pytest.raises(RunError, match='is of another network than pixel is now'):
+        score(tmp_path, Pixels([[1, 0, 0]], [0]), folder)
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'devices', 'ops', 'expected'),
+    [
+        (128, 8, 'decode', 128),
+        (100, 8, 'decode', 96),
+        (128, 1, 'decode|ten_crop(2)', 12),
+        (128, 2, 'decode|mirrored_crops(2, 5)', 12),
+        (4, 8, 'decode|crops(2, 50)', 8),
+    ],
+)
+def test_batch_size(batch_size, devices, ops, expected):
+    config = recorded.default_config()
+    config.batch_size, config.data.eval_ops = batch_size, ops
+    ensemble.fit_batch(config, devices)
+    assert config.batch_size == expected
+
+
+def test_long_names_of_files_stay_apart():
+    config = recorded.default_config()
+    members = [ensemble.Member(f'runs/{"x" * 40}{i}', None, config) for i in range(5)]
+    names = {
+        ensemble._file_name(config, 'out', [(m, step) for m in members]) for step in (100, 200)
+    }
+    assert len(names) == 2
+    assert {len(name) for name in names} == {ensemble.LONGEST_NAME}
