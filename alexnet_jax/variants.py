@@ -88,6 +88,11 @@ def replaced(table: Table, kind: type, new: Layer) -> Table:
     return tuple(new if isinstance(layer, kind) else layer for layer in table)
 
 
+def non_overlapping_pool(table: Table) -> Table:
+    """Each pool, of either kind, takes windows of 2x2 side by side."""
+    return replaced(replaced(table, MaxPool, MaxPool(2, 2)), AvgPool, AvgPool(2, 2))
+
+
 def he_init(table: Table) -> Table:
     """Hidden layers start from He's weights and biases of 0; the first and the last as they do.
 
@@ -104,7 +109,7 @@ def he_init(table: Table) -> Table:
 EDITS = {
     'no_lrn': lambda table: without(table, LRN, MapLRN),
     'no_dropout': lambda table: without(table, Dropout),
-    'non_overlapping_pool': lambda table: replaced(table, MaxPool, MaxPool(2, 2)),
+    'non_overlapping_pool': non_overlapping_pool,
     'tanh': lambda table: replaced(table, ReLU, Tanh()),
     'he_init': he_init,
 }

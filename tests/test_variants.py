@@ -134,6 +134,14 @@ def test_non_overlapping_pool():
     assert [r.output for r in rows(edited, 227)] == [r.output for r in rows(table, 227)]
 
 
+def test_non_overlapping_pool_keeps_the_kind_of_each():
+    table = VARIANTS['cifar10_18pct']
+    edited = EDITS['non_overlapping_pool'](table)
+    pools = [layer for layer in edited if isinstance(layer, MaxPool | AvgPool)]
+    assert pools == [MaxPool(2, 2), AvgPool(2, 2), AvgPool(2, 2)]
+    assert [r.output for r in rows(edited, 32)] == [r.output for r in rows(table, 32)]
+
+
 def test_tanh():
     table = VARIANTS['course']
     edited = EDITS['tanh'](table)
