@@ -1,4 +1,4 @@
-"""Published experiments, run again: `python -m alexnet_jax.experiments NAME`; without NAME: a list."""
+"""Published experiments, run again: `python -m alexnet_jax.experiments NAME`; no NAME: a list."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax import command_line
-from alexnet_jax.config import suggest
-from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.errors import run_command
 from alexnet_jax.experiments_list import EXPERIMENTS
 from alexnet_jax.experiments_trials import Records, Session
 

@@ -1,10 +1,10 @@
-"""The experiments by name: which trial comes next, and what the records say beside the literature."""
+"""The experiments by name: what to run next, and what the records say beside the literature."""
 
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from alexnet_jax.experiments_trials import Record, Records, Trial, epochs_to, mean_error
+from alexnet_jax.experiments_trials import Record, Records, Trial, mean_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,8 @@ def sweep_error(record: Record) -> float:
 
 
 def next_of_sweep(net: str, records: Records) -> Trial | None:
-    """Four rates, then further ones for as long as the best is at the edge. With seed 0."""
-    trials = {n: figure_1_trial(net, n) for n in range(4)}
+    """Three rates, then further ones for as long as the best is at the edge. With seed 0."""
+    trials = {n: figure_1_trial(net, n) for n in range(3)}
     while not (left := first_left(trials.values(), records, 0)):
         best = best_rate(trials, records)
         beyond = {min(trials): min(trials) - 1, max(trials): max(trials) + 1}.get(best)
@@ -110,4 +110,20 @@ def next_of_figure_1(records: Records, seed: int) -> Trial | None:
     return first_left(races, records, seed)
 
 
-EXPERIMENTS = {'relu_vs_tanh': Experiment('', next_of_figure_1, str)}
+# Norms and overlapping pools, on and off.
+
+EDITS = {
+    'both': (),
+    'no_lrn': ('no_lrn',),
+    'non_overlapping_pool': ('non_overlapping_pool',),
+    'neither': ('no_lrn', 'non_overlapping_pool'),
+}
+NORM_AND_POOL = [
+    Trial(name, 'configs/cifar10.py', {'edits': edits}, epochs=5.0) for name, edits in EDITS.items()
+]
+
+
+EXPERIMENTS = {
+    'relu_vs_tanh': Experiment('', next_of_figure_1, str),
+    'norm_and_pool': Experiment('', lambda r, s: first_left(NORM_AND_POOL, r, s), str),
+}

@@ -1,4 +1,4 @@
-"""Trials of an experiment: runs of `alexnet_jax.main` in processes of their own, and their records."""
+"""Trials of an experiment: runs of `alexnet_jax.main` in processes of their own; records of them."""
 
 import dataclasses
 import json
