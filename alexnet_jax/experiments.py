@@ -31,7 +31,6 @@ def main() -> None:
                 print(f'{name}: {trial.name}, seed {seed}', flush=True)
                 if record := session.run(trial, seed):
                     records.put(record)
-                session.check_signal()
                 if session.is_over:
                     return
 

@@ -1,4 +1,4 @@
-"""Trials of an experiment: runs of `alexnet_jax.main` in processes of their own; records of them."""
+"""Trials of an experiment, each a run of `alexnet_jax.main` in a process of its own; records."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
@@ -97,7 +97,10 @@ class Records:
         return record is not None and record.fulfils(trial)
 
     def put(self, record: Record) -> None:
-        """Add a record, or put it in the place of its trial's earlier one."""
+        """Add a record, or put it in the place of its trial's earlier one if it goes further."""
+        before = self._all.get((record.trial, record.seed))
+        if before and before.epoch > record.epoch:  # begun again where the workdir is not
+            return
         self._all[record.trial, record.seed] = record
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(self._path.name + '.tmp')
@@ -165,13 +168,19 @@ class Session:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _) -> None:
+        if self._number and self._child:  # told twice: it ends at once
+            self._child.terminate()
         self._number = signal.Signals(number)
-        if self._child:
-            self._child.send_signal(number)
 
     @property
     def is_over(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the budget is spent.
+
+        Raises:
+          Interrupted: a signal came.
+        """
+        if self._number:
+            raise Interrupted('stopped; the same command continues', self._number)
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def run(self, trial: Trial, seed: int) -> Record | None:
@@ -181,7 +190,7 @@ class Session:
           What it came to, None if it was ended before its first record.
 
         Raises:
-          RunError: it failed.
+          RunError, BadInput: it failed, or refused its config, data or workdir.
         """
         workdir = self._runs / f'{trial.name}_seed{seed}'
         flags = {**trial.overrides, 'seed': seed, 'epochs': trial.epochs}
@@ -191,36 +200,34 @@ class Session:
             f'--workdir={workdir}',
             *(f'--config.{key}={value}' for key, value in flags.items()),
         ]
-        metrics = workdir / 'metrics.jsonl'
-
-        def is_enough() -> bool:
-            curve = _curve(metrics, 'train') if trial.until else []
-            return self.is_over or epochs_to(curve, trial.until) is not None
-
         revision = _revision()
-        code = self._wait(command, is_enough)
-        if code not in (0, 3, 130, 143, -signal.SIGTERM, -signal.SIGINT):
-            raise RunError(f'{workdir}: the trainer ended with exit code {code}; see above')
+        code = self._wait(command, workdir / 'metrics.jsonl', trial.until)
+        if code not in (0, 3, 143, -signal.SIGTERM):
+            error = BadInput if code == 2 else RunError
+            raise error(f'{workdir}: the trainer ended with exit code {code}; see above')
         state = {0: 'finished', 3: 'diverged'}.get(code, 'stopped')
         return _read(trial, seed, workdir, state, revision)
 
-    def _wait(self, command: Sequence[str], is_enough: Callable[[], bool]) -> int:
-        """Run the trainer, end it when that is enough or a signal comes; returns its exit code."""
-        # A session of its own: Ctrl-C reaches it through `_receive`, once.
-        self._child = subprocess.Popen(command, start_new_session=True)
+    def _wait(self, command: Sequence[str], metrics: Path, until: float) -> int:
+        """Run the trainer; end it when that is due. Returns its exit code."""
+        # A process group of its own, so that Ctrl-C does not reach it besides what is sent below: a
+        # trainer that is told twice ends unsaved.
+        self._child = subprocess.Popen(command, process_group=0)
         is_told = False
         while True:
             try:
                 return self._child.wait(POLL)
             except subprocess.TimeoutExpired:
-                if not is_told and is_enough():
+                if not is_told and self._is_due(metrics, until):
                     self._child.terminate()
                     is_told = True
 
-    def check_signal(self) -> None:
-        """Raise Interrupted if a signal came."""
-        if self._number:
-            raise Interrupted('stopped; the same command continues', self._number)
+    def _is_due(self, metrics: Path, until: float) -> bool:
+        """Whether the running trial is to end."""
+        is_late = self._deadline is not None and time.monotonic() >= self._deadline
+        if self._number or is_late or not until:
+            return is_late or self._number is not None
+        return epochs_to(_curve(metrics, 'train'), until) is not None
 
 
 def _read(
