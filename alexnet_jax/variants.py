@@ -106,12 +106,28 @@ def he_init(table: Table) -> Table:
     )
 
 
+def half_width(table: Table) -> Table:
+    """Half of the filters, and of the features of the hidden fully connected layers."""
+    *hidden, head = table
+    return (*map(_halved, hidden), head)
+
+
+def _halved(layer: Layer) -> Layer:
+    match layer:
+        case Conv(filters=filters):
+            return dataclasses.replace(layer, filters=filters // 2)
+        case Dense(features=features):
+            return dataclasses.replace(layer, features=features // 2)
+    return layer
+
+
 EDITS = {
     'no_lrn': lambda table: without(table, LRN, MapLRN),
     'no_dropout': lambda table: without(table, Dropout),
     'non_overlapping_pool': non_overlapping_pool,
     'tanh': lambda table: replaced(table, ReLU, Tanh()),
     'he_init': he_init,
+    'half_width': half_width,
 }
 
 

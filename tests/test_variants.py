@@ -157,6 +157,20 @@ def test_he_init():
     assert {(layer.std, layer.bias) for layer in changed} == {(None, 0.0)}
 
 
+def test_half_width():
+    by_hand = (
+        48 * (11 * 11 * 3 + 1)
+        + 128 * (5 * 5 * 48 + 1)
+        + 192 * (3 * 3 * 128 + 1)
+        + 192 * (3 * 3 * 192 + 1)
+        + 128 * (3 * 3 * 192 + 1)
+        + 2048 * (6 * 6 * 128 + 1)
+        + 2048 * (2048 + 1)
+        + 1000 * (2048 + 1)
+    )
+    assert count(EDITS['half_width'](VARIANTS['course']), 227) == by_hand
+
+
 def test_edits_apply_in_order():
     edited = build('course', ('no_lrn', 'no_dropout', 'tanh'), 1000)
     assert kinds(edited) == [
