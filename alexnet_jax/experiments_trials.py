@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.logger import read_records
 
@@ -74,9 +76,6 @@ class Records:
                 raise BadInput(f'{path} is damaged: {error}; restore it from git') from error
             self._all = {(record.trial, record.seed): record for record in records}
 
-    def __iter__(self):
-        return iter(self._all.values())
-
     def find(self, trial: Trial, seed: int) -> Record | None:
         """The record of a trial.
 
@@ -91,10 +90,20 @@ class Records:
             )
         return record
 
+    def of(self, trial: Trial) -> list[Record]:
+        """The records of a trial, by seed."""
+        seeds = sorted(seed for name, seed in self._all if name == trial.name)
+        return [self.find(trial, seed) for seed in seeds]
+
     def is_done(self, trial: Trial, seed: int) -> bool:
         """Whether the trial needs no running."""
         record = self.find(trial, seed)
         return record is not None and record.fulfils(trial)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all of them."""
+        return sum(record.seconds for record in self._all.values())
 
     def put(self, record: Record) -> None:
         """Add a record, or put it in the place of its trial's earlier one if it goes further."""
@@ -104,34 +113,26 @@ class Records:
         self._all[record.trial, record.seed] = record
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(self._path.name + '.tmp')
-        lines = (json.dumps(dataclasses.asdict(record)) + '\n' for record in self)
+        lines = (json.dumps(dataclasses.asdict(record)) + '\n' for record in self._all.values())
         temporary.write_text(''.join(lines))
         temporary.replace(self._path)
 
 
-def mean_error(curve: Curve, start: float, end: float) -> float:
-    """The training error averaged over the examples between two epochs."""
-    total = before = 0.0
-    for epoch, error, _ in curve:
-        total += error * max(0.0, min(epoch, end) - max(before, start))
-        before = epoch
-    return total / (end - start)
+def smooth(curve: Curve) -> list[tuple[float, float]]:
+    """(epoch, error) at each point of a training curve, averaged over the epoch before it.
+
+    Points before epoch 1 average over all that was trained.
+    """
+    epochs, errors, _ = np.array([(0.0, 0.0, 0.0), *curve]).T
+    total = np.cumsum(errors * np.diff(epochs, prepend=0.0))
+    starts = np.maximum(epochs - 1, 0)
+    means = (total - np.interp(starts, epochs, total))[1:] / (epochs - starts)[1:]
+    return list(zip(epochs[1:].tolist(), means.tolist(), strict=True))
 
 
 def epochs_to(curve: Curve, error: float) -> float | None:
-    """The epoch at which the training error, averaged over the epoch before it, is this low.
-
-    Args:
-      curve: of training; its first point averages from epoch 0.
-      error: to be reached.
-
-    Returns:
-      The epoch of a point of the curve, 1.0 at the least; None where none is that low.
-    """
-    for epoch, _, _ in curve:
-        if epoch >= 1 and mean_error(curve, epoch - 1, epoch) <= error:
-            return epoch
-    return None
+    """The first epoch, from 1 on, at which the smoothed training error is this low, or None."""
+    return next((epoch for epoch, mean in smooth(curve) if epoch >= 1 and mean <= error), None)
 
 
 class Session:
@@ -225,9 +226,9 @@ class Session:
     def _is_due(self, metrics: Path, until: float) -> bool:
         """Whether the running trial is to end."""
         is_late = self._deadline is not None and time.monotonic() >= self._deadline
-        if self._number or is_late or not until:
-            return is_late or self._number is not None
-        return epochs_to(_curve(metrics, 'train'), until) is not None
+        if is_late or self._number:
+            return True
+        return until > 0 and epochs_to(_curve(metrics, 'train'), until) is not None
 
 
 def _read(
@@ -235,7 +236,8 @@ def _read(
 ) -> Record | None:
     """The record of a workdir as it is now."""
     metrics = workdir / 'metrics.jsonl'
-    if not metrics.exists() or not (records := read_records(metrics)):
+    records = read_records(metrics) if metrics.exists() else []
+    if not records and state != 'diverged':
         return None
     evals = [record for record in records if record['split'] == 'eval']
     return Record(
@@ -244,7 +246,7 @@ def _read(
         config=trial.config,
         overrides=json.loads(json.dumps(trial.overrides)),
         epochs=trial.epochs,
-        epoch=round(records[-1]['epoch'], 4),
+        epoch=round(records[-1]['epoch'], 4) if records else 0.0,
         state=state,
         revision=revision,
         seconds=round(_seconds(records), 1),
