@@ -95,7 +95,7 @@ DROPOUT = {
             'eval_every': 78,
             'checkpoint_every': 78,
         },
-        epochs=40.0,
+        epochs=25.0,
     )
     for name, edits in {'dropout': (), 'no_dropout': ('no_dropout',)}.items()
 }

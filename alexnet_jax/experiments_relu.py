@@ -124,7 +124,7 @@ def _sweep_table(records: Records) -> str:
     found = {net: sweep(net, records) for net in NETS}
     numbers = sorted(set().union(*found.values()))
     rows = [
-        [LABELS[net], *(f'{errors[n]:.1%}' if n in errors else '' for n in numbers)]
+        [LABELS[net], *(_percent(errors[n]) if n in errors else '' for n in numbers)]
         for net, errors in found.items()
     ]
     head = [
@@ -132,6 +132,10 @@ def _sweep_table(records: Records) -> str:
         *(f'{nth_rate(n):g}' for n in numbers),
     ]
     return markdown(head, rows)
+
+
+def _percent(error: float) -> str:
+    return 'diverged' if error == float('inf') else f'{error:.1%}'
 
 
 def figure(records: Records, path: Path) -> bool:

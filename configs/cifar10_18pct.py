@@ -1,4 +1,4 @@
-"""The 18 % net of AlexNet's authors on CIFAR-10, by their schedule (cuda-convnet, layers-18pct.cfg).
+"""The 18 % net of AlexNet's authors on CIFAR-10 by their schedule (cuda-convnet layers-18pct.cfg).
 
     python -m alexnet_jax.main --config=configs/cifar10_18pct.py --workdir=runs/cifar10_18pct
 
