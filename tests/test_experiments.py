@@ -209,7 +209,7 @@ def record(trial: Trial, train, seed=0, state='finished', evals=()) -> Record:
         config=trial.config,
         overrides=json.loads(json.dumps(trial.overrides)),
         epochs=trial.epochs,
-        epoch=train[-1][0],
+        epoch=train[-1][0] if train else 0.0,
         state=state,
         revision=None,
         seconds=60.0,
@@ -279,11 +279,17 @@ def test_table_of_figure_1():
 
 def test_a_net_that_has_not_reached_the_target_says_how_far_it_is():
     records = both_swept()
-    records.put(
-        dataclasses.replace(record(make_trial('relu', 1), [(2.5, 0.3, 1)]), state='stopped')
-    )
+    curve = [(1.0, 0.9, 2), (2.0, 0.3, 1), (2.5, 0.3, 1)]
+    records.put(record(make_trial('relu', 1), curve, state='stopped'))
     assert '| ReLU | 0.003 | seed 0: 30.0% after 2.5, stopped |' in relu_table(records)
     assert '| tanh / ReLU |  | not run yet |' in relu_table(records)
+
+
+def test_a_rate_that_diverges_is_not_taken():
+    records = swept(('relu', 0, 0.3), ('relu', 1, 0.4), ('relu', -1, 0.35))
+    records.put(record(make_trial('relu', 2), [], state='diverged'))
+    assert next_trial(records, 0) == make_trial('tanh', 0)
+    assert '| ReLU | 35.0% | 30.0% | 40.0% | diverged |' in relu_table(records)
 
 
 def test_a_net_that_is_not_swept_has_no_rate():
