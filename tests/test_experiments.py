@@ -105,11 +105,13 @@ def test_the_budget_stops_a_trial_and_the_same_command_continues(capsys):
 
 
 def test_a_trial_begun_again_elsewhere_keeps_the_further_record():
-    trial = Trial('a', 'configs/a.py', SLOW, 12.0)
-    before = run(trial, minutes=1.0 / 60)
-    Path('runs').rename('elsewhere')
-    assert before[0]['epoch'] >= 4
-    assert run(trial, minutes=0.2 / 60) == before
+    trial = Trial('a', 'configs/a.py', {}, 12.0)
+    records = Records(Path('experiments/x.jsonl'))
+    for epoch in (5.0, 3.0):
+        records.put(record(trial, [(epoch, 0.5, 1)], state='stopped'))
+    assert records.find(trial, 0).epoch == 5.0
+    records.put(record(trial, [(7.0, 0.5, 1)], state='stopped'))
+    assert [r['epoch'] for r in recorded()] == [7.0]
 
 
 def test_a_target_ends_a_trial_and_the_next_one_starts():
@@ -307,15 +309,20 @@ def test_figure_1_is_drawn():
 
 def test_changes_are_paired_by_seed():
     records = Records(Path('experiments/pairs.jsonl'))
-    for name, seed, error in (('both', 0, 0.25), ('both', 1, 0.27), ('no_lrn', 1, 0.28)):
-        evals = [(5.0, error, 0.8)]
-        records.put(record(NORM_AND_POOL[name], [(5.0, 0.2, 0.5)], seed, evals=evals))
+    errors = {'both': [0.25, 0.27], 'no_lrn': [0.26, 0.30], 'non_overlapping_pool': [0.26]}
+    for name, found in errors.items():
+        for seed, error in enumerate(found):
+            evals = [(5.0, error, 0.8)]
+            records.put(record(NORM_AND_POOL[name], [(5.0, 0.2, 0.5)], seed, evals=evals))
     partial = record(NORM_AND_POOL['neither'], [(1.5, 0.4, 1)], 0, 'stopped', [(1.0, 0.5, 1)])
     records.put(partial)
     lines = norm_table(records).splitlines()
     assert lines[2] == '| norms, overlapping pools | 5, 5 | 26.00 ± 1.41 (2 seeds) |  |  |'
-    assert lines[3].startswith('| no norms | 5 | 28.00 (1 seed) | +1.00 (1 seed) | +1.4 ')
-    assert lines[4].startswith('| 2x2 pools |  | not run yet | not run yet | +0.4 ')
+    # 26 and 30 less 25 and 27: 1 and 3.
+    assert lines[3].startswith(
+        '| no norms | 5, 5 | 28.00 ± 2.83 (2 seeds) | +2.00 ± 1.41 (2 seeds)'
+    )
+    assert lines[4].startswith('| 2x2 pools | 5 | 26.00 (1 seed) | +1.00 (1 seed) | +0.4 ')
     assert lines[5].startswith('| no norms, 2x2 pools | 1.5 of 5 (stopped) | not run yet |')
 
 
