@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet_jax import experiments_relu
 from alexnet_jax.experiments_plot import Line, plot
 from alexnet_jax.experiments_tables import first_left, markdown, reached, spread
-from alexnet_jax.experiments_trials import Records, Trial
+from alexnet_jax.experiments_trials import Records, Trial, smooth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,6 @@ DROPOUT = {
     )
     for name, edits in {'dropout': (), 'no_dropout': ('no_dropout',)}.items()
 }
-DROPOUT_LABELS = {'dropout': 'dropout', 'no_dropout': 'no dropout'}
 
 
 def dropout_table(records: Records) -> str:
@@ -109,20 +108,19 @@ def dropout_table(records: Records) -> str:
         done = [r for r in found if r.eval]
         rows.append(
             [
-                DROPOUT_LABELS[name],
+                name.replace('_', ' '),
                 reached(found),
-                spread([100 * r.train[-1][1] for r in done]),
-                spread([r.train[-1][2] for r in done], '.2f'),
+                spread([100 * smooth(r.train)[-1][1] for r in done]),
                 spread([100 * r.eval[-1][1] for r in done]),
                 spread([100 * min(error for _, error, _ in r.eval) for r in done]),
                 spread([r.eval[-1][2] for r in done], '.2f'),
             ]
         )
-    header = ['net', 'epochs', 'training error, %', 'training loss', 'validation error, %',
+    header = ['net', 'epochs', 'training error, %', 'validation error, %',
               'lowest validation error, %', 'validation loss']  # fmt: skip
     return markdown(header, rows) + (
-        '\n\nPublished: no figure for this set; the paper says that without dropout its network '
-        '"exhibits substantial overfitting".'
+        '\n\nTraining error: while training, so with dropout on, over the last epoch. No figure is\n'
+        'published for this set; without dropout the paper\'s net "exhibits substantial overfitting".'
     )
 
 
@@ -130,13 +128,11 @@ def dropout_figure(records: Records, path: Path) -> bool:
     lines = []
     for color, (name, trial) in zip(('C0', 'C1'), DROPOUT.items(), strict=True):
         for record in records.of(trial):
-            for dashes, split, curve in (
-                ('--', 'training', record.train),
-                ('-', 'validation', record.eval),
-            ):
-                points = [(epoch, error) for epoch, error, _ in curve]
-                lines.append(Line(f'{DROPOUT_LABELS[name]}, {split}', points, color, dashes))
-    return plot(path, lines, 'error')
+            scores = [(epoch, error) for epoch, error, _ in record.eval]
+            label = name.replace('_', ' ')
+            lines.append(Line(f'{label}, training', smooth(record.train), color, '--'))
+            lines.append(Line(f'{label}, validation', scores, color, '-'))
+    return plot(path, lines, 'error (of training: over the epoch before)')
 
 
 EXPERIMENTS = {

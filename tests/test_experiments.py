@@ -13,7 +13,18 @@ import pytest
 
 from alexnet_jax import experiments, experiments_trials
 from alexnet_jax.errors import BadInput, Interrupted, RunError
-from alexnet_jax.experiments_list import EXPERIMENTS, NORM_AND_POOL, Experiment, norm_table, of_list
+from alexnet_jax.experiments_list import (
+    DROPOUT,
+    EXPERIMENTS,
+    NORM_AND_POOL,
+    SCHEDULE,
+    Experiment,
+    dropout_figure,
+    dropout_table,
+    norm_table,
+    of_list,
+    schedule_table,
+)
 from alexnet_jax.experiments_relu import best_rate, make_trial, next_trial, nth_rate
 from alexnet_jax.experiments_relu import figure as relu_figure
 from alexnet_jax.experiments_relu import table as relu_table
@@ -324,6 +335,32 @@ def test_changes_are_paired_by_seed():
     )
     assert lines[4].startswith('| 2x2 pools | 5 | 26.00 (1 seed) | +1.00 (1 seed) | +0.4 ')
     assert lines[5].startswith('| no norms, 2x2 pools | 1.5 of 5 (stopped) | not run yet |')
+
+
+def test_table_and_figure_of_dropout():
+    records = Records(Path('experiments/pairs.jsonl'))
+    for seed, final in enumerate((0.40, 0.44)):
+        # Over the last epoch the training error is (0.3 + 0.1) / 2.
+        train = [(1.0, 0.5, 1), (24.0, 0.4, 1), (24.5, 0.3, 1), (25.0, 0.1, 1)]
+        evals = [(12.0, 0.38, 1.2), (25.0, final, 1.25)]
+        records.put(record(DROPOUT['no_dropout'], train, seed, evals=evals))
+    lines = dropout_table(records).splitlines()
+    assert lines[2].startswith('| dropout |  | not run yet |')
+    assert lines[3] == (
+        '| no dropout | 25, 25 | 20.0 ± 0.0 (2 seeds) | 42.0 ± 2.8 (2 seeds) | '
+        '38.0 ± 0.0 (2 seeds) | 1.25 ± 0.00 (2 seeds) |'
+    )
+    assert dropout_figure(records, Path('x.png'))
+
+
+def test_table_of_the_published_schedule():
+    records = Records(Path('experiments/schedule.jsonl'))
+    evals = [(2.0, 0.5, 1.4), (4.0, 0.41, 1.2)]
+    records.put(record(SCHEDULE, [(5.5, 0.4, 1)], state='stopped', evals=evals))
+    assert schedule_table(records).splitlines()[2:] == [
+        '| seed 0 | 5.5 of 140 (stopped) | 41.00% at epoch 4 | 18 % at epoch 140 |',
+        '| mean of the finished |  | not run yet | 18 % |',
+    ]
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
