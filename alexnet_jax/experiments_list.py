@@ -101,6 +101,10 @@ DROPOUT = {
 }
 
 
+DROPOUT_NOTE = """Training error: while training, so with dropout on, over the last epoch. No figure is
+published for this set; without dropout the paper's net "exhibits substantial overfitting"."""
+
+
 def dropout_table(records: Records) -> str:
     rows = []
     for name, trial in DROPOUT.items():
@@ -118,10 +122,7 @@ def dropout_table(records: Records) -> str:
         )
     header = ['net', 'epochs', 'training error, %', 'validation error, %',
               'lowest validation error, %', 'validation loss']  # fmt: skip
-    return markdown(header, rows) + (
-        '\n\nTraining error: while training, so with dropout on, over the last epoch. No figure is\n'
-        'published for this set; without dropout the paper\'s net "exhibits substantial overfitting".'
-    )
+    return f'{markdown(header, rows)}\n\n{DROPOUT_NOTE}'
 
 
 def dropout_figure(records: Records, path: Path) -> bool:
