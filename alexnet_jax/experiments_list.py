@@ -101,8 +101,8 @@ DROPOUT = {
 }
 
 
-DROPOUT_NOTE = """Training error: while training, so with dropout on, over the last epoch. No figure is
-published for this set; without dropout the paper's net "exhibits substantial overfitting"."""
+DROPOUT_NOTE = """Training error: while training, so with dropout on, over the last epoch. No figure
+is published for this set; without dropout the paper's net "exhibits substantial overfitting"."""
 
 
 def dropout_table(records: Records) -> str:
