@@ -1,0 +1,102 @@
+"""Published experiments, run again: `python -m alexnet_jax.experiments NAME`.
+
+Each is a set of training runs. What is recorded in experiments/NAME.jsonl is not run again, what is
+part-way in runs/experiments/NAME continues: stop it with Ctrl-C, or give it a --budget, and type
+the same command later. It ends with a table: what was measured, beside what was published. Without
+NAME it lists the experiments and how far they are.
+"""
+
+import datetime
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from alexnet_jax import command_line
+from alexnet_jax.config import suggest
+from alexnet_jax.errors import BadInput, RunError, run_command
+from alexnet_jax.experiments_list import EXPERIMENTS, Experiment
+from alexnet_jax.experiments_trials import Records, Session
+
+_BUDGET = flags.DEFINE_float(
+    'budget', None, 'Minutes; then the running trial is stopped, to be continued another time.'
+)
+_SEEDS = flags.DEFINE_integer('seeds', 1, 'How many: 0, 1, ...')
+_FOLDER = flags.DEFINE_string(
+    'folder', '../shared/data/tiny10', 'For the experiment dropout: an image folder.'
+)
+RECORDS = Path('experiments')
+RUNS = Path('runs/experiments')
+
+
+def main() -> None:
+    """Run what is left of an experiment and print its table, or list them all."""
+    _, *names = command_line.parse_flags(sys.argv)
+    if not names:
+        print('\n'.join(_listed(name) for name in EXPERIMENTS))
+        return
+    name = _check(names)
+    with Session(RUNS / name, _BUDGET.value, _FOLDER.value) as session:
+        run(name, EXPERIMENTS[name], session, _SEEDS.value)
+
+
+def _check(names: list[str]) -> str:
+    """The one experiment that was named."""
+    name, *others = names
+    if others:
+        raise BadInput(f'unexpected argument {others[0]!r}; one experiment at a time')
+    if name not in EXPERIMENTS:
+        raise BadInput(f'no experiment {name!r}; {suggest(name, EXPERIMENTS)}')
+    if _SEEDS.value < 1:
+        raise BadInput(f'--seeds={_SEEDS.value}; it must be 1 or more')
+    if _BUDGET.value is not None and not _BUDGET.value > 0:
+        raise BadInput(f'--budget={_BUDGET.value}; it must be above 0 minutes')
+    return name
+
+
+def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None:
+    """Run the trials that are left, within the session's budget; print and draw the result.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM came; what was done is recorded.
+      RunError, BadInput: a trial failed.
+    """
+    records = Records(RECORDS / f'{name}.jsonl')
+    for seed in range(seeds):
+        while not session.is_over and (trial := experiment.next_trial(records, seed)):
+            print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
+            if record := session.run(trial, seed):
+                records.put(record)
+            if not session.is_over and not records.is_done(trial, seed):
+                raise RunError(f'{trial.name} was stopped; the same command continues')
+    print(f'\n{report(name, experiment, records)}\n')
+    if any(experiment.next_trial(records, seed) for seed in range(seeds)):
+        print('the budget is spent; the same command continues')
+
+
+def report(name: str, experiment: Experiment, records: Records) -> str:
+    """The table, with the time that it took; the figure is drawn beside the records."""
+    lines = [experiment.table(records), '']
+    if records.seconds:
+        lines.append(f'{datetime.timedelta(seconds=round(records.seconds))} of training')
+    lines.append(f'records  {RECORDS / name}.jsonl')
+    figure = RECORDS / f'{name}.png'
+    if experiment.figure and experiment.figure(records, figure):
+        lines.append(f'figure   {figure}')
+    return '\n'.join(lines)
+
+
+def _listed(name: str) -> str:
+    """An experiment and how far it is."""
+    experiment, records = EXPERIMENTS[name], Records(RECORDS / f'{name}.jsonl')
+    seed = 0
+    while not (trial := experiment.next_trial(records, seed)):
+        seed += 1
+    record = records.find(trial, seed)
+    place = f' from epoch {record.epoch:g}' if record else ''
+    done = f'{seed} seed{"s"[: seed != 1]} done; next: {trial.name}, seed {seed}{place}'
+    return f'{name:14} {experiment.title}\n{"":14} {done}'
+
+
+if __name__ == '__main__':
+    run_command(main)

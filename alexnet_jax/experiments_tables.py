@@ -1,0 +1,35 @@
+"""What the experiments share: the first trial that is left, mean and spread, Markdown."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from alexnet_jax.experiments_trials import Record, Records, Trial
+
+
+def first_left(trials: Iterable[Trial], records: Records, seed: int) -> Trial | None:
+    """The first trial that is not done."""
+    return next((trial for trial in trials if not records.is_done(trial, seed)), None)
+
+
+def spread(values: Sequence[float], form: str = '.1f') -> str:
+    """'5.0 ± 0.5 (3 seeds)': mean and standard deviation (of n - 1) over the seeds."""
+    if not values:
+        return 'not run yet'
+    text = f'{statistics.mean(values):{form}}'
+    if len(values) == 1:
+        return f'{text} (1 seed)'
+    return f'{text} ± {statistics.stdev(values):{form.lstrip("+")}} ({len(values)} seeds)'
+
+
+def reached(records: Sequence[Record]) -> str:
+    """The epochs that the seeds reached: '5', or '3.2 of 5, 5' where one is not finished."""
+    return ', '.join(
+        f'{r.epochs:g}' if r.state == 'finished' else f'{r.epoch:.1f} of {r.epochs:g} ({r.state})'
+        for r in records
+    )
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
