@@ -18,7 +18,7 @@ from etils import epath
 from alexnet_jax.data import statistics
 from alexnet_jax.data.color_ops import PCAShift
 from alexnet_jax.data.image_ops import BadImage, require_size
-from alexnet_jax.data.preprocess import Chain, clean, fit, parse
+from alexnet_jax.data.preprocess import KNOWN, Chain, clean, fit, parse
 from alexnet_jax.data.reader import PADDING, Reader
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
@@ -261,9 +261,10 @@ def _parse_chains(config_data: ml_collections.ConfigDict) -> tuple[Chain, Chain]
         raise BadInput(
             f'data.train_ops={config_data.train_ops!r}: {train.ops[-1].name} is for eval_ops only'
         )
-    if any(op.random for op in evaluation.ops):
+    if found := [op for op in evaluation.ops if op.random]:
+        name = next(name for name, kind in KNOWN.items() if kind is type(found[0]))
         raise BadInput(
-            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random op, and this has '
-            'random_crop, pad_crop, random_mirror or pca_shift'
+            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random op, and {name} is '
+            'one'
         )
     return train, evaluation
