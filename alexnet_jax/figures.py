@@ -52,8 +52,8 @@ def to_png(figure: Figure) -> bytes:
 
 
 def shorten(text: str, length: int) -> str:
-    """The text in one line of at most `length` characters."""
-    text = ' '.join(text.split())
+    """The text in one line of at most `length` characters, '?' for bytes that were no UTF-8."""
+    text = ' '.join(text.split()).encode('utf-8', 'replace').decode()
     return text if len(text) <= length else text[: length - 1] + '…'
 
 

@@ -55,7 +55,7 @@ def write_report(folders: Sequence[str], out: str, among: int) -> None:
         parts += [report_page.heading(2, f'Run {run.name}')]
         parts += report_parts.of_run(run, album, prefix, among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
-    path.write_text(report_page.page(title, parts))
+    path.write_bytes(report_page.page(title, parts))
     print(f'{path} is written; its figures are in {album.folder}')
 
 

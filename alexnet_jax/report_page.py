@@ -46,9 +46,10 @@ PAGE = Markup("""<!DOCTYPE html>
 """)
 
 
-def page(title: str, parts: Sequence[Markup]) -> str:
-    """The whole document."""
-    return str(PAGE.format(title=title, style=STYLE, parts=Markup('\n').join(parts)))
+def page(title: str, parts: Sequence[Markup]) -> bytes:
+    """The whole document, '?' for what is not UTF-8 in the names of files."""
+    text = PAGE.format(title=title, style=STYLE, parts=Markup('\n').join(parts))
+    return text.encode('utf-8', 'replace')
 
 
 def heading(level: int, text: str) -> Markup:
