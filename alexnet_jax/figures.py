@@ -140,12 +140,12 @@ def _finish(
         for place, name in enumerate(runs)
     ]
     handles = kinds + lines
-    labels = [handle.get_label() for handle in handles]
-    longest = max(map(len, labels))
+    columns = max(1, 110 // (max(len(handle.get_label()) for handle in handles) + 8))
     figure.legend(
-        handles, labels, loc='outside lower center', ncols=max(1, 110 // (longest + 8)),
-        frameon=False,
+        handles, [handle.get_label() for handle in handles], loc='outside lower center',
+        ncols=columns, frameon=False,
     )  # fmt: skip
+    figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(handles) // columns) - 1))
 
 
 @styled

@@ -147,8 +147,10 @@ def _neighbours(
     _, images, _ = samples.images('train', found[near].ravel())
     images = images.reshape(*near.shape, *images.shape[1:])
     hits = int((labels[near] == truths[:, None]).sum())
+    every = len(candidates) == samples.train_size
+    drawn = f'all {len(found):,}' if every else f'{len(found):,} drawn at random'
     caption = (
-        f'The same test images, and the training images, of {len(found):,} drawn at random, whose '
+        f'The same test images, and the training images, of {drawn}, whose '
         f'features lie nearest to theirs by Euclidean distance: the {features.shape[1]:,} numbers '
         f'that {network.head} gets, in AlexNet those of FC7 (figure 4 of the paper, right). '
         f'{hits} of {near.size} are of the same class, framed in blue; the others in dashed orange.'
@@ -185,6 +187,8 @@ def _confusion(
         f'Which class (row) was taken for which (column), over the whole evaluation split: '
         f'{wrong:,} of {total:,} wrong, {wrong / total:.2%}. Colour is the share of the row.'
     )
+    if size > figures.LABELLED_CLASSES:
+        caption += ' Classes are by number, from 0, in the order of classes.json.'
     figure = figures.confusion(counts, names[:size])
     parts = [
         report_page.heading(3, 'Confusion matrix'),
