@@ -73,7 +73,8 @@ def curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
             look = _look(place, split == 'train')
             error.plot(epochs, [1 - record['top1'] for record in own], **look)
             loss.plot(epochs, [record['loss'] for record in own], **look)
-    error.set(title='top-1 error', xlabel='epoch', xlim=(0, None), ylim=(0, None))
+    error.set(title='top-1 error', xlabel='epoch', xlim=(0, None))
+    _from_zero(error)
     error.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     loss.set(title='cross-entropy in nats, logarithmic', xlabel='epoch', xlim=(0, None))
     _logarithmic(loss)
@@ -96,7 +97,8 @@ def throughput(runs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> F
     axes = figure.subplots()
     for place, (minutes, rates) in enumerate(runs.values()):
         axes.plot(minutes, rates, **_look(place, False))
-    axes.set(xlabel='minutes of training', ylabel='images/s', xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel='minutes of training', ylabel='images/s', xlim=(0, None))
+    _from_zero(axes)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:,.0f}'))
     every = [rate for _, rates in runs.values() for rate in rates]
     if max(every) > 10 * min(every):
@@ -113,6 +115,11 @@ def _look(place: int, is_train: bool) -> dict:
         return {'color': color, 'linewidth': 1, 'linestyle': (0, (4, 1.5)), 'alpha': 0.75}
     marker = MARKERS[max(place, 0) // len(PALETTE) % len(MARKERS)]
     return {'color': color, 'linewidth': 1.8, 'marker': marker, 'markersize': 4}
+
+
+def _from_zero(axes: Axes) -> None:
+    values = [v for line in axes.lines for v in line.get_ydata() if np.isfinite(v)]
+    axes.set_ylim(0, 1.05 * max(values, default=0) or 1)
 
 
 def _logarithmic(axes: Axes) -> None:

@@ -30,21 +30,21 @@ TEN = 'validation set, ten crops'
 CENTRE = 'validation set, centre crop'
 
 PUBLISHED = (
-    Published('course', (), IMAGENET, TEN, '40.7 %', '18.2 %', 'paper [P], for its two towers'),
-    Published('paper', (), IMAGENET, TEN, '40.7 %', '18.2 %', 'paper [P], one net'),
-    Published('paper', (), IMAGENET, f'{TEN}, 5 nets', '38.1 %', '16.4 %', 'paper [P]'),
-    Published('source_2012', (), IMAGENET, TEN, '40.66 %', '18.21 %', 'net 145 [S]'),
-    Published('source_2012', ('non_overlapping_pool',), IMAGENET, TEN, '41.06 %', '18.51 %',
+    Published('course', (), IMAGENET, TEN, '40.7%', '18.2%', 'paper [P], for its two towers'),
+    Published('paper', (), IMAGENET, TEN, '40.7%', '18.2%', 'paper [P], one net'),
+    Published('paper', (), IMAGENET, f'{TEN}, 5 nets', '38.1%', '16.4%', 'paper [P]'),
+    Published('source_2012', (), IMAGENET, TEN, '40.66%', '18.21%', 'net 145 [S]'),
+    Published('source_2012', ('non_overlapping_pool',), IMAGENET, TEN, '41.06%', '18.51%',
               'net 147 [S]'),
-    Published('source_2012', ('no_lrn',), IMAGENET, TEN, '42.03 %', '19.36 %', 'net 148 [S]'),
-    Published('source_2012', ('no_tower_communication',), IMAGENET, TEN, '41.83 %', '19.33 %',
+    Published('source_2012', ('no_lrn',), IMAGENET, TEN, '42.03%', '19.36%', 'net 148 [S]'),
+    Published('source_2012', ('no_tower_communication',), IMAGENET, TEN, '41.83%', '19.33%',
               'net 150 [S]'),
-    Published('bvlc', (), IMAGENET, CENTRE, '42.9 %', '19.8 %', 'Caffe [C], iteration 360k'),
-    Published('caffenet', (), IMAGENET, CENTRE, '42.6 %', '19.6 %', 'Caffe [C]'),
-    Published('torchvision', (), IMAGENET, CENTRE, '43.478 %', '20.934 %', 'torchvision [T]'),
-    Published('batch_norm', (), IMAGENET, CENTRE, '41 to 42 %', '19 to 20 %', 'batch 32K [L]'),
-    Published('cifar10_18pct', (), 'cifar10', 'test set', '18 %', '', 'layers-18pct [S]'),
-    Published('cifar10_80sec', (), 'cifar10', 'test set', '26 %', '', 'layers-80sec [S]'),
+    Published('bvlc', (), IMAGENET, CENTRE, '42.9%', '19.8%', 'Caffe [C], iteration 360k'),
+    Published('caffenet', (), IMAGENET, CENTRE, '42.6%', '19.6%', 'Caffe [C]'),
+    Published('torchvision', (), IMAGENET, CENTRE, '43.478%', '20.934%', 'torchvision [T]'),
+    Published('batch_norm', (), IMAGENET, CENTRE, '41 to 42%', '19 to 20%', 'batch 32K [L]'),
+    Published('cifar10_18pct', (), 'cifar10', 'test set', '18%', '', 'layers-18pct [S]'),
+    Published('cifar10_80sec', (), 'cifar10', 'test set', '26%', '', 'layers-80sec [S]'),
 )  # fmt: skip
 
 

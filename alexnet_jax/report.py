@@ -74,7 +74,7 @@ def _config_table(runs: Sequence[Run]) -> Markup:
 
 def _curves(runs: Sequence[Run], album: Album) -> list[Markup]:
     drawn = {run.name: run.records for run in runs if run.records}
-    last = [f'{r.name} {_percent(1 - r.of("eval")[-1]["top1"])}' for r in runs if r.of('eval')]
+    last = [f'{r.name} {1 - r.of("eval")[-1]["top1"]:.2%}' for r in runs if r.of('eval')]
     caption = (
         'Top-1 error and cross-entropy. Training values are averages over the steps since the last '
         'record, on augmented images and with dropout; evaluation is over the whole evaluation '
@@ -88,7 +88,7 @@ def _curves(runs: Sequence[Run], album: Album) -> list[Markup]:
 def _throughput(runs: Sequence[Run], album: Album) -> list[Markup]:
     drawn = {r.name: training_minutes(r.of('train'), r.config.batch_size) for r in runs}
     drawn = {name: points for name, points in drawn.items() if points[0]}
-    medians = [f'{name} {np.median(rates):,.0f}' for name, (_, rates) in drawn.items()]
+    medians = [f'{name} {np.median(rates):,.4g}' for name, (_, rates) in drawn.items()]
     caption = (
         'Training images a second, each point over the steps since the record before; the time is '
         f'that of training alone, without evaluations and saves. Medians: {", ".join(medians)}.'
@@ -115,7 +115,7 @@ def _error_table(runs: Sequence[Run]) -> Markup:
         best = max(records, key=lambda record: (record['top1'], record['step']), default=None)
         for record in ([best] if best is records[-1] else [best, records[-1]]) if records else []:
             name = f'{run.name}, {"best" if record is best else "last"}'
-            errors = (_percent(1 - record['top1']), _percent(1 - record['top5']))
+            errors = (f'{1 - record["top1"]:.2%}', f'{1 - record["top5"]:.2%}')
             loss = f'{record["loss"]:.4f}'
             rows.append([name, run.network, data, f'{record["epoch"]:.2f}', *errors, loss])
         if not records:
@@ -131,10 +131,6 @@ def _error_table(runs: Sequence[Run]) -> Markup:
         'italics: what others report for this variant, these edits and this data set.'
     )
     return report_page.table(header, rows, caption, of_others)
-
-
-def _percent(fraction: float) -> str:
-    return f'{100 * fraction:.2f} %'
 
 
 def main() -> None:

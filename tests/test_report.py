@@ -142,8 +142,8 @@ def test_one_run(make_run, command):
     assert 'missing' not in page.text
     assert f'data.train_ops {ops} decode' in page.text
     assert 'the training images, of 40 drawn at random' in page.text
-    assert 'run, best table_run digits, test: decode 0.40 37.50 % 25.00 % 0.8750' in page.text
-    assert 'run, last table_run digits, test: decode 0.60 62.50 % 25.00 % 1.1250' in page.text
+    assert 'run, best table_run digits, test: decode 0.40 37.50% 25.00% 0.8750' in page.text
+    assert 'run, last table_run digits, test: decode 0.60 62.50% 25.00% 1.1250' in page.text
 
 
 def test_scores_and_neighbours_of_a_linear_net(make_run, command):
@@ -305,8 +305,8 @@ def test_dataset_of(name, dataset):
 def test_published():
     config = default_config()
     config.variant, config.data.name = 'paper', 'tfds:imagenet2012'
-    assert [(p.top1, p.top5) for p in find(config)] == [('40.7 %', '18.2 %'), ('38.1 %', '16.4 %')]
+    assert [(p.top1, p.top5) for p in find(config)] == [('40.7%', '18.2%'), ('38.1%', '16.4%')]
     config.edits = ('no_lrn',)
     assert find(config) == []
     config.variant, config.edits, config.data.name = 'cifar10_18pct', (), 'tfds:cifar10'
-    assert [p.top1 for p in find(config)] == ['18 %']
+    assert [p.top1 for p in find(config)] == ['18%']
