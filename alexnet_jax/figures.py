@@ -1,0 +1,191 @@
+"""The plots of a report: pure functions from numbers to matplotlib figures.
+
+Names of runs and classes come from others: text is never read as markup, and long text is cut.
+Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
+"""
+
+import functools
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+MARKERS = 'os^Dv'  # a second round of colours has another marker
+WIDTH = 10.0  # inches
+LABELLED_CLASSES = 30  # of a confusion matrix; above, names would not be legible
+STYLE = {
+    'text.parse_math': False,
+    'font.size': 10,
+    'axes.titlesize': 10,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid.axis': 'both',
+    'grid.color': '#E4E4E4',
+    'figure.constrained_layout.use': True,
+}
+
+
+def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.rc_context(STYLE):
+        warnings.filterwarnings('ignore', 'Glyph .* missing from font')  # a box stands for it
+        figure.savefig(buffer, format='png', dpi=110, metadata={'Software': None})
+    return buffer.getvalue()
+
+
+def shorten(text: str, length: int) -> str:
+    """The text in one line of at most `length` characters, '?' for bytes that were no UTF-8."""
+    text = ' '.join(text.split()).encode('utf-8', 'replace').decode()
+    return text if len(text) <= length else text[: length - 1] + '…'
+
+
+@styled
+def curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
+    """Top-1 error and loss over the epochs.
+
+    Args:
+      runs: for each run its records, as in metrics.jsonl.
+    """
+    figure = Figure(figsize=(WIDTH, 4.4))
+    error, loss = figure.subplots(1, 2)
+    for place, records in enumerate(runs.values()):
+        for split in ('train', 'eval'):
+            own = [record for record in records if record['split'] == split]
+            epochs = [record['epoch'] for record in own]
+            look = _look(place, split == 'train')
+            error.plot(epochs, [1 - record['top1'] for record in own], **look)
+            loss.plot(epochs, [record['loss'] for record in own], **look)
+    error.set(title='top-1 error', xlabel='epoch', xlim=(0, None))
+    _from_zero(error)
+    error.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    loss.set(title='cross-entropy in nats, logarithmic', xlabel='epoch', xlim=(0, None))
+    _logarithmic(loss)
+    kinds = [
+        Line2D([], [], label='evaluation', **_look(-1, False)),
+        Line2D([], [], label='training', **_look(-1, True)),
+    ]
+    _finish(figure, (error, loss), runs, kinds)
+    return figure
+
+
+@styled
+def throughput(runs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Images a second over minutes of training; logarithmic if they differ by over 10 times.
+
+    Args:
+      runs: for each run the minutes and the rates.
+    """
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axes = figure.subplots()
+    for place, (minutes, rates) in enumerate(runs.values()):
+        axes.plot(minutes, rates, **_look(place, False))
+    axes.set(xlabel='minutes of training', ylabel='images/s', xlim=(0, None))
+    _from_zero(axes)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:,.0f}'))
+    every = [rate for _, rates in runs.values() for rate in rates]
+    if max(every) > 10 * min(every):
+        axes.set_ylabel('images/s, logarithmic')
+        _logarithmic(axes)
+    _finish(figure, (axes,), runs, [])
+    return figure
+
+
+def _look(place: int, is_train: bool) -> dict:
+    """Of the line of a run; place -1 is for the legend of what lines mean."""
+    color = '#444444' if place < 0 else PALETTE[place % len(PALETTE)]
+    if is_train:
+        return {'color': color, 'linewidth': 1, 'linestyle': (0, (4, 1.5)), 'alpha': 0.75}
+    marker = MARKERS[max(place, 0) // len(PALETTE) % len(MARKERS)]
+    return {'color': color, 'linewidth': 1.8, 'marker': marker, 'markersize': 4}
+
+
+def _from_zero(axes: Axes) -> None:
+    values = [v for line in axes.lines for v in line.get_ydata() if np.isfinite(v)]
+    axes.set_ylim(0, 1.05 * max(values, default=0) or 1)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    values = [v for line in axes.lines for v in line.get_ydata() if 0 < v < np.inf]
+    low, high = (min(values), max(values)) if values else (0.1, 1.0)
+    axes.set_yscale('log', nonpositive='mask')
+    axes.set_ylim(low / 1.15, high * 1.15)
+    decades = np.arange(np.floor(np.log10(low)) - 1, np.ceil(np.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 1e3 else (1,)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    axes.set_yticks(ticks, [f'{tick:,.5g}' for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(low / 1.15, high * 1.15)
+
+
+def _finish(
+    figure: Figure, panels: Sequence[Axes], runs: Mapping[str, object], kinds: list[Line2D]
+) -> None:
+    for axes in panels:
+        axes.grid(True)
+        axes.set_axisbelow(True)
+    lines = [
+        Line2D([], [], label=shorten(name, 60), **_look(place, False))
+        for place, name in enumerate(runs)
+    ]
+    handles = kinds + lines
+    columns = max(1, 110 // (max(len(handle.get_label()) for handle in handles) + 8))
+    figure.legend(
+        handles, [handle.get_label() for handle in handles], loc='outside lower center',
+        ncols=columns, frameon=False,
+    )  # fmt: skip
+    figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(handles) // columns) - 1))
+
+
+@styled
+def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
+    """A confusion matrix; above LABELLED_CLASSES without names and numbers.
+
+    Args:
+      counts: int [classes, classes]: of the true class (row), how many were taken for which.
+      names: of the classes.
+    """
+    size = len(counts)
+    labelled = size <= LABELLED_CLASSES
+    inches = min(9.0, 2.2 + 0.6 * size) if labelled else 7.5
+    figure = Figure(figsize=(inches + 1.0, inches))
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    norm = PowerNorm(1.0 if labelled else 0.5, 0, 1)  # 0.5: single pixels have to be seen
+    image = axes.imshow(share, cmap='Blues', norm=norm)
+    bar = figure.colorbar(image, shrink=0.7, format=PercentFormatter(1, decimals=0))
+    bar.set_label('of the images of the true class')
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel='predicted class', ylabel='true class')
+    if labelled:
+        short = [shorten(name, 22) for name in names]
+        rotation = 0 if max(map(len, short)) <= 4 else 45
+        side = {'rotation': rotation, 'ha': 'right' if rotation else 'center'}
+        axes.set_xticks(range(size), short, rotation_mode='anchor', **side)
+        axes.set_yticks(range(size), short)
+        axes.tick_params(length=0)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            color = 'white' if share[row, column] > 0.65 else 'black'
+            axes.text(
+                column, row, f'{counts[row, column]:,}', ha='center', va='center', color=color,
+                fontsize=9 if size <= 15 else 7,
+            )  # fmt: skip
+    return figure

@@ -1,0 +1,145 @@
+"""The figures of a report that show images: pure functions from arrays to matplotlib figures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alexnet_jax.figures import PALETTE, WIDTH, shorten, styled
+
+SAME, ANOTHER, TRUE, FALSE = PALETTE[0], PALETTE[1], PALETTE[4], '#C9D3DC'  # classes
+
+
+def kernel_grid(kernels: np.ndarray, columns: int) -> np.ndarray:
+    """Kernels side by side, each scaled to 0 .. 1 by its own least and greatest weight.
+
+    Args:
+      kernels: [h, w, 3, n].
+      columns: kernels a row.
+
+    Returns:
+      Colours in 0 .. 1, [rows * (h + 1) - 1, columns * (w + 1) - 1, 3]; a white pixel is between
+      kernels, and a kernel of one value is grey.
+    """
+    height, width, _, count = kernels.shape
+    low = kernels.min((0, 1, 2))
+    span = kernels.max((0, 1, 2)) - low
+    scaled = np.where(span > 0, (kernels - low) / np.where(span > 0, span, 1), 0.5)
+    rows = -(-count // columns)
+    grid = np.ones((rows * (height + 1), columns * (width + 1), 3))
+    for place in range(count):
+        top, left = place // columns * (height + 1), place % columns * (width + 1)
+        grid[top : top + height, left : left + width] = scaled[..., place]
+    return grid[:-1, :-1]
+
+
+@styled
+def kernels(weights: np.ndarray, towers: int) -> Figure:
+    """The first layer's kernels; the paper's figure 3.
+
+    Args:
+      weights: [h, w, 3, n].
+      towers: groups of kernels, shown one below the other.
+    """
+    blocks = np.split(weights, towers, axis=-1)
+    columns = 16 if blocks[0].shape[-1] >= 48 else 8
+    grids = [kernel_grid(block, columns) for block in blocks]
+    height, width, _ = grids[0].shape
+    inches = WIDTH if columns == 16 else WIDTH / 2
+    figure = Figure(figsize=(inches, towers * (inches * height / width + 0.35)))
+    for place, (axes, grid) in enumerate(
+        zip(figure.subplots(towers, squeeze=False)[:, 0], grids, strict=True)
+    ):
+        axes.imshow(grid, interpolation='nearest')
+        axes.axis('off')
+        if towers > 1:
+            axes.set_title(f'tower {place + 1}', loc='left')
+    return figure
+
+
+@styled
+def predictions(
+    images: np.ndarray, truths: Sequence[str], tops: Sequence[Sequence[tuple[str, float]]]
+) -> Figure:
+    """Images with their most probable classes; the paper's figure 4, left.
+
+    Args:
+      images: uint8 [n, h, w, 3].
+      truths: the classes that they are of.
+      tops: for each image (class, probability), most probable first.
+    """
+    columns = 4
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(WIDTH, 3.75 * rows))
+    panels = figure.subplots(2 * rows, columns, height_ratios=[2.1, 1.3] * rows, squeeze=False)
+    for axes in panels.flat:
+        axes.axis('off')
+    for place, (image, truth, top) in enumerate(zip(images, truths, tops, strict=True)):
+        row, column = divmod(place, columns)
+        panels[2 * row, column].imshow(image)
+        axes = panels[2 * row + 1, column]
+        axes.set_title(shorten(truth, 26), fontweight='bold', pad=3)
+        for y, (name, probability) in enumerate(top):
+            axes.barh(y, probability, color=TRUE if name == truth else FALSE, height=0.86)
+            axes.text(0.02, y, shorten(name, 21), va='center', fontsize=9)
+            axes.text(1.0, y, f'{probability:.0%}', va='center', ha='right', fontsize=9)
+        axes.set(xlim=(0, 1), ylim=(4.6, -0.6))
+    return figure
+
+
+@styled
+def neighbours(
+    images: np.ndarray, truths: Sequence[str], near: np.ndarray, classes: Sequence[Sequence[str]]
+) -> Figure:
+    """Test images and the training images nearest to each; the paper's figure 4, right.
+
+    Args:
+      images: uint8 [n, h, w, 3].
+      truths: their classes.
+      near: uint8 [n, k, h, w, 3], nearest first.
+      classes: of `near`.
+    """
+    count = near.shape[1]
+    figure = Figure(figsize=(WIDTH, 1.62 * len(images)))
+    ratios = [1, 0.12] + [1] * count
+    panels = figure.subplots(len(images), count + 2, width_ratios=ratios, squeeze=False)
+    for row, (axes, truth) in enumerate(zip(panels, truths, strict=True)):
+        axes[1].axis('off')
+        _picture(axes[0], images[row], truth, None)
+        for column in range(count):
+            name = classes[row][column]
+            _picture(axes[2 + column], near[row, column], name, SAME if name == truth else ANOTHER)
+    panels[0, 0].set_title('test image')
+    panels[0, 2].set_title('nearest training images', loc='left')
+    return figure
+
+
+def _picture(axes: Axes, image: np.ndarray, name: str, frame: str | None) -> None:
+    axes.imshow(image)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=frame is not None, color=frame, linewidth=2.5)
+        spine.set(linestyle='-' if frame == SAME else (0, (2, 1.5)), capstyle='butt')
+    axes.set_xlabel(shorten(name, 18), fontsize=8, labelpad=3)
+
+
+@styled
+def augmentation(original: np.ndarray, versions: np.ndarray) -> Figure:
+    """An image and what training makes of it, epoch by epoch.
+
+    Args:
+      original: uint8 [h, w, 3].
+      versions: uint8 [n, h, w, 3].
+    """
+    columns = 4
+    rows = -(-(len(versions) + 1) // columns)
+    figure = Figure(figsize=(WIDTH, 2.75 * rows))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    titles = ['original', *(f'epoch {epoch + 1}' for epoch in range(len(versions)))]
+    for axes in panels:
+        axes.axis('off')
+    for axes, title, image in zip(panels, titles, [original, *versions], strict=False):
+        axes.imshow(image)
+        axes.set_title(f'{title}, {image.shape[0]} x {image.shape[1]}')
+    return figure

@@ -1,0 +1,65 @@
+"""The errors that others report for these networks, to stand beside measured ones.
+
+Sources: [P] the paper, sections 4 and 6. [S] the log of the authors' released source
+(computerhistory/AlexNet-Source-Code, layers-145.cfg and its relatives; layers-18pct.cfg,
+layers-80sec.cfg). [C] Caffe's models/bvlc_alexnet and bvlc_reference_caffenet. [T] torchvision's
+alexnet. [L] You et al., ImageNet Training in Minutes, arXiv 1709.05011.
+"""
+
+import dataclasses
+import re
+
+import ml_collections
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Errors of a network on a data set, as text: sources differ in how many digits they give."""
+
+    variant: str
+    edits: tuple[str, ...]  # in any order
+    dataset: str  # as `dataset_of` gives it
+    evaluation: str
+    top1: str
+    top5: str
+    source: str
+
+
+IMAGENET = 'imagenet2012'
+TEN = 'validation set, ten crops'
+CENTRE = 'validation set, centre crop'
+
+PUBLISHED = (
+    Published('course', (), IMAGENET, TEN, '40.7%', '18.2%', 'paper [P], for its two towers'),
+    Published('paper', (), IMAGENET, TEN, '40.7%', '18.2%', 'paper [P], one net'),
+    Published('paper', (), IMAGENET, f'{TEN}, 5 nets', '38.1%', '16.4%', 'paper [P]'),
+    Published('source_2012', (), IMAGENET, TEN, '40.66%', '18.21%', 'net 145 [S]'),
+    Published('source_2012', ('non_overlapping_pool',), IMAGENET, TEN, '41.06%', '18.51%',
+              'net 147 [S]'),
+    Published('source_2012', ('no_lrn',), IMAGENET, TEN, '42.03%', '19.36%', 'net 148 [S]'),
+    Published('source_2012', ('no_tower_communication',), IMAGENET, TEN, '41.83%', '19.33%',
+              'net 150 [S]'),
+    Published('bvlc', (), IMAGENET, CENTRE, '42.9%', '19.8%', 'Caffe [C], iteration 360k'),
+    Published('caffenet', (), IMAGENET, CENTRE, '42.6%', '19.6%', 'Caffe [C]'),
+    Published('torchvision', (), IMAGENET, CENTRE, '43.478%', '20.934%', 'torchvision [T]'),
+    Published('alexnet_bn', (), IMAGENET, CENTRE, '41 to 42%', '19 to 20%', 'batch 32K [L]'),
+    Published('cifar10_18pct', (), 'cifar10', 'test set', '18%', '', 'layers-18pct [S]'),
+    Published('cifar10_80sec', (), 'cifar10', 'test set', '26%', '', 'layers-80sec [S]'),
+)  # fmt: skip
+
+
+def dataset_of(name: str) -> str:
+    """'tfds:cifar10:3.0.2' or 'prepared:DIR/cifar10-jpeg95' -> 'cifar10': what `data.name` is of.
+
+    The first word of letters and digits, in the last part of a path; '' where there is none.
+    """
+    kind, _, rest = name.partition(':')
+    place = rest.rstrip('/').split('/')[-1 if kind in ('folder', 'prepared') else 0]
+    found = re.match(r'[a-z0-9]+', place.lower())
+    return found[0] if found else ''
+
+
+def find(config: ml_collections.ConfigDict) -> list[Published]:
+    """The published errors of the network and data set that a config names."""
+    run = (config.variant, set(config.edits), dataset_of(config.data.name))
+    return [p for p in PUBLISHED if (p.variant, set(p.edits), p.dataset) == run]

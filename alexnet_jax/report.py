@@ -1,0 +1,154 @@
+"""Look at runs: python -m alexnet_jax.report RUN [RUN...] --out=report.html
+
+Writes one HTML page that works offline and by itself, and its figures as PNGs in a folder beside
+it: how the configs differ, learning curves, errors beside the published ones, throughput, and for
+each run the first layer's kernels, test images with the classes that its best checkpoint sees and
+their nearest neighbours, the confusion matrix, and the augmentation. What cannot be shown, for
+want of the data say, is named with the reason. Nothing else in a workdir is touched.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from etils import epath
+from markupsafe import Markup
+
+from alexnet_jax import command_line, figures, published, report_page, report_parts
+from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.report_page import Album
+from alexnet_jax.report_run import Run, differences, read_runs, text_of, training_minutes
+
+USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --out=report.html'
+
+
+def write_report(folders: Sequence[str], out: str, among: int) -> None:
+    """Write the page and its figures.
+
+    Args:
+      folders: workdirs of the runs.
+      out: the HTML file. Its figures go into a folder of its name beside it; a page in a folder of
+        its own name shares that.
+      among: how many training images to look for neighbours among.
+
+    Raises:
+      BadInput: a folder that holds no run.
+    """
+    runs = read_runs(folders)
+    path = epath.Path(out)
+    album = Album(path.parent if path.parent.name == path.stem else path.with_suffix(''))
+    parts = [
+        report_page.heading(2, 'How the runs differ' if len(runs) > 1 else 'Config'),
+        _config_table(runs),
+        report_page.heading(2, 'Learning curves'),
+        *_curves(runs, album),
+        report_page.heading(2, 'Errors, measured and published'),
+        _error_table(runs),
+        report_page.heading(2, 'Throughput'),
+        *_throughput(runs, album),
+    ]
+    for number, run in enumerate(runs, 1):
+        name = re.sub(r'[^\w.-]', '_', run.name)
+        prefix = f'{number}-{name}-' if len(runs) > 1 else ''
+        parts += [report_page.heading(2, f'Run {run.name}')]
+        parts += report_parts.of_run(run, album, prefix, among)
+    title = f'AlexNet: {", ".join(run.name for run in runs)}'
+    path.write_bytes(report_page.page(title, parts))
+    print(f'{path} is written; its figures are in {album.folder}')
+
+
+def _config_table(runs: Sequence[Run]) -> Markup:
+    found = differences([run.config for run in runs])
+    names = [run.name for run in runs]
+    caption = 'Every key in which the configs differ.'
+    if len(runs) == 1:
+        names.append('default')
+        caption = 'Every key in which the config differs from the defaults.'
+    elif not found:
+        return report_page.paragraph('The configs are the same, key by key.')
+    rows = [[key, *map(text_of, values)] for key, values in found]
+    return report_page.table(['key', *names], rows, caption)
+
+
+def _curves(runs: Sequence[Run], album: Album) -> list[Markup]:
+    drawn = {run.name: run.records for run in runs if run.records}
+    last = [f'{r.name} {1 - r.of("eval")[-1]["top1"]:.2%}' for r in runs if r.of('eval')]
+    caption = (
+        'Top-1 error and cross-entropy. Training values are averages over the steps since the last '
+        'record, on augmented images and with dropout; evaluation is over the whole evaluation '
+        f'split, without. Last evaluation error: {", ".join(last) or "none yet"}.'
+    )
+    alt = f'Two line plots: error and loss over epochs of {", ".join(drawn)}'
+    shown = [album.add('curves', figures.curves(drawn), alt, caption)] if drawn else []
+    return shown + _without_records(runs)
+
+
+def _throughput(runs: Sequence[Run], album: Album) -> list[Markup]:
+    drawn = {r.name: training_minutes(r.of('train'), r.config.batch_size) for r in runs}
+    drawn = {name: points for name, points in drawn.items() if points[0]}
+    medians = [f'{name} {np.median(rates):,.4g}' for name, (_, rates) in drawn.items()]
+    caption = (
+        'Training images a second, each point over the steps since the record before; the time is '
+        f'that of training alone, without evaluations and saves. Medians: {", ".join(medians)}.'
+    )
+    alt = f'Line plot: images a second over minutes of training of {", ".join(drawn)}'
+    shown = [album.add('throughput', figures.throughput(drawn), alt, caption)] if drawn else []
+    return shown + _without_records(runs)
+
+
+def _without_records(runs: Sequence[Run]) -> list[Markup]:
+    why = 'its metrics.jsonl has no record'
+    return [
+        report_page.missing(f'The curve of {run.name} is', why) for run in runs if not run.records
+    ]
+
+
+def _error_table(runs: Sequence[Run]) -> Markup:
+    """For each run its best and its last evaluation, and what others report for such a run."""
+    header = ['', 'network', 'evaluated on', 'epoch', 'top-1 error', 'top-5 error', 'cross-entropy']
+    rows, of_others = [], []
+    for run in runs:
+        data = f'{run.config.data.name}, {run.config.data.eval_split}: {run.config.data.eval_ops}'
+        records = run.of('eval')
+        best = max(records, key=lambda record: (record['top1'], record['step']), default=None)
+        for record in ([best] if best is records[-1] else [best, records[-1]]) if records else []:
+            name = f'{run.name}, {"best" if record is best else "last"}'
+            errors = (f'{1 - record["top1"]:.2%}', f'{1 - record["top5"]:.2%}')
+            loss = f'{record["loss"]:.4f}'
+            rows.append([name, run.network, data, f'{record["epoch"]:.2f}', *errors, loss])
+        if not records:
+            rows.append([run.name, run.network, data, '', 'not evaluated yet', '', ''])
+        known = published.find(run.config)
+        of_others += range(len(rows), len(rows) + max(1, len(known)))
+        for p in known:
+            rows.append(['published', p.source, p.evaluation, '', p.top1, p.top5, ''])
+        if not known:
+            rows.append(['published', 'none for this network and data set', '', '', '', '', ''])
+    caption = (
+        'Measured: from metrics.jsonl, at the best and at the last evaluation. Published, in '
+        'italics: what others report for this variant, these edits and this data set.'
+    )
+    return report_page.table(header, rows, caption, of_others)
+
+
+def main() -> None:
+    """Write the report of the runs on the command line."""
+    flags.DEFINE_string('out', None, 'The page. Of one run RUN/report/report.html if not given.')
+    flags.DEFINE_integer('neighbours_among', 2000, 'Training images to search for neighbours.')
+    _, *folders = command_line.parse_flags(sys.argv)
+    out, among = flags.FLAGS.out, flags.FLAGS.neighbours_among
+    if not folders:
+        raise BadInput(USAGE)
+    if not out and len(folders) > 1:
+        raise BadInput(f'several runs need --out; {USAGE}')
+    if out and not out.endswith('.html'):
+        raise BadInput(f'--out={out}; it must end in .html')
+    if among < 1:
+        raise BadInput(f'--neighbours_among={among}; it must be above 0')
+    write_report(folders, out or f'{folders[0].rstrip("/")}/report/report.html', among)
+
+
+if __name__ == '__main__':
+    run_command(main)

@@ -1,0 +1,318 @@
+"""The page of a report against what is known of a run, and its parts by hand."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+from alexnet_jax import checkpoint, report, variants, workdir
+from alexnet_jax.config import default_config
+from alexnet_jax.data import statistics
+from alexnet_jax.errors import run_command
+from alexnet_jax.model import LRN, Conv, Dense, MaxPool, ReLU
+from alexnet_jax.published import PUBLISHED, dataset_of, find
+from alexnet_jax.report_run import differences, first_kernels, nearest, training_minutes
+
+HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>$x^$', '_und & co']
+LINEAR = (Dense('fc', 10),)
+CONVS = (
+    Conv('conv1', 8, 3), ReLU(), LRN(groups=2), MaxPool(2, 2),
+    Dense('fc2', 6), ReLU(),
+    Dense('fc3', 10),
+)  # fmt: skip
+
+
+def record(step, split, top1, rate=100.0):
+    scores = {'loss': 1.5 - top1, 'top1': top1, 'top5': 0.75, 'examples': 8, 'bad_images': 0}
+    return {'step': step, 'epoch': step / 10, 'split': split, **scores, 'images_per_second': rate}
+
+
+RECORDS = [
+    record(2, 'train', 0.25), record(4, 'train', 0.5), record(4, 'eval', 0.625),
+    record(6, 'train', 0.5), record(6, 'eval', 0.375),
+]  # fmt: skip
+
+
+def random_params(table):
+    rng, size, params = np.random.RandomState(0), (8, 8, 3), {}
+    for row in variants.rows(table, size[0]):
+        if row.kernel:
+            kernel = rng.normal(0, 0.02, row.kernel).astype(np.float32)
+            params[row.name] = {'kernel': kernel, 'bias': np.zeros(row.kernel[-1], np.float32)}
+    return params
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    """make_run(name, table, {'seed': 1, ...}, classes) -> (workdir, params): an untrained run."""
+    monkeypatch.setattr(workdir, '_locks', [])
+
+    def make(name='run', table=CONVS, values=None, classes=tuple('0123456789')):
+        monkeypatch.setitem(variants.VARIANTS, f'table_{name}', table)
+        config = default_config()
+        config.variant, config.image_size, config.num_classes = f'table_{name}', 8, 10
+        config.data.eval_split = 'test'
+        config.update_from_flattened_dict(values or {})
+        folder = tmp_path / name
+        workdir.create(folder, config, classes)
+        image = np.full((8, 8, 3), 100.0, np.float32)
+        found = statistics.Statistics(image, np.full(3, 900.0), np.eye(3), 'here')
+        statistics.save(folder / 'statistics.npz', found)
+        (folder / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in RECORDS))
+        params = random_params(table)
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            checkpoints.save(4, {'params': params}, {'top1': 0.625})
+        return folder, params
+
+    yield make
+    for lock in workdir._locks:
+        lock.close()
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command('runs/x', ...) -> exit code, last line on stderr."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['report', *map(str, args)])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+            run_command(report.main)
+        lines = capsys.readouterr().err.splitlines()
+        return ended.value.code, lines[-1] if lines else ''
+
+    return run
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser makes of a page: text, images and tags."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text()
+        self.tags, self.images, self.text = [], [], ''
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag == 'img':
+            self.images.append(dict(attributes))
+
+    def handle_data(self, data):
+        if self.lasttag != 'style':
+            self.text += ' '.join([*data.split(), ''])
+
+
+def check_self_contained(page: Page) -> list[bytes]:
+    """Nothing is fetched and nothing runs; returns the images."""
+    assert not {'script', 'link', 'iframe', 'object', 'base'} & set(page.tags)
+    assert not re.search(r'https?://|@import|url\(', page.source)
+    prefix = 'data:image/png;base64,'
+    assert all(image['src'].startswith(prefix) and image['alt'] for image in page.images)
+    assert page.tags.count('figcaption') == len(page.images) == page.tags.count('figure')
+    return [base64.b64decode(image['src'].removeprefix(prefix)) for image in page.images]
+
+
+def hashes(folder: Path) -> dict:
+    files = (path for path in folder.rglob('*') if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_one_run(make_run, command):
+    ops = 'decode|resize(10)|random_crop(8)|pca_shift(0.1)'
+    folder, _ = make_run(values={'data.train_ops': ops, 'data.eval_ops': 'decode'})
+    before = hashes(folder)
+    assert command(folder, '--neighbours_among=40') == (0, '')
+    page = Page(folder / 'report' / 'report.html')
+    images = check_self_contained(page)
+    written = {path.stem: path.read_bytes() for path in (folder / 'report').glob('*.png')}
+    assert list(written.values()) == [png for png in written.values() if png in images]
+    assert written.keys() == {
+        'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'neighbours', 'confusion',
+        'augmentation',
+    }  # fmt: skip
+    assert hashes(folder).items() >= before.items()
+    assert 'missing' not in page.text
+    assert f'data.train_ops {ops} decode' in page.text
+    assert 'the training images, of 40 drawn at random' in page.text
+    assert 'run, best table_run digits, test: decode 0.40 37.50% 25.00% 0.8750' in page.text
+    assert 'run, last table_run digits, test: decode 0.60 62.50% 25.00% 1.1250' in page.text
+
+
+def test_scores_and_neighbours_of_a_linear_net(make_run, command):
+    """Its features are pixels, and its classes a matrix product."""
+    from sklearn.datasets import load_digits
+
+    folder, params = make_run(table=LINEAR)
+    assert command(folder) == (0, '')
+    text = Page(folder / 'report' / 'report.html').text
+    digits = load_digits()
+    pixels = np.round(digits.images * 255 / 16).reshape(-1, 64)
+    logits = np.repeat(pixels - 100, 3, 1) @ params['fc']['kernel'].astype(np.float64)
+    guesses, labels = logits.argmax(1)[-360:], digits.target[-360:]
+    wrong = int((guesses != labels).sum())
+    assert f'{wrong} of 360 wrong, {wrong / 360:.2%}' in text
+    pairs = [(t, g) for t, g in zip(labels, guesses, strict=True) if t != g]
+    most = max(pairs.count(pair) for pair in pairs)
+    truth = next(pair for pair in sorted(pairs) if pairs.count(pair) == most)
+    count = (labels == truth[0]).sum()
+    assert f'true class taken for images {truth[0]} {truth[1]} {most} of {count}' in text
+    shown = np.linspace(0, 359, 8).astype(int)
+    same = 0
+    for query, label in zip(pixels[-360:][shown], labels[shown], strict=True):
+        near = np.argsort(((pixels[:-360] - query) ** 2).sum(1))[:6]
+        same += (digits.target[near] == label).sum()
+    assert f'{same} of 48 are of the same class' in text
+    assert 'The kernels are missing: fc has no kernels over colours' in text
+    assert 'None: data.train_ops is decode, without a random op.' in text
+
+
+def test_hostile_names(make_run, command, tmp_path):
+    """Of classes, which are folders, and of the run."""
+    rng = np.random.RandomState(0)
+    for split in ('train', 'test'):
+        for name in HOSTILE:
+            path = tmp_path / 'images' / split / name / 'a.png'
+            path.parent.mkdir(parents=True)
+            Image.fromarray(rng.randint(0, 256, (8, 8, 3), np.uint8)).save(path)
+    values = {'data.name': f'folder:{tmp_path}/images'}
+    folder, _ = make_run('_<b>$y$', values=values, classes=sorted(HOSTILE))
+    other, _ = make_run('other', values=values | {'seed': 1}, classes=sorted(HOSTILE))
+    out = tmp_path / 'pages' / 'both.html'
+    assert command(folder, other, f'--out={out}') == (0, '')
+    page = Page(out)
+    check_self_contained(page)
+    assert not {'b', 'und'} & set(page.tags)
+    assert 'missing' not in page.text
+    for name in HOSTILE:
+        assert name in page.text  # as text: in the table of the classes confused most often
+    assert 'key _<b>$y$ other seed 0 1 variant table__<b>$y$ table_other' in page.text
+    names = {path.name for path in (tmp_path / 'pages' / 'both').iterdir()}
+    assert {'curves.png', '1-__b__y_-kernels.png', '2-other-kernels.png'} <= names
+
+
+def test_without_data(make_run, command, tmp_path):
+    values = {'data.name': f'folder:{tmp_path}/gone'}
+    folder, _ = make_run(values=values)
+    assert command(folder) == (0, '')
+    page = Page(folder / 'report' / 'report.html')
+    assert len(check_self_contained(page)) == 3  # curves, throughput, kernels
+    assert (
+        'All that needs the images is missing: data.name: the folder '
+        f'{tmp_path}/gone does not exist' in page.text
+    )
+
+
+def test_without_tensorflow(make_run, command, monkeypatch):
+    folder, _ = make_run()
+    monkeypatch.setitem(sys.modules, 'alexnet_jax.data.samples', None)
+    monkeypatch.delattr('alexnet_jax.data.samples', raising=False)
+    assert command(folder) == (0, '')
+    assert 'All that needs the images is missing: ' in Page(folder / 'report/report.html').text
+
+
+def test_other_classes_now(make_run, command):
+    folder, _ = make_run(classes=list('abcdefghij'))
+    assert command(folder) == (0, '')
+    text = Page(folder / 'report/report.html').text
+    assert f'digits has other classes now than when {folder} was trained' in text
+
+
+def test_without_checkpoint_or_records(make_run, command, tmp_path):
+    folder, _ = make_run()
+    (folder / 'metrics.jsonl').write_text('[1]\n{"split": "train"}\n')
+    (folder / 'checkpoints').rename(tmp_path / 'elsewhere')
+    assert command(folder) == (0, '')
+    text = Page(folder / 'report/report.html').text
+    assert 'The curve of run is missing: its metrics.jsonl has no record' in text
+    assert f'missing: {folder} has no checkpoint' in text
+    assert 'not evaluated yet' in text
+
+
+@pytest.mark.parametrize(
+    ('args', 'line'),
+    [
+        ((), report.USAGE),
+        (('nowhere',), 'nowhere holds no run: nowhere/config.json cannot be read'),
+        (('a', 'b'), f'several runs need --out; {report.USAGE}'),
+        (('a', '--out=page.txt'), '--out=page.txt; it must end in .html'),
+        (('a', '--neighbours_among=0'), '--neighbours_among=0; it must be above 0'),
+        (('a', '--neighbors=3'), 'unknown flag --neighbors; '),
+    ],
+)
+def test_bad_input(command, args, line):
+    code, found = command(*args)
+    assert code == 2
+    assert found.startswith(f'error: {line}')
+
+
+def test_differences():
+    a, b = default_config(), default_config()
+    assert differences([a, b]) == []
+    b.seed, b.optimizer.momentum = 7, 0.5
+    assert differences([a, b, b]) == [('optimizer.momentum', [0.9, 0.5, 0.5]), ('seed', [0, 7, 7])]
+    b.edits = ('tanh',)
+    assert differences([b]) == [  # against the defaults
+        ('edits', [('tanh',), ()]), ('optimizer.momentum', [0.5, 0.9]), ('seed', [7, 0]),
+    ]  # fmt: skip
+
+
+def test_nearest():
+    features = np.array([[0.0, 0], [3, 4], [1, 0], [0, 2]])
+    queries = np.array([[0.0, 0], [3, 3]])  # distances 0 5 1 2 and 4.24 1 3.61 3.16
+    np.testing.assert_array_equal(nearest(queries, features, 3), [[0, 2, 3], [1, 3, 2]])
+    np.testing.assert_array_equal(nearest(queries, features[:2], 6), [[0, 1], [1, 0]])
+
+
+def test_training_minutes():
+    """60 images a step: 10 steps at 10 images/s take a minute, 10 at 20 half of one."""
+    records = [
+        record(10, 'train', 0, 10.0), record(20, 'train', 0, 0.0), record(30, 'train', 0, 20.0),
+    ]  # fmt: skip
+    assert training_minutes(records, 60) == ([1.0, 1.5], [10.0, 20.0])
+
+
+def test_first_kernels():
+    config = default_config()
+    kernel = np.zeros((11, 11, 3, 96), np.float32)
+    for variant, towers in (('course', 1), ('paper', 2)):
+        config.variant = variant
+        name, found, groups = first_kernels(config, {'conv1': {'kernel': kernel}})
+        assert (name, found.shape, groups) == ('conv1', kernel.shape, towers)
+
+
+@pytest.mark.parametrize(
+    ('name', 'dataset'),
+    [
+        ('tfds:cifar10:3.0.2', 'cifar10'),
+        ('tfds:cifar100', 'cifar100'),
+        ('prepared:/data/imagenet2012-256-jpeg95/', 'imagenet2012'),
+        ('folder:/home/cifar10/mine', 'mine'),
+        ('digits', ''),
+    ],
+)
+def test_dataset_of(name, dataset):
+    assert dataset_of(name) == dataset
+
+
+def test_published():
+    config = default_config()
+    config.variant, config.data.name = 'paper', 'tfds:imagenet2012'
+    assert [(p.top1, p.top5) for p in find(config)] == [('40.7%', '18.2%'), ('38.1%', '16.4%')]
+    config.edits = ('no_lrn',)
+    assert find(config) == []
+    config.variant, config.edits, config.data.name = 'cifar10_18pct', (), 'tfds:cifar10'
+    assert [p.top1 for p in find(config)] == ['18%']
+
+
+def test_what_is_published_names_networks_that_there_are():
+    for published in PUBLISHED:
+        assert published.variant in VARIANTS
+        assert set(published.edits) <= EDITS.keys()
