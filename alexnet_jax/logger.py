@@ -4,15 +4,15 @@ import contextlib
 import datetime
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
 
 import jax
 from etils import epath
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 from alexnet_jax.errors import RunError
@@ -45,7 +45,7 @@ class Log:
         with _named_failure(self._path):
             _cut_back(self._path, start)
             self._file = self._path.open('a')
-            self._events = _open_events(workdir, start + 1)
+            self._events = _Events(workdir, start + 1)
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -85,10 +85,6 @@ class Log:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
-    def track(self, batches: Iterable, count: int) -> Iterable:
-        """The batches of an evaluation, with a progress bar of their own."""
-        return track(batches, count)
-
     def __enter__(self) -> 'Log':
         return self
 
@@ -106,12 +102,8 @@ class Log:
         with _named_failure(self._path):
             self._file.write(json.dumps(record) + '\n')
             self._file.flush()
-            for key, value in record.items():
-                if key not in ('step', 'split'):
-                    _write_event(
-                        self._events, step, summary=summary.scalar(f'{split}/{key}', value)
-                    )
-            self._events.flush()
+            scalars = {f'{split}/{k}': v for k, v in record.items() if k not in ('step', 'split')}
+            self._events.scalars(step, scalars)
         if split == 'train' and not self._bar.disable:
             self._bar.set_postfix_str(_scores(record))
         else:
@@ -144,20 +136,34 @@ def track(batches: Iterable, count: int) -> Iterable:
     )
 
 
-def _open_events(workdir: str, first_step: int) -> EventsWriter:
+class _Events:
     """A new file of TensorBoard events; it drops those of earlier files from a step on.
 
-    Not `SummaryWriter`: it writes in a thread, where a full disk goes unseen, and its queue then
-    blocks the run. The name has the process id, as two starts can fall into one second.
+    By TensorBoard's own record writer. Its EventFileWriter, as tensorboardX's, writes in a thread,
+    where a full disk goes unseen; and tensorboardX takes a second to import PyTorch where it finds
+    it. The name has the process id, as two starts can fall into one second.
     """
-    events = EventsWriter(str(epath.Path(workdir) / 'events'), f'.{os.getpid()}')
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    _write_event(events, first_step, session_log=start)
-    return events
 
+    def __init__(self, workdir: str, first_step: int):
+        name = f'events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}'
+        self._records = RecordWriter((epath.Path(workdir) / name).open('wb'))
+        self._write(file_version='brain.Event:2')
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=first_step, session_log=start)
 
-def _write_event(events: EventsWriter, step: int, **content) -> None:
-    events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Write them through to the disk."""
+        scalar = summary_pb2.Summary.Value
+        values = [scalar(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=step, summary=summary_pb2.Summary(value=values))
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write(self, **content) -> None:
+        event = event_pb2.Event(wall_time=time.time(), **content)
+        self._records.write(event.SerializeToString())
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from etils import epath
 from alexnet_jax import checkpoint, lost_peer, optimizer, steps, variants
 from alexnet_jax.errors import Diverged, Interrupted
 from alexnet_jax.evaluate import evaluate, means
-from alexnet_jax.logger import Log
+from alexnet_jax.logger import Log, track
 from alexnet_jax.stop import EvaluationStopped, StopSignal
 
 
@@ -90,7 +90,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             """None if a signal cut it short: the next start scores this step before it goes on."""
             nonlocal state
             count = math.ceil(data.eval_size * config.microbatches / config.batch_size)
-            batches = log.track(stop.watch(data.eval_batches()), count)
+            batches = track(stop.watch(data.eval_batches()), count)
             try:
                 scores = evaluate(eval_step, state.variables, batches, data.eval_size)
             except EvaluationStopped:

@@ -314,5 +314,5 @@ def test_published():
 
 def test_what_is_published_names_networks_that_there_are():
     for published in PUBLISHED:
-        assert published.variant in VARIANTS
-        assert set(published.edits) <= EDITS.keys()
+        assert published.variant in variants.VARIANTS
+        assert set(published.edits) <= variants.EDITS.keys()
