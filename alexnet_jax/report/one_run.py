@@ -9,15 +9,16 @@ import numpy as np
 from markupsafe import Markup
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint, figures, pictures, report_page
+from alexnet_jax import checkpoint
 from alexnet_jax.errors import AlexNetError, BadInput
-from alexnet_jax.report_page import Album
-from alexnet_jax.report_run import Network, Run, collect, first_kernels, nearest
+from alexnet_jax.report import figures, page, pictures
+from alexnet_jax.report.page import Album
+from alexnet_jax.report.run import Network, Run, collect, first_kernels, nearest
 
 SHOWN, NEIGHBOURS, EPOCHS, PAIRS, TOP = 8, 6, 7, 10, 5
 
 
-def of_run(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
+def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
     """Kernels, test images, neighbours, confusion matrix and augmentation of a run.
 
     Args:
@@ -36,13 +37,13 @@ def of_run(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
         try:
             yield
         except (AlexNetError, ImportError) as error:  # ImportError: TensorFlow is not installed
-            parts.append(report_page.missing(what, str(error)))
+            parts.append(page.missing(what, str(error)))
 
     found = samples = None
     with noted('The kernels and all that the network computes are'):
         step = checkpoint.best_step(run.folder)
         found = checkpoint.load_variables(run.folder, step)
-        parts.append(report_page.paragraph(_describe(run, found['params'], step)))
+        parts.append(page.paragraph(_describe(run, found['params'], step)))
     if found is not None:
         with noted('The kernels are'):
             parts += _kernels(run, found['params'], album, prefix)
@@ -89,7 +90,7 @@ def _kernels(run: Run, params: Any, album: Album, prefix: str) -> list[Markup]:
     alt = f'Grid of the {count} kernels of {name} as small colour images'
     figure = pictures.kernels(weights, towers)
     return [
-        report_page.heading(3, 'First layer'),
+        page.heading(3, 'First layer'),
         album.add(f'{prefix}kernels', figure, alt, caption),
     ]
 
@@ -114,7 +115,7 @@ def _scores(
         return album.add(f'{prefix}{name}', figure, alt, caption)
 
     shown = np.unique(np.linspace(0, len(indices) - 1, SHOWN).astype(int))
-    yield report_page.heading(3, 'Test images')
+    yield page.heading(3, 'Test images')
     caption = (
         'Images evenly spaced in the evaluation split, not chosen, their class, and the classes '
         'that the network finds most probable (figure 4 of the paper, left). Orange: the true one.'
@@ -163,7 +164,7 @@ def _neighbours(
     )
     alt = f'{len(shown)} rows: a test image and the {near.shape[1]} nearest training images'
     return [
-        report_page.heading(3, 'Nearest neighbours'),
+        page.heading(3, 'Nearest neighbours'),
         album.add(f'{prefix}neighbours', figure, alt, caption),
     ]
 
@@ -191,21 +192,21 @@ def _confusion(
         caption += ' Classes are by number, from 0, in the order of classes.json.'
     figure = figures.confusion(counts, names[:size])
     parts = [
-        report_page.heading(3, 'Confusion matrix'),
+        page.heading(3, 'Confusion matrix'),
         album.add(f'{prefix}confusion', figure, f'Confusion matrix of {size} classes', caption),
     ]
     if rows:
         header = ['true class', 'taken for', 'images']
-        parts.append(report_page.table(header, rows, 'The classes confused most often.'))
+        parts.append(page.table(header, rows, 'The classes confused most often.'))
     return parts
 
 
 def _augmentation(run: Run, samples, album: Album, prefix: str) -> list[Markup]:
-    heading = report_page.heading(3, 'Augmentation')
+    heading = page.heading(3, 'Augmentation')
     (index,) = samples.some_train_indices(1)
     if (found := samples.augmented(index, EPOCHS)) is None:
         text = f'None: data.train_ops is {run.config.data.train_ops}, without a random op.'
-        return [heading, report_page.paragraph(text)]
+        return [heading, page.paragraph(text)]
     original, versions = found
     caption = (
         f'A training image before anything random happens to it, and as the first {EPOCHS} epochs '

@@ -16,10 +16,12 @@ from absl import flags
 from etils import epath
 from markupsafe import Markup
 
-from alexnet_jax import command_line, figures, published, report_page, report_parts
+from alexnet_jax import command_line
 from alexnet_jax.errors import BadInput, run_command
-from alexnet_jax.report_page import Album
-from alexnet_jax.report_run import Run, differences, read_runs, text_of, training_minutes
+from alexnet_jax.report import figures, page, published
+from alexnet_jax.report.one_run import parts_of
+from alexnet_jax.report.page import Album
+from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 
 USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --out=report.html'
 
@@ -40,22 +42,22 @@ def write_report(folders: Sequence[str], out: str, among: int) -> None:
     path = epath.Path(out)
     album = Album(path.parent if path.parent.name == path.stem else path.with_suffix(''))
     parts = [
-        report_page.heading(2, 'How the runs differ' if len(runs) > 1 else 'Config'),
+        page.heading(2, 'How the runs differ' if len(runs) > 1 else 'Config'),
         _config_table(runs),
-        report_page.heading(2, 'Learning curves'),
+        page.heading(2, 'Learning curves'),
         *_curves(runs, album),
-        report_page.heading(2, 'Errors, measured and published'),
+        page.heading(2, 'Errors, measured and published'),
         _error_table(runs),
-        report_page.heading(2, 'Throughput'),
+        page.heading(2, 'Throughput'),
         *_throughput(runs, album),
     ]
     for number, run in enumerate(runs, 1):
         name = re.sub(r'[^\w.-]', '_', run.name)
         prefix = f'{number}-{name}-' if len(runs) > 1 else ''
-        parts += [report_page.heading(2, f'Run {run.name}')]
-        parts += report_parts.of_run(run, album, prefix, among)
+        parts += [page.heading(2, f'Run {run.name}')]
+        parts += parts_of(run, album, prefix, among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
-    path.write_bytes(report_page.page(title, parts))
+    path.write_bytes(page.page(title, parts))
     print(f'{path} is written; its figures are in {album.folder}')
 
 
@@ -67,9 +69,9 @@ def _config_table(runs: Sequence[Run]) -> Markup:
         names.append('default')
         caption = 'Every key in which the config differs from the defaults.'
     elif not found:
-        return report_page.paragraph('The configs are the same, key by key.')
+        return page.paragraph('The configs are the same, key by key.')
     rows = [[key, *map(text_of, values)] for key, values in found]
-    return report_page.table(['key', *names], rows, caption)
+    return page.table(['key', *names], rows, caption)
 
 
 def _curves(runs: Sequence[Run], album: Album) -> list[Markup]:
@@ -100,9 +102,7 @@ def _throughput(runs: Sequence[Run], album: Album) -> list[Markup]:
 
 def _without_records(runs: Sequence[Run]) -> list[Markup]:
     why = 'its metrics.jsonl has no record'
-    return [
-        report_page.missing(f'The curve of {run.name} is', why) for run in runs if not run.records
-    ]
+    return [page.missing(f'The curve of {run.name} is', why) for run in runs if not run.records]
 
 
 def _error_table(runs: Sequence[Run]) -> Markup:
@@ -130,7 +130,7 @@ def _error_table(runs: Sequence[Run]) -> Markup:
         'Measured: from metrics.jsonl, at the best and at the last evaluation. Published, in '
         'italics: what others report for this variant, these edits and this data set.'
     )
-    return report_page.table(header, rows, caption, of_others)
+    return page.table(header, rows, caption, of_others)
 
 
 def main() -> None:

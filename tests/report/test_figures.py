@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import figures, pictures
+from alexnet_jax.report import figures, pictures
 
 
 def pixels(figure) -> np.ndarray:

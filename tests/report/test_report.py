@@ -13,13 +13,14 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from alexnet_jax import checkpoint, report, variants, workdir
+from alexnet_jax import checkpoint, variants, workdir
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import run_command
 from alexnet_jax.model import LRN, Conv, Dense, MaxPool, ReLU
-from alexnet_jax.published import PUBLISHED, dataset_of, find
-from alexnet_jax.report_run import differences, first_kernels, nearest, training_minutes
+from alexnet_jax.report import __main__ as report
+from alexnet_jax.report.published import PUBLISHED, dataset_of, find
+from alexnet_jax.report.run import differences, first_kernels, nearest, training_minutes
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>$x^$', '_und & co']
 LINEAR = (Dense('fc', 10),)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alexnet_jax.figures import PALETTE, WIDTH, shorten, styled
+from alexnet_jax.report.figures import PALETTE, WIDTH, shorten, styled
 
 SAME, ANOTHER, TRUE, FALSE = PALETTE[0], PALETTE[1], PALETTE[4], '#C9D3DC'  # classes
 
