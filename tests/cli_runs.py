@@ -35,23 +35,27 @@ FLAGS = (
 YNN = f'--{steps._YNN}={steps.COMPILER_OPTIONS["cpu"][steps._YNN]}'
 
 
+def environment(cache: Path, devices: int) -> dict[str, str]:
+    """What makes a run have that many devices and keep what it compiles in `cache`."""
+    return {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {YNN}',
+        'JAX_COMPILATION_CACHE_DIR': str(cache),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+
+
 class Run:
     """A process that trains; `with` kills it at the end, whatever happens."""
 
     def __init__(self, workdir: Path, cache: Path, *flags: str, devices: int = 1):
-        environ = os.environ | {
-            'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {YNN}',
-            'JAX_COMPILATION_CACHE_DIR': str(cache),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        }
         command = [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, f'--workdir={workdir}', *flags]
         self.errors = workdir.with_name(f'{workdir.name}.{next(_numbers)}.err')
         with self.errors.open('w') as stderr:
             self._process = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
-                env=environ,
+                env=os.environ | environment(cache, devices),
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
