@@ -32,14 +32,14 @@ on_all_hosts scp "$archive" "$NAME:alexnet.tar.gz"
 train=$(printf '%q ' "$@")
 on_all_hosts ssh "$NAME" --command="
   set -eu
-  if kill -0 \"\$(cat ~/alexnet.pid)\" 2>/dev/null; then
+  if kill -0 \"\$(cat ~/alexnet.pid 2>&1)\" 2> /dev/null; then
     echo 'error: this host trains already; bash launch/tpu.sh stop ends that' >&2; exit 2
   fi
   mkdir -p ~/alexnet && tar -xzf ~/alexnet.tar.gz -C ~/alexnet && cd ~/alexnet
   command -v python3.11 > /dev/null || sudo apt-get install -qy python3.11-venv
   sed -n 's/^jax==/jax[tpu]==/p' requirements.txt > tpu.txt
   . launch/venv.sh && PYTHON=python3.11 use_venv requirements.txt tpu.txt
-  nohup python -u -m alexnet_jax.main $train > ~/alexnet.log 2>&1 < /dev/null &
+  nohup python -m alexnet_jax.main $train > ~/alexnet.log 2>&1 < /dev/null &
   echo \$! > ~/alexnet.pid
   tail --pid=\$! -n +1 -f ~/alexnet.log
   wait \$!"

@@ -11,7 +11,6 @@ import slurm_cluster
 from cli_runs import (
     FLAGS,
     REPOSITORY,
-    TIMEOUT,
     assert_same_state,
     environment,
     final_state,
@@ -19,6 +18,7 @@ from cli_runs import (
 )
 
 STEPS = 20
+BOUND = 600  # seconds; a start takes some 15
 SHORT = (
     '--config.epochs=0.9',  # 20 steps
     '--config.log_every=1',
@@ -65,7 +65,7 @@ class Job:
 
     def wait(self, what, *arguments) -> None:
         """Until it is true, asked twice a second."""
-        until = time.monotonic() + TIMEOUT
+        until = time.monotonic() + BOUND
         while not what(*arguments):
             assert time.monotonic() < until, f'{self.show("JobState")}: {self.log()}'
             time.sleep(0.5)
