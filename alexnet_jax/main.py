@@ -51,6 +51,7 @@ def main() -> None:
 
         data = Data(config, jax.process_index(), jax.process_count())
         workdir.create(folder, config, data.class_names)
+        workdir.check_is_shared(folder)
         train.train_and_evaluate(config, folder, data)
 
 
