@@ -153,9 +153,9 @@ def is_sign(error: Exception) -> bool:
 
 
 def _line(error: Exception) -> str:
-    """The message, or the traceback of what was not foreseen, and which process it is of."""
+    """What to print: the message and the process it is of, or the traceback and the process."""
     if is_sign(error):
-        return LOST
+        return f'{str(error).splitlines()[0]}\n{LOST}'
     who = f'process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}'
     if isinstance(error, AlexNetError | OSError):
         return f'error: {who}: {" ".join(str(error).split())}'

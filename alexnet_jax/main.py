@@ -47,6 +47,7 @@ def main() -> None:
     _start_distributed()
     with lost_peer.end_at_once():
         validate(config, _count_devices())
+        steps.connect()
         from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
         data = Data(config, jax.process_index(), jax.process_count())

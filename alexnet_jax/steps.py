@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax import malloc
@@ -43,6 +44,18 @@ def use_compilation_cache() -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(COMPILATION_CACHE))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+def connect() -> None:
+    """Connect the devices of several processes; call it where the processes are side by side.
+
+    Between CPUs, Gloo lets the first sum over a group of devices wait 30 s for the slowest process,
+    and reading data and compiling can take them further apart than that.
+    """
+    if jax.process_count() > 1:
+        ones = np.ones(jax.local_device_count(), np.float32)
+        jax.pmap(lambda x: jax.lax.psum(x, 'batch'), axis_name='batch')(ones)
+        multihost_utils.sync_global_devices('connected')  # one device of each process
 
 
 @flax.struct.dataclass
