@@ -34,9 +34,11 @@ NODE = 'localhost'  # JAX meets at the node's name, which has to resolve
 BOUND = 30  # seconds for a daemon to answer or to end
 
 # More CPUs than there may be, so that two jobs fit. A requeued job waits for `cred_expire` seconds;
-# Slurm takes 5 at least.
+# Slurm takes 5 at least. JAX's processes meet at a port that follows from the number of the job:
+# those of two clusters on one machine have to differ.
 CONFIG = """
 ClusterName=loopback
+FirstJobId={first_job}
 SlurmctldHost={hostname}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
@@ -107,6 +109,7 @@ def _configure(folder: Path, extra: str) -> None:
         ports=_free_ports(2),
         folder=folder,
         node=NODE,
+        first_job=1 + secrets.randbelow(60000),
         extra=extra,
     )
     (folder / 'slurm.conf').write_text(config)
