@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from cli_runs import FLAGS, REPOSITORY, Run, environment, free_port, records
+from cli_runs import FLAGS, REPOSITORY, TIMEOUT, Run, environment, free_port, records
 
 from alexnet_jax import lost_peer
 from alexnet_jax.checkpoint import find_steps
@@ -195,16 +195,20 @@ def test_open_mpi(tmp_path, cache):
     if not shutil.which('mpirun'):
         pytest.skip('needs mpirun: apt-get install openmpi-bin')
     workdir = tmp_path / 'run'
-    done = subprocess.run(
-        [
-            'mpirun', '--allow-run-as-root', '--oversubscribe', '-n', '2', '--tag-output',
-            sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *SHORT, f'--workdir={workdir}',
-        ],
-        cwd=REPOSITORY, env=os.environ | environment(cache, devices=2),
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(r'^\[\d+,0\]<stdout>:finished: 4 steps', done.stdout, re.M)
-    assert not re.search(r'^\[\d+,1\]<stdout>:(step|finished)', done.stdout, re.M)
+    command = [
+        'mpirun', '--allow-run-as-root', '--oversubscribe', '-n', '2', '--tag-output',
+        sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *SHORT, f'--workdir={workdir}',
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=os.environ | environment(cache, devices=2),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as job:  # fmt: skip
+        try:
+            output, errors = job.communicate(timeout=TIMEOUT)
+        finally:
+            job.terminate()  # and with it the processes; a kill would leave them
+    assert job.returncode == 0, errors
+    assert re.search(r'^\[\d+,0\]<stdout>:finished: 4 steps', output, re.M)
+    assert not re.search(r'^\[\d+,1\]<stdout>:(step|finished)', output, re.M)
     environment_json = json.loads((workdir / 'environment.json').read_text())
     assert (environment_json['hosts'], len(environment_json['devices'])) == (2, 4)
