@@ -45,7 +45,7 @@ def lines(name):
 class TestSlurm:
     def sbatch(self, tmp_path, *flags, code=0, **environment):
         """The script, in a job whose srun ends with that code."""
-        programs = {'srun': f'exit {code}', 'scontrol': ''}
+        programs = {'srun': f'echo "$SRUN_CPUS_PER_TASK CPUs"; exit {code}', 'scontrol': ''}
         command = ['bash', LAUNCH / 'slurm.sbatch', *flags]
         return run(tmp_path, command, programs, SLURM_JOB_ID='7', **environment)
 
@@ -63,6 +63,10 @@ class TestSlurm:
         done, calls = self.sbatch(tmp_path, *FLAGS)
         assert (done.returncode, done.stderr) == (0, '')
         assert calls == [['srun', 'python', '-m', 'alexnet_jax.main', *FLAGS]]
+
+    def test_tasks_have_their_cpus(self, tmp_path):
+        done, _ = self.sbatch(tmp_path, *FLAGS, SLURM_CPUS_PER_TASK='64')
+        assert done.stdout == '64 CPUs\n'
 
     def test_array(self, tmp_path):
         _, calls = self.sbatch(tmp_path, *FLAGS, SLURM_ARRAY_TASK_ID='3')
