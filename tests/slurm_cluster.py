@@ -31,6 +31,7 @@ from pathlib import Path
 
 DAEMONS = ('munged', 'slurmctld', 'slurmd')
 NODE = 'localhost'  # JAX meets at the node's name, which has to resolve
+WITH_US = ('setpriv', '--pdeathsig', 'TERM')  # ends a daemon where this process is killed
 BOUND = 30  # seconds for a daemon to answer or to end
 
 # More CPUs than there may be, so that two jobs fit. A requeued job waits for `cred_expire` seconds;
@@ -71,7 +72,7 @@ PartitionName=all Nodes={node} Default=YES MaxTime=INFINITE
 
 def missing() -> str | None:
     """Why no Slurm can be started here, or None."""
-    absent = [name for name in (*DAEMONS, 'srun') if not _find(name)]
+    absent = [name for name in (*DAEMONS, 'srun', 'setpriv') if not _find(name)]
     if absent:
         return f'{", ".join(absent)} not found: apt-get install slurm-wlm munge'
     return None if os.geteuid() == 0 else 'slurmd runs as root only'
@@ -130,7 +131,7 @@ def _start_daemons(folder: Path, environ: dict[str, str], processes: list) -> No
         output = folder / f'{command[0]}.out'
         with output.open('w') as file:
             process = subprocess.Popen(
-                [_find(command[0]), *command[1:]], env=environ, stdout=file, stderr=file
+                [*WITH_US, _find(command[0]), *command[1:]], env=environ, stdout=file, stderr=file
             )
         processes.append(process)
         until = time.monotonic() + BOUND
