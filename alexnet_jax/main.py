@@ -12,11 +12,13 @@ from absl import flags
 
 from alexnet_jax import (
     checkpoint,
+    cluster,
     command_line,
     compilation,
     ensemble,
     lost_peer,
     malloc,
+    steps,
     train,
     workdir,
 )
@@ -35,10 +37,17 @@ _CHECKPOINTS = flags.DEFINE_string(
     'With --mode=eval: DIR[@STEP],DIR[@STEP],...: the nets whose average is scored instead.',
 )
 _COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'Several hosts without Slurm, MPI, TPU or Kubernetes: host:port of one.'
+    'coordinator',
+    None,
+    'Several hosts without Slurm, MPI, TPU or Kubernetes: host:port of the first.',
 )
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator: how many.')
+_NUM_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'With --coordinator: how many. 1: alone, whatever the environment says.'
+)
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator: which this is, from 0.')
+_START_TIMEOUT = flags.DEFINE_integer(
+    'start_timeout', 300, 'Seconds to wait for the other processes.', lower_bound=1
+)
 
 
 def main() -> None:
@@ -67,6 +76,7 @@ def main() -> None:
         if members:
             ensemble.fit_batch(config, devices)
         validate(config, devices)
+        steps.connect()
         from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
         data = Data(config, jax.process_index(), jax.process_count())
@@ -74,6 +84,7 @@ def main() -> None:
             ensemble.score(config, folder, data, members)
         else:
             workdir.create(folder, config, data.class_names)
+            workdir.check_is_shared(folder)
             train.train_and_evaluate(config, folder, data)
 
 
@@ -90,32 +101,21 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
         checkpoint.check_weights(config.init_from)
 
 
+def _start_distributed() -> None:
+    """Join the other processes, if flags or the environment name any."""
+    found = cluster.find(os.environ, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if found:
+        lost_peer.start(found, _START_TIMEOUT.value)
+
+
 def _count_devices() -> int:
     """Accelerators over all hosts."""
     try:
         return jax.device_count()
     except RuntimeError as error:
+        if lost_peer.is_sign(error):
+            raise
         raise BadInput(f'JAX found no devices: {error}') from error
-
-
-def _start_distributed() -> None:
-    """Join the other hosts, if flags or the environment name any."""
-    if _COORDINATOR.value:
-        if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
-            raise BadInput('--coordinator needs --num_processes and --process_id as well')
-        lost_peer.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    elif _is_cluster(os.environ):
-        lost_peer.start()
-
-
-def _is_cluster(environ) -> bool:
-    """Whether the environment names several tasks, in a way that `initialize` understands."""
-    return (
-        (int(environ.get('SLURM_NTASKS', 1)) > 1 and 'SLURM_PROCID' in environ)
-        or int(environ.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
-        or environ.get('TPU_WORKER_HOSTNAMES', '').count(',') > 0
-        or 'JOBSET_NAME' in environ
-    )
 
 
 if __name__ == '__main__':

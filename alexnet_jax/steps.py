@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax import compilation
@@ -26,6 +27,18 @@ from alexnet_jax.model import AlexNet
 Batch = dict[str, np.ndarray]
 NO_STEP = np.iinfo(np.int32).max
 STATS_DECAY = 0.9  # of the running averages of batch norm, a step
+
+
+def connect() -> None:
+    """Connect the devices of several processes; call it where the processes are side by side.
+
+    Between CPUs, Gloo lets the first sum over a group of devices wait 30 s for the slowest process,
+    and reading data and compiling can take them further apart than that.
+    """
+    if jax.process_count() > 1:
+        ones = np.ones(jax.local_device_count(), np.float32)
+        jax.pmap(lambda x: jax.lax.psum(x, 'batch'), axis_name='batch')(ones)
+        multihost_utils.sync_global_devices('connected')  # one device of each process
 
 
 @flax.struct.dataclass

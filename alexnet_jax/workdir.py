@@ -9,12 +9,16 @@ import os
 import platform
 import subprocess
 import sys
+import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from alexnet_jax import variants
 from alexnet_jax.config import ADDED_KEYS, FREE_KEYS, default_config, leaves
@@ -22,6 +26,9 @@ from alexnet_jax.errors import BadInput
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-cpu', 'tensorflow',
             'tensorflow-datasets', 'ml-collections', 'numpy')  # fmt: skip
+
+
+LAG = 60  # seconds after which NFS, by default, has asked again what is in a folder
 
 
 def check(workdir: str, config: ml_collections.ConfigDict) -> None:
@@ -114,6 +121,30 @@ def create(workdir: str, config: ml_collections.ConfigDict, class_names: list[st
         _write_json(folder / 'environment.json', _environment(folder / 'environment.json', config))
     except OSError as error:
         raise BadInput(f'workdir {workdir} cannot be written: {error.strerror}') from error
+
+
+def check_is_shared(workdir: str) -> None:
+    """Of several processes, each sees what process 0 has written; call after `create`.
+
+    Raises:
+      BadInput: this one does not. It would wait for the statistics forever.
+    """
+    if jax.process_count() == 1:
+        return
+    path = epath.Path(workdir) / 'environment.json'  # has the time of this start
+
+    def seen() -> int:
+        return zlib.crc32(path.read_bytes()) if path.exists() else 0
+
+    written = int(multihost_utils.broadcast_one_to_all(np.uint32(seen())))
+    until = time.monotonic() + LAG
+    while seen() != written:
+        if time.monotonic() > until:
+            raise BadInput(
+                f'workdir {workdir} is not here the folder that process 0 writes; take one that '
+                f'every host sees, on a network file system or cloud storage'
+            )
+        time.sleep(0.5)
 
 
 def has_run(workdir: str) -> bool:

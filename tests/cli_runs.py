@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -35,26 +35,38 @@ FLAGS = (
 YNN = f'--{compilation.YNN}={compilation.OPTIONS["cpu"][compilation.YNN]}'
 
 
+def environment(cache: Path, devices: int) -> dict[str, str]:
+    """What makes a run have that many devices and keep what it compiles in `cache`."""
+    return {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {YNN}',
+        'JAX_COMPILATION_CACHE_DIR': str(cache),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+
+
 class Run:
     """A process that trains; `with` kills it at the end, whatever happens."""
 
-    def __init__(self, workdir: Path, cache: Path, *flags: str, devices: int = 1):
-        environ = os.environ | {
-            'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {YNN}',
-            'JAX_COMPILATION_CACHE_DIR': str(cache),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        }
+    def __init__(
+        self,
+        workdir: Path,
+        cache: Path,
+        *flags: str,
+        devices: int = 1,
+        before: Callable[[], None] | None = None,  # called in the process before Python starts
+    ):
         command = [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, f'--workdir={workdir}', *flags]
         self.errors = workdir.with_name(f'{workdir.name}.{next(_numbers)}.err')
         with self.errors.open('w') as stderr:
             self._process = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
-                env=environ,
+                env=os.environ | environment(cache, devices),
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                preexec_fn=before,
             )
 
     def wait_for_step(self, step: int) -> None:
@@ -91,7 +103,7 @@ def train(workdir: Path, cache: Path, *flags: str, devices: int = 1) -> str:
 @contextlib.contextmanager
 def two_processes(workdir: Path, cache: Path, *flags: str) -> Iterator[tuple[Run, Run]]:
     """The two processes of a run, two devices each."""
-    flags = (*flags, f'--coordinator=127.0.0.1:{_free_port()}', '--num_processes=2')
+    flags = (*flags, f'--coordinator=127.0.0.1:{free_port()}', '--num_processes=2')
     with (
         Run(workdir, cache, *flags, '--process_id=0', devices=2) as first,
         Run(workdir, cache, *flags, '--process_id=1', devices=2) as second,
@@ -99,7 +111,7 @@ def two_processes(workdir: Path, cache: Path, *flags: str) -> Iterator[tuple[Run
         yield first, second
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with contextlib.closing(socket.socket()) as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]

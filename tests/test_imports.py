@@ -68,15 +68,16 @@ CORE = {
     'checkpoint': {'manifest', 'errors'},
     'logger': {'errors'},
     'stop': set(),
-    'lost_peer': {'errors'},
+    'cluster': {'errors'},
+    'lost_peer': {'cluster', 'errors'},
     'workdir': {'config', 'variants', 'errors'},
     'train': {
         'checkpoint', 'evaluate', 'logger', 'lost_peer', 'optimizer', 'steps', 'stop', 'variants',
         'errors',
     },
     'main': {
-        'checkpoint', 'command_line', 'compilation', 'config', 'data.pipeline', 'ensemble',
-        'lost_peer', 'malloc', 'train', 'workdir', 'errors',
+        'checkpoint', 'cluster', 'command_line', 'compilation', 'config', 'data.pipeline',
+        'ensemble', 'lost_peer', 'malloc', 'steps', 'train', 'workdir', 'errors',
     },
 }  # fmt: skip
 

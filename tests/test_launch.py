@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted((ROOT / 'launch').rglob('*.sh'))
+SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch']
 
 # Makes a .venv that holds itself, and notes what it is called with, an argument a line.
 STAND_IN = """#!/usr/bin/env bash

@@ -240,6 +240,14 @@ def test_coordinator_without_the_number_of_processes(refused):
     assert refused(QUICKSTART, '--coordinator=localhost:1234') == message
 
 
+def test_a_launcher_that_makes_no_sense(refused, monkeypatch):
+    for name in ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID'):
+        monkeypatch.setenv(name, '1')
+    monkeypatch.setenv('SLURM_NTASKS', 'many')
+    message = refused(QUICKSTART)
+    assert message.startswith("SLURM_NTASKS is 'many' in the environment; it must be a number")
+
+
 class TestData:
     """What needs the data to be looked at, and with it TensorFlow."""
 

@@ -4,10 +4,15 @@ import fcntl
 import json
 import subprocess
 import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from alexnet_jax import workdir
 from alexnet_jax.config import default_config
@@ -302,3 +307,36 @@ def test_lock_survives_garbage_collection(tmp_path):
     workdir.create(tmp_path, default_config(), CLASSES)
     with open(tmp_path / '.lock') as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class TestSeenByAllHosts:
+    """As process 1 of 2 sees the folder in which process 0 has written."""
+
+    @pytest.fixture
+    def check(self, tmp_path, monkeypatch):
+        workdir.create(str(tmp_path), default_config(), CLASSES)
+        written = np.uint32(zlib.crc32((tmp_path / 'environment.json').read_bytes()))
+        monkeypatch.setattr(jax, 'process_count', lambda: 2)
+        monkeypatch.setattr(multihost_utils, 'broadcast_one_to_all', lambda mine: written)
+        monkeypatch.setattr(workdir, 'LAG', 1)
+        return workdir.check_is_shared
+
+    def test_the_same(self, check, tmp_path):
+        check(str(tmp_path))
+
+    def test_not_there(self, check, tmp_path):
+        with pytest.raises(BadInput, match='is not here the folder that process 0 writes; take'):
+            check(str(tmp_path / 'absent'))
+
+    def test_another_run(self, check, tmp_path):
+        (tmp_path / 'environment.json').write_text('{"started": "then"}')
+        with pytest.raises(BadInput, match='is not here the folder'):
+            check(str(tmp_path))
+
+    def test_comes_late(self, check, tmp_path):
+        now, path = (tmp_path / 'environment.json').read_text(), tmp_path / 'environment.json'
+        path.unlink()
+        with ThreadPoolExecutor() as pool:
+            writing = pool.submit(lambda: (time.sleep(0.3), path.write_text(now)))
+            check(str(tmp_path))
+        assert writing.result()

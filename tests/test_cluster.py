@@ -1,0 +1,218 @@
+"""Which processes belong together, from flags and from the variables that launchers set."""
+
+import importlib.util
+
+import pytest
+
+from alexnet_jax import cluster
+from alexnet_jax.cluster import Cluster
+from alexnet_jax.errors import BadInput
+
+# As `srun -n2` of job 7 sets them, read on a Slurm 22.05, and `mpirun -n 2` of Open MPI 4.1.4.
+SLURM = {
+    'SLURM_JOB_ID': '7',
+    'SLURM_JOB_NUM_NODES': '1',
+    'SLURM_STEP_ID': '0',
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_STEP_TASKS_PER_NODE': '2',
+    'SLURM_NTASKS': '2',
+    'SLURM_PROCID': '1',
+    'SLURM_LOCALID': '1',
+}
+OPEN_MPI = {
+    'OMPI_COMM_WORLD_SIZE': '2',
+    'OMPI_COMM_WORLD_RANK': '1',
+    'OMPI_COMM_WORLD_LOCAL_RANK': '1',
+    'OMPI_COMM_WORLD_LOCAL_SIZE': '2',
+    'OMPI_MCA_orte_hnp_uri': '1441398784.0;tcp://192.0.2.2:38347',
+}
+OPEN_MPI_5 = {k: v for k, v in OPEN_MPI.items() if 'uri' not in k}
+PLAIN = {'TPU_SKIP_MDS_QUERY': '1'}  # JAX sets it where there is no TPU
+POD = PLAIN | {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'}
+FLAGS = {'coordinator': 'node1:29500', 'num_processes': 4, 'process_id': 3}
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """installed('libtpu'): those packages can be imported, and no other."""
+
+    def only(*names):
+        monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name in names or None)
+
+    only()
+    return only
+
+
+@pytest.mark.parametrize(
+    'environ',
+    [
+        {},
+        PLAIN,
+        SLURM | {'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'},
+        # A batch script and a shell of salloc have the job's variables, and not a step's.
+        {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '2', 'SLURM_PROCID': '0', 'SLURM_LOCALID': '0'},
+        {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8', 'SLURM_JOB_NUM_NODES': '1'},
+        OPEN_MPI | {'OMPI_COMM_WORLD_SIZE': '1', 'OMPI_COMM_WORLD_RANK': '0'},
+        PLAIN | {'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_WORKER_ID': '0'},
+        PLAIN | {'KUBERNETES_SERVICE_HOST': '10.0.0.1'},  # a pod of no indexed Job
+        PLAIN | {'JOB_COMPLETION_INDEX': '1'},
+    ],
+)
+def test_alone(environ, installed):
+    installed('libtpu', 'kubernetes')
+    assert cluster.find(PLAIN | environ) is None
+
+
+@pytest.mark.parametrize('environ', [SLURM, OPEN_MPI, OPEN_MPI_5, POD, {'TPU_WORKER_ID': '0'}])
+def test_alone_by_flag(environ, installed):
+    installed('libtpu', 'kubernetes')
+    assert cluster.find(environ, num_processes=1) is None
+
+
+class TestSlurm:
+    def test_task(self):
+        found = cluster.find(SLURM | PLAIN)
+        assert found == Cluster('Slurm', None, 2, 1, 61440 + 7, takes_all_gpus=False)
+
+    def test_steps_meet_at_other_ports(self):
+        ports = {cluster.find(SLURM | {'SLURM_STEP_ID': str(i)}).port for i in range(4)}
+        assert len(ports) == 4
+        assert all(61440 <= port <= 65535 for port in ports)
+
+    def test_a_large_job_id(self):
+        assert cluster.find(SLURM | {'SLURM_JOB_ID': '40961'}).port == 61441  # 10 * 4096 + 1
+
+    def test_port_of_the_environment(self):
+        assert cluster.find(SLURM | {'JAX_COORDINATOR_PORT': '29500'}).port == 29500
+
+    @pytest.mark.parametrize(
+        ('changes', 'takes_all'),
+        [
+            ({'SLURM_STEP_TASKS_PER_NODE': '1(x2)'}, True),
+            ({'SLURM_STEP_TASKS_PER_NODE': '1,1'}, True),
+            ({'SLURM_STEP_TASKS_PER_NODE': '2(x3),1'}, False),
+            ({'SLURM_STEP_TASKS_PER_NODE': '4', 'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, False),
+            ({'SLURM_STEP_TASKS_PER_NODE': '8(x2)', 'CUDA_VISIBLE_DEVICES': '3'}, True),
+            ({'SLURM_STEP_TASKS_PER_NODE': '2', 'SLURM_GPUS_PER_TASK': '4'}, True),
+        ],
+    )  # fmt: skip
+    def test_gpus(self, changes, takes_all):
+        assert cluster.find(SLURM | changes).takes_all_gpus == takes_all
+
+    def test_several_nodes_without_srun(self):
+        environ = {'SLURM_JOB_ID': '7', 'SLURM_JOB_NUM_NODES': '2', 'SLURM_PROCID': '0'}
+        with pytest.raises(BadInput, match=r'has 2 nodes, .* start it with `srun python'):
+            cluster.find(PLAIN | environ)
+
+
+class TestOpenMPI:
+    def test_process(self):
+        assert cluster.find(OPEN_MPI) == Cluster('Open MPI', None, 2, 1, takes_all_gpus=False)
+
+    def test_one_a_host(self):
+        assert cluster.find(OPEN_MPI | {'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}).takes_all_gpus
+
+    def test_in_a_slurm_job(self):
+        """mpirun starts its daemons by srun: the processes have variables of both."""
+        assert cluster.find(SLURM | OPEN_MPI).launcher == 'Open MPI'
+
+    def test_version_5_needs_the_coordinator(self):
+        with pytest.raises(BadInput, match='pass --coordinator=HOST:PORT'):
+            cluster.find(OPEN_MPI_5)
+        found = cluster.find(OPEN_MPI_5, 'node1:29500')
+        assert (found.coordinator, found.num_processes, found.process_id) == ('node1:29500', 2, 1)
+
+
+class TestCloudTPU:
+    def test_vm(self, installed):
+        installed('libtpu')
+        assert cluster.find({}) == Cluster('Cloud TPU')
+
+    def test_vm_without_libtpu(self, installed):
+        assert cluster.find({}) is None
+
+    @pytest.mark.parametrize('name', ['TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'])
+    def test_workers_by_name(self, installed, name):
+        installed('libtpu')
+        environ = PLAIN | {name: 'a,b', 'TPU_WORKER_ID': '1'}
+        assert cluster.find(environ) == Cluster('Cloud TPU')
+
+    def test_several_slices_of_one_host(self, installed):
+        installed('libtpu')
+        environ = {'TPU_WORKER_HOSTNAMES': 'a', 'TPU_WORKER_ID': '0', 'MEGASCALE_NUM_SLICES': '2'}
+        assert cluster.find(environ) == Cluster('Cloud TPU')
+
+    def test_workers_without_libtpu(self, installed):
+        with pytest.raises(BadInput, match=r'pip install "jax\[tpu\]"'):
+            cluster.find(PLAIN | {'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '1'})
+
+
+class TestKubernetes:
+    def test_pod(self, installed):
+        installed('kubernetes')
+        assert cluster.find(POD) == Cluster('Kubernetes')
+
+    def test_without_the_package(self, installed):
+        with pytest.raises(BadInput, match=r'this pod is number 1 .*pip install "jax\[k8s\]"'):
+            cluster.find(POD)
+
+
+class TestFlags:
+    def test_all_three(self):
+        assert cluster.find(PLAIN, **FLAGS) == Cluster('the flags', 'node1:29500', 4, 3, 29500)
+
+    def test_they_come_before_the_launcher(self):
+        assert cluster.find(SLURM, **FLAGS).process_id == 3
+
+    @pytest.mark.parametrize('environ', [SLURM, OPEN_MPI])
+    def test_the_launcher_says_the_rest(self, environ):
+        found = cluster.find(environ, 'node1:29500')
+        assert (found.num_processes, found.process_id, found.port) == (2, 1, 29500)
+
+    def test_ipv6(self):
+        assert cluster.find(PLAIN, '[fd00::2]:80', 2, 0).port == 80
+
+    @pytest.mark.parametrize(
+        ('changes', 'message'),
+        [
+            ({'process_id': 4}, r'--process_id=4 of --num_processes=4; .* 0 to 3'),
+            ({'process_id': -1}, '--process_id=-1; it must be at least 0'),
+            ({'num_processes': 0}, '--num_processes=0; it must be at least 1'),
+            ({'process_id': None}, '--coordinator needs --num_processes and --process_id as well'),
+            ({'num_processes': None}, '--coordinator needs --num_processes and'),
+            ({'coordinator': None}, 'need --coordinator=HOST:PORT as well'),
+            ({'coordinator': None, 'num_processes': None}, 'need --coordinator=HOST:PORT'),
+            ({'coordinator': 'node1'}, '--coordinator=node1; it must be HOST:PORT'),
+            ({'coordinator': 'node1:'}, 'it must be HOST:PORT'),
+            ({'coordinator': ':29500'}, 'it must be HOST:PORT'),
+            ({'coordinator': 'node1:0'}, 'a port from 1 to 65535'),
+            ({'coordinator': 'node1:65536'}, 'a port from 1 to 65535'),
+            ({'coordinator': 'http://node1:80'}, 'it must be HOST:PORT'),
+            ({'coordinator': 'fd00::2:80'}, r'such as node1:29500 or \[fd00::2\]:29500'),
+        ],
+    )
+    def test_refused(self, changes, message):
+        with pytest.raises(BadInput, match=message):
+            cluster.find(PLAIN, **(FLAGS | changes))
+
+
+@pytest.mark.parametrize(
+    ('environ', 'message'),
+    [
+        (SLURM | {'SLURM_NTASKS': 'two'}, "SLURM_NTASKS is 'two' in the environment; it must be"),
+        (SLURM | {'SLURM_PROCID': ''}, "SLURM_PROCID is ''"),
+        (SLURM | {'SLURM_PROCID': '2'}, 'SLURM_PROCID=2 and SLURM_NTASKS=2 .* do not fit'),
+        (SLURM | {'SLURM_JOB_ID': '7_1'}, "SLURM_JOB_ID is '7_1'"),
+        (SLURM | {'JAX_COORDINATOR_PORT': 'x'}, "JAX_COORDINATOR_PORT is 'x'"),
+        ({'SLURM_JOB_NUM_NODES': '?'}, r"SLURM_JOB_NUM_NODES is '\?'"),
+        (OPEN_MPI | {'OMPI_COMM_WORLD_SIZE': '-2'}, "OMPI_COMM_WORLD_SIZE is '-2'"),
+        ({'OMPI_COMM_WORLD_SIZE': '2'}, 'OMPI_COMM_WORLD_RANK is not set'),
+        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, 'TPU_WORKER_ID is not set'),
+        ({'TPU_WORKER_HOSTNAMES': 'a', 'MEGASCALE_NUM_SLICES': 'x'}, "_SLICES is 'x'"),
+        (POD | {'JOB_COMPLETION_INDEX': 'one'}, "JOB_COMPLETION_INDEX is 'one'"),
+    ],
+)
+def test_a_value_that_cannot_be(environ, message, installed):
+    installed('libtpu', 'kubernetes')
+    with pytest.raises(BadInput, match=message + r'.*--num_processes=1 trains'):
+        cluster.find(PLAIN | environ)

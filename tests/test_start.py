@@ -1,0 +1,214 @@
+"""Two processes start together, or one waits in vain. Under Slurm: `test_sbatch.py`."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from cli_runs import FLAGS, REPOSITORY, TIMEOUT, Run, environment, free_port, records
+
+from alexnet_jax import lost_peer
+from alexnet_jax.checkpoint import find_steps
+
+SHORT = (
+    '--config.epochs=0.2',  # 4 steps
+    '--config.log_every=1',
+    '--config.eval_every=4',
+    '--config.checkpoint_every=4',
+)
+WAIT = 10  # seconds, of --start_timeout
+QUICK = f'--start_timeout={WAIT}'
+BOUND = WAIT + 60  # JAX tries some seconds longer, and Python has to start
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / 'compiled'
+
+
+def flags(process_id, port):
+    return (
+        f'--coordinator=127.0.0.1:{port}', '--num_processes=2', f'--process_id={process_id}',
+    )  # fmt: skip
+
+
+class TestAbsent:
+    @pytest.mark.parametrize('process_id', [0, 1], ids=['coordinator', 'other'])
+    def test_alone_of_two(self, tmp_path, cache, process_id):
+        port = free_port()
+        began = time.monotonic()
+        with Run(tmp_path / 'run', cache, *SHORT, *flags(process_id, port), QUICK) as run:
+            code, output, errors = run.finish()
+        assert time.monotonic() - began < BOUND
+        assert (code, output) == (1, '')
+        last = errors.splitlines()[-1]
+        assert last.startswith(f'error: process {process_id} of 2 on {socket.gethostname()} and ')
+        assert f'did not meet at 127.0.0.1:{port} within {WAIT} s; see that all were' in last
+        assert 'Traceback' not in errors
+        assert not (tmp_path / 'run').exists()
+
+    def test_port_in_use(self, tmp_path, cache):
+        with socket.create_server(('127.0.0.1', 0)) as other:
+            port = other.getsockname()[1]
+            with Run(tmp_path / 'run', cache, *SHORT, *flags(0, port), QUICK) as run:
+                code, _, errors = run.finish()
+        assert code == 2
+        assert errors == (
+            f'error: port {port} of {socket.gethostname()}, where the processes are to meet, '
+            f'cannot be had: Address already in use; pass --coordinator=HOST:PORT with another '
+            f'port\n'
+        )
+
+
+def forbid_writing():
+    """No file of this process can grow, not even its log, but for the 4 bytes of `tempfile`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4))
+
+
+def both(workdir, cache, *extra, before=None):
+    """[(exit code, output, errors)] of two; the `extra` flags and `before` are the second's."""
+    port = free_port()
+    with (
+        Run(workdir, cache, *SHORT, *flags(0, port), devices=2) as first,
+        Run(workdir, cache, *SHORT, *flags(1, port), *extra, devices=2, before=before) as second,
+    ):
+        return [first.finish(), second.finish()]
+
+
+def test_only_process_0_writes(tmp_path, cache):
+    first, second = both(tmp_path / 'run', cache, before=forbid_writing)
+    assert (first[0], second[0]) == (0, 0), first[2]
+    assert len(records(tmp_path / 'run')) == 5
+    assert find_steps(str(tmp_path / 'run')) == [4]
+
+
+def test_every_process_says_its_errors(tmp_path, cache):
+    """What process 1 does not find, process 0 does."""
+    first, second = both(tmp_path / 'run', cache, '--config.data.name=folder:/absent')
+    who = f'error: process 1 of 2 on {socket.gethostname()}: '
+    assert second[0] == 2
+    assert second[2].splitlines()[-1].startswith(who)
+    assert '/absent' in second[2].splitlines()[-1]
+    assert first[0] == 1
+    assert first[2].splitlines()[-1] == lost_peer.LOST
+
+
+# By the variables of a launcher that is not here
+
+MEET = """
+import os
+import jax
+from alexnet_jax import cluster, lost_peer
+from alexnet_jax.errors import run_command
+def main():
+    lost_peer.start(cluster.find(os.environ), 60)
+    print(jax.process_index(), jax.process_count(), jax.device_count())
+run_command(main)
+"""
+
+# The Kubernetes client, of a pod in a JobSet's Job of two; JAX reads the namespace from a file.
+KUBERNETES = """
+import os
+from types import SimpleNamespace as N
+from jax._src.clusters.k8s_cluster import K8sCluster
+class ApiException(Exception):
+    status, reason = 403, 'Forbidden'
+class Api:
+    def list_namespaced_pod(self, namespace, field_selector):
+        if 'FORBIDDEN' in os.environ:
+            raise ApiException
+        owner = N(controller=True, kind='Job')
+        metadata = N(labels={'job-name': 'alexnet-hosts-0'}, owner_references=[owner])
+        return N(items=[N(metadata=metadata)])
+    def read_namespaced_job(self, name, namespace):
+        assert name == 'alexnet-hosts-0'
+        return N(spec=N(parallelism=2))
+K8sCluster._namespace = classmethod(lambda cls: 'default')
+config = N(load_incluster_config=lambda: None)
+client = N(CoreV1Api=Api, BatchV1Api=Api, exceptions=N(ApiException=ApiException))
+"""
+
+
+def slurm(i, port):
+    return {
+        'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2',
+        'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i), 'JAX_COORDINATOR_PORT': str(port),
+    }  # fmt: skip
+
+
+def cloud_tpu(i, port):
+    return {
+        'JAX_FORCE_TPU_INIT': '1', 'TPU_LIBRARY_PATH': __file__, 'TPU_WORKER_ID': str(i),
+        'TPU_WORKER_HOSTNAMES': '127.0.0.1,127.0.0.2', 'JAX_COORDINATOR_PORT': str(port),
+        # Where these are not set, JAX asks the metadata server.
+        'MEGASCALE_COORDINATOR_ADDRESS': '127.0.0.1:8080', 'MEGASCALE_NUM_SLICES': '1',
+        'MEGASCALE_SLICE_ID': '0',
+    }  # fmt: skip
+
+
+def kubernetes(i, port):
+    return {
+        'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': str(i),
+        'HOSTNAME': 'localhost', 'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
+    }  # fmt: skip
+
+
+def start(tmp_path, variables):
+    (tmp_path / 'kubernetes.py').write_text(KUBERNETES)
+    return subprocess.Popen(
+        [sys.executable, '-c', MEET],
+        env=os.environ
+        | environment(tmp_path, devices=2)
+        | {'PYTHONPATH': f'{tmp_path}:{REPOSITORY}'}
+        | variables,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('launcher', [slurm, cloud_tpu, kubernetes])
+def test_meet(tmp_path, launcher):
+    port = free_port()
+    processes = [start(tmp_path, launcher(i, port)) for i in range(2)]
+    for i, process in enumerate(processes):
+        output, errors = process.communicate(timeout=120)
+        assert output.splitlines()[-1:] == [f'{i} 2 4'], errors
+
+
+def test_what_the_launcher_does_not_say(tmp_path):
+    process = start(tmp_path, kubernetes(1, free_port()) | {'FORBIDDEN': '1'})
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (1, '')
+    (line,) = errors.splitlines()
+    assert line.startswith('error: the process of Kubernetes on ')
+    assert 'did not learn where the others are: Kubernetes API Error: 403 - Forbidden' in line
+    assert line.endswith('--num_processes=1 trains in this process alone')
+
+
+def test_open_mpi(tmp_path, cache):
+    """Two processes of two devices, started by mpirun; no flag says that there are two."""
+    if not shutil.which('mpirun'):
+        pytest.skip('needs mpirun: apt-get install openmpi-bin')
+    workdir = tmp_path / 'run'
+    command = [
+        'mpirun', '--allow-run-as-root', '--oversubscribe', '-n', '2', '--tag-output',
+        sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *SHORT, f'--workdir={workdir}',
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=os.environ | environment(cache, devices=2),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as job:  # fmt: skip
+        try:
+            output, errors = job.communicate(timeout=TIMEOUT)
+        finally:
+            job.terminate()  # and with it the processes; a kill would leave them
+    assert job.returncode == 0, errors
+    assert re.search(r'^\[\d+,0\]<stdout>:finished: 4 steps', output, re.M)
+    assert not re.search(r'^\[\d+,1\]<stdout>:(step|finished)', output, re.M)
+    environment_json = json.loads((workdir / 'environment.json').read_text())
+    assert (environment_json['hosts'], len(environment_json['devices'])) == (2, 4)
