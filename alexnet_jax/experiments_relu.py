@@ -21,8 +21,8 @@ def nth_rate(n: int) -> float:
 def make_trial(net: str, n: int, race: bool = False) -> Trial:
     """A net at a rate, for the epochs of the sweep or until the target is reached.
 
-    He's weights in the hidden layers: with the 18 % net's own, tanh and ReLU alike stand still at
-    first. The rate is constant; what the biases have is twice that, as in the 18 % net.
+    Both start from He's weights in the hidden layers, as the 18 % net's own, of std 0.01, start
+    slowly. The rate is constant, and doubled for biases, as in the 18 % net.
     """
     return Trial(
         name=f'{net}_{nth_rate(n):g}',
