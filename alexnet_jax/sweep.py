@@ -26,7 +26,6 @@ from alexnet_jax.sweeps.table import Table
 BACKENDS = ('local', 'slurm', 'ray')
 
 _SWEEP = flags.DEFINE_string('sweep', None, 'Space: configs/sweeps/NAME.py[:argument].')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the sweep; its trials go below.')
 _SEARCH = flags.DEFINE_string('search', 'grid', f'{" | ".join(study.SEARCHES)}.')
 _TRIALS = flags.DEFINE_integer('trials', None, 'With --search=random or tpe: how many.')
 _METRIC = flags.DEFINE_string(
@@ -47,10 +46,10 @@ _SBATCH = flags.DEFINE_multi_string(
 
 def main() -> None:
     """Check, run, sum up."""
-    command_line.define_flags(require_workdir=False)
+    command_line.define_flags()
     _, *others = command_line.parse_flags(sys.argv)
     _check_flags(others)
-    config, folder = flags.FLAGS.config, Path(_WORKDIR.value)
+    config, folder = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     validate(config, _DEVICES.value)
     table = space.load(_SWEEP.value)
     is_grid = _SEARCH.value == 'grid'
@@ -62,8 +61,13 @@ def main() -> None:
     recipe = recipe.removeprefix(f'{command_line.RECORDED}:')
     base = Base(f'--config={recipe}', command_line.load_recipe(recipe), config, _DEVICES.value)
     backend = _make_backend(base)
+    with study.locked(folder):
+        _run(base, backend, folder, table)
+
+
+def _run(base: Base, backend: Backend, folder: Path, table: space.Space) -> None:
     plan = {
-        'config': {k: v for k, v in leaves(config).items() if k not in FREE_KEYS},
+        'config': {k: v for k, v in leaves(base.config).items() if k not in FREE_KEYS},
         'space': space.spell(table),
         'search': _SEARCH.value,
         'metric': _METRIC.value,
@@ -81,14 +85,14 @@ def main() -> None:
 
 
 def _check_flags(others: list[str]) -> None:
-    if flags.FLAGS.config is None or not _SWEEP.value or not _WORKDIR.value:
+    if flags.FLAGS.config is None or not _SWEEP.value or not flags.FLAGS.workdir:
         raise BadInput(
             'pass --config=configs/NAME.py, --sweep=configs/sweeps/NAME.py and --workdir=DIR'
         )
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
-    if '://' in _WORKDIR.value:
-        raise BadInput(f'--workdir={_WORKDIR.value}; a sweep needs a folder of a file system')
+    if '://' in flags.FLAGS.workdir:
+        raise BadInput(f'--workdir={flags.FLAGS.workdir}; a sweep needs a folder of a file system')
     for flag, allowed in (
         (_SEARCH, study.SEARCHES),
         (_METRIC, study.METRICS),
@@ -115,7 +119,7 @@ def _make_backend(base: Base) -> Backend:
         case 'slurm':
             from alexnet_jax.sweeps.backends.slurm import Slurm
 
-            return Slurm(Path(_WORKDIR.value), _DEVICES.value, _PARALLEL.value, _SBATCH.value)
+            return Slurm(Path(flags.FLAGS.workdir), _DEVICES.value, _PARALLEL.value, _SBATCH.value)
         case 'ray':
             from alexnet_jax.sweeps.backends.ray import Ray
 

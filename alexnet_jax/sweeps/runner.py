@@ -183,7 +183,7 @@ class Runner:
             trial.number,
             changes,
             space.apply(self._base.config, changes),
-            Job(name, command, folder),
+            Job(name, command, folder, Path.cwd()),
             hopeless=study.HOPELESS in trial.user_attrs,
         )
 

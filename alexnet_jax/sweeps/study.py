@@ -4,8 +4,10 @@ Every change is on disk when a call returns; a trial that was running when the s
 still running in it. Only one sweep at a time opens a folder.
 """
 
+import contextlib
 import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,33 @@ FAILED = 'failed'
 HOPELESS = 'hopeless'  # attribute of a trial that is being stopped early
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder of a sweep, and keep other sweeps out while the block runs.
+
+    Raises:
+      BadInput: it is in use, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / '.lock').open('w')
+    except OSError as error:
+        raise BadInput(f'workdir {folder} cannot be written: {error.strerror}') from error
+    with file:  # and with this process, however it ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(
+                f'workdir {folder} is in use by another sweep; take another --workdir'
+            ) from error
+        yield
+
+
 class Study:
     """The trials of a sweep.
 
     Args:
-      folder: of the sweep.
+      folder: of the sweep, locked.
       plan: what makes the sweep what it is: another plan in the folder is refused.
       space: of `space.load`.
       search: one of SEARCHES.
@@ -42,7 +66,7 @@ class Study:
       metric: one of METRICS, of the last evaluation of a trial.
 
     Raises:
-      BadInput: the folder is in use, cannot be written, or holds a sweep of another plan.
+      BadInput: the folder holds a sweep of another plan.
       RunError: the journal is damaged.
     """
 
@@ -60,7 +84,6 @@ class Study:
         self._search = search
         points = spaces.grid(space) if search == 'grid' else []
         self.size = len(points) or trials
-        self._lock = _lock(folder)
         path = folder / 'study.journal'
         _clean(path)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -153,18 +176,6 @@ class Study:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.all()[trial.number]
-
-
-def _lock(folder: Path) -> Any:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / '.lock', 'w')  # noqa: SIM115  closing it would give up the lock
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BadInput(f'{folder} is in use by another sweep; take another --workdir') from error
-    except OSError as error:
-        raise BadInput(f'workdir {folder} cannot be written: {error.strerror}') from error
-    return file
 
 
 def _clean(path: Path) -> None:

@@ -21,11 +21,13 @@ class Job:
       name: of the trial, unique on the cluster.
       command: what to run, the program first.
       folder: its workdir; what it prints is added to output.txt there.
+      directory: that it starts in, from which it finds its files.
     """
 
     name: str
     command: tuple[str, ...]
     folder: Path
+    directory: Path
 
     @property
     def output(self) -> Path:
@@ -72,6 +74,7 @@ def spawn(
     with job.output.open('ab') as output:
         return subprocess.Popen(
             [*start, str(os.getpid()), *job.command],
+            cwd=job.directory,
             env=inherited | environ,
             stdin=subprocess.DEVNULL,
             stdout=output,

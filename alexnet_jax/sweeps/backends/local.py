@@ -147,5 +147,6 @@ def _cores(slot: int, slots: int) -> list[int]:
         cores = sorted(os.sched_getaffinity(0))
     else:
         cores = list(range(os.cpu_count() or 1))
-    share = cores[slot * len(cores) // slots : (slot + 1) * len(cores) // slots]
-    return share or [cores[slot % len(cores)]]
+    if slots > len(cores):
+        return [cores[slot % len(cores)]]
+    return cores[slot * len(cores) // slots : (slot + 1) * len(cores) // slots]
