@@ -15,6 +15,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 def main() -> None:
     """Set up, then become the command."""
     cores, parent, *command = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent may ignore it
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(parent):  # it ended before

@@ -1,8 +1,8 @@
 """Trials as jobs of Slurm, by submitit.
 
 The sweep alone decides what is run again, so jobs are not requeued by Slurm: preempted, or 90 s
-before their time limit, they get SIGTERM, save, end with 143, and are submitted anew. A job that
-still runs from an earlier start of the sweep is found by its name.
+before their time limit, they get SIGTERM, save, end with 143, and are submitted anew. The jobs of
+a sweep that was killed run on, and its next start finds them.
 """
 
 import os
@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.sweeps.backends import LOST, Job, exit_code, spawn, threads
@@ -75,30 +76,55 @@ class Slurm:
         )
 
     def start(self, job: Job) -> '_SlurmJob':
-        """Submit a job, unless it is in the queue."""
+        """Submit a job, unless one of an earlier start of the sweep waits, runs or has ended."""
+        note = job.folder / 'slurm_job'  # its number, until its end is known
+        if not note.exists():
+            job.folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(self._running(job) or self._submit(job))
+        return _SlurmJob(self._job(note.read_text()), self._queue, note)
+
+    def _job(self, number: str) -> Any:
         import submitit
 
-        if number := self._queue.number(job.name):
-            return _SlurmJob(submitit.SlurmJob(self._executor.folder, number), self._queue)
+        return submitit.SlurmJob(self._executor.folder, number)
+
+    def _running(self, job: Job) -> str | None:
+        """The number of a job that was submitted by a sweep that was killed before it noted it."""
+        number = self._queue.number(job.name)
+        # The queue still has a job whose result is there, and was seen, for a moment.
+        if number and not self._job(number).paths.result_pickle.exists():
+            return number
+        return None
+
+    def _submit(self, job: Job) -> str:
+        import submitit
+
         self._executor.update_parameters(job_name=job.name)
         try:
-            submitted = self._executor.submit(run, job)
+            number = self._executor.submit(run, job).job_id
         except submitit.core.utils.FailedJobError as error:
             raise RunError(
                 f'sbatch: {error}; started again, the sweep continues: with a lower --max_parallel '
                 f'if there were too many jobs'
             ) from error
         self._queue.forget()
-        return _SlurmJob(submitted, self._queue)
+        return number
 
 
 class _SlurmJob:
-    def __init__(self, job, queue: '_Queue'):
+    def __init__(self, job: Any, queue: '_Queue', note: Path):
         self._job = job
         self._queue = queue
+        self._note = note
         self._gone_since: float | None = None
 
     def poll(self) -> int | None:
+        code = self._code()
+        if code is not None:
+            self._note.unlink(missing_ok=True)
+        return code
+
+    def _code(self) -> int | None:
         if self._job.paths.result_pickle.exists():
             return self._job.result()
         if self._queue.state(self._job.job_id):
