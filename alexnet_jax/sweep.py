@@ -42,6 +42,7 @@ _PARALLEL = flags.DEFINE_integer(
 _SBATCH = flags.DEFINE_multi_string(
     'sbatch', [], 'With --backend=slurm: an option of sbatch, as partition=gpu; may be repeated.'
 )
+_REPORTS = flags.DEFINE_bool('reports', False, 'At the end, make the report of each trial.')
 
 
 def main() -> None:
@@ -79,6 +80,8 @@ def _run(base: Base, backend: Backend, folder: Path, table: space.Space) -> None
     except Interrupted:
         results.write(trials, base, folder)
         raise
+    if _REPORTS.value:
+        results.make_reports(trials, folder, print)
     print('\n'.join(results.write(trials, base, folder)))
     if trials.best() is None:
         raise RunError(f'no trial finished; see {folder}/trials.csv')

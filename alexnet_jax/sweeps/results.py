@@ -1,23 +1,27 @@
 """What came out of a sweep: trials.csv, a page of plots, the best trial's command line."""
 
+import contextlib
 import csv
 import html
 import os
 import shlex
 import statistics
+import subprocess
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from alexnet_jax.errors import RunError
 from alexnet_jax.sweeps.runner import Base
 from alexnet_jax.sweeps.study import Study
 from alexnet_jax.sweeps.table import changed_keys, short_names
 
 SCORES = ('step', 'epoch', 'loss', 'top1', 'top5')
-REPORT = 'report/report.html'  # in a trial's folder, where alexnet_jax.report was told to put it
+REPORT = 'report/report.html'  # of alexnet_jax.report, in a trial's folder
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }}
@@ -48,6 +52,30 @@ def write(study: Study, base: Base, folder: Path) -> list[str]:
             f'again   {commands}',
         ]
     return lines
+
+
+def make_reports(study: Study, folder: Path, say: Callable[[str], None]) -> None:
+    """Run alexnet_jax.report for each finished trial that has none.
+
+    Args:
+      study: of the sweep.
+      folder: of the sweep.
+      say: prints a line.
+
+    Raises:
+      RunError: a report could not be made.
+    """
+    for trial in study.all():
+        workdir = folder / 'trials' / f'{trial.number:03}'
+        if trial.state != TrialState.COMPLETE or (workdir / REPORT).exists():
+            continue
+        say(f'report of trial {trial.number}')
+        (workdir / REPORT).parent.mkdir(exist_ok=True)
+        command = [sys.executable, '-m', 'alexnet_jax.report', workdir, f'--out={workdir / REPORT}']
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ['it ended without a word'])[-1]
+            raise RunError(f'report of trial {trial.number}: {last.removeprefix("error: ")}')
 
 
 def _changes(trial: FrozenTrial) -> str:
@@ -157,17 +185,21 @@ def _plots(study: Study, trials: Sequence[FrozenTrial]) -> list[str]:
             'Parallel coordinates': draw.plot_parallel_coordinate(
                 study.optuna, params=varied, target_name=study.metric
             ),
-            'Importance': draw.plot_param_importances(
-                study.optuna, params=varied, target_name=study.metric
-            ),
         }
+        with contextlib.suppress(RuntimeError):  # all scores are the same, or too few
+            figures['Importance'] = draw.plot_param_importances(
+                study.optuna,
+                evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+                params=varied,
+                target_name=study.metric,
+            )
     if any(t.intermediate_values for t in trials):
         curves = draw.plot_intermediate_values(study.optuna)
         curves.update_layout(xaxis_title='% of the run', yaxis_title=study.metric)
         figures['Evaluations'] = curves
     result = []
     for i, (name, figure) in enumerate(figures.items()):
-        figure.update_layout(title=None)
+        figure.update_layout(title=None, margin={'t': 40})
         result.append(f'<h2>{name}</h2>')
         result.append(figure.to_html(full_html=False, include_plotlyjs=i == 0))
     return result

@@ -1,6 +1,7 @@
 """Where trials run: the interface of a backend, and what all of them do the same way."""
 
 import dataclasses
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from typing import Protocol
 
 # A trial is one process, also where the sweep itself was started as a task of many.
 LAUNCHERS = ('SLURM_', 'OMPI_', 'PMI', 'JOBSET_', 'TPU_WORKER_')
+LOST = 128 + signal.SIGKILL
+LOCK = '.trial'  # in a trial's folder: held by its process, so free when that has ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,22 @@ def spawn(
         )
 
 
+def run(job: Job, environ: Mapping[str, str]) -> int:
+    """Run a job to its end on the node that a cluster chose; returns its exit code.
+
+    KeyboardInterrupt, by which Ray stops a task, stops it.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / LOCK).open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one that a killed sweep left may still be saving
+        process = spawn(job, environ, keep=[lock.fileno()])
+        try:
+            return exit_code(process.wait())
+        except KeyboardInterrupt:
+            process.terminate()
+            return exit_code(process.wait())
+
+
 def threads(count: int) -> dict[str, str]:
     """The environment that makes XLA and BLAS use so many threads."""
     return {'NPROC': str(count), 'OMP_NUM_THREADS': str(count)}
@@ -92,6 +111,3 @@ def threads(count: int) -> dict[str, str]:
 def exit_code(returncode: int) -> int:
     """As a shell's: 128 + n after signal n."""
     return 128 - returncode if returncode < 0 else returncode
-
-
-LOST = 128 + signal.SIGKILL

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweeps.backends import Job, exit_code, spawn, threads
+from alexnet_jax.sweeps.backends import LOCK, Job, exit_code, spawn, threads
 
 # The shape of so many chips: https://gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3
 TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
@@ -61,7 +61,7 @@ class _Process:
         self._on_end = on_end
         self._process: subprocess.Popen | None = None
         job.folder.mkdir(parents=True, exist_ok=True)
-        self._lock_path = job.folder / '.trial'
+        self._lock_path = job.folder / LOCK
         self._stopped = False
         self.poll()
 
@@ -69,7 +69,6 @@ class _Process:
         if self._process is None:
             if self._stopped:
                 return self._end(143)
-            # The lock is the process's too: it is free when that has ended.
             with self._lock_path.open('w') as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

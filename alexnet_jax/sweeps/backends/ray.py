@@ -5,14 +5,16 @@ Ray ends the tasks of a sweep that has ended, and each ends its trial, which sav
 
 import math
 import os
+import socket
 from typing import Any
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweeps.backends import LOST, Job, exit_code, spawn, threads
+from alexnet_jax.sweeps.backends import LOST, Job, run, threads
 
 INSTALL = 'pip install ray==2.60.0'
 SHARED_MEMORY = 0.9  # of an accelerator, for the trials that share it; the rest is the driver's
 STOPPED = 143
+CONNECT_SECONDS = 10  # Ray itself tries for minutes
 
 
 class Ray:
@@ -33,13 +35,16 @@ class Ray:
             raise BadInput(f'--backend=ray needs Ray: {INSTALL}') from error
         address = os.environ.get('RAY_ADDRESS', 'auto')
         try:
+            if address != 'auto' and '://' not in address:
+                host, _, port = address.rpartition(':')
+                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
             ray.init(
                 address,
                 log_to_driver=False,
                 logging_level='ERROR',
                 runtime_env={'env_vars': {'PYTHONPATH': os.getcwd()}},
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise BadInput(
                 '--backend=ray: no Ray cluster found; start one (ray start --head) or set '
                 'RAY_ADDRESS'
@@ -99,14 +104,4 @@ class _Task:
     def stop(self) -> None:
         import ray
 
-        ray.cancel(self._reference, force=False)  # KeyboardInterrupt in `run`
-
-
-def run(job: Job, environ: dict[str, str]) -> int:
-    """The task itself, on its node: the trial in a process of its own; returns its exit code."""
-    process = spawn(job, environ)
-    try:
-        return exit_code(process.wait())
-    except KeyboardInterrupt:
-        process.terminate()
-        return exit_code(process.wait())
+        ray.cancel(self._reference, force=False)  # raises KeyboardInterrupt in `run`

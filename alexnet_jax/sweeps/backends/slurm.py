@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.sweeps.backends import LOST, Job, exit_code, spawn, threads
+from alexnet_jax.sweeps.backends import LOST, Job, run, threads
 
 INSTALL = 'pip install submitit==1.5.4'
 PARALLEL = 16  # jobs in the queue at a time, unless --max_parallel says otherwise
@@ -101,7 +101,7 @@ class Slurm:
 
         self._executor.update_parameters(job_name=job.name)
         try:
-            number = self._executor.submit(run, job).job_id
+            number = self._executor.submit(run_on_node, job).job_id
         except submitit.core.utils.FailedJobError as error:
             raise RunError(
                 f'sbatch: {error}; started again, the sweep continues: with a lower --max_parallel '
@@ -175,12 +175,12 @@ class _Queue:
         return self._found
 
 
-def run(job: Job) -> int:
-    """The job itself, on its node: the trial in a process of its own; returns its exit code."""
+def run_on_node(job: Job) -> int:
+    """The job itself; returns the trial's exit code."""
     # Slurm sends it to every process of the job, so the trial has it too.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cores = os.environ.get('SLURM_CPUS_PER_TASK') or os.environ['SLURM_CPUS_ON_NODE']
-    return exit_code(spawn(job, threads(int(cores))).wait())
+    return run(job, threads(int(cores)))
 
 
 def _most_gpus(gres: str) -> int:
