@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from alexnet_jax.errors import RunError
 from alexnet_jax.sweeps.runner import Base
 from alexnet_jax.sweeps.study import Study
-from alexnet_jax.sweeps.table import changed_keys, short_names
+from alexnet_jax.sweeps.table import changed_keys, short, short_names
 
 SCORES = ('step', 'epoch', 'loss', 'top1', 'top5')
 REPORT = 'report/report.html'  # of alexnet_jax.report, in a trial's folder
@@ -143,7 +143,7 @@ def _page(study: Study, trials: Sequence[FrozenTrial], folder: Path, command: st
         cells = [
             f'<a href="{place}/">{trial.number}</a>',
             html.escape(_outcome(trial)),
-            *(html.escape(changes.get(key, '')) for key in keys),
+            *(html.escape(short(changes.get(key, ''))) for key in keys),
             *(
                 (f'{scores["step"]:,}', f'{scores["top1"]:.2%}', f'{scores["top5"]:.2%}',
                  f'{scores["loss"]:.4f}')

@@ -211,17 +211,17 @@ class Runner:
         elif running.hopeless:
             self._finish(running, study.STOPPED_EARLY, code)
         elif code == Diverged.exit_code:
-            self._finish(running, study.DIVERGED, code, self._reason(running))
+            self._finish(running, study.DIVERGED, code, last_error(running.job.output))
         elif self._signal is not None and code in CAN_PASS:
             return  # it continues when the sweep does
         elif code in CAN_PASS and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: ended by exit code {code}; starting it again')
             self._waiting.appendleft(running)
+        elif code in CAN_PASS:
+            reason = f'ended by exit code {code}, {MAX_STARTS} times without a step further'
+            self._finish(running, study.FAILED, code, reason)
         else:
-            self._finish(running, study.FAILED, code, self._reason(running))
-
-    def _reason(self, running: Running) -> str:
-        return last_error(running.job.output)
+            self._finish(running, study.FAILED, code, last_error(running.job.output))
 
     def _finish(self, running: Running, outcome: str, code: int, reason: str = '') -> None:
         evals = running.progress.evals

@@ -1,6 +1,7 @@
 """The live table of a sweep on a terminal; elsewhere a line for each thing that happens."""
 
 import datetime
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -96,7 +97,13 @@ def _ended_row(trial: FrozenTrial, keys: Sequence[str]) -> list[str]:
 
 def _values(trial: FrozenTrial, keys: Sequence[str]) -> list[str]:
     changes = trial.user_attrs.get('changes', {})
-    return [changes.get(key, '') for key in keys]
+    return [short(changes.get(key, '')) for key in keys]
+
+
+def short(value: str) -> str:
+    """A drawn number to four digits; other values as they are."""
+    is_drawn = len(value) > 8 and re.fullmatch(r'-?[0-9.]+(e-?[0-9]+)?', value)
+    return f'{float(value):.4g}' if is_drawn else value
 
 
 def _clock(seconds: float) -> str:

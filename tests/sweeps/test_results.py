@@ -170,6 +170,19 @@ def test_names_of_keys():
     assert table.short_names(keys) == ['learning_rate', 'data.name', 'name', 'seed']
 
 
+@pytest.mark.parametrize(
+    ('value', 'shown'),
+    [
+        ('0.0015676677195506068', '0.001568'),
+        ('9.123456789e-05', '9.123e-05'),
+        ('0.003', '0.003'),
+        ("('no_lrn', 'tanh')", "('no_lrn', 'tanh')"),
+    ],
+)
+def test_drawn_numbers_are_shown_short(value, shown):
+    assert table.short(value) == shown
+
+
 def test_progress(tmp_path):
     """Of 10 epochs 2.5 are done in 100 steps of 16: 300 are left, at 2 a second 150 s."""
     config = apply(default_config(), {'epochs': 10.0, 'batch_size': 16})

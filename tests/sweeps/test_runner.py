@@ -60,6 +60,8 @@ def test_what_is_tried_again_and_what_is_a_result(sweep, starts):
     assert [starts(n) for n in range(6)] == [[0, 5], [0, 0], [0], [0], [0], [0, 0, 0]]
     assert [trial.value for trial in trials[:2]] == [0.1, 0.2]
     assert trials[2].user_attrs['reason'] == 'this one ends with 2'
+    again = 'ended by exit code 143, 3 times without a step further'
+    assert trials[5].user_attrs['reason'] == again
     assert 'trial 0: ended by exit code 137; starting it again' in lines
     failed = 'trial 2: failed  optimizer.learning_rate=0.3  (this one ends with 2)'
     assert failed in lines

@@ -102,6 +102,9 @@ def probe(arguments: Sequence[str]) -> tuple[str, int]:
     Raises:
       BadInput: what is wrong with the data, or JAX finds no devices.
     """
+    print(
+        'opening the data, which TFDS downloads on first use, and counting the devices', flush=True
+    )
     done = subprocess.run(
         [sys.executable, '-m', 'alexnet_jax.sweeps.probe', *arguments],
         env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
