@@ -67,11 +67,11 @@ def main() -> None:
 
 
 def _run(base: Base, backend: Backend, folder: Path, table: space.Space) -> None:
-    plan = {
-        'config': {k: v for k, v in leaves(base.config).items() if k not in FREE_KEYS},
-        'space': space.spell(table),
-        'search': _SEARCH.value,
-        'metric': _METRIC.value,
+    plan = {f'--config.{k}': v for k, v in leaves(base.config).items() if k not in FREE_KEYS}
+    plan |= {
+        '--sweep': space.spell(table),
+        '--search': _SEARCH.value,
+        '--metric': _METRIC.value,
     }
     trials = study.Study(folder, plan, table, _SEARCH.value, _TRIALS.value or 0, _METRIC.value)
     try:

@@ -1,6 +1,7 @@
 """Keeps a backend filled with the trials of a study, and acts on how each ends."""
 
 import dataclasses
+import math
 import signal
 import sys
 import threading
@@ -206,8 +207,12 @@ class Runner:
             self._end(running, code)
 
     def _end(self, running: Running, code: int) -> None:
-        if code == 0 and running.progress.evals:
+        evals = running.progress.evals
+        if code == 0 and evals and math.isfinite(evals[-1][self._study.metric]):
             self._finish(running, study.FINISHED, code)
+        elif code == 0 and evals:
+            reason = f'{self._study.metric} is {evals[-1][self._study.metric]}'
+            self._finish(running, study.DIVERGED, code, reason)
         elif running.hopeless:
             self._finish(running, study.STOPPED_EARLY, code)
         elif code == Diverged.exit_code:

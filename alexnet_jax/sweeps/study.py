@@ -188,11 +188,12 @@ def _clean(path: Path) -> None:
 
 def _check_plan(folder: Path, before: dict | None, now: dict) -> None:
     now = json.loads(json.dumps(now))
-    changed = [key for key in now if before and before.get(key) != now[key]]
+    # A key that a later version added has its default in both; the trials' own check sees the rest.
+    changed = [key for key in now if before and key in before and before[key] != now[key]]
     if changed:
         key = changed[0]
         raise BadInput(
-            f'{folder} holds another sweep ({key}: {before.get(key)!r} -> {now[key]!r}); undo the '
+            f'{folder} holds another sweep ({key}: {before[key]!r} -> {now[key]!r}); undo the '
             f'change or take another --workdir'
         )
 

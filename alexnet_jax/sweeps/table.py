@@ -30,6 +30,7 @@ class Table:
         self._study = study
         self._console = console
         self._live = rich.live.Live(console=console, refresh_per_second=2)
+        self._last = ''
 
     def __enter__(self) -> 'Table':
         if self._console.is_terminal:
@@ -44,9 +45,12 @@ class Table:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, running: Sequence[Running]) -> None:
-        """Draw the table anew."""
+        """Draw the table anew, or print the summary if it is another one."""
         if self._console.is_terminal:
             self._live.update(render(self._study, running, self._console.height - MARGIN))
+        elif (line := _summary(self._study, self._study.all(), running)) != self._last:
+            self._last = line
+            self.say(line)
 
 
 def render(study: Study, running: Sequence[Running], lines: int) -> rich.table.Table:

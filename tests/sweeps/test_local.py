@@ -86,7 +86,7 @@ def job_of(tmp_path, code) -> Job:
 
 
 def wait(handle) -> int:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while (code := handle.poll()) is None:
         assert time.monotonic() < end
         time.sleep(0.05)

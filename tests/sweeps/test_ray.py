@@ -57,7 +57,7 @@ def starts(tmp_path, trial):
 
 def wait_for_step(tmp_path, trial, step):
     path = tmp_path / f'sweep/trials/{trial:03}/saved'
-    end = time.monotonic() + 90
+    end = time.monotonic() + 180
     while not path.exists() or int(path.read_text()) < step:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -69,7 +69,7 @@ def test_two_workers_a_killed_trial_and_a_killed_sweep(tmp_path, start, cluster)
         wait_for_step(tmp_path, 1, 2)  # at the same time: each has its node
         process.send_signal(signal.SIGKILL)
     with start() as process:
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert 'best    trial 3, top1 0.4000' in output
     for trial in range(4):
@@ -84,14 +84,14 @@ def test_ctrl_c_saves(tmp_path, start):
         wait_for_step(tmp_path, 0, 1)
         wait_for_step(tmp_path, 1, 1)
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=180)
     assert process.returncode == 130, output
     assert 'the same command continues with what is left' in output
 
 
 def test_more_devices_than_there_are(tmp_path, start):
     with start('--devices_per_trial=2') as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=180)
     assert (process.returncode, output.count('\n')) == (2, 1), output
     assert 'no node of this Ray cluster has more than 0 GPUs' in output
     assert not (tmp_path / 'sweep').exists()
@@ -100,6 +100,6 @@ def test_more_devices_than_there_are(tmp_path, start):
 def test_no_cluster(tmp_path, start, cluster, monkeypatch):
     monkeypatch.setitem(cluster, 'RAY_ADDRESS', '127.0.0.1:1')
     with start() as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=180)
     assert (process.returncode, output.count('\n')) == (2, 1), output
     assert 'no Ray cluster found; start one (ray start --head) or set RAY_ADDRESS' in output

@@ -89,6 +89,12 @@ def test_hopeless_trials_are_stopped(sweep, starts):
     assert list(trials[0].intermediate_values.items()) == [(20, 0.2), (40, 0.2), (100, 0.2)]
 
 
+def test_a_score_that_is_no_number_is_a_diverged_run(sweep):
+    trials, _ = sweep({'optimizer.learning_rate': [float('nan'), 0.1]})
+    assert [t.user_attrs['outcome'] for t in trials] == ['diverged', 'finished']
+    assert trials[0].user_attrs['reason'] == 'top1 is nan'
+
+
 def test_without_early_stopping_all_run_to_the_end(sweep):
     trials, _ = sweep({'optimizer.learning_rate': [0.2, 0.1, 0.3]}, parallel=1)
     assert [t.user_attrs['scores']['step'] for t in trials] == [10, 10, 10]

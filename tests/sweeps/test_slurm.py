@@ -54,7 +54,7 @@ class Sweep:
 
     def wait_for_step(self, trial: int, step: int) -> None:
         path = self._folder / f'sweep/trials/{trial:03}/saved'
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not path.exists() or int(path.read_text()) < step:
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -74,7 +74,7 @@ class Sweep:
 
 
 def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
 
@@ -122,7 +122,7 @@ def test_ctrl_c_saves(tmp_path, cluster):
         sweep.wait_for_step(0, 1)
         sweep.wait_for_step(1, 1)
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=180)
     assert process.returncode == 130
     assert 'the same command continues with what is left' in output
     assert sweep.jobs() == []
@@ -136,7 +136,7 @@ def test_what_slurm_refuses_starts_nothing(tmp_path, cluster):
         ('--devices_per_trial=2', 'no node of this Slurm has more than 0 GPUs'),
     ):
         with Sweep(tmp_path, cluster, flag).start() as process:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=180)
         assert (process.returncode, output.count('\n')) == (2, 1), output
         assert message in output
     assert not (tmp_path / 'sweep').exists()

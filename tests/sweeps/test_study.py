@@ -148,12 +148,14 @@ def test_two_sweeps_in_a_folder(tmp_path):
 
 
 def test_another_plan_is_refused(tmp_path):
-    with open_study(tmp_path, plan={'config': {'seed': 0}, 'search': 'grid'}):
+    plan = {'--config.seed': 0, '--search': 'grid'}
+    with open_study(tmp_path, plan=plan):
         pass
-    with open_study(tmp_path, plan={'config': {'seed': 0}, 'search': 'grid'}):
+    with open_study(tmp_path, plan=plan | {'--config.added_later': 1}):
         pass
-    with pytest.raises(BadInput, match=r"another sweep \(search: 'grid' -> 'tpe'\)"):
-        study.Study(tmp_path, {'config': {'seed': 0}, 'search': 'tpe'}, GRID, 'tpe', 1, 'top1')
+    message = r"another sweep \(--search: 'grid' -> 'tpe'\); undo the change or take another"
+    with pytest.raises(BadInput, match=message), open_study(tmp_path, plan={'--search': 'tpe'}):
+        raise AssertionError('it should not run')
 
 
 def test_a_damaged_journal(tmp_path):
