@@ -111,7 +111,7 @@ def test_outcomes(tmp_path):
             opened.settings(trial)
         finish(opened, trials[0], 0.7)
         finish(opened, trials[1], 0.6)
-        opened.report(trials[2], 10, {'loss': 0.1})
+        opened.report(trials[2], 12, {'loss': 0.1})
         opened.finish(trials[2], study.STOPPED_EARLY, {})
         opened.finish(trials[3], study.DIVERGED, {})
         assert opened.best().number == 1
@@ -121,21 +121,19 @@ def test_outcomes(tmp_path):
 
 
 def test_successive_halving(tmp_path):
-    """At a tenth, the best third of those that came so far goes on; so again at three tenths."""
+    """At 12 % the best third of those that came so far goes on; so again at 36 %, not after."""
     with open_study(tmp_path, {'seed': range(6)}) as opened:
         trials = [opened.ask() for _ in range(6)]
-        at_10 = [
-            opened.report(t, 10, {'top1': s})
-            for t, s in zip(trials, (5, 4, 6, 7, 3, 6.5), strict=True)
-        ]
+        scores = zip(trials, (5, 4, 6, 7, 3, 6.5), strict=True)
         # 5 is alone; 4 < 5; 6 and 7 lead; of 5 values one third is 1; of 6, two: 7 and 6.5
-        assert at_10 == [False, True, False, False, True, False]
-        assert not opened.report(trials[0], 20, {'top1': 0})  # between two looks
-        assert [opened.report(trials[i], 30, {'top1': s}) for i, s in ((2, 8), (3, 7))] == [
-            False,
-            True,
-        ]
-        assert not opened.report(trials[3], 30, {'top1': 0})  # it is noted already
+        hopeless = [opened.report(trial, 12, {'top1': score}) for trial, score in scores]
+        assert hopeless == [False, True, False, False, True, False]
+        assert not opened.report(trials[0], 24, {'top1': 0})  # between two looks
+        assert not opened.report(trials[2], 36, {'top1': 8})
+        assert opened.report(trials[3], 36, {'top1': 7})
+        assert not opened.report(trials[3], 36, {'top1': 0})  # it is noted already
+        assert not opened.report(trials[2], 99, {'top1': 0})
+        assert not opened.report(trials[5], 100, {'top1': 0})  # it has ended
 
 
 def test_two_sweeps_in_a_folder(tmp_path):
