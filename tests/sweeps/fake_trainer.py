@@ -1,10 +1,12 @@
 """Stands in for alexnet_jax.main where a test is about the sweep: ten steps, a score by the rate.
 
 Keeps 'saved' as its checkpoint, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
-starts of trials end, {'003': [137, 0]}: 0 runs to the end, 137 dies at step 5, others at once.
+starts of trials end, {'003': [137, 0]}: 0 runs to the end, 'nan' with no score, 137 dies
+at step 5, others at once.
 """
 
 import json
+import math
 import os
 import re
 import signal
@@ -28,7 +30,7 @@ def main() -> None:
     with starts.open('a') as file:
         line = {'start': start, 'environ': dict(os.environ), 'cores': affinity, 'values': values}
         file.write(json.dumps(line) + '\n')
-    if end not in (0, 137):
+    if end not in (0, 137, 'nan'):
         print(f'error: this one ends with {end}')
         sys.exit(end)
 
@@ -40,6 +42,7 @@ def main() -> None:
         lines = metrics.read_text().splitlines(keepends=True)
         done = [line for line in lines if line[-1] == '\n' and json.loads(line)['step'] <= start]
         write(metrics, ''.join(done))
+    rate = math.nan if end == 'nan' else rate
     with metrics.open('a') as file:
         for step in range(start + 1, STEPS + 1):
             time.sleep(float(os.environ.get('FAKE_SECONDS', 0.05)))

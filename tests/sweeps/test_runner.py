@@ -90,7 +90,7 @@ def test_hopeless_trials_are_stopped(sweep, starts):
 
 
 def test_a_score_that_is_no_number_is_a_diverged_run(sweep):
-    trials, _ = sweep({'optimizer.learning_rate': [float('nan'), 0.1]})
+    trials, _ = sweep({'seed': [0, 1]}, {'000': ['nan']})
     assert [t.user_attrs['outcome'] for t in trials] == ['diverged', 'finished']
     assert trials[0].user_attrs['reason'] == 'top1 is nan'
 
