@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -61,27 +62,47 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
       BadInput: no such file, it does not run, or it takes no argument.
     """
     path, *arguments = recipe.split(':', 1)
-    _check_file(path)
     if path.endswith('.json'):
+        _check_file(path, 'config')
         path, arguments = str(RECORDED), [path]
-    try:
-        get_config = runpy.run_path(path).get('get_config')
-        if get_config is None:
-            raise BadInput(f'config file {path} has no get_config(); see configs/quickstart.py')
-        if not _takes(get_config, arguments):
-            needs = f'takes no argument; found {recipe}' if arguments else f'needs one: {path}:...'
-            raise BadInput(f'config file {path} {needs}')
-        config = get_config(*arguments)
-    except BadInput:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise BadInput(_recipe_error(path, error)) from error
+    config = call_in_file(path, 'get_config', arguments, 'config', 'configs/quickstart.py')
     if not isinstance(config, ml_collections.ConfigDict):
         raise BadInput(
             f'get_config() of {path} returns {config!r}; it must return a ConfigDict: start from '
             'config.default_config()'
         )
     return config
+
+
+def call_in_file(
+    path: str, function: str, arguments: Sequence[str], flag: str, example: str
+) -> Any:
+    """What a function in a user's Python file returns.
+
+    Args:
+      path: the file, as the user gave it.
+      function: its name in the file.
+      arguments: that it gets.
+      flag: 'config' or 'sweep', which named the file.
+      example: a file that has such a function, for the error.
+
+    Raises:
+      BadInput: no such file or function, it does not run, or it takes other arguments.
+    """
+    _check_file(path, flag)
+    try:
+        called = runpy.run_path(path).get(function)
+        if called is None:
+            raise BadInput(f'{flag} file {path} has no {function}(); see {example}')
+        if not _takes(called, arguments):
+            found = ':'.join([path, *arguments])
+            needs = f'takes no argument; found {found}' if arguments else f'needs one: {path}:...'
+            raise BadInput(f'{flag} file {path} {needs}')
+        return called(*arguments)
+    except BadInput:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise BadInput(_file_error(path, flag, error)) from error
 
 
 def _takes(function: Callable, arguments: Sequence[str]) -> bool:
@@ -92,26 +113,26 @@ def _takes(function: Callable, arguments: Sequence[str]) -> bool:
     return True
 
 
-def _recipe_error(path: str, error: Exception) -> str:
-    """What went wrong in a config file, and in which of its lines."""
+def _file_error(path: str, flag: str, error: Exception) -> str:
+    """What went wrong in a user's file, and in which of its lines."""
     if isinstance(error, SyntaxError):
         line, reason = error.lineno, error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((f.lineno for f in reversed(frames) if f.filename == path), None)
         reason = _one_line(error)
-    return f'config file {path}, line {line}: {type(error).__name__}: {reason}'
+    return f'{flag} file {path}, line {line}: {type(error).__name__}: {reason}'
 
 
-def _check_file(path: str) -> None:
+def _check_file(path: str, flag: str) -> None:
     if not path:
-        raise BadInput('--config needs a value: --config=configs/NAME.py')
+        raise BadInput(f'--{flag} needs a value: --{flag}=configs/NAME.py')
     if not Path(path).is_file():
         folder = Path(path).parent
         known = sorted(str(p) for p in folder.glob('*.py')) if folder.is_dir() else []
         close = difflib.get_close_matches(path, known, n=1)
         hint = f'did you mean {close[0]}?' if close else f'found: {", ".join(known) or "no recipe"}'
-        raise BadInput(f'config file {path} does not exist; {hint}')
+        raise BadInput(f'{flag} file {path} does not exist; {hint}')
 
 
 def _flag_error(argv: Sequence[str], keys: dict, error: Exception) -> str:

@@ -75,6 +75,14 @@ CORE = {
         'checkpoint', 'evaluate', 'logger', 'lost_peer', 'optimizer', 'steps', 'stop', 'variants',
         'errors',
     },
+    'sweeps.space': {'command_line', 'config', 'errors'},
+    'sweeps.start': set(),
+    'sweeps.progress': {'logger'},
+    'sweeps.study': {'sweeps.space', 'errors'},
+    'sweeps.backends.__init__': set(),
+    'sweeps.backends.local': {'sweeps.backends', 'errors'},
+    'sweeps.backends.slurm': {'sweeps.backends', 'errors'},
+    'sweeps.backends.ray': {'sweeps.backends', 'errors'},
     'main': {
         'checkpoint', 'cluster', 'command_line', 'compilation', 'config', 'data.pipeline',
         'ensemble', 'lost_peer', 'malloc', 'steps', 'train', 'workdir', 'errors',
@@ -84,7 +92,8 @@ CORE = {
 
 @pytest.mark.parametrize('name', CORE)
 def test_direction(name):
-    assert own(PACKAGE / f'{name}.py') - {''} <= CORE[name]
+    path = PACKAGE / f'{name.replace(".", "/")}.py'
+    assert own(path) - {''} <= CORE[name]
 
 
 @pytest.mark.parametrize('path', FILES, ids=name_of)
@@ -105,6 +114,8 @@ def test_one_file_for_each_library(path):
         assert not libraries & {'tensorflow', 'tensorflow_datasets'}
     if name != 'checkpoint':
         assert 'orbax' not in libraries
+    for library, place in (('submitit', 'sweeps.backends.slurm'), ('ray', 'sweeps.backends.ray')):
+        assert library not in roots(path) or name == place
     if name != 'steps':
         tree = ast.parse(path.read_text())
         names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -125,7 +136,7 @@ import importlib, socket, sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets'):
+        if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets', 'submitit', 'ray'):
             raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 
 def refuse(*args, **kwargs):
@@ -146,6 +157,7 @@ def test_imports_without_tensorflow_network_or_devices():
     modules = [name_of(path) for path in FILES if not name_of(path).startswith('data')]
     modules = ['alexnet_jax.' + name for name in modules if name not in {'prepare', '__init__'}]
     recipes = ['configs.' + path.stem for path in sorted((ROOT / 'configs').glob('*.py'))]
+    recipes += ['configs.sweeps.' + path.stem for path in (ROOT / 'configs/sweeps').glob('*.py')]
     assert len(modules) >= 15
     done = subprocess.run(
         [sys.executable, '-c', WITHOUT_TENSORFLOW, *modules, *recipes],

@@ -1,0 +1,137 @@
+"""Many runs of one recipe, over the values of its keys that a file names.
+
+    python -m alexnet_jax.sweep --config=configs/cifar10.py --sweep=configs/sweeps/lr_lrn.py \\
+        --workdir=runs/lr_lrn
+
+A trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. Stopped or killed, the same command
+continues. Afterwards WORKDIR has trials.csv and index.html, and the best trial's command line is
+printed. Exit codes: 0; 1 if no trial finished; 2 bad input; 130 and 143 after SIGINT and SIGTERM.
+"""
+
+import sys
+from pathlib import Path
+
+import rich.console
+from absl import flags
+from ml_collections import config_flags
+
+from alexnet_jax import command_line
+from alexnet_jax.config import FREE_KEYS, leaves, validate
+from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
+from alexnet_jax.sweeps import results, space, study
+from alexnet_jax.sweeps.backends import Backend
+from alexnet_jax.sweeps.runner import Base, Runner
+from alexnet_jax.sweeps.table import Table
+
+BACKENDS = ('local', 'slurm', 'ray')
+
+_SWEEP = flags.DEFINE_string('sweep', None, 'Space: configs/sweeps/NAME.py[:argument].')
+_SEARCH = flags.DEFINE_string('search', 'grid', f'{" | ".join(study.SEARCHES)}.')
+_TRIALS = flags.DEFINE_integer('trials', None, 'With --search=random or tpe: how many.')
+_METRIC = flags.DEFINE_string(
+    'metric', 'top1', f'Of the last evaluation, to compare by: {" | ".join(study.METRICS)}.'
+)
+_EARLY_STOPPING = flags.DEFINE_bool(
+    'early_stopping', False, 'Stop hopeless trials, by successive halving.'
+)
+_BACKEND = flags.DEFINE_string('backend', 'local', f'{" | ".join(BACKENDS)}.')
+_DEVICES = flags.DEFINE_integer('devices_per_trial', 1, 'Accelerators of a trial.')
+_PARALLEL = flags.DEFINE_integer(
+    'max_parallel', None, 'Trials at a time; more than there are accelerators share them.'
+)
+_SBATCH = flags.DEFINE_multi_string(
+    'sbatch', [], 'With --backend=slurm: an option of sbatch, as partition=gpu; may be repeated.'
+)
+_REPORTS = flags.DEFINE_bool('reports', False, 'At the end, make the report of each trial.')
+
+
+def main() -> None:
+    """Check, run, sum up."""
+    command_line.define_flags()
+    _, *others = command_line.parse_flags(sys.argv)
+    _check_flags(others)
+    config, folder = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    validate(config, _DEVICES.value)
+    table = space.load(_SWEEP.value)
+    is_grid = _SEARCH.value == 'grid'
+    space.check(config, table, is_grid, _DEVICES.value)
+    if (folder / 'config.json').exists():
+        raise BadInput(f'{folder} holds a run, not a sweep; take another --workdir')
+
+    recipe = config_flags.get_config_filename(flags.FLAGS['config'])
+    recipe = recipe.removeprefix(f'{command_line.RECORDED}:')
+    base = Base(f'--config={recipe}', command_line.load_recipe(recipe), config, _DEVICES.value)
+    backend = _make_backend(base)
+    with study.locked(folder):
+        _run(base, backend, folder, table)
+
+
+def _run(base: Base, backend: Backend, folder: Path, table: space.Space) -> None:
+    plan = {f'--config.{k}': v for k, v in leaves(base.config).items() if k not in FREE_KEYS}
+    plan |= {
+        '--sweep': space.spell(table),
+        '--search': _SEARCH.value,
+        '--metric': _METRIC.value,
+    }
+    trials = study.Study(folder, plan, table, _SEARCH.value, _TRIALS.value or 0, _METRIC.value)
+    try:
+        with Table(trials, rich.console.Console()) as live:
+            Runner(trials, backend, folder, base, _EARLY_STOPPING.value, live.say, live.show).run()
+    except Interrupted:
+        results.write(trials, base, folder)
+        raise
+    if _REPORTS.value:
+        results.make_reports(trials, folder, print)
+    print('\n'.join(results.write(trials, base, folder)))
+    if trials.best() is None:
+        raise RunError(f'no trial finished; see {folder}/trials.csv')
+
+
+def _check_flags(others: list[str]) -> None:
+    if flags.FLAGS.config is None or not _SWEEP.value or not flags.FLAGS.workdir:
+        raise BadInput(
+            'pass --config=configs/NAME.py, --sweep=configs/sweeps/NAME.py and --workdir=DIR'
+        )
+    if others:
+        raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
+    if '://' in flags.FLAGS.workdir:
+        raise BadInput(f'--workdir={flags.FLAGS.workdir}; a sweep needs a folder of a file system')
+    for flag, allowed in (
+        (_SEARCH, study.SEARCHES),
+        (_METRIC, study.METRICS),
+        (_BACKEND, BACKENDS),
+    ):
+        if flag.value not in allowed:
+            raise BadInput(f'--{flag.name}={flag.value}; allowed: {", ".join(allowed)}')
+    if (_SEARCH.value == 'grid') == (_TRIALS.value is not None):
+        raise BadInput(
+            '--search=grid runs every point; leave --trials out'
+            if _SEARCH.value == 'grid'
+            else f'--search={_SEARCH.value} needs --trials=N'
+        )
+    for flag in (_TRIALS, _DEVICES, _PARALLEL):
+        if flag.value is not None and flag.value < 1:
+            raise BadInput(f'--{flag.name}={flag.value}; it must be at least 1')
+    if _SBATCH.value and _BACKEND.value != 'slurm':
+        raise BadInput('--sbatch is for --backend=slurm')
+
+
+def _make_backend(base: Base) -> Backend:
+    """The backend that was asked for; the packages of the others need not be there."""
+    match _BACKEND.value:
+        case 'slurm':
+            from alexnet_jax.sweeps.backends.slurm import Slurm
+
+            return Slurm(Path(flags.FLAGS.workdir), _DEVICES.value, _PARALLEL.value, _SBATCH.value)
+        case 'ray':
+            from alexnet_jax.sweeps.backends.ray import Ray
+
+            return Ray(_DEVICES.value, _PARALLEL.value)
+    from alexnet_jax.sweeps.backends import local
+
+    arguments = [base.flag, *space.overrides(base.config, base.recipe)]
+    return local.Local(*local.probe(arguments), _DEVICES.value, _PARALLEL.value)
+
+
+if __name__ == '__main__':
+    run_command(main)

@@ -1,0 +1,154 @@
+"""Trials as processes on this machine, each with its own accelerators and cores."""
+
+import fcntl
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from alexnet_jax.errors import BadInput
+from alexnet_jax.sweeps.backends import LOCK, Job, exit_code, spawn, threads
+
+# The shape of so many chips: https://gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3
+TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
+SHARED_MEMORY = 0.9  # of an accelerator, for the trials that share it; the rest is the driver's
+
+
+class Local:
+    """The backend of one machine.
+
+    Args:
+      platform: 'cpu', 'gpu' or 'tpu'.
+      count: its devices.
+      devices_per_trial: accelerators of a trial.
+      max_parallel: trials at a time; None for as many as have devices of their own.
+
+    Raises:
+      BadInput: there are not so many devices.
+    """
+
+    def __init__(
+        self, platform: str, count: int, devices_per_trial: int, max_parallel: int | None = None
+    ):
+        groups = count // devices_per_trial
+        if not groups:
+            raise BadInput(
+                f'--devices_per_trial={devices_per_trial}, but this machine has {count} {platform} '
+                f'device{"s" if count > 1 else ""}'
+            )
+        self.parallel = max_parallel or groups
+        sharing = math.ceil(self.parallel / groups)
+        self._environs = [
+            _devices(platform, count, devices_per_trial, slot % groups, sharing)
+            for slot in range(self.parallel)
+        ]
+        self._cores = [_cores(slot, self.parallel) for slot in range(self.parallel)]
+        self._free = list(range(self.parallel))
+
+    def start(self, job: Job) -> '_Process':
+        """Start a job; if one of an earlier sweep still runs in the folder, when that has ended."""
+        slot = self._free.pop(0)
+        cores = self._cores[slot]
+        environ = self._environs[slot] | threads(len(cores))
+        return _Process(job, environ, cores, lambda: self._free.append(slot))
+
+
+class _Process:
+    def __init__(self, job: Job, environ: dict, cores: Sequence[int], on_end) -> None:
+        self._start = lambda lock: spawn(job, environ, cores, [lock.fileno()])
+        self._on_end = on_end
+        self._process: subprocess.Popen | None = None
+        job.folder.mkdir(parents=True, exist_ok=True)
+        self._lock_path = job.folder / LOCK
+        self._stopped = False
+        self.poll()
+
+    def poll(self) -> int | None:
+        if self._process is None:
+            if self._stopped:
+                return self._end(143)
+            with self._lock_path.open('w') as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return None
+                self._process = self._start(lock)
+        if self._process.poll() is None:
+            return None
+        return self._end(exit_code(self._process.returncode))
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._process:
+            self._process.terminate()
+
+    def _end(self, code: int) -> int:
+        self._on_end()
+        self._on_end = lambda: None
+        return code
+
+
+def probe(arguments: Sequence[str]) -> tuple[str, int]:
+    """Look at the data and the devices in a process of its own, which then gives both back.
+
+    Args:
+      arguments: `--config=...` and its overrides.
+
+    Returns:
+      The platform and how many devices it has.
+
+    Raises:
+      BadInput: what is wrong with the data, or JAX finds no devices.
+    """
+    print(
+        'opening the data, which TFDS downloads on first use, and counting the devices', flush=True
+    )
+    done = subprocess.run(
+        [sys.executable, '-m', 'alexnet_jax.sweeps.probe', *arguments],
+        env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ['it ended without a word'])[-1]
+        raise BadInput(last.removeprefix('error: '))
+    platform, count = json.loads(done.stdout.splitlines()[-1])
+    return platform, count
+
+
+def _devices(platform: str, count: int, each: int, group: int, sharing: int) -> dict[str, str]:
+    """The environment in which a trial sees its devices only."""
+    places = range(group * each, (group + 1) * each)
+    environ = {}
+    if platform == 'cpu':
+        if count > 1:  # simulated
+            flag = f'--xla_force_host_platform_device_count={each}'
+            environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
+    elif platform == 'tpu':
+        if each not in TPU_BOUNDS:
+            raise BadInput(f'--devices_per_trial={each}; on a TPU it can be 1, 2, 4 or 8')
+        if each < count:
+            environ['TPU_PROCESS_BOUNDS'] = '1,1,1'
+            environ['TPU_CHIPS_PER_PROCESS_BOUNDS'] = TPU_BOUNDS[each]
+            environ['TPU_VISIBLE_CHIPS'] = ','.join(map(str, places))
+    else:
+        names = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
+        if len(names) < count:
+            names = [str(i) for i in range(count)]
+        environ['CUDA_VISIBLE_DEVICES'] = ','.join(names[i] for i in places)
+    if sharing > 1 and platform != 'cpu':
+        environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] = f'{SHARED_MEMORY / sharing:.3f}'
+    return environ
+
+
+def _cores(slot: int, slots: int) -> list[int]:
+    """An equal share of the cores that this process may use, or one that others have too."""
+    if hasattr(os, 'sched_getaffinity'):
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    if slots > len(cores):
+        return [cores[slot % len(cores)]]
+    return cores[slot * len(cores) // slots : (slot + 1) * len(cores) // slots]

@@ -1,0 +1,107 @@
+"""Trials as tasks of a Ray cluster that is there; its nodes share the sweep's file system.
+
+Ray ends the tasks of a sweep that has ended, and each ends its trial, which saves.
+"""
+
+import math
+import os
+import socket
+from typing import Any
+
+from alexnet_jax.errors import BadInput
+from alexnet_jax.sweeps.backends import LOST, Job, run, threads
+
+INSTALL = 'pip install ray==2.60.0'
+SHARED_MEMORY = 0.9  # of an accelerator, for the trials that share it; the rest is the driver's
+STOPPED = 143
+CONNECT_SECONDS = 10  # Ray itself tries for minutes
+
+
+class Ray:
+    """The backend of the cluster at $RAY_ADDRESS, or of the one that this machine is part of.
+
+    Args:
+      devices_per_trial: GPUs or TPU chips of a task, where any node has them.
+      max_parallel: tasks at a time; None for as many as have devices of their own, or one a node.
+
+    Raises:
+      BadInput: Ray is not installed, there is no cluster, or no node has so many devices.
+    """
+
+    def __init__(self, devices_per_trial: int, max_parallel: int | None):
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise BadInput(f'--backend=ray needs Ray: {INSTALL}') from error
+        address = os.environ.get('RAY_ADDRESS', 'auto')
+        try:
+            if address != 'auto' and '://' not in address:
+                host, _, port = address.rpartition(':')
+                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            ray.init(
+                address,
+                log_to_driver=False,
+                logging_level='ERROR',
+                runtime_env={'env_vars': {'PYTHONPATH': os.getcwd()}},
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadInput(
+                '--backend=ray: no Ray cluster found; start one (ray start --head) or set '
+                'RAY_ADDRESS'
+            ) from error
+        nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
+        nodes = [node for node in nodes if node.get('CPU', 0) >= 1]
+        kind = next((k for k in ('GPU', 'TPU') if any(k in node for node in nodes)), None)
+        most = max((int(node.get(kind, 0)) for node in nodes), default=0)
+        if devices_per_trial > max(most, 1):
+            raise BadInput(
+                f'--devices_per_trial={devices_per_trial}, but no node of this Ray cluster has '
+                f'more than {most} GPUs or TPU chips'
+            )
+        groups = sum(int(node.get(kind, 0)) // devices_per_trial if kind else 1 for node in nodes)
+        self.parallel = max_parallel or groups
+        share = 1 / math.ceil(self.parallel / groups)
+        if share < 1 and devices_per_trial > 1:
+            raise BadInput(
+                f'--max_parallel={max_parallel}, but {groups} trials of --devices_per_trial='
+                f'{devices_per_trial} fill this Ray cluster; only single devices are shared'
+            )
+        fewest = min(int(node['CPU']) for node in nodes)
+        cores = max(1, fewest // math.ceil(self.parallel / len(nodes)))
+        self._environ = threads(cores)
+        if kind and share < 1:
+            self._environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] = f'{SHARED_MEMORY * share:.3f}'
+        devices = {kind: devices_per_trial * share} if kind else {}
+        self._task = ray.remote(
+            num_cpus=cores,
+            num_gpus=devices.get('GPU', 0),
+            resources={k: n for k, n in devices.items() if k == 'TPU'},
+            max_retries=0,
+        )(run)
+
+    def start(self, job: Job) -> '_Task':
+        """Start a task."""
+        return _Task(self._task.remote(job, self._environ))
+
+
+class _Task:
+    def __init__(self, reference: Any):
+        self._reference = reference
+
+    def poll(self) -> int | None:
+        import ray
+
+        ready, _ = ray.wait([self._reference], timeout=0)
+        if not ready:
+            return None
+        try:
+            return ray.get(self._reference)
+        except ray.exceptions.TaskCancelledError:
+            return STOPPED
+        except ray.exceptions.RayError:  # its worker or node was lost
+            return LOST
+
+    def stop(self) -> None:
+        import ray
+
+        ray.cancel(self._reference, force=False)  # raises KeyboardInterrupt in `run`

@@ -1,0 +1,51 @@
+"""How far a trial is, from the records that its run writes."""
+
+import dataclasses
+from pathlib import Path
+
+import ml_collections
+from etils import epath
+
+from alexnet_jax.logger import read_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Of one trial.
+
+    Attributes:
+      step: of the newest record; 0 before the first.
+      total: steps of the whole run, once known.
+      evals: its eval records.
+      seconds_left: by the speed of the last steps; without evaluations.
+    """
+
+    step: int = 0
+    total: int | None = None
+    evals: tuple[dict, ...] = ()
+    seconds_left: float | None = None
+
+
+NO_PROGRESS = Progress()
+
+
+def read_progress(folder: Path, config: ml_collections.ConfigDict) -> Progress:
+    """The progress of the run in a folder."""
+    path = epath.Path(folder) / 'metrics.jsonl'
+    records = read_records(path) if path.exists() else []
+    if not records:
+        return NO_PROGRESS
+    newest = records[-1]
+    total = max(newest['step'], round(newest['step'] * config.epochs / newest['epoch']))
+    rates = [r['images_per_second'] for r in records if r['split'] == 'train']
+    left = None
+    if rates and rates[-1]:
+        left = (total - newest['step']) * config.batch_size / rates[-1]
+    evals = tuple(r for r in records if r['split'] == 'eval')
+    return Progress(newest['step'], total, evals, left)
+
+
+def last_error(output: Path) -> str:
+    """The last line of what a trial printed, without 'error: '."""
+    lines = output.read_text(errors='replace').splitlines() if output.exists() else []
+    return lines[-1].removeprefix('error: ') if lines else 'it printed nothing'

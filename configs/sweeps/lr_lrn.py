@@ -1,0 +1,13 @@
+"""Learning rate × local response normalisation on and off, two seeds each: 12 trials.
+
+    python -m alexnet_jax.sweep --config=configs/cifar10.py --sweep=configs/sweeps/lr_lrn.py \\
+        --workdir=runs/lr_lrn
+"""
+
+
+def get_space():
+    return {
+        'optimizer.learning_rate': [0.001, 0.003, 0.01],
+        'edits': [(), ('no_lrn',)],
+        'seed': range(2),
+    }

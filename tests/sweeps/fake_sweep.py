@@ -1,0 +1,16 @@
+"""`python -m alexnet_jax.sweep`, with fake trials on a machine of one device."""
+
+from pathlib import Path
+
+from alexnet_jax import sweep
+from alexnet_jax.errors import run_command
+from alexnet_jax.sweeps import runner
+from alexnet_jax.sweeps.backends import local, slurm
+
+if __name__ == '__main__':
+    runner.TRAINER = (str(Path(__file__).with_name('fake_trainer.py')),)
+    runner.POLL = 0.05
+    slurm.QUEUE_EVERY = 0.5
+    slurm.RESULT_DELAY = 3
+    local.probe = lambda arguments: ('cpu', 1)
+    run_command(sweep.main)

@@ -1,0 +1,134 @@
+"""How trials end and what becomes of them; the trials are fake."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax import config as configs
+from alexnet_jax.errors import Interrupted
+from alexnet_jax.sweeps import runner, study
+from alexnet_jax.sweeps.backends import local
+
+TRAINER = Path(__file__).with_name('fake_trainer.py')
+RATES = {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """sweep(space, ends, ...) -> (trials, lines said); again with the same folder continues."""
+    monkeypatch.setattr(runner, 'TRAINER', (str(TRAINER),))
+    monkeypatch.setattr(runner, 'POLL', 0.02)
+
+    def run(space, ends=None, parallel=2, early_stopping=False, seconds=0.01, show=None):
+        monkeypatch.setenv('FAKE_ENDS', json.dumps(ends or {}))
+        monkeypatch.setenv('FAKE_SECONDS', str(seconds))
+        config = configs.default_config()
+        config.epochs = 60.0
+        base = runner.Base('--config=x', configs.default_config(), config, 1)
+        lines = []
+        with study.locked(tmp_path):
+            trials = study.Study(tmp_path, {}, space, 'grid', 0, 'top1')
+            backend = local.Local('cpu', 1, 1, parallel)
+            arguments = (trials, backend, tmp_path, base, early_stopping)
+            runner.Runner(*arguments, lines.append, show or (lambda _: None)).run()
+            return trials.all(), lines
+
+    return run
+
+
+@pytest.fixture
+def starts(tmp_path):
+    """starts(n) -> the step at which each start of trial n began."""
+
+    def read(number):
+        path = tmp_path / 'trials' / f'{number:03}' / 'starts.jsonl'
+        return [json.loads(line)['start'] for line in path.read_text().splitlines()]
+
+    return read
+
+
+def test_what_is_tried_again_and_what_is_a_result(sweep, starts):
+    """0 killed once, 1 stopped once, 2 bad, 3 diverged, 4 failed, 5 killed without getting on."""
+    ends = {'000': [137, 0], '001': [143, 0], '002': [2], '003': [3], '004': [1], '005': [143]}
+    trials, lines = sweep(RATES, ends)
+    outcomes = [trial.user_attrs['outcome'] for trial in trials]
+    assert outcomes == ['finished', 'finished', 'failed', 'diverged', 'failed', 'failed']
+    assert [trial.user_attrs['exit_code'] for trial in trials] == [0, 0, 2, 3, 1, 143]
+    assert [starts(n) for n in range(6)] == [[0, 5], [0, 0], [0], [0], [0], [0, 0, 0]]
+    assert [trial.value for trial in trials[:2]] == [0.1, 0.2]
+    assert trials[2].user_attrs['reason'] == 'this one ends with 2'
+    again = 'ended by exit code 143, 3 times without a step further'
+    assert trials[5].user_attrs['reason'] == again
+    assert 'trial 0: ended by exit code 137; starting it again' in lines
+    failed = 'trial 2: failed  optimizer.learning_rate=0.3  (this one ends with 2)'
+    assert failed in lines
+
+    again, lines = sweep(RATES)
+    assert [t.user_attrs['outcome'] for t in again] == outcomes
+    assert [len(starts(n)) for n in range(6)] == [2, 2, 1, 1, 1, 3]
+    assert lines == []
+
+
+def test_a_trial_that_gets_further_is_not_given_up(sweep, starts, monkeypatch):
+    monkeypatch.setattr(runner, 'MAX_STARTS', 2)
+    trials, _ = sweep({'seed': [0]}, {'000': [143, 137, 0]})
+    assert (trials[0].user_attrs['outcome'], starts(0)) == ('finished', [0, 0, 5])
+
+
+def test_hopeless_trials_are_stopped(sweep, starts):
+    """One at a time: the first leads, the second is worse at 2 of 10 steps, the third leads."""
+    rates = {'optimizer.learning_rate': [0.2, 0.1, 0.3]}
+    trials, _ = sweep(rates, parallel=1, early_stopping=True, seconds=0.1)
+    assert [t.user_attrs['outcome'] for t in trials] == ['finished', 'stopped early', 'finished']
+    assert starts(1) == [0]
+    assert trials[1].user_attrs['exit_code'] == 143
+    assert trials[1].user_attrs['scores']['step'] < 10
+    assert list(trials[0].intermediate_values.items()) == [(20, 0.2), (40, 0.2), (100, 0.2)]
+
+
+def test_a_score_that_is_no_number_is_a_diverged_run(sweep):
+    trials, _ = sweep({'seed': [0, 1]}, {'000': ['nan']})
+    assert [t.user_attrs['outcome'] for t in trials] == ['diverged', 'finished']
+    assert trials[0].user_attrs['reason'] == 'top1 is nan'
+
+
+def test_without_early_stopping_all_run_to_the_end(sweep):
+    trials, _ = sweep({'optimizer.learning_rate': [0.2, 0.1, 0.3]}, parallel=1)
+    assert [t.user_attrs['scores']['step'] for t in trials] == [10, 10, 10]
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_continued(sweep, starts, number):
+    """The trials save; none begins; the rest is done by the next start."""
+
+    def stop_when_running(running):
+        if sum(r.progress.step > 2 for r in running) == 2:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted) as error:
+        sweep(RATES, seconds=0.1, show=stop_when_running)
+    assert error.value.exit_code == 128 + number
+    trials, _ = sweep(RATES)
+    assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert [len(starts(n)) for n in range(6)] == [2, 2, 1, 1, 1, 1]
+    assert starts(0)[1] > 2
+
+
+def test_trials_leak_nothing_into_each_other(sweep, tmp_path):
+    """Each has its own rate, folder and cores; what the sweep itself was given goes to all."""
+    sweep(RATES)
+    for number in range(6):
+        folder = tmp_path / 'trials' / f'{number:03}'
+        (start,) = map(json.loads, (folder / 'starts.jsonl').read_text().splitlines())
+        assert start['values'] == {
+            'config': 'x',
+            'config.epochs': '60.0',
+            'config.optimizer.learning_rate': str(RATES['optimizer.learning_rate'][number]),
+            'workdir': str(folder),
+        }
+        cores = os.sched_getaffinity(0)
+        assert len(start['cores']) == max(1, len(cores) // 2)
+        assert start['environ']['OMP_NUM_THREADS'] == str(len(start['cores']))
