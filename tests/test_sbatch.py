@@ -102,11 +102,11 @@ def test_requeued_equals_uninterrupted(slurm, tmp_path):
     job.ask('scontrol', 'requeue', job.id)
     log = job.finish()
     assert job.show('Restarts') == '2'
-    saved = re.findall(r'^stopped; step (\d+) is saved', log, re.M)
+    saved = [int(step) for step in re.findall(r'^stopped; step (\d+) is saved', log, re.M)]
     assert len(saved) == 4, log  # both tasks, twice
     assert saved[0] == saved[1] < saved[2] == saved[3]
     continued = re.findall(r'continuing from the checkpoint of step (\d+)', log)
-    assert continued == saved[::2]
+    assert [int(step) for step in continued] == saved[::2]
 
     assert records(requeued) == records(uninterrupted)
     assert len(records(requeued)) == STEPS + 2
