@@ -110,7 +110,7 @@ def test_killed_at_random_moments(tmp_path, full):
     environ = os.environ | {'FAKE_SECONDS': '0.1', 'PYTHONPATH': str(ROOT)}
     rng = random.Random(0)
     journal = tmp_path / 'study.journal'
-    for _ in range(10 if full else 3):
+    for _ in range(10 if full else 2):
         with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE) as process:
             before = journal.read_bytes() if journal.exists() else b''
             while not journal.exists() or journal.read_bytes() == before:
