@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_jax import experiments, experiments_trials
 from alexnet_jax.errors import BadInput, Interrupted, RunError
-from alexnet_jax.experiments_list import (
+from alexnet_jax.experiments import __main__ as experiments
+from alexnet_jax.experiments import trials
+from alexnet_jax.experiments.catalogue import (
     DROPOUT,
     EXPERIMENTS,
     NORM_AND_POOL,
@@ -25,11 +26,11 @@ from alexnet_jax.experiments_list import (
     of_list,
     schedule_table,
 )
-from alexnet_jax.experiments_relu import best_rate, make_trial, next_trial, nth_rate
-from alexnet_jax.experiments_relu import figure as relu_figure
-from alexnet_jax.experiments_relu import table as relu_table
-from alexnet_jax.experiments_tables import spread
-from alexnet_jax.experiments_trials import Record, Records, Session, Trial, epochs_to, smooth
+from alexnet_jax.experiments.relu_vs_tanh import best_rate, make_trial, next_trial, nth_rate
+from alexnet_jax.experiments.relu_vs_tanh import figure as relu_figure
+from alexnet_jax.experiments.relu_vs_tanh import table as relu_table
+from alexnet_jax.experiments.tables import spread
+from alexnet_jax.experiments.trials import Record, Records, Session, Trial, epochs_to, smooth
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE = (sys.executable, str(Path(__file__).with_name('fake_trainer.py')))
@@ -39,7 +40,7 @@ SLOW = {'pause': 0.1}  # seconds an epoch
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiments_trials, 'POLL', 0.02)
+    monkeypatch.setattr(trials, 'POLL', 0.02)
 
 
 def run(*trials: Trial, minutes: float | None = None, seeds: int = 1) -> list[dict]:

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from alexnet_jax import experiments_relu
-from alexnet_jax.experiments_plot import Line, plot
-from alexnet_jax.experiments_tables import first_left, markdown, reached, spread
-from alexnet_jax.experiments_trials import Records, Trial, smooth
+from alexnet_jax.experiments import relu_vs_tanh
+from alexnet_jax.experiments.plot import Line, plot
+from alexnet_jax.experiments.tables import first_left, markdown, reached, spread
+from alexnet_jax.experiments.trials import Records, Trial, smooth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +139,9 @@ def dropout_figure(records: Records, path: Path) -> bool:
 EXPERIMENTS = {
     'relu_vs_tanh': Experiment(
         'Figure 1 of the paper: epochs to 25 % training error with ReLU and with tanh',
-        experiments_relu.next_trial,
-        experiments_relu.table,
-        experiments_relu.figure,
+        relu_vs_tanh.next_trial,
+        relu_vs_tanh.table,
+        relu_vs_tanh.figure,
     ),
     'cifar10_18pct': Experiment(
         'the 18 % net on CIFAR-10 by its published schedule', of_list([SCHEDULE]), schedule_table

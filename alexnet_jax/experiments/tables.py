@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
-from alexnet_jax.experiments_trials import Record, Records, Trial
+from alexnet_jax.experiments.trials import Record, Records, Trial
 
 
 def first_left(trials: Iterable[Trial], records: Records, seed: int) -> Trial | None:

@@ -15,8 +15,8 @@ from absl import flags
 from alexnet_jax import command_line
 from alexnet_jax.config import suggest
 from alexnet_jax.errors import BadInput, RunError, run_command
-from alexnet_jax.experiments_list import EXPERIMENTS, Experiment
-from alexnet_jax.experiments_trials import Records, Session
+from alexnet_jax.experiments.catalogue import EXPERIMENTS, Experiment
+from alexnet_jax.experiments.trials import Records, Session
 
 _BUDGET = flags.DEFINE_float(
     'budget', None, 'Minutes; then the running trial is stopped, to be continued another time.'

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from alexnet_jax.experiments_plot import Line, plot
-from alexnet_jax.experiments_tables import first_left, markdown, spread
-from alexnet_jax.experiments_trials import Record, Records, Trial, epochs_to, smooth
+from alexnet_jax.experiments.plot import Line, plot
+from alexnet_jax.experiments.tables import first_left, markdown, spread
+from alexnet_jax.experiments.trials import Record, Records, Trial, epochs_to, smooth
 
 TARGET = 0.25  # training error
 SWEEP_EPOCHS = 2.0  # after which the rates are compared
