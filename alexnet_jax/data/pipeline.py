@@ -62,9 +62,10 @@ class Data:
         self.part_size = config.batch_size // config.microbatches
         self.local_size, remainder = divmod(self.part_size, process_count)
         if remainder:
+            parts = f'{config.microbatches} microbatches on ' if config.microbatches > 1 else ''
             raise BadInput(
-                f'batch_size={config.batch_size} in {config.microbatches} microbatches does not '
-                f'divide over {process_count} processes'
+                f'batch_size={config.batch_size} does not divide over {parts}{process_count} '
+                f'processes'
             )
         if config.seed >= 2**32:
             raise BadInput(f'seed={config.seed}; it must be below 2**32')
