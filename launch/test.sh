@@ -10,4 +10,5 @@ use_venv requirements.txt tests/requirements.txt
 
 ruff check .
 ruff format --check .
-exec python -m pytest "$@"
+# A file to a process: fixtures of a file are made once.
+exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"

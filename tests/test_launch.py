@@ -91,13 +91,16 @@ def test_local(launch, args, first):
     assert calls[-1] == ['python', '-m', 'alexnet_jax.main', *first, *args]
 
 
+SPREAD = ('--numprocesses=auto', '--maxprocesses=4', '--dist=loadfile')  # over the cores
+
+
 def test_test(launch):
     done, calls = launch('test.sh', '--all', '-k', 'a or b')
     assert (done.returncode, done.stderr) == (0, '')
     assert calls[-3:] == [
         ['ruff', 'check', '.'],
         ['ruff', 'format', '--check', '.'],
-        ['python', '-m', 'pytest', '--all', '-k', 'a or b'],
+        ['python', '-m', 'pytest', *SPREAD, '--all', '-k', 'a or b'],
     ]
 
 
