@@ -41,7 +41,7 @@ def plot(path: Path, lines: Sequence[Line], ylabel: str, level: float | None = N
         labels.add(label)
     if level is not None:
         axes.axhline(level, color='black', linestyle='--', linewidth=1)
-        axes.annotate(f'{level:.0%}', (1, level), (-4, 4), ha='right', va='bottom',
+        axes.annotate(f'{level:.0%}', (1, level), (-4, -4), ha='right', va='top',
                       xycoords=('axes fraction', 'data'), textcoords='offset points')  # fmt: skip
     axes.set(xlabel='epochs', ylabel=ylabel, xlim=(0, None), ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
