@@ -212,11 +212,7 @@ def make_train_step(
 def make_eval_step(
     model: AlexNet, mean: np.ndarray
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Build the evaluation step.
-
-    Args:
-      model: the network.
-      mean: float32 [H, W, 3], subtracted from every image.
+    """Build the evaluation step: of a network, and the float32 [H, W, 3] that it subtracts.
 
     Returns:
       (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
@@ -237,11 +233,7 @@ def make_eval_step(
 def make_predict_step(
     model: AlexNet, mean: np.ndarray
 ) -> Callable[[dict[str, Any], np.ndarray], jax.Array]:
-    """Build the step that gives every example's class probabilities.
-
-    Args:
-      model: the network.
-      mean: float32 [H, W, 3], subtracted from every image.
+    """Build the step that gives every example's class probabilities; of the same model and mean.
 
     Returns:
       (variables, image uint8 as in a batch) -> log-probabilities averaged over views, float32
