@@ -111,9 +111,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.optimizer.step_factor = 0.1  # ... by this factor; the epochs are the 2012 source's
     c.optimizer.poly_power = 2.0  # schedule 'poly': learning_rate * (1 - done / all) ** poly_power
     # Schedule 'plateau': the rate drops by step_factor after so many evaluations without a better
-    # top-1, so many times at most. The paper's rule (section 5), which gives the 3 drops only.
+    # top-1, plateau_drops times at most: the paper's rule (section 5).
     c.optimizer.plateau_evals = 5
-    c.optimizer.plateau_drops = 3
+    c.optimizer.plateau_drops = 3  # as often as the authors did
     c.optimizer.momentum = 0.9  # 0 for plain gradient descent
     c.optimizer.weight_decay = 5e-4  # of every parameter, but for decay_factors
     # Factors by parameter name ('conv1/kernel', '*/bias'); the first pattern that fits counts.

@@ -28,7 +28,7 @@ OPEN_MPI = {
 }
 OPEN_MPI_5 = {k: v for k, v in OPEN_MPI.items() if 'uri' not in k}
 PLAIN = {'TPU_SKIP_MDS_QUERY': '1'}  # JAX sets it where there is no TPU
-POD = PLAIN | {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'}
+POD = PLAIN | {'KUBERNETES_SERVICE_HOST': '127.0.0.1', 'JOB_COMPLETION_INDEX': '1'}
 FLAGS = {'coordinator': 'node1:29500', 'num_processes': 4, 'process_id': 3}
 
 
@@ -54,7 +54,7 @@ def installed(monkeypatch):
         {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8', 'SLURM_JOB_NUM_NODES': '1'},
         OPEN_MPI | {'OMPI_COMM_WORLD_SIZE': '1', 'OMPI_COMM_WORLD_RANK': '0'},
         PLAIN | {'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_WORKER_ID': '0'},
-        PLAIN | {'KUBERNETES_SERVICE_HOST': '10.0.0.1'},  # a pod of no indexed Job
+        PLAIN | {'KUBERNETES_SERVICE_HOST': '127.0.0.1'},  # a pod of no indexed Job
         PLAIN | {'JOB_COMPLETION_INDEX': '1'},
     ],
 )

@@ -28,6 +28,8 @@ OVERRIDES = {
     'eval_every': ('2000', 2000),
     'checkpoint_every': ('500', 500),
     'deterministic': ('True', True),
+    'microbatches': ('2', 2),
+    'bn_group': ('16', 16),
     'init_from': ('runs/other', 'runs/other'),
     'variant': ('paper', 'paper'),
     'edits': ("('no_lrn', 'tanh')", ('no_lrn', 'tanh')),
@@ -48,10 +50,15 @@ OVERRIDES = {
     'optimizer.warmup_epochs': ('0.5', 0.5),
     'optimizer.step_epochs': ('(1, 2.5)', (1, 2.5)),
     'optimizer.step_factor': ('0.5', 0.5),
+    'optimizer.poly_power': ('1', 1.0),
+    'optimizer.plateau_evals': ('3', 3),
+    'optimizer.plateau_drops': ('2', 2),
     'optimizer.momentum': ('0', 0.0),
     'optimizer.weight_decay': ('0.004', 0.004),
     'optimizer.rate_factors': ("(('*/bias', 2.0), ('*', 3))", (('*/bias', 2.0), ('*', 3))),
     'optimizer.decay_factors': ("(('conv1/kernel', 0.0),)", (('conv1/kernel', 0.0),)),
+    'optimizer.own_rates': ("(('conv1/*', ((0, 0.1),)),)", (('conv1/*', ((0, 0.1),)),)),
+    'optimizer.trust_coefficient': ('0.001', 0.001),
 }  # fmt: skip
 
 

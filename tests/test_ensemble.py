@@ -68,9 +68,10 @@ def test_views_are_averaged_as_probabilities():
     """Logits (log 8, 0, 0) and (0, log 2, 0): 8/10, 1/10, 1/10 and 1/4, 2/4, 1/4."""
     kernel = np.diag(np.log([8, 2, 1])).astype(np.float32)
     predict = steps.make_predict_step(AlexNet((Dense('fc', 3),)), np.ones((1, 1, 3), np.float32))
-    params = steps.replicate({'fc': {'kernel': kernel, 'bias': np.zeros(3, np.float32)}})
+    params = {'fc': {'kernel': kernel, 'bias': np.zeros(3, np.float32)}}
+    variables = steps.replicate({'params': params})
     views = np.uint8([[2, 1, 1], [1, 2, 1]])[:, None, None, :]  # less the mean of 1
-    found = np.exp(predict(params, np.stack([views] * 8)))
+    found = np.exp(predict(variables, np.stack([views] * 8)))
     assert found.shape == (8, 3)
     np.testing.assert_allclose(found, [[21 / 40, 12 / 40, 7 / 40]] * 8, rtol=1e-6)
 

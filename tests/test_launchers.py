@@ -17,8 +17,11 @@ FLAGS = ['--config=configs/quickstart.py', '--workdir=/a b']
 def run(tmp_path, command, programs, **environment):
     """-> (the process, the calls of the programs). A program is {name: its bash script}.
 
-    Each notes its arguments, one a line, before it does what its script says.
+    Each notes its arguments, one a line, before it does what its script says. It runs in an empty
+    folder: in this one `.venv/bin` may have the real programs.
     """
+    tree = tmp_path / 'tree'
+    tree.mkdir(exist_ok=True)
     folder, calls = tmp_path / 'bin', tmp_path / 'calls'
     folder.mkdir(exist_ok=True)
     calls.write_text('')
@@ -28,7 +31,7 @@ def run(tmp_path, command, programs, **environment):
         (folder / name).chmod(0o755)
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=tree,
         env=os.environ
         | {'CALLS': str(calls), 'PATH': f'{folder}:{os.environ["PATH"]}'}
         | environment,
@@ -163,7 +166,7 @@ class TestSky:
             ['bash', '-c', task['run']],
             {'python': ''},
             **task['envs'],
-            SKYPILOT_NODE_IPS='10.0.0.5\n10.0.0.6',
+            SKYPILOT_NODE_IPS='127.0.0.5\n127.0.0.6',
             SKYPILOT_NUM_NODES='2',
             SKYPILOT_NODE_RANK=rank,
         )
@@ -171,7 +174,7 @@ class TestSky:
         (call,) = calls
         assert call == [
             'python', '-m', 'alexnet_jax.main', *task['envs']['FLAGS'].split(),
-            '--coordinator=10.0.0.5:29500', '--num_processes=2', f'--process_id={rank}',
+            '--coordinator=127.0.0.5:29500', '--num_processes=2', f'--process_id={rank}',
         ]  # fmt: skip
 
     def test_the_workdir_is_in_the_bucket(self, task):

@@ -74,6 +74,12 @@ class Job:
         assert not self.has_ended(), self.log()
         return any(int(n) >= step for n in re.findall(r'^step (\d+)/', self.log(), re.M))
 
+    def has_gone_on(self) -> bool:
+        """It has started again from a checkpoint and done a step."""
+        assert not self.has_ended(), self.log()
+        _, *after = self.log().split(': continuing from the checkpoint of step')
+        return bool(after) and '\nstep ' in after[-1]
+
     def has_restarted(self, times: int) -> bool:
         return int(self.show('Restarts')) == times
 
@@ -98,7 +104,7 @@ def test_requeued_equals_uninterrupted(slurm, tmp_path):
     # As --signal does before the time limit: to the tasks, not to the script, which requeues.
     job.ask('scancel', '--signal=TERM', job.id)
     job.wait(job.has_restarted, 1)
-    job.wait(job.has_reached, 10)
+    job.wait(job.has_gone_on)
     job.ask('scontrol', 'requeue', job.id)
     log = job.finish()
     assert job.show('Restarts') == '2'

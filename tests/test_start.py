@@ -154,7 +154,7 @@ def cloud_tpu(i, port):
 
 def kubernetes(i, port):
     return {
-        'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': str(i),
+        'KUBERNETES_SERVICE_HOST': '127.0.0.1', 'JOB_COMPLETION_INDEX': str(i),
         'HOSTNAME': 'localhost', 'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
     }  # fmt: skip
 
