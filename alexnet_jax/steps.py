@@ -156,8 +156,8 @@ def make_train_step(
             losses = jnp.where(mask > 0, losses, 0.0)  # not a product: 0 * inf is no number
             return losses.sum(), (logits, updates.get('batch_stats', {}))
 
-        (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        logits, batch_stats = aux
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (logits, batch_stats)), gradients = grad_fn(state.params)
         sums = {
             'gradients': gradients,
             'batch_stats': batch_stats,

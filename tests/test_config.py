@@ -317,3 +317,34 @@ def test_every_key_is_read():
             tree = ast.parse(path.read_text())
             read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert {key.split('.')[-1] for key in OVERRIDES} <= read
+
+
+# Parts of a batch, and rates of their own
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'microbatches': 3},
+            'batch_size=128 does not divide over 3 microbatches on 2 devices; try 126 or 132',
+        ),
+        (
+            {'variant': 'alexnet_bn', 'bn_group': 48},
+            'bn_group=48 does not divide the 64 examples that a device gets at once',
+        ),
+        (
+            {'optimizer.own_rates': (('conv9/*', ((0, 0.1),)),)},
+            r"optimizer.own_rates: 'conv9/\*' fits no parameter",
+        ),
+        ({'optimizer.own_rates': (('*/bias', ((5, 0.1),)),)}, 'from epoch 0 on'),
+        ({'optimizer.own_rates': (('*/bias', ((0, 0.1), (9, 1), (5, 1))),)}, 'rates by epoch'),
+        ({'optimizer.own_rates': (('*/bias', ((0, -0.1),)),)}, 'rates by epoch'),
+        ({'optimizer.own_rates': ('*/bias',)}, 'rates by epoch'),
+    ],
+)
+def test_parts_and_rates_that_are_refused(changes, message):
+    config = default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(BadInput, match=message):
+        validate(config, devices=2)
