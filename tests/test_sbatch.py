@@ -17,13 +17,14 @@ from cli_runs import (
     records,
 )
 
-STEPS = 20
+# Some 10 seconds of training: signals take one or two to arrive, and must find it in the middle.
+STEPS = 150
 BOUND = 600  # seconds; a start takes some 15
 SHORT = (
-    '--config.epochs=0.9',  # 20 steps
+    '--config.epochs=6.69',  # 150 steps
     '--config.log_every=1',
-    '--config.eval_every=10',
-    '--config.checkpoint_every=5',
+    '--config.eval_every=50',
+    '--config.checkpoint_every=25',
 )
 # In place of the lines that a user edits, and two tasks on the one node.
 HERE = ('--partition=all', '--nodes=1', '--ntasks-per-node=2', '--gpus-per-node=0',
@@ -115,7 +116,7 @@ def test_requeued_equals_uninterrupted(slurm, tmp_path):
     assert [int(step) for step in continued] == saved[::2]
 
     assert records(requeued) == records(uninterrupted)
-    assert len(records(requeued)) == STEPS + 2
+    assert len(records(requeued)) == STEPS + 3
     assert_same_state(final_state(requeued), final_state(uninterrupted))
 
 
