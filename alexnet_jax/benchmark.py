@@ -2,10 +2,12 @@
 
   python -m alexnet_jax.benchmark step --config=configs/NAME.py [--peer=torch,plain]
   python -m alexnet_jax.benchmark data --config=configs/NAME.py [--peer=flax] [--also=NAME,...]
+  python -m alexnet_jax.benchmark save --config=configs/NAME.py
 
 `step` times training and scoring on images in memory: no data set is needed. `data` times the
-batches that training takes. Everything that is compared takes turns in one run; the figures are
-medians over the repeats. On a machine that does other work they mean nothing.
+batches that training takes, `save` what a checkpoint per 100 steps costs it. Everything that is
+compared takes turns in one run; the figures are medians over the repeats. On a machine that does
+other work they mean nothing.
 """
 
 import contextlib
@@ -23,12 +25,12 @@ import jax
 import ml_collections
 from absl import flags
 
-from alexnet_jax import command_line, contenders, variants
+from alexnet_jax import command_line, compilation, contenders, malloc, variants
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.summary import operations
 
-PEERS = {'step': ('torch', 'plain'), 'data': ('flax',)}
+PEERS = {'step': ('torch', 'plain'), 'data': ('flax',), 'save': ()}
 
 
 class Contender:
@@ -227,6 +229,26 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict:
     return {'config': json.loads(config.to_json()), 'data': found}
 
 
+def benchmark_save(config: ml_collections.ConfigDict) -> dict:
+    """Time training with and without checkpoints; prints and returns."""
+    from alexnet_jax import save_cost  # these take seconds to import
+    from alexnet_jax.data.pipeline import Data
+
+    malloc.keep_large_blocks()
+    compilation.use_cache()
+    found = save_cost.measure(config, Data(config), flags.FLAGS.repeats, _progress)
+    _progress('')
+    pairs = zip(found['with'], found['without'], strict=True)
+    costs = sorted(a / b - 1 for a, b in pairs)
+    cost = statistics.median(costs)
+    print(
+        f'save: {cost:+.1%} for a checkpoint every {save_cost.EVERY} steps, batch '
+        f'{config.batch_size} (of {len(costs)} pairs: {costs[0]:+.1%} to {costs[-1]:+.1%}); '
+        f'{statistics.median(found["without"]):.2f} s without'
+    )
+    return {'config': json.loads(config.to_json()), 'cost': cost, 'seconds': found}
+
+
 def _range(spread: Sequence[float]) -> str:
     low, high = spread
     return f'{low:,.0f} - {high:,.0f}' if low >= 1000 else f'{low:,.1f} - {high:,.1f}'
@@ -269,12 +291,16 @@ def main() -> None:
     _, *arguments = command_line.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if len(arguments) != 1 or arguments[0] not in PEERS or config is None:
-        raise BadInput('type: python -m alexnet_jax.benchmark step|data --config=configs/NAME.py')
+        raise BadInput(
+            'type: python -m alexnet_jax.benchmark step|data|save --config=configs/NAME.py'
+        )
     os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
     kind = arguments[0]
     for peer in flags.FLAGS.peer:
         if peer not in PEERS[kind]:
-            raise BadInput(f'{kind} has no --peer={peer}; allowed: {", ".join(PEERS[kind])}')
+            raise BadInput(
+                f'{kind} has no --peer={peer}; allowed: {", ".join(PEERS[kind]) or "none"}'
+            )
     validate(config, jax.device_count())
     if 'torch' in flags.FLAGS.peer:
         _check_torch(config)
@@ -285,7 +311,7 @@ def main() -> None:
         options = [arg for arg in sys.argv[1:] if arg.startswith(('--config', '-config'))]
         figures = benchmark_step(config, options)
     else:
-        figures = benchmark_data(config)
+        figures = {'data': benchmark_data, 'save': benchmark_save}[kind](config)
     if target:
         _write_json(target, figures)
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import benchmark, contenders, summary
-from alexnet_jax.data import peers
+from alexnet_jax import benchmark, checkpoint, contenders, save_cost, summary
+from alexnet_jax.command_line import load_recipe
+from alexnet_jax.data import peers, pipeline
 from alexnet_jax.errors import RunError
 from alexnet_jax.variants import COURSE
 
@@ -97,11 +98,41 @@ def test_data(tmp_path):
     assert [row.split()[-1] for row in rows] == [folder, 'flax']
 
 
+def test_save(tmp_path):
+    target = tmp_path / 'figures.json'
+    done = command_line('save', *SHORT, '--repeats=3', f'--json={target}')
+    assert (done.returncode, done.stderr) == (0, '')
+    figures = json.loads(target.read_text())
+    seconds = figures['seconds']
+    assert [len(seconds[kind]) for kind in ('with', 'without')] == [3, 3]
+    ratios = [a / b for a, b in zip(seconds['with'], seconds['without'], strict=True)]
+    assert figures['cost'] == pytest.approx(sorted(ratios)[1] - 1)
+    assert done.stdout.startswith(f'save: {figures["cost"]:+.1%} for a checkpoint every 100 steps')
+
+
+@pytest.mark.parametrize('microbatches', [1, 2])
+def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, microbatches):
+    """On a clock that only saves move."""
+    now, real = 0, checkpoint.Checkpoints.save
+
+    def save(*args):
+        nonlocal now
+        now += 1
+        real(*args)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, 'save', save)
+    monkeypatch.setattr(save_cost, 'time', SimpleNamespace(perf_counter=lambda: now))
+    config = load_recipe(f'{ROOT}/configs/quickstart.py')
+    config.batch_size, config.microbatches = 16, microbatches  # 8 devices
+    found = save_cost.measure(config, pipeline.Data(config), 2, lambda line: None)
+    assert found == {'without': [0, 0], 'with': [1, 1]}
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (('step',), 'type: python -m alexnet_jax.benchmark step|data --config='),
-        (('speed', QUICKSTART), 'type: python -m alexnet_jax.benchmark step|data'),
+        (('step',), 'type: python -m alexnet_jax.benchmark step|data|save --config='),
+        (('speed', QUICKSTART), 'type: python -m alexnet_jax.benchmark step|data|save'),
         (('step', QUICKSTART, '--peer=flax'), 'step has no --peer=flax; allowed: torch, plain'),
         (('data', QUICKSTART, '--peer=flax,torch'), 'data has no --peer=torch; allowed: flax'),
         (('step', QUICKSTART, '--json=/nowhere/x.json'), '/nowhere does not exist'),
@@ -109,6 +140,7 @@ def test_data(tmp_path):
             ('step', '--config=configs/cifar10.py', '--peer=torch'),
             'PyTorch has no layer for MapLRN',
         ),
+        (('save', QUICKSTART, '--peer=plain'), 'save has no --peer=plain; allowed: none'),
         (('data', QUICKSTART, '--peer=flax'), 'decodes JPEG alone, and digits/train:0 is none'),
         (('step', QUICKSTART, '--repeats=0'), 'repeats'),
     ],
