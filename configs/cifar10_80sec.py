@@ -2,7 +2,8 @@
 
     python -m alexnet_jax.main --config=configs/cifar10_80sec.py --workdir=runs/cifar10_80sec
 
-Expected: 26 % test error, without augmentation (published, layers-80sec.cfg).
+Expected: 26 % test error, without augmentation (published, layers-80sec.cfg); 26.87 % here (seed 0,
+5 minutes on two CPU cores).
 
 layer-params-80sec.cfg: rates of 0.001 for weights and 0.002 for biases; decay 0.004, and 0.03 for
 the weights of fc64 and fc10; none for biases. It has no schedule: the one here is that of Caffe's
