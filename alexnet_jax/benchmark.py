@@ -10,12 +10,10 @@ compared takes turns in one run; the figures are medians over the repeats. On a 
 other work they mean nothing.
 """
 
-import contextlib
 import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,73 +25,10 @@ from absl import flags
 
 from alexnet_jax import command_line, compilation, contenders, malloc, variants
 from alexnet_jax.config import validate
-from alexnet_jax.errors import BadInput, RunError, run_command
+from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.summary import operations
 
 PEERS = {'step': ('torch', 'plain'), 'data': ('flax',), 'save': ()}
-
-
-class Contender:
-    """A process that runs steps when it is told to.
-
-    Attributes:
-      seconds: of a step, one entry a turn.
-      compile_seconds: of its step.
-      peak_gib: memory, after the last turn.
-    """
-
-    def __init__(self, name: str, task: str, options: Sequence[str], cache: str):
-        self.name = name
-        self.seconds: list[float] = []
-        self.peak_gib = 0.0
-        environ = os.environ | {
-            'JAX_COMPILATION_CACHE_DIR': cache,
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # several processes share a GPU
-        }
-        if name == 'PyTorch tuned':
-            from alexnet_jax import torch_peer
-
-            environ |= torch_peer.ENVIRON
-        self._process = subprocess.Popen(
-            [sys.executable, '-m', 'alexnet_jax.contenders', name, task, *options],
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.compile_seconds = self._answer()['compile_seconds']
-        self._count = 1
-        took = self._run()
-        self._count = max(1, round(flags.FLAGS.seconds / took))
-
-    def take_turn(self) -> None:
-        """Run for `--seconds`."""
-        self.seconds.append(self._run() / self._count)
-
-    def _run(self) -> float:
-        with contextlib.suppress(BrokenPipeError):  # ended since its last turn: no answer
-            self._process.stdin.write(f'{self._count}\n')
-            self._process.stdin.flush()
-        answer = self._answer()
-        self.peak_gib = answer['peak_bytes'] / 2**30
-        return answer['seconds']
-
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            self.__exit__()
-            raise RunError(f'the process of {self.name} ended: its error is above')
-        return json.loads(line)
-
-    def __enter__(self) -> 'Contender':
-        return self
-
-    def __exit__(self, *_) -> None:
-        with contextlib.suppress(BrokenPipeError):  # close() writes what is left
-            self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
 
 
 def benchmark_step(config: ml_collections.ConfigDict, options: Sequence[str]) -> dict:
@@ -116,16 +51,16 @@ def benchmark_step(config: ml_collections.ConfigDict, options: Sequence[str]) ->
 
 def _take_turns(
     names: Sequence[str], task: str, options: Sequence[str]
-) -> tuple[dict[str, Contender], float]:
+) -> tuple[dict[str, contenders.Contender], float]:
     """Every contender with its turns taken, and what compiling took without a cache."""
-    timed: dict[str, Contender] = {}
+    timed: dict[str, contenders.Contender] = {}
     with tempfile.TemporaryDirectory() as cache:
         try:
-            with Contender('alexnet_jax', task, options, cache) as first:
+            with contenders.Contender('alexnet_jax', task, options, cache) as first:
                 cold = first.compile_seconds
             for name in names:
                 _progress(f'{task}: starting {name}')
-                timed[name] = Contender(name, task, options, cache)
+                timed[name] = contenders.Contender(name, task, options, cache)
             for turn in range(flags.FLAGS.repeats):
                 for name, contender in timed.items():
                     _progress(f'{task}: turn {turn + 1} of {flags.FLAGS.repeats}, {name}')
@@ -142,7 +77,7 @@ def _progress(line: str) -> None:
         print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
 
 
-def _figures(timed: dict[str, Contender], batch_size: int, flops: int) -> dict:
+def _figures(timed: dict[str, contenders.Contender], batch_size: int, flops: int) -> dict:
     """Rates and ratios; a ratio is taken turn by turn, so that a drift of the machine cancels."""
     limit = [2 * contenders.matmul_size() ** 3 / s / flops for s in timed['matmul'].seconds]
     rates = {

@@ -9,11 +9,13 @@ standard input asks for. So contenders take turns, and each keeps its memory and
 import contextlib
 import io
 import json
+import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ from alexnet_jax import (
     steps,
     variants,
 )
-from alexnet_jax.errors import run_command
+from alexnet_jax.errors import RunError, run_command
 
 TRAIN_SIZE = 1_000_000  # images of an epoch; nothing here trains for one
 COMPILING = (
@@ -42,6 +44,69 @@ COMPILING = (
 )
 # Runs so many steps and waits for the last; may return the seconds that count.
 Run = Callable[[int], float | None]
+
+
+class Contender:
+    """A process that runs steps when it is told to.
+
+    Attributes:
+      seconds: of a step, one entry a turn.
+      compile_seconds: of its step.
+      peak_gib: memory, after the last turn.
+    """
+
+    def __init__(self, name: str, task: str, options: Sequence[str], cache: str):
+        self.name = name
+        self.seconds: list[float] = []
+        self.peak_gib = 0.0
+        environ = os.environ | {
+            'JAX_COMPILATION_CACHE_DIR': cache,
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # several processes share a GPU
+        }
+        if name == 'PyTorch tuned':
+            from alexnet_jax import torch_peer
+
+            environ |= torch_peer.ENVIRON
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'alexnet_jax.contenders', name, task, *options],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.compile_seconds = self._answer()['compile_seconds']
+        self._count = 1
+        took = self._run()
+        self._count = max(1, round(flags.FLAGS.seconds / took))
+
+    def take_turn(self) -> None:
+        """Run for `--seconds`."""
+        self.seconds.append(self._run() / self._count)
+
+    def _run(self) -> float:
+        with contextlib.suppress(BrokenPipeError):  # ended since its last turn: no answer
+            self._process.stdin.write(f'{self._count}\n')
+            self._process.stdin.flush()
+        answer = self._answer()
+        self.peak_gib = answer['peak_bytes'] / 2**30
+        return answer['seconds']
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            self.__exit__()
+            raise RunError(f'the process of {self.name} ended: its error is above')
+        return json.loads(line)
+
+    def __enter__(self) -> 'Contender':
+        return self
+
+    def __exit__(self, *_) -> None:
+        with contextlib.suppress(BrokenPipeError):  # close() writes what is left
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
 
 
 def make(name: str, task: str, config: ml_collections.ConfigDict) -> Run:

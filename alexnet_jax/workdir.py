@@ -24,10 +24,6 @@ from alexnet_jax import variants
 from alexnet_jax.config import ADDED_KEYS, FREE_KEYS, default_config, leaves
 from alexnet_jax.errors import BadInput
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-cpu', 'tensorflow',
-            'tensorflow-datasets', 'ml-collections', 'numpy')  # fmt: skip
-
-
 LAG = 60  # seconds after which NFS, by default, has asked again what is in a folder
 
 
@@ -231,7 +227,7 @@ def _environment(path: epath.Path, config: ml_collections.ConfigDict) -> dict:
         'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'command': sys.orig_argv,
         'free_keys': free,
-        'versions': {name: _version(name) for name in PACKAGES} | {'python': sys.version},
+        'versions': _versions(),
         'platform': platform.platform(),
         'hosts': jax.process_count(),
         'devices': [f'{device.platform}: {device.device_kind}' for device in jax.devices()],
@@ -241,11 +237,10 @@ def _environment(path: epath.Path, config: ml_collections.ConfigDict) -> dict:
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _versions() -> dict[str, str]:
+    """Of Python and of every package that is installed."""
+    found = {package.name: package.version for package in importlib.metadata.distributions()}
+    return {'python': sys.version} | dict(sorted(found.items()))
 
 
 def _git_revision() -> str | None:

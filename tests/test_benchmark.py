@@ -183,11 +183,11 @@ def stand_in(tmp_path, monkeypatch):
     path.write_text(STAND_IN)
     path.chmod(0o755)
     monkeypatch.setattr(sys, 'executable', str(path))
-    monkeypatch.setattr(benchmark, 'flags', SimpleNamespace(FLAGS=SimpleNamespace(seconds=4.0)))
+    monkeypatch.setattr(contenders, 'flags', SimpleNamespace(FLAGS=SimpleNamespace(seconds=4.0)))
 
 
 def test_turns(stand_in):
-    with benchmark.Contender('alexnet_jax', 'train', [], 'cache') as contender:
+    with contenders.Contender('alexnet_jax', 'train', [], 'cache') as contender:
         assert (contender.compile_seconds, contender.peak_gib) == (3, 2)
         contender.take_turn()  # 4 / 0.5 = 8 steps, said to take 8 seconds
         assert (contender.seconds, contender.peak_gib) == ([1.0], 3)
@@ -197,7 +197,7 @@ def test_turns(stand_in):
 
 
 def test_a_contender_that_ends_in_its_turn(stand_in):
-    contender = benchmark.Contender('matmul', 'train', [], 'cache')
+    contender = contenders.Contender('matmul', 'train', [], 'cache')
     with pytest.raises(RunError, match='the process of matmul ended'):
         contender.take_turn()
     contender.__exit__()  # as `_take_turns` does in the end
