@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from alexnet_jax.config import default_config, leaves, suggest
 from alexnet_jax.errors import BadInput
 
-RECORDED = Path(__file__).with_name('recorded.py')  # reads a config.json
+RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # reads a config.json
 
 
 def define_flags(require_workdir: bool = True) -> None:

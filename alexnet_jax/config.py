@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import ml_collections
 from ml_collections import config_dict
 
-from alexnet_jax import variants
 from alexnet_jax.errors import BadInput
-from alexnet_jax.layers import BatchNorm
+from alexnet_jax.model import variants
+from alexnet_jax.model.layers import BatchNorm
 
 SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
 DTYPES = ('float32', 'bfloat16')
@@ -29,20 +29,20 @@ POSITIVE = (
     'checkpoint_every',
     'num_classes',
     'image_size',
-    'microbatches',
-    'bn_group',
+    'accum_steps',
+    'ghost_batch_size',
     'data.max_pixels',
     'optimizer.learning_rate',
     'optimizer.poly_power',
-    'optimizer.plateau_evals',
+    'optimizer.plateau_patience',
 )
 NOT_NEGATIVE = (
     'seed',
     'optimizer.warmup_epochs',
     'optimizer.momentum',
     'optimizer.weight_decay',
-    'optimizer.step_factor',
-    'optimizer.plateau_drops',
+    'optimizer.gamma',
+    'optimizer.plateau_max_reductions',
     'optimizer.trust_coefficient',
 )
 
@@ -53,25 +53,25 @@ FREE_KEYS = ('log_every', 'data.data_dir')
 # Keys that workdirs of an earlier version lack: their runs had the defaults.
 ADDED_KEYS = (
     'deterministic',
-    'microbatches',
-    'bn_group',
+    'accum_steps',
+    'ghost_batch_size',
     'optimizer.poly_power',
-    'optimizer.plateau_evals',
-    'optimizer.plateau_drops',
-    'optimizer.own_rates',
+    'optimizer.plateau_patience',
+    'optimizer.plateau_max_reductions',
+    'optimizer.lr_overrides',
     'optimizer.trust_coefficient',
 )
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """The course net with the paper's optimiser. A recipe sets at least data, ops and epochs."""
+    """The course net with the paper's optimizer. A recipe sets at least data, ops and epochs."""
     c = ml_collections.ConfigDict()
 
-    c.seed = 0  # of initialisation, data order, augmentation and dropout
+    c.seed = 0  # of initialization, data order, augmentation and dropout
     c.batch_size = 128  # examples per step, over all devices and hosts
     # Parts that a step's batch is read and computed in, in turn: for batches that do not fit into
     # memory. The result is that of the whole batch, to rounding.
-    c.microbatches = 1
+    c.accum_steps = 1
     c.epochs = 90.0  # passes over the training set; a fraction is allowed
     c.log_every = 100  # steps between train records; each averages over the steps since the last
     c.eval_every = 1000  # steps between evaluations; a multiple of checkpoint_every
@@ -87,7 +87,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.num_classes = 1000  # rows of the last fully connected layer
     c.image_size = 227  # pixels a side that the network takes
     c.dtype = 'float32'  # of activations; parameters, logits, loss, LRN denominators are float32
-    c.bn_group = 32  # consecutive examples of a batch over which batch norm takes its statistics
+    c.ghost_batch_size = (
+        32  # consecutive examples of a batch over which batch norm takes its statistics
+    )
 
     c.data = ml_collections.ConfigDict()
     # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH | prepared:DIR (see prepare.py)
@@ -107,21 +109,21 @@ def default_config() -> ml_collections.ConfigDict:
     c.optimizer.learning_rate = 0.01  # lr at its highest, after the warm-up
     c.optimizer.schedule = 'step'  # constant | step | cosine | poly | plateau
     c.optimizer.warmup_epochs = 0.0  # over which the rate rises linearly
-    c.optimizer.step_epochs = (25.0, 51.0, 79.0)  # schedule 'step': where the rate drops ...
-    c.optimizer.step_factor = 0.1  # ... by this factor; the epochs are the 2012 source's
+    c.optimizer.milestones = (25.0, 51.0, 79.0)  # schedule 'step': where the rate drops ...
+    c.optimizer.gamma = 0.1  # ... by this factor; the epochs are the 2012 source's
     c.optimizer.poly_power = 2.0  # schedule 'poly': learning_rate * (1 - done / all) ** poly_power
-    # Schedule 'plateau': the rate drops by step_factor after so many evaluations without a better
+    # Schedule 'plateau': the rate drops by gamma after so many evaluations without a better
     # top-1, plateau_drops times at most: the paper's rule (section 5).
-    c.optimizer.plateau_evals = 5
-    c.optimizer.plateau_drops = 3  # as often as the authors did
+    c.optimizer.plateau_patience = 5
+    c.optimizer.plateau_max_reductions = 3  # as often as the authors did
     c.optimizer.momentum = 0.9  # 0 for plain gradient descent
-    c.optimizer.weight_decay = 5e-4  # of every parameter, but for decay_factors
+    c.optimizer.weight_decay = 5e-4  # of every parameter, but for weight_decay_multipliers
     # Factors by parameter name ('conv1/kernel', '*/bias'); the first pattern that fits counts.
-    c.optimizer.rate_factors = ()  # e.g. (('*/bias', 2.0),)
-    c.optimizer.decay_factors = ()  # likewise, of weight_decay
+    c.optimizer.lr_multipliers = ()  # e.g. (('*/bias', 2.0),)
+    c.optimizer.weight_decay_multipliers = ()  # likewise, of weight_decay
     # Rates by epoch of their own instead of the schedule's, 0 to freeze; first pattern that fits:
     # (('conv1/*', ((0, 0.01), (67, 1e-5), (72, 0.0))), ('*/bias', ((0, 0.02),)))
-    c.optimizer.own_rates = ()
+    c.optimizer.lr_overrides = ()
     # Above 0: LARS, which brings the update of each kernel to this fraction of its norm, times lr.
     c.optimizer.trust_coefficient = 0.0
     return c
@@ -196,26 +198,26 @@ def _check_types(expected: dict, found: dict) -> None:
             raise BadInput(f'{key}={value!r}; it must be of type {kinds[0].__name__}')
     if not all(isinstance(edit, str) for edit in found['edits']):
         raise BadInput(f"edits={found['edits']!r}; it must be names, such as ('no_lrn',)")
-    if not all(_is_number(epoch) for epoch in found['optimizer.step_epochs']):
+    if not all(_is_number(epoch) for epoch in found['optimizer.milestones']):
         raise BadInput(
-            f'optimizer.step_epochs={found["optimizer.step_epochs"]!r}; it must be numbers, such '
+            f'optimizer.milestones={found["optimizer.milestones"]!r}; it must be numbers, such '
             'as (25.0, 51.0)'
         )
-    for key in ('optimizer.rate_factors', 'optimizer.decay_factors'):
+    for key in ('optimizer.lr_multipliers', 'optimizer.weight_decay_multipliers'):
         for entry in found[key]:
             match entry:
                 case (str(), factor) if _is_number(factor):
                     continue
             raise BadInput(f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0)")
-    for entry in found['optimizer.own_rates']:
-        if not _is_own_rate(entry):
+    for entry in found['optimizer.lr_overrides']:
+        if not _is_lr_override(entry):
             raise BadInput(
-                f'optimizer.own_rates: {entry!r} is not a pattern with its rates by epoch, from '
+                f'optimizer.lr_overrides: {entry!r} is not a pattern with its rates by epoch, from '
                 f"epoch 0 on, such as ('conv1/*', ((0, 0.01), (67, 1e-5)))"
             )
 
 
-def _is_own_rate(entry) -> bool:
+def _is_lr_override(entry) -> bool:
     match entry:
         case (str(), ((0 | 0.0, _), *_) as rates):
             pairs = all(isinstance(p, tuple) and len(p) == 2 for p in rates)
@@ -230,7 +232,7 @@ def _is_number(value) -> bool:
 
 
 def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
-    batch_size, parts = config.batch_size, config.microbatches
+    batch_size, parts = config.batch_size, config.accum_steps
     if batch_size % (parts * devices):
         below = batch_size // (parts * devices) * parts * devices
         options = ' or '.join(str(b) for b in (below, below + parts * devices) if b > 0)
@@ -241,14 +243,16 @@ def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
 def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
     layers = variants.build(config.variant, config.edits, config.num_classes)
     variants.check_shapes(layers, config.image_size)
-    examples = config.batch_size // config.microbatches // devices
-    if any(isinstance(layer, BatchNorm) for layer in layers) and (examples % config.bn_group):
+    examples = config.batch_size // config.accum_steps // devices
+    if any(isinstance(layer, BatchNorm) for layer in layers) and (
+        examples % config.ghost_batch_size
+    ):
         raise BadInput(
-            f'bn_group={config.bn_group} does not divide the {examples} examples that a device '
-            f'gets at once (batch_size / microbatches / devices); change one of these'
+            f'ghost_batch_size={config.ghost_batch_size} does not divide the {examples} examples '
+            f'that a device gets at once (batch_size / accum_steps / devices); change one of these'
         )
     names = variants.parameter_names(layers)
-    for key in ('rate_factors', 'decay_factors', 'own_rates'):
+    for key in ('lr_multipliers', 'weight_decay_multipliers', 'lr_overrides'):
         for pattern, _ in config.optimizer[key]:
             if not fnmatch.filter(names, pattern):
                 raise BadInput(

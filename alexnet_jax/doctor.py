@@ -21,9 +21,13 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from alexnet_jax import checkpoint, command_line, manifest, optimizer, steps, variants, workdir
+from alexnet_jax import cli
 from alexnet_jax.config import validate
 from alexnet_jax.errors import AlexNetError, BadInput, run_command
+from alexnet_jax.model import variants
+from alexnet_jax.run import checkpoint, manifest, workdir
+from alexnet_jax.training import optimizer
+from alexnet_jax.training.step import TrainState, first_state
 
 SAMPLE_IMAGES = 50  # of each split that are decoded
 SAMPLE_LABELS = 1000  # of a split whose labels are not in memory
@@ -79,7 +83,7 @@ def _check_devices() -> Iterator[Finding]:
 
 def _check_memory(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     devices = jax.local_devices()
-    examples = config.batch_size // config.microbatches // jax.device_count()
+    examples = config.batch_size // config.accum_steps // jax.device_count()
     state, activations = _step_bytes(config, max(1, examples))
     stats = devices[0].memory_stats() or {}
     if 'bytes_limit' in stats:
@@ -124,11 +128,11 @@ def _step_bytes(config: ml_collections.ConfigDict, batch_size: int) -> tuple[int
     return _bytes(state) + _bytes(params), max(0, kept)
 
 
-def _state_shapes(config: ml_collections.ConfigDict) -> steps.TrainState:
+def _state_shapes(config: ml_collections.ConfigDict) -> TrainState:
     """The state of a run, as shapes and dtypes; the number of examples does not matter to it."""
     transform = optimizer.make_optimizer(config, optimizer.make_schedule(config, 1000), 1000)
     model, size = variants.make_model(config), config.image_size
-    return jax.eval_shape(lambda: steps.first_state(model, transform, size, config.seed))
+    return jax.eval_shape(lambda: first_state(model, transform, size, config.seed))
 
 
 def _bytes(tree) -> int:
@@ -149,17 +153,19 @@ def _size(count: int) -> str:
 
 
 def _check_data(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    from alexnet_jax.data import pipeline, preprocess, sources, tfds_source  # bring TensorFlow
+    from alexnet_jax.data import pipeline, sources  # bring TensorFlow
+    from alexnet_jax.data.ops.chain import parse
+    from alexnet_jax.data.sources import tfds
 
     kind, _, name = config.data.name.partition(':')
-    if kind == 'tfds' and (note := tfds_source.to_prepare(name, config.data.data_dir)):
+    if kind == 'tfds' and (note := tfds.to_prepare(name, config.data.data_dir)):
         yield True, note
         return
     source = sources.open_source(config.data)
     splits = {config.data.train_split: source.train, config.data.eval_split: source.eval}
     sizes = ', '.join(f'{len(split):,} {name}' for name, split in splits.items())
     yield True, f'{config.data.name} has {sizes} examples of {len(source.class_names):,} classes'
-    chain = preprocess.parse('decode', config.data.max_pixels)
+    chain = parse('decode', config.data.max_pixels)
     for split in splits.values():
         yield _decode_sample(chain, split, config.data.on_bad_image)
     for name, split in splits.items():
@@ -174,7 +180,7 @@ def _check_data(config: ml_collections.ConfigDict) -> Iterator[Finding]:
 
 def _decode_sample(chain, split, on_bad_image: str) -> Finding:
     """Whether some examples of a split, evenly spaced, decode."""
-    from alexnet_jax.data.preprocess import clean
+    from alexnet_jax.data.ops.chain import clean
     from alexnet_jax.data.reader import IMAGE_ERRORS
 
     indices = _spread(len(split), SAMPLE_IMAGES)
@@ -280,8 +286,8 @@ def _score(scores: dict[str, float]) -> str:
 
 def main() -> None:
     """Print the findings; exit code 1 if one is bad."""
-    command_line.define_flags()
-    _, *others = command_line.parse_flags(sys.argv)
+    cli.define_flags()
+    _, *others = cli.parse_flags(sys.argv)
     if flags.FLAGS.config is None or others:
         raise BadInput(
             'usage: python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR]'

@@ -10,20 +10,13 @@ import jax
 import ml_collections
 from absl import flags
 
-from alexnet_jax import (
-    checkpoint,
-    cluster,
-    command_line,
-    compilation,
-    ensemble,
-    lost_peer,
-    malloc,
-    steps,
-    train,
-    workdir,
-)
+from alexnet_jax import cli
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.evaluation import ensemble
+from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
+from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.training import loop
 
 _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval'], 'eval scores the best checkpoint of --workdir.'
@@ -52,8 +45,8 @@ _START_TIMEOUT = flags.DEFINE_integer(
 
 def main() -> None:
     """Check, start, train or score."""
-    command_line.define_flags()
-    _, *others = command_line.parse_flags(sys.argv)
+    cli.define_flags()
+    _, *others = cli.parse_flags(sys.argv)
     config, folder = flags.FLAGS.config, flags.FLAGS.workdir
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
@@ -64,19 +57,19 @@ def main() -> None:
     else:
         _check_training(config, folder)
 
-    malloc.keep_large_blocks()
-    compilation.use_cache()
+    malloc.configure_malloc()
+    compilation.enable_compilation_cache()
     if config.deterministic:
         # Here and not in the compiler's options, which several processes cannot be given.
         flag = '--xla_gpu_deterministic_ops=true'
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
     _start_distributed()
-    with lost_peer.end_at_once():
+    with processes.abort_on_error():
         devices = _count_devices()
         if members:
             ensemble.fit_batch(config, devices)
         validate(config, devices)
-        steps.connect()
+        pmap.connect_devices()
         from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
         data = Data(config, jax.process_index(), jax.process_count())
@@ -85,7 +78,7 @@ def main() -> None:
         else:
             workdir.create(folder, config, data.class_names)
             workdir.check_is_shared(folder)
-            train.train_and_evaluate(config, folder, data)
+            loop.train_and_evaluate(config, folder, data)
 
 
 def _check_training(config: ml_collections.ConfigDict | None, folder: str | None) -> None:
@@ -103,9 +96,11 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
 
 def _start_distributed() -> None:
     """Join the other processes, if flags or the environment name any."""
-    found = cluster.find(os.environ, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    found = launchers.detect_launcher(
+        os.environ, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
     if found:
-        lost_peer.start(found, _START_TIMEOUT.value)
+        processes.start(found, _START_TIMEOUT.value)
 
 
 def _count_devices() -> int:
@@ -113,7 +108,7 @@ def _count_devices() -> int:
     try:
         return jax.device_count()
     except RuntimeError as error:
-        if lost_peer.is_sign(error):
+        if processes.is_sign(error):
             raise
         raise BadInput(f'JAX found no devices: {error}') from error
 

@@ -14,8 +14,11 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from alexnet_jax import checkpoint, command_line, steps, variants, workdir
+from alexnet_jax import cli
 from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.evaluation import steps
+from alexnet_jax.model import variants
+from alexnet_jax.run import checkpoint, workdir
 
 _JSON = flags.DEFINE_bool('json', False, 'One JSON object an image instead of a table.')
 
@@ -35,7 +38,8 @@ def predict(folder: str, images: Sequence[str], top: int = 5) -> Iterator[list[t
       BadInput: no run in the folder, or an image that does not exist or has the wrong size.
       RunError: no sound checkpoint, or an image that does not decode.
     """
-    from alexnet_jax.data import preprocess, statistics  # bring TensorFlow
+    from alexnet_jax.data import statistics
+    from alexnet_jax.data.ops import chain  # bring TensorFlow
 
     run_config = workdir.read_config(folder)
     names = workdir.read_classes(folder)
@@ -47,11 +51,11 @@ def predict(folder: str, images: Sequence[str], top: int = 5) -> Iterator[list[t
     size = run_config.image_size
     mean = np.zeros((size, size, 3), np.float32)
     if run_config.data.mean == 'image':
-        mean = statistics.load(epath.Path(folder) / 'statistics.npz').centre(size)
+        mean = statistics.load(epath.Path(folder) / 'statistics.npz').center(size)
     log_probs = jax.jit(partial(steps.view_log_probs, model))
     ops, max_pixels = run_config.data.eval_ops, run_config.data.max_pixels
     for image in images:
-        views = preprocess.read_image(image, ops, max_pixels)  # [H, W, 3] or [views, H, W, 3]
+        views = chain.read_image(image, ops, max_pixels)  # [H, W, 3] or [views, H, W, 3]
         if views.shape[-3:-1] != mean.shape[:2]:
             height, width = views.shape[-3:-1]
             raise BadInput(
@@ -66,7 +70,7 @@ def predict(folder: str, images: Sequence[str], top: int = 5) -> Iterator[list[t
 def main() -> None:
     """Print the classes of the images on the command line."""
     flags.DEFINE_string('workdir', None, 'Folder of the run.')
-    _, *images = command_line.parse_flags(sys.argv)
+    _, *images = cli.parse_flags(sys.argv)
     if not flags.FLAGS.workdir or not images:
         raise BadInput('usage: python -m alexnet_jax.predict --workdir=DIR IMAGE...')
     for image, classes in zip(images, predict(flags.FLAGS.workdir, images), strict=True):

@@ -1,7 +1,7 @@
 """Rescale a dataset once: `python -m alexnet_jax.prepare --dataset=imagenet2012 --data_dir=DATA`.
 
-Writes the images with the shorter side at 256 and cropped to the centre 256 x 256, as the paper
-does, with labels, file names, mean image and colour axes. Train on the result with
+Writes the images with the shorter side at 256 and cropped to the center 256 x 256, as the paper
+does, with labels, file names, mean image and color axes. Train on the result with
 --config.data.name=prepared:DIR. From archives fetched by hand, add --manual_dir=MANUAL. A command
 that was killed continues when given again.
 """
@@ -17,7 +17,7 @@ from typing import NoReturn
 from absl import flags
 from etils import epath
 
-from alexnet_jax import command_line
+from alexnet_jax import cli
 from alexnet_jax.config import ON_BAD_IMAGE, default_config
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
 
@@ -42,7 +42,7 @@ _ON_BAD_IMAGE = flags.DEFINE_string(
 
 def main() -> None:
     """Check the flags and make the set."""
-    _, *others = command_line.parse_flags(sys.argv)
+    _, *others = cli.parse_flags(sys.argv)
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
     if not _DATASET.value:
@@ -88,9 +88,9 @@ def _interrupt(number: int, _) -> NoReturn:
 
 
 def _prepare() -> None:
-    from alexnet_jax.data import preparation  # TensorFlow takes seconds to import
+    from alexnet_jax.data.prepare import build  # TensorFlow takes seconds to import
 
-    request = preparation.Request(
+    request = build.Request(
         dataset=_dataset(),
         train_split=_TRAIN_SPLIT.value,
         eval_split=_EVAL_SPLIT.value,
@@ -104,14 +104,14 @@ def _prepare() -> None:
     output = epath.Path(Path(_OUTPUT.value or Path(_DATA_DIR.value) / request.name).absolute())
     began = time.monotonic()
     try:
-        new = preparation.prepare(request, data, output, _MANUAL_DIR.value)
+        new = build.prepare(request, data, output, _MANUAL_DIR.value)
     except OSError as error:
         raise RunError(
             f'{output} cannot be made: {error.strerror or error}; the same command continues'
         ) from error
     seconds = timedelta(seconds=round(time.monotonic() - began))
     print(f'{output} is prepared' + (f', in {seconds}' if new else ' already: nothing to do'))
-    for line in preparation.describe(output):
+    for line in build.describe(output):
         print(f'  {line}')
     print(f'  train on it with --config.data.name=prepared:{output}')
 

@@ -13,25 +13,26 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from alexnet_jax import command_line, variants
+from alexnet_jax import cli
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
-from alexnet_jax.layers import (
+from alexnet_jax.model import variants
+from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
-    MapLRN,
     MaxPool,
+    Normalize,
     ReLU,
     Sigmoid,
-    Standardise,
     Table,
     Tanh,
+    WithinChannelLRN,
 )
-from alexnet_jax.model import Row, Shape, rows
+from alexnet_jax.model.shapes import LayerInfo, Shape, layer_infos
 
 HEADER = ('layer', 'output', 'definition', 'formula', 'parameters', 'multiply-adds')
 CHANNELS = 3
@@ -40,10 +41,10 @@ CHANNELS = 3
 def summary(config: ml_collections.ConfigDict) -> str:
     """The network of a validated config as an aligned table, with totals."""
     layers = variants.build(config.variant, config.edits, config.num_classes)
-    table = list(rows(layers, config.image_size, CHANNELS))
+    table = list(layer_infos(layers, config.image_size, CHANNELS))
     parameters = sum(_parameters(row) for row in table)
     size = config.image_size
-    cells = [('INPUT', _by((size, size, CHANNELS)), 'colour image', '', '', '')]
+    cells = [('INPUT', _by((size, size, CHANNELS)), 'color image', '', '', '')]
     for row in table:
         if isinstance(row.layer, ReLU | Tanh | Sigmoid | Dropout):
             name, output, definition, *others = cells[-1]
@@ -65,25 +66,25 @@ def summary(config: ml_collections.ConfigDict) -> str:
     )
 
 
-def _name(row: Row) -> str:
+def _name(row: LayerInfo) -> str:
     """'conv1' -> 'CONV1', 'pool1' -> 'MAX POOL1': the names of the course notes."""
     prefix = {MaxPool: 'MAX ', AvgPool: 'AVG '}.get(type(row.layer), '')
     return prefix + row.name.upper()
 
 
-def _definition(row: Row) -> str:
+def _definition(row: LayerInfo) -> str:
     match row.layer:
         case Conv(_, filters, window, stride, pad, groups):
             filter_shape = _by((window, window, row.kernel[2]))
             pad = pad if isinstance(pad, int) else '{}/{}'.format(*pad)
             return f'{filters} filters {filter_shape}, stride {stride}, pad {pad}{_towers(groups)}'
-        case MaxPool(window, stride, overhang) | AvgPool(window, stride, overhang):
+        case MaxPool(window, stride, ceil_mode) | AvgPool(window, stride, ceil_mode):
             overlapping = ' (overlapping)' if stride < window else ''
-            over = ', over the edge' if overhang else ''
+            over = ', over the edge' if ceil_mode else ''
             return f'{_by((window, window))}, stride {stride}{overlapping}{over}'
         case LRN(k, n, alpha, beta, groups):
             return f'{n} channels, k={k:g}, alpha={alpha:g}, beta={beta:g}{_towers(groups)}'
-        case MapLRN(k, n, alpha, beta):
+        case WithinChannelLRN(k, n, alpha, beta):
             return f'{_by((n, n))} pixels, k={k:g}, alpha={alpha:g}, beta={beta:g}'
         case BatchNorm(_, epsilon):
             return f'batch norm, epsilon={epsilon:g}'
@@ -97,7 +98,7 @@ def _definition(row: Row) -> str:
             return 'tanh'
         case Sigmoid():
             return 'sigmoid'
-        case Standardise(mean, std):
+        case Normalize(mean, std):
             return f'less {_listed(mean)}, over {_listed(std)}'
 
 
@@ -109,7 +110,7 @@ def _listed(values: Sequence[float]) -> str:
     return ' '.join(f'{value:.1f}' for value in values)
 
 
-def _formula(row: Row) -> str:
+def _formula(row: LayerInfo) -> str:
     """(W - F + 2P)/S + 1 with its numbers in it; how it is rounded where it has to be."""
     width = row.input[0]
     match row.layer:
@@ -125,20 +126,20 @@ def _formula(row: Row) -> str:
     return ''
 
 
-def _width(span: str, value: int, stride: int, row: Row) -> str:
-    overhang = getattr(row.layer, 'overhang', False)
-    rounding = ('ceil' if overhang else 'floor') if value % stride else ''
+def _width(span: str, value: int, stride: int, row: LayerInfo) -> str:
+    ceil_mode = getattr(row.layer, 'ceil_mode', False)
+    rounding = ('ceil' if ceil_mode else 'floor') if value % stride else ''
     quotient = f'({span})/{stride}'
     quotient = f'{rounding}({quotient})' if rounding else quotient
     return f'{quotient} + 1 = {row.output[0]}'
 
 
-def _parameters(row: Row) -> int:
+def _parameters(row: LayerInfo) -> int:
     """Weights, and a bias for each filter or feature."""
     return math.prod(row.kernel) + row.kernel[-1] if row.kernel else 0
 
 
-def _multiply_adds(row: Row) -> int:
+def _multiply_adds(row: LayerInfo) -> int:
     """Of the products with the weights, per image; norms and pools are not counted."""
     return math.prod(row.kernel) * math.prod(row.output[:-1]) if row.kernel else 0
 
@@ -149,7 +150,7 @@ def operations(layers: Table, image_size: int) -> tuple[int, int]:
     Training computes each product three times, once forward and for two gradients, but for the
     first layer, whose input needs none.
     """
-    work = [2 * _multiply_adds(row) for row in rows(layers, image_size) if row.kernel]
+    work = [2 * _multiply_adds(row) for row in layer_infos(layers, image_size) if row.kernel]
     return 3 * sum(work) - work[0], sum(work)
 
 
@@ -171,8 +172,8 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def main() -> None:
     """Print the summary of the config on the command line."""
-    command_line.define_flags(require_workdir=False)
-    command_line.parse_flags(sys.argv)
+    cli.define_flags(require_workdir=False)
+    cli.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if config is None:
         raise BadInput('pass --config=configs/NAME.py')

@@ -9,7 +9,7 @@ the net gets worse by (paper, or nets of the source's logs against its net 145, 
     no_lrn                  1.4 / 1.2 (section 3.3); 1.37 / 1.15 (net 148)
     non_overlapping_pool    0.4 / 0.3 (section 3.4); 0.40 / 0.30 (net 147)
     no_tower_communication  1.17 / 1.12 (net 150, two wider towers that meet in fc8)
-    no_colour_shift         "over 1" of top-1 (section 4.1)
+    no_color_shift         "over 1" of top-1 (section 4.1)
     half_width              1.7 / 1.2 (section 3.2, with one tower, half the kernels in each
                             convolutional layer)
     no_dropout, no_augmentation   "substantial overfitting" (sections 4.2 and 4.1)
@@ -23,7 +23,7 @@ import ml_collections
 
 from alexnet_jax.config import BadInput, default_config, suggest, variants
 
-AUGMENTATION = ('no_augmentation', 'no_colour_shift')
+AUGMENTATION = ('no_augmentation', 'no_color_shift')
 
 
 def get_config(edit: str = '') -> ml_collections.ConfigDict:
@@ -48,12 +48,12 @@ def get_config(edit: str = '') -> ml_collections.ConfigDict:
     crops = 'random_crop(227)|random_mirror'
     c.data.train_ops = to_256 + {
         'no_augmentation': 'center_crop(227)',
-        'no_colour_shift': crops,
+        'no_color_shift': crops,
     }.get(edit, f'{crops}|pca_shift(0.1)')
     c.data.eval_ops = to_256 + 'center_crop(227)'  # ten_crop(227) scores as the paper does
 
     c.optimizer.learning_rate = 0.01
-    c.optimizer.step_epochs = (25.0, 51.0, 79.0)
+    c.optimizer.milestones = (25.0, 51.0, 79.0)
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 5e-4
     return c

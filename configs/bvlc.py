@@ -5,10 +5,10 @@
 
 DATA holds ILSVRC-2012 as TFDS has it, at full size: Caffe squeezes images to 256 x 256, whatever
 their aspect, where prepared ones are cut square. Expected: top-1 accuracy 57.1 %, top-5 80.2 % on
-the validation set, centre crop, at iteration 360,000 of 450,000; 57.258 % at best (published, the
+the validation set, center crop, at iteration 360,000 of 450,000; 57.258 % at best (published, the
 model's readme). Not run here.
 
-Caffe feeds BGR, which is the same net with conv1's channels in another order, and has no colour
+Caffe feeds BGR, which is the same net with conv1's channels in another order, and has no color
 shift.
 """
 
@@ -37,10 +37,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'step'
-    c.optimizer.step_epochs = tuple(k * 100_000 / epoch for k in (1, 2, 3, 4))
-    c.optimizer.step_factor = 0.1
+    c.optimizer.milestones = tuple(k * 100_000 / epoch for k in (1, 2, 3, 4))
+    c.optimizer.gamma = 0.1
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 5e-4
-    c.optimizer.rate_factors = (('*/bias', 2.0),)
-    c.optimizer.decay_factors = (('*/bias', 0.0),)
+    c.optimizer.lr_multipliers = (('*/bias', 2.0),)
+    c.optimizer.weight_decay_multipliers = (('*/bias', 0.0),)
     return c

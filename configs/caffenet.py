@@ -4,7 +4,7 @@
         --config.data.data_dir=DATA
 
 The data and the recipe are those of `configs/bvlc.py`. Expected: top-1 accuracy 57.4 %, top-5
-80.4 % on the validation set, centre crop, at iteration 310,000 of 450,000; 57.412 % at best
+80.4 % on the validation set, center crop, at iteration 310,000 of 450,000; 57.412 % at best
 (published, the model's readme). Not run here.
 """
 
@@ -33,10 +33,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'step'
-    c.optimizer.step_epochs = tuple(k * 100_000 / epoch for k in (1, 2, 3, 4))
-    c.optimizer.step_factor = 0.1
+    c.optimizer.milestones = tuple(k * 100_000 / epoch for k in (1, 2, 3, 4))
+    c.optimizer.gamma = 0.1
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 5e-4
-    c.optimizer.rate_factors = (('*/bias', 2.0),)
-    c.optimizer.decay_factors = (('*/bias', 0.0),)
+    c.optimizer.lr_multipliers = (('*/bias', 2.0),)
+    c.optimizer.weight_decay_multipliers = (('*/bias', 0.0),)
     return c

@@ -35,6 +35,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.schedule = 'cosine'
     c.optimizer.warmup_epochs = 0.5
     c.optimizer.weight_decay = 0.004
-    c.optimizer.rate_factors = (('*/bias', 2.0),)
-    c.optimizer.decay_factors = (('fc10/kernel', 250.0),)
+    c.optimizer.lr_multipliers = (('*/bias', 2.0),)
+    c.optimizer.weight_decay_multipliers = (('fc10/kernel', 250.0),)
     return c

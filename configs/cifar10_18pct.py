@@ -35,10 +35,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer.learning_rate = 0.001
     c.optimizer.schedule = 'step'
-    c.optimizer.step_epochs = (120.0, 130.0)
-    c.optimizer.step_factor = 0.1
+    c.optimizer.milestones = (120.0, 130.0)
+    c.optimizer.gamma = 0.1
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.004
-    c.optimizer.rate_factors = (('*/bias', 2.0),)
-    c.optimizer.decay_factors = (('*/bias', 0.0), ('fc10/kernel', 250.0))
+    c.optimizer.lr_multipliers = (('*/bias', 2.0),)
+    c.optimizer.weight_decay_multipliers = (('*/bias', 0.0), ('fc10/kernel', 250.0))
     return c

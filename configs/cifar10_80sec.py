@@ -34,10 +34,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer.learning_rate = 0.001
     c.optimizer.schedule = 'step'
-    c.optimizer.step_epochs = (8.0,)
-    c.optimizer.step_factor = 0.1
+    c.optimizer.milestones = (8.0,)
+    c.optimizer.gamma = 0.1
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.004
-    c.optimizer.rate_factors = (('*/bias', 2.0),)
-    c.optimizer.decay_factors = (('*/bias', 0.0), ('fc*/kernel', 7.5))
+    c.optimizer.lr_multipliers = (('*/bias', 2.0),)
+    c.optimizer.weight_decay_multipliers = (('*/bias', 0.0), ('fc*/kernel', 7.5))
     return c

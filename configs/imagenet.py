@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.eval_ops = to_256 + 'center_crop(227)'  # ten_crop(227) scores as the paper does
 
     c.optimizer.learning_rate = 0.01
-    c.optimizer.step_epochs = (25.0, 51.0, 79.0)
+    c.optimizer.milestones = (25.0, 51.0, 79.0)
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 5e-4
     return c

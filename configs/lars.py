@@ -4,10 +4,11 @@
         --config.data.name=prepared:DIR
 
 A step is computed in 64 microbatches of 512 images, so that it runs on one GPU as on many (on 8
-devices each takes 64 at once); `--config.microbatches=512 --config.bn_group=64` runs on a small
-machine. Batch norm takes its statistics over 64 consecutive images, as on each GPU of the original.
+devices each takes 64 at once); `--config.accum_steps=512 --config.ghost_batch_size=64` runs on a
+small machine. Batch norm takes its statistics over 64 consecutive images, as on each GPU of the
+original.
 
-Expected: 58 % top-1, 80 % top-5 accuracy on the validation set, centre crop, after 100 epochs: You,
+Expected: 58 % top-1, 80 % top-5 accuracy on the validation set, center crop, after 100 epochs: You,
 Zhang, Hsieh, Demmel and Keutzer, ImageNet Training in Minutes (arXiv 1709.05011), there in 11
 minutes on 1,024 CPUs. Not run here.
 
@@ -28,8 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.image_size = 227
 
     c.batch_size = 32_768
-    c.microbatches = 64
-    c.bn_group = 64
+    c.accum_steps = 64
+    c.ghost_batch_size = 64
     c.epochs = 100.0
     c.log_every = 10
     c.eval_every = 39  # about an epoch
@@ -46,5 +47,5 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.poly_power = 2.0
     c.optimizer.warmup_epochs = 10.0
     c.optimizer.trust_coefficient = 0.001
-    c.optimizer.rate_factors = (('*/bias', 0.001),)
+    c.optimizer.lr_multipliers = (('*/bias', 0.001),)
     return c

@@ -36,9 +36,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'plateau'
-    c.optimizer.step_factor = 0.1
-    c.optimizer.plateau_evals = 5
-    c.optimizer.plateau_drops = 3
+    c.optimizer.gamma = 0.1
+    c.optimizer.plateau_patience = 5
+    c.optimizer.plateau_max_reductions = 3
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 5e-4
     return c

@@ -4,7 +4,7 @@
                                  --workdir=runs/quickstart)
 
 Five convolutions, two local response norms, overlapping pools, two dropout layers; random crops and
-the paper's colour shift, which here varies the brightness; no mirroring (a mirrored 2 is no 2). The
+the paper's color shift, which here varies the brightness; no mirroring (a mirrored 2 is no 2). The
 last 360 digits in the file's order are the test set.
 
 Measured: 98.6 % test top-1 with seed 0 and 98.3 % with seed 1, in 80 seconds on two cores; on

@@ -10,7 +10,7 @@ here. Nets of the same log, as edits: `--config.edits="('no_lrn',)"` is net 148 
 whose conv2 and conv5 also have a pixel less of zeros around, so that its sizes come out).
 
 The log changes rates by hand: the weights' at epochs 25, 51 and 79, conv1's at 67, frozen from 72;
-biases keep 0.02 and have no decay; training ends at 91. The colour noise is divided out by 1.1 and
+biases keep 0.02 and have no decay; training ends at 91. The color noise is divided out by 1.1 and
 ends at epoch 67. One thing differs: the source gives 32 consecutive images the same crop and
 mirror, and here each has its own.
 """
@@ -40,12 +40,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'step'
-    c.optimizer.step_epochs = (25.0, 51.0, 79.0)
-    c.optimizer.step_factor = 0.1
+    c.optimizer.milestones = (25.0, 51.0, 79.0)
+    c.optimizer.gamma = 0.1
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 5e-4
-    c.optimizer.decay_factors = (('*/bias', 0.0),)
-    c.optimizer.own_rates = (
+    c.optimizer.weight_decay_multipliers = (('*/bias', 0.0),)
+    c.optimizer.lr_overrides = (
         ('conv1/kernel', ((0, 0.01), (25, 1e-3), (51, 1e-4), (67, 1e-5), (72, 0.0))),
         ('conv1/bias', ((0, 0.02), (72, 0.0))),
         ('*/bias', ((0, 0.02),)),

@@ -8,7 +8,7 @@ top-5 17.99 %, cross-entropy 1.7257 on the validation set of ILSVRC-2012, ten cr
 layer-params-145.cfg). Not run here.
 
 The log: "start epsw 0.001 (still 0 on conv1), color noise put back to 0.1"; at epoch 107 a tenth of
-the rate, at 124 a hundredth and no colour noise, killed at 135. Epochs here count from 91, where it
+the rate, at 124 a hundredth and no color noise, killed at 135. Epochs here count from 91, where it
 starts. One thing differs: the velocities start from 0.
 """
 
@@ -36,9 +36,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.eval_ops = to_256 + 'center_crop(224)'  # ten_crop(224) scores as the source does
 
     c.optimizer.learning_rate = 0.001
-    c.optimizer.step_epochs = (16.0, 33.0)
+    c.optimizer.milestones = (16.0, 33.0)
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 5e-4
-    c.optimizer.decay_factors = (('*/bias', 0.0),)
-    c.optimizer.own_rates = (('conv1/*', ((0, 0.0),)), ('*/bias', ((0, 0.02),)))
+    c.optimizer.weight_decay_multipliers = (('*/bias', 0.0),)
+    c.optimizer.lr_overrides = (('conv1/*', ((0, 0.0),)), ('*/bias', ((0, 0.02),)))
     return c

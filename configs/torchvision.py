@@ -4,7 +4,7 @@
         --config.data.data_dir=DATA
 
 DATA holds ILSVRC-2012 as TFDS has it, at full size: the random crops are of 8 to 100 % of an image.
-Expected: top-1 accuracy 56.522 %, top-5 79.066 % on the validation set, centre crop (published for
+Expected: top-1 accuracy 56.522 %, top-5 79.066 % on the validation set, center crop (published for
 its IMAGENET1K_V1 weights). Not run here.
 
 Batch 256 is 32 on each of 8 GPUs. Two things differ: images are rescaled without antialiasing, and
@@ -36,8 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'step'
-    c.optimizer.step_epochs = (30.0, 60.0)
-    c.optimizer.step_factor = 0.1
+    c.optimizer.milestones = (30.0, 60.0)
+    c.optimizer.gamma = 0.1
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 1e-4
     return c

@@ -13,10 +13,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from etils import epath
+from helpers import ROOT
 
-from alexnet_jax import checkpoint, compilation, manifest
+from alexnet_jax.parallel import compilation
+from alexnet_jax.run import checkpoint, manifest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds; a run takes some 10
 _numbers = itertools.count()
 
@@ -27,7 +28,7 @@ FLAGS = (
     '--config.optimizer.learning_rate=0.02',
     '--config.optimizer.warmup_epochs=0.0',
     '--config.optimizer.schedule=step',
-    '--config.optimizer.step_epochs=(0.4, 1.2)',
+    '--config.optimizer.milestones=(0.4, 1.2)',
 )
 
 # Given here so that it holds with several processes too, where `steps` cannot set it: another
@@ -61,7 +62,7 @@ class Run:
         with self.errors.open('w') as stderr:
             self._process = subprocess.Popen(
                 command,
-                cwd=REPOSITORY,
+                cwd=ROOT,
                 env=os.environ | environment(cache, devices),
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -6,8 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import default_config
-from alexnet_jax.layers import LRN, Conv, Dense, Dropout, MaxPool, ReLU
-from alexnet_jax.steps import Batch
+from alexnet_jax.evaluation.steps import Batch
+from alexnet_jax.model.layers import LRN, Conv, Dense, Dropout, MaxPool, ReLU
 
 IMAGE_SIZE = 8
 CLASSES = 10
@@ -66,7 +66,7 @@ class FakeData:
         self.mean = np.full_like(self.mean, 127.5)
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        step = start_step * self.config.microbatches
+        step = start_step * self.config.accum_steps
         while True:
             step += 1
             self.on_batch(step)
@@ -77,7 +77,7 @@ class FakeData:
 
     def eval_batches(self) -> Iterator[Batch]:
         """Padded to the batch size with label -1, which is masked out."""
-        size = self.config.batch_size // self.config.microbatches
+        size = self.config.batch_size // self.config.accum_steps
         for first in range(0, self.eval_size, size):
             if first == size:
                 self.on_eval()
@@ -93,9 +93,9 @@ class FakeData:
 
 
 def make_batch(config: ConfigDict, step: int) -> Batch:
-    """Random images, labels and colour shifts; nothing masked."""
+    """Random images, labels and color shifts; nothing masked."""
     rng = np.random.default_rng([config.seed, step])
-    b, size = config.batch_size // config.microbatches, config.image_size
+    b, size = config.batch_size // config.accum_steps, config.image_size
     return {
         'image': rng.integers(0, 256, (b, size, size, 3), np.uint8),
         'label': rng.integers(0, config.num_classes, b, np.int32),

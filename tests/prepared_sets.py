@@ -8,7 +8,7 @@ import tensorflow as tf
 from etils import epath
 
 from alexnet_jax.config import default_config
-from alexnet_jax.data import preparation
+from alexnet_jax.data.prepare import build
 
 SIZE = 16
 OPS = f'decode|resize_short({SIZE})|center_crop({SIZE})'
@@ -31,14 +31,14 @@ def request_for(folder, encoding='raw', **changes):
         'dataset': f'folder:{folder}', 'train_split': 'train', 'eval_split': 'validation',
         'size': SIZE, 'format': encoding, 'quality': 95 if encoding == 'jpeg' else None,
     }  # fmt: skip
-    return preparation.Request(**fields | changes)
+    return build.Request(**fields | changes)
 
 
 def prepare(folder, output, encoding='raw', policy='stop', shard_size=16, **changes):
     data = default_config().data
     data.on_bad_image = policy
     request = request_for(folder, encoding, **changes)
-    return preparation.prepare(request, data, epath.Path(output), shard_size=shard_size)
+    return build.prepare(request, data, epath.Path(output), shard_size=shard_size)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

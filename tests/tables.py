@@ -2,7 +2,7 @@
 
 import math
 
-from alexnet_jax.model import rows
+from alexnet_jax.model.shapes import layer_infos
 
 # Pixels a side of the images that each variant takes.
 IMAGE_SIZES = {
@@ -21,5 +21,5 @@ IMAGE_SIZES = {
 
 def count(layers, image_size: int) -> int:
     """Parameters: a kernel's, and a bias for each of its filters or features."""
-    kernels = [row.kernel for row in rows(layers, image_size) if row.kernel]
+    kernels = [row.kernel for row in layer_infos(layers, image_size) if row.kernel]
     return sum(math.prod(kernel) + kernel[-1] for kernel in kernels)

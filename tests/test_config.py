@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from helpers import ROOT
 from ml_collections import ConfigDict
 
-from alexnet_jax import command_line
+from alexnet_jax import cli
 from alexnet_jax import config as config_lib
-from alexnet_jax.command_line import load_recipe
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import default_config, leaves, suggest, validate
 from alexnet_jax.errors import BadInput
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # Every key with another value that it takes, as on the command line and as in the config.
 OVERRIDES = {
@@ -28,8 +27,8 @@ OVERRIDES = {
     'eval_every': ('2000', 2000),
     'checkpoint_every': ('500', 500),
     'deterministic': ('True', True),
-    'microbatches': ('2', 2),
-    'bn_group': ('16', 16),
+    'accum_steps': ('2', 2),
+    'ghost_batch_size': ('16', 16),
     'init_from': ('runs/other', 'runs/other'),
     'variant': ('paper', 'paper'),
     'edits': ("('no_lrn', 'tanh')", ('no_lrn', 'tanh')),
@@ -48,16 +47,16 @@ OVERRIDES = {
     'optimizer.learning_rate': ('1e-3', 0.001),
     'optimizer.schedule': ('cosine', 'cosine'),
     'optimizer.warmup_epochs': ('0.5', 0.5),
-    'optimizer.step_epochs': ('(1, 2.5)', (1, 2.5)),
-    'optimizer.step_factor': ('0.5', 0.5),
+    'optimizer.milestones': ('(1, 2.5)', (1, 2.5)),
+    'optimizer.gamma': ('0.5', 0.5),
     'optimizer.poly_power': ('1', 1.0),
-    'optimizer.plateau_evals': ('3', 3),
-    'optimizer.plateau_drops': ('2', 2),
+    'optimizer.plateau_patience': ('3', 3),
+    'optimizer.plateau_max_reductions': ('2', 2),
     'optimizer.momentum': ('0', 0.0),
     'optimizer.weight_decay': ('0.004', 0.004),
-    'optimizer.rate_factors': ("(('*/bias', 2.0), ('*', 3))", (('*/bias', 2.0), ('*', 3))),
-    'optimizer.decay_factors': ("(('conv1/kernel', 0.0),)", (('conv1/kernel', 0.0),)),
-    'optimizer.own_rates': ("(('conv1/*', ((0, 0.1),)),)", (('conv1/*', ((0, 0.1),)),)),
+    'optimizer.lr_multipliers': ("(('*/bias', 2.0), ('*', 3))", (('*/bias', 2.0), ('*', 3))),
+    'optimizer.weight_decay_multipliers': ("(('conv1/kernel', 0.0),)", (('conv1/kernel', 0.0),)),
+    'optimizer.lr_overrides': ("(('conv1/*', ((0, 0.1),)),)", (('conv1/*', ((0, 0.1),)),)),
     'optimizer.trust_coefficient': ('0.001', 0.001),
 }  # fmt: skip
 
@@ -78,8 +77,8 @@ def parse(recipe, monkeypatch):
         argv = ['command', f'--config={recipe}', *args]
         monkeypatch.setattr(sys, 'argv', argv)  # ml_collections looks there
         with flagsaver.flagsaver():
-            command_line.define_flags()
-            assert command_line.parse_flags(argv) == ['command']
+            cli.define_flags()
+            assert cli.parse_flags(argv) == ['command']
             return flags.FLAGS.config
 
     return run
@@ -133,9 +132,9 @@ def test_override(parse, key):
 
 
 def test_overrides_of_tuples(parse):
-    config = parse('--config.edits=no_lrn', '--config.optimizer.step_epochs=()')
+    config = parse('--config.edits=no_lrn', '--config.optimizer.milestones=()')
     assert config.edits == ('no_lrn',)
-    assert config.optimizer.step_epochs == ()
+    assert config.optimizer.milestones == ()
     assert parse('--config.edits=no_lrn', '--config.edits=tanh').edits == ('no_lrn', 'tanh')
 
 
@@ -214,9 +213,9 @@ def test_batch_size(batch_size, devices, advice):
         ('edits', 'no_lrn', "edits='no_lrn'; it must be of type tuple"),
         ('edits', (1,), "edits=(1,); it must be names, such as ('no_lrn',)"),
         (
-            'optimizer.step_epochs',
+            'optimizer.milestones',
             ('x', 2),
-            "optimizer.step_epochs=('x', 2); it must be numbers, such as (25.0, 51.0)",
+            "optimizer.milestones=('x', 2); it must be numbers, such as (25.0, 51.0)",
         ),
         ('batch_size', 0, 'batch_size=0; it must be above 0'),
         ('epochs', -1.0, 'epochs=-1.0; it must be above 0'),
@@ -229,7 +228,7 @@ def test_batch_size(batch_size, devices, advice):
         ('log_every', 0, 'log_every=0; it must be above 0'),
         ('seed', -1, 'seed=-1; it must not be negative'),
         ('optimizer.momentum', -0.9, 'optimizer.momentum=-0.9; it must not be negative'),
-        ('optimizer.step_factor', -1.0, 'optimizer.step_factor=-1.0; it must not be negative'),
+        ('optimizer.gamma', -1.0, 'optimizer.gamma=-1.0; it must not be negative'),
         ('dtype', 'float16', "dtype='float16'; did you mean bfloat16?"),
         ('dtype', 'half', "dtype='half'; allowed: float32, bfloat16"),
         ('data.mean', 'channel', "data.mean='channel'; allowed: image, none"),
@@ -264,7 +263,7 @@ def test_smallest_image():
     validate(changed('image_size', 67))  # 67 -> 15 -> 7 -> 3 -> 1
 
 
-@pytest.mark.parametrize('key', ['optimizer.rate_factors', 'optimizer.decay_factors'])
+@pytest.mark.parametrize('key', ['optimizer.lr_multipliers', 'optimizer.weight_decay_multipliers'])
 class TestFactors:
     def test_pattern_that_fits_nothing(self, key):
         with pytest.raises(BadInput) as found:
@@ -326,21 +325,21 @@ def test_every_key_is_read():
     ('changes', 'message'),
     [
         (
-            {'microbatches': 3},
+            {'accum_steps': 3},
             'batch_size=128 does not divide over 3 microbatches on 2 devices; try 126 or 132',
         ),
         (
-            {'variant': 'alexnet_bn', 'bn_group': 48},
-            'bn_group=48 does not divide the 64 examples that a device gets at once',
+            {'variant': 'alexnet_bn', 'ghost_batch_size': 48},
+            'ghost_batch_size=48 does not divide the 64 examples that a device gets at once',
         ),
         (
-            {'optimizer.own_rates': (('conv9/*', ((0, 0.1),)),)},
-            r"optimizer.own_rates: 'conv9/\*' fits no parameter",
+            {'optimizer.lr_overrides': (('conv9/*', ((0, 0.1),)),)},
+            r"optimizer.lr_overrides: 'conv9/\*' fits no parameter",
         ),
-        ({'optimizer.own_rates': (('*/bias', ((5, 0.1),)),)}, 'from epoch 0 on'),
-        ({'optimizer.own_rates': (('*/bias', ((0, 0.1), (9, 1), (5, 1))),)}, 'rates by epoch'),
-        ({'optimizer.own_rates': (('*/bias', ((0, -0.1),)),)}, 'rates by epoch'),
-        ({'optimizer.own_rates': ('*/bias',)}, 'rates by epoch'),
+        ({'optimizer.lr_overrides': (('*/bias', ((5, 0.1),)),)}, 'from epoch 0 on'),
+        ({'optimizer.lr_overrides': (('*/bias', ((0, 0.1), (9, 1), (5, 1))),)}, 'rates by epoch'),
+        ({'optimizer.lr_overrides': (('*/bias', ((0, -0.1),)),)}, 'rates by epoch'),
+        ({'optimizer.lr_overrides': ('*/bias',)}, 'rates by epoch'),
     ],
 )
 def test_parts_and_rates_that_are_refused(changes, message):

@@ -10,16 +10,17 @@ from pathlib import Path
 import cli_runs
 import numpy as np
 import pytest
+from helpers import ROOT
 from PIL import Image
 
-from alexnet_jax import command_line, doctor, workdir
+from alexnet_jax import cli, doctor
+from alexnet_jax.run import workdir
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = '--config=configs/quickstart.py'
 
 
 def config_of(recipe: str = 'quickstart.py', **changes):
-    config = command_line.load_recipe(f'{ROOT}/configs/{recipe}')
+    config = cli.load_recipe(f'{ROOT}/configs/{recipe}')
     config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
     return config
 

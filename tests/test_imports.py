@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'alexnet_jax'
 FILES = sorted(PACKAGE.rglob('*.py'))
 TENSORFLOW = {'main', 'prepare'}  # besides data: the modules that may need it

@@ -9,12 +9,14 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from alexnet_jax import checkpoint, predict, variants, workdir
+from alexnet_jax import predict
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.layers import Conv, Dense, Dropout, MaxPool, ReLU
-from alexnet_jax.model import AlexNet
+from alexnet_jax.model import variants
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.run import checkpoint, workdir
 
 NAMES = ['ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu']
 SIZE = 28

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from PIL import Image
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def command(*flags: str) -> list[str]:
@@ -21,9 +20,7 @@ def command(*flags: str) -> list[str]:
 
 def prepare(*flags: str) -> tuple[int, str, str]:
     """Exit code, output, errors."""
-    done = subprocess.run(
-        command(*flags), cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(command(*flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -126,7 +123,7 @@ def test_signals_and_a_second_process(tmp_path, number):
     )  # fmt: skip
     shard = tmp_path / 'set.incomplete/set/train-00000-of-00001.tmp'
     run = subprocess.Popen(
-        command(*flags), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ,
     )  # fmt: skip
     try:

@@ -2,14 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from tables import IMAGE_SIZES
 
 from alexnet_jax.config import default_config
+from alexnet_jax.model.variants import EDITS, VARIANTS
 from alexnet_jax.summary import summary
-from alexnet_jax.variants import EDITS, VARIANTS
 
 
 def lines_of(variant: str, *edits: str, num_classes: int = 1000) -> list[str]:
@@ -34,7 +34,7 @@ def test_course():
     assert lines_of('course') == [
         'course',
         'layer output definition formula parameters multiply-adds',
-        'INPUT 227x227x3 colour image',
+        'INPUT 227x227x3 color image',
         'CONV1 55x55x96 96 filters 11x11x3, stride 4, pad 0, ReLU '
         f'(227 - 11 + 2*0)/4 + 1 = 55 34,944 {conv1:,}',
         f'NORM1 55x55x96 {norm}',
@@ -91,7 +91,7 @@ def test_fully_connected_layers_in_towers():
     )
 
 
-def test_overhanging_windows_round_up_and_a_relu_after_its_pool_is_shown_there():
+def test_ceil_modeing_windows_round_up_and_a_relu_after_its_pool_is_shown_there():
     lines = lines_of('cifar10_18pct', num_classes=10)
     assert (
         'MAX POOL1 16x16x32 3x3, stride 2 (overlapping), over the edge, ReLU '
@@ -135,7 +135,7 @@ def test_columns_are_aligned_and_fit(variant):
 def run(*args: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, '-m', 'alexnet_jax.summary', *args],
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

@@ -23,9 +23,12 @@ import jax
 import ml_collections
 from absl import flags
 
-from alexnet_jax import command_line, compilation, contenders, malloc, variants
+from alexnet_jax import cli
+from alexnet_jax.benchmark import workers
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.model import variants
+from alexnet_jax.parallel import compilation, malloc
 from alexnet_jax.summary import operations
 
 PEERS = {'step': ('torch', 'plain'), 'data': ('flax',), 'save': ()}
@@ -51,16 +54,16 @@ def benchmark_step(config: ml_collections.ConfigDict, options: Sequence[str]) ->
 
 def _take_turns(
     names: Sequence[str], task: str, options: Sequence[str]
-) -> tuple[dict[str, contenders.Contender], float]:
+) -> tuple[dict[str, workers.Contender], float]:
     """Every contender with its turns taken, and what compiling took without a cache."""
-    timed: dict[str, contenders.Contender] = {}
+    timed: dict[str, workers.Contender] = {}
     with tempfile.TemporaryDirectory() as cache:
         try:
-            with contenders.Contender('alexnet_jax', task, options, cache) as first:
+            with workers.Contender('alexnet_jax', task, options, cache) as first:
                 cold = first.compile_seconds
             for name in names:
                 _progress(f'{task}: starting {name}')
-                timed[name] = contenders.Contender(name, task, options, cache)
+                timed[name] = workers.Contender(name, task, options, cache)
             for turn in range(flags.FLAGS.repeats):
                 for name, contender in timed.items():
                     _progress(f'{task}: turn {turn + 1} of {flags.FLAGS.repeats}, {name}')
@@ -77,9 +80,9 @@ def _progress(line: str) -> None:
         print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
 
 
-def _figures(timed: dict[str, contenders.Contender], batch_size: int, flops: int) -> dict:
+def _figures(timed: dict[str, workers.Contender], batch_size: int, flops: int) -> dict:
     """Rates and ratios; a ratio is taken turn by turn, so that a drift of the machine cancels."""
-    limit = [2 * contenders.matmul_size() ** 3 / s / flops for s in timed['matmul'].seconds]
+    limit = [2 * workers.matmul_size() ** 3 / s / flops for s in timed['matmul'].seconds]
     rates = {
         name: [batch_size / seconds for seconds in contender.seconds]
         for name, contender in timed.items()
@@ -132,7 +135,7 @@ def _print(task: str, config: ml_collections.ConfigDict, found: dict, flops: int
 
 def benchmark_data(config: ml_collections.ConfigDict) -> dict:
     """Time the training batches of the config's data and of `--also`; prints and returns."""
-    from alexnet_jax.data import throughput  # TensorFlow takes seconds to import
+    from alexnet_jax.benchmark import throughput  # TensorFlow takes seconds to import
 
     config = throughput.without_statistics(config)
     names = [config.data.name, *flags.FLAGS.also]
@@ -166,11 +169,11 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict:
 
 def benchmark_save(config: ml_collections.ConfigDict) -> dict:
     """Time training with and without checkpoints; prints and returns."""
-    from alexnet_jax import save_cost  # these take seconds to import
+    from alexnet_jax.benchmark import save_cost  # these take seconds to import
     from alexnet_jax.data.pipeline import Data
 
-    malloc.keep_large_blocks()
-    compilation.use_cache()
+    malloc.configure_malloc()
+    compilation.enable_compilation_cache()
     found = save_cost.measure(config, Data(config), flags.FLAGS.repeats, _progress)
     _progress('')
     pairs = zip(found['with'], found['without'], strict=True)
@@ -200,12 +203,12 @@ def _check_torch(config: ml_collections.ConfigDict) -> None:
         raise BadInput('--peer=torch needs PyTorch: pip install torch')
     import torch
 
-    from alexnet_jax import torch_peer
+    from alexnet_jax.benchmark import torch_baseline
 
     layers = variants.build(config.variant, config.edits, config.num_classes)
     try:
         with torch.device('meta'):  # takes no memory
-            torch_peer.build(layers, config.image_size)
+            torch_baseline.build(layers, config.image_size)
     except ValueError as error:
         raise BadInput(f'--peer=torch: {error}; leave it out or edit the table') from error
 
@@ -222,8 +225,8 @@ def _define_flags() -> None:
 def main() -> None:
     """Run the benchmark that the command line names."""
     _define_flags()
-    command_line.define_flags(require_workdir=False)
-    _, *arguments = command_line.parse_flags(sys.argv)
+    cli.define_flags(require_workdir=False)
+    _, *arguments = cli.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if len(arguments) != 1 or arguments[0] not in PEERS or config is None:
         raise BadInput(

@@ -1,7 +1,7 @@
 """The input pipeline of the flax ImageNet example, which `benchmark data --peer=flax` times.
 
 Written from its description: a crop of 8 % to 100 % of the image's area and of 3/4 to 4/3 its
-aspect, decoded alone, resized to 224 x 224 (bicubic), mirrored half of the time, normalised to
+aspect, decoded alone, resized to 224 x 224 (bicubic), mirrored half of the time, normalized to
 float32; shuffled in a buffer; all maps in parallel.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 IMAGE_SIZE = 224
-CENTRE_MARGIN = 32  # pixels around the centre crop that stands in where no random crop was found
+CENTER_MARGIN = 32  # pixels around the center crop that stands in where no random crop was found
 MEAN = np.float32([0.485, 0.456, 0.406]) * 255
 DEVIATION = np.float32([0.229, 0.224, 0.225]) * 255
 
@@ -59,7 +59,7 @@ def _random_crop(encoded: tf.Tensor) -> tf.Tensor:
     not_found = tf.reduce_sum(tf.cast(size == shape, tf.int32)) >= 2
     window = tf.cond(
         not_found,
-        lambda: _centre(shape),
+        lambda: _center(shape),
         lambda: tf.stack([begin[0], begin[1], size[0], size[1]]),
     )
     image = tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
@@ -67,8 +67,8 @@ def _random_crop(encoded: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [IMAGE_SIZE, IMAGE_SIZE, 3])
 
 
-def _centre(shape: tf.Tensor) -> tf.Tensor:
-    """Top, left, height and width of the centre crop, as scoring takes it."""
+def _center(shape: tf.Tensor) -> tf.Tensor:
+    """Top, left, height and width of the center crop, as scoring takes it."""
     short = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
-    side = tf.cast(short * IMAGE_SIZE / (IMAGE_SIZE + CENTRE_MARGIN), tf.int32)
+    side = tf.cast(short * IMAGE_SIZE / (IMAGE_SIZE + CENTER_MARGIN), tf.int32)
     return tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from alexnet_jax import ops
+from alexnet_jax.model import ops
 
 
 def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
@@ -12,23 +12,23 @@ def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, *args, **kwargs)
 
 
-def max_pool(x: jax.Array, window: int, stride: int, overhang: bool = False) -> jax.Array:
+def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
     """As `ops.max_pool`, by `reduce_window`; its gradient is `select_and_scatter`."""
     low = np.array(-np.inf, x.dtype)
-    return _windows(x, low, lax.max, window, stride, overhang)
+    return _windows(x, low, lax.max, window, stride, ceil_mode)
 
 
-def avg_pool(x: jax.Array, window: int, stride: int, overhang: bool = False) -> jax.Array:
+def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
     """As `ops.avg_pool`: the sum over each window divided by the number of its pixels."""
     zero = np.zeros((), x.dtype)
     ones = np.ones((1, *x.shape[1:3], 1), x.dtype)
-    total, count = (_windows(a, zero, lax.add, window, stride, overhang) for a in (x, ones))
+    total, count = (_windows(a, zero, lax.add, window, stride, ceil_mode) for a in (x, ones))
     return total / count
 
 
-def _windows(x, start, reduce, window: int, stride: int, overhang: bool) -> jax.Array:
+def _windows(x, start, reduce, window: int, stride: int, ceil_mode: bool) -> jax.Array:
     ends = [
-        (ops.output_width(size, window, stride, overhang=overhang) - 1) * stride + window - size
+        (ops.output_width(size, window, stride, ceil_mode=ceil_mode) - 1) * stride + window - size
         for size in x.shape[1:3]
     ]
     pads = [(0, 0), *((0, max(end, 0)) for end in ends), (0, 0)]
@@ -46,17 +46,17 @@ def local_response_norm(
     """As `ops.local_response_norm`, by `reduce_window` and a power."""
     towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     dims = (1,) * (towers.ndim - 1) + (n,)
-    return _normalise(towers, dims, k, alpha, beta).reshape(x.shape)
+    return _response_norm(towers, dims, k, alpha, beta).reshape(x.shape)
 
 
-def map_response_norm(
+def within_channel_lrn(
     x: jax.Array, k: float = 1.0, n: int = 3, alpha: float = 5e-5 / 9, beta: float = 0.75
 ) -> jax.Array:
-    """As `ops.map_response_norm`."""
-    return _normalise(x, (1, n, n, 1), k, alpha, beta)
+    """As `ops.within_channel_lrn`."""
+    return _response_norm(x, (1, n, n, 1), k, alpha, beta)
 
 
-def _normalise(x: jax.Array, dims: tuple[int, ...], k, alpha, beta) -> jax.Array:
+def _response_norm(x: jax.Array, dims: tuple[int, ...], k, alpha, beta) -> jax.Array:
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     pads = [(d // 2, d // 2) for d in dims]
     zero = np.zeros((), wide.dtype)
@@ -64,4 +64,4 @@ def _normalise(x: jax.Array, dims: tuple[int, ...], k, alpha, beta) -> jax.Array
     return (wide / (k + alpha * total) ** beta).astype(x.dtype)
 
 
-FUNCTIONS = (conv, max_pool, avg_pool, local_response_norm, map_response_norm)
+FUNCTIONS = (conv, max_pool, avg_pool, local_response_norm, within_channel_lrn)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import ml_collections
 
-from alexnet_jax import steps, train
+from alexnet_jax.evaluation import steps
+from alexnet_jax.training import loop
 
 EVERY = 100  # steps of a stretch
 LEAD = 10  # steps of a stretch that come before its save
@@ -18,7 +19,7 @@ LEAD = 10  # steps of a stretch that come before its save
 class _Timed:
     """Data that note when the loop asks for the first batch of each stretch."""
 
-    def __init__(self, data: train.Data, parts: int, tell: Callable[[int], None]):
+    def __init__(self, data: loop.Data, parts: int, tell: Callable[[int], None]):
         self.began: list[float] = []
         self._data, self._parts, self._tell = data, parts, tell
 
@@ -35,7 +36,7 @@ class _Timed:
 
 def measure(
     config: ml_collections.ConfigDict,
-    data: train.Data,
+    data: loop.Data,
     repeats: int,
     progress: Callable[[str], None],
 ) -> dict[str, list[float]]:
@@ -54,13 +55,13 @@ def measure(
       Seconds of the stretches, `without` and `with` a save: `repeats` entries each.
     """
     timed = _Timed(
-        data, config.microbatches, lambda n: progress(f'save: stretch {n} of {2 * repeats + 2}')
+        data, config.accum_steps, lambda n: progress(f'save: stretch {n} of {2 * repeats + 2}')
     )
     total = EVERY * (2 * repeats + 3)
     config = ml_collections.ConfigDict(config)
     config.epochs = total * config.batch_size / data.train_size
     config.log_every, config.eval_every, config.checkpoint_every = EVERY, total, 2 * EVERY
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        train.train_and_evaluate(config, folder, timed)
+        loop.train_and_evaluate(config, folder, timed)
     seconds = [end - began for began, end in itertools.pairwise(timed.began)]
     return {'without': seconds[2::2], 'with': seconds[3::2]}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import ml_collections
 import numpy as np
 
-from alexnet_jax.data import peers
+from alexnet_jax.benchmark import flax_baseline
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
@@ -18,7 +18,7 @@ BACKLOG = 12  # batches, above what any of the pipelines has ready when a turn b
 
 
 def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config less the mean and the colour shift: those take a pass over the set to compute."""
+    """The config less the mean and the color shift: those take a pass over the set to compute."""
     config = config.copy_and_resolve_references()
     config.data.mean = 'none'
     ops = [op for op in config.data.train_ops.split('|') if 'pca_shift' not in op]
@@ -60,7 +60,7 @@ def measure(
         streams[name], found[name] = _start(data.train_batches)
     if peer:
         streams['flax'], found['flax'] = _start(
-            lambda: peers.flax_batches(images, labels, config.batch_size)
+            lambda: flax_baseline.flax_batches(images, labels, config.batch_size)
         )
     for turn in range(repeats):
         for name, stream in streams.items():

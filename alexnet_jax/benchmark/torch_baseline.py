@@ -1,7 +1,7 @@
 """The same training in PyTorch, from the same tables: what `benchmark --peer=torch` times.
 
 `eager` is what a PyTorch user writes first. `tuned` is as fast as it could be made by hand: its own
-response norm with a written gradient, a fused optimiser, and a process whose malloc keeps memory
+response norm with a written gradient, a fused optimizer, and a process whose malloc keeps memory
 (`ENVIRON`). On a GPU both run in channels_last and autocast to bfloat16 if the config says so, and
 `compiled` puts torch.compile on top.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from alexnet_jax.layers import (
+from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
     BatchNorm,
@@ -27,7 +27,7 @@ from alexnet_jax.layers import (
     Table,
     Tanh,
 )
-from alexnet_jax.model import Row, rows
+from alexnet_jax.model.shapes import LayerInfo, layer_infos
 
 # glibc would return the activations to the system after every step, and fault them in again.
 ENVIRON = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**40)}
@@ -46,14 +46,14 @@ def build(layers: Table, image_size: int, kind: str = 'eager') -> nn.Sequential:
       ValueError: a layer that PyTorch does not have.
     """
     net = nn.Sequential()
-    for row in rows(layers, image_size):
+    for row in layer_infos(layers, image_size):
         if isinstance(row.layer, Dense) and len(row.input) == 3:
             net.append(nn.Flatten())
         net.add_module(row.name, _module(row, kind))
     return net
 
 
-def _module(row: Row, kind: str) -> nn.Module:
+def _module(row: LayerInfo, kind: str) -> nn.Module:
     match row.layer:
         case Conv(_, filters, window, stride, int(pad), groups):
             return nn.Conv2d(row.input[2], filters, window, stride, pad, groups=groups)
@@ -65,10 +65,10 @@ def _module(row: Row, kind: str) -> nn.Module:
             return nn.Tanh()
         case Sigmoid():
             return nn.Sigmoid()
-        case MaxPool(window, stride, overhang):
-            return nn.MaxPool2d(window, stride, ceil_mode=overhang)
-        case AvgPool(window, stride, overhang):
-            return nn.AvgPool2d(window, stride, ceil_mode=overhang)
+        case MaxPool(window, stride, ceil_mode):
+            return nn.MaxPool2d(window, stride, ceil_mode=ceil_mode)
+        case AvgPool(window, stride, ceil_mode):
+            return nn.AvgPool2d(window, stride, ceil_mode=ceil_mode)
         case Dropout(rate):  # the same work, however it is scaled
             return nn.Dropout(rate)
         case LRN():

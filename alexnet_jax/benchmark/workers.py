@@ -1,6 +1,6 @@
 """What `benchmark step` times, each in a process of its own.
 
-    python -m alexnet_jax.contenders NAME train|forward --config=...
+    python -m alexnet_jax.benchmark.workers NAME train|forward --config=...
 
 Such a process says how long it took to compile, and then runs as many steps as each line on its
 standard input asks for. So contenders take turns, and each keeps its memory and its threads.
@@ -24,17 +24,14 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from alexnet_jax import (
-    command_line,
-    compilation,
-    malloc,
-    ops,
-    optimizer,
-    plain,
-    steps,
-    variants,
-)
+from alexnet_jax import cli
+from alexnet_jax.benchmark import reference_ops
 from alexnet_jax.errors import RunError, run_command
+from alexnet_jax.evaluation import steps
+from alexnet_jax.model import ops, variants
+from alexnet_jax.parallel import compilation, malloc, pmap
+from alexnet_jax.training import optimizer
+from alexnet_jax.training.step import init_state, make_train_step
 
 TRAIN_SIZE = 1_000_000  # images of an epoch; nothing here trains for one
 COMPILING = (
@@ -65,11 +62,11 @@ class Contender:
             'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # several processes share a GPU
         }
         if name == 'PyTorch tuned':
-            from alexnet_jax import torch_peer
+            from alexnet_jax.benchmark import torch_baseline
 
-            environ |= torch_peer.ENVIRON
+            environ |= torch_baseline.ENVIRON
         self._process = subprocess.Popen(
-            [sys.executable, '-m', 'alexnet_jax.contenders', name, task, *options],
+            [sys.executable, '-m', 'alexnet_jax.benchmark.workers', name, task, *options],
             env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -125,19 +122,19 @@ def make(name: str, task: str, config: ml_collections.ConfigDict) -> Run:
         return _matmul(config)
     if name == 'plain JAX':
         compilation.OPTIONS.clear()
-        for function in plain.FUNCTIONS:
+        for function in reference_ops.FUNCTIONS:
             setattr(ops, function.__name__, function)
     else:
-        malloc.keep_large_blocks()
+        malloc.configure_malloc()
     if name == 'the loop':
         return lambda count: _train_in_loop(config, count)
     return _train(config) if task == 'train' else _forward(config)
 
 
 def make_batch(config: ml_collections.ConfigDict) -> steps.Batch:
-    """Random images, labels and colour shifts of the size that a config trains on."""
+    """Random images, labels and color shifts of the size that a config trains on."""
     rng = np.random.default_rng(0)
-    b, size = config.batch_size // config.microbatches, config.image_size
+    b, size = config.batch_size // config.accum_steps, config.image_size
     return {
         'image': rng.integers(0, 256, (b, size, size, 3), np.uint8),
         'label': rng.integers(0, config.num_classes, b, np.int32),
@@ -151,8 +148,8 @@ def make_batch(config: ml_collections.ConfigDict) -> steps.Batch:
 def _train(config: ml_collections.ConfigDict) -> Run:
     """The step, on a batch that comes from the host's memory every time."""
     model, transform, mean, state = _start(config)
-    step = steps.make_train_step(model, transform, mean, config.seed, config.microbatches)
-    state, parts = steps.replicate(state), [make_batch(config)] * config.microbatches
+    step = make_train_step(model, transform, mean, config.seed, config.accum_steps)
+    state, parts = pmap.replicate(state), [make_batch(config)] * config.accum_steps
 
     def run(count: int) -> None:
         nonlocal state
@@ -167,7 +164,7 @@ def _forward(config: ml_collections.ConfigDict) -> Run:
     """The evaluation step: from uint8 pixels to sums of scores."""
     model, _, mean, state = _start(config)
     step = steps.make_eval_step(model, mean)
-    variables, batch = steps.replicate(state.variables), make_batch(config)
+    variables, batch = pmap.replicate(state.variables), make_batch(config)
     del state, batch['position'], batch['color_shift'], batch['color_scale']
 
     def run(count: int) -> None:
@@ -179,11 +176,11 @@ def _forward(config: ml_collections.ConfigDict) -> Run:
 
 
 def _start(config: ml_collections.ConfigDict):
-    """Network, optimiser, mean image and first state."""
+    """Network, optimizer, mean image and first state."""
     model = variants.make_model(config)
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
     transform = optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
-    state = steps.init_state(model, transform, config.image_size, config.seed)
+    state = init_state(model, transform, config.image_size, config.seed)
     return model, transform, _InMemory(config).mean, state
 
 
@@ -193,7 +190,7 @@ class _InMemory:
     train_size = TRAIN_SIZE
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.eval_size = config.batch_size // config.microbatches
+        self.eval_size = config.batch_size // config.accum_steps
         self.mean = np.full((config.image_size, config.image_size, 3), 127.5, np.float32)
         self.batch = make_batch(config)
 
@@ -214,15 +211,15 @@ class _InMemory:
 def _train_in_loop(config: ml_collections.ConfigDict, count: int) -> float:
     """A run of its own; returns the seconds of `count` steps, after as many that warm up."""
     # Their libraries take seconds to import, and the other contenders do without.
-    from alexnet_jax import train
-    from alexnet_jax.logger import read_records
+    from alexnet_jax.run.logger import read_records
+    from alexnet_jax.training import loop
 
     config = ml_collections.ConfigDict(config)
     config.epochs = 2 * count * config.batch_size / TRAIN_SIZE
     config.log_every = count
     config.eval_every = config.checkpoint_every = 10**9
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(io.StringIO()):
-        train.train_and_evaluate(config, workdir, _InMemory(config))
+        loop.train_and_evaluate(config, workdir, _InMemory(config))
         records = read_records(epath.Path(workdir) / 'metrics.jsonl')
     last = [record for record in records if record['split'] == 'train'][-1]
     return count * config.batch_size / last['images_per_second']
@@ -247,10 +244,10 @@ def matmul_size() -> int:
 
 
 def _torch(kind: str, task: str, config: ml_collections.ConfigDict) -> Run:
-    from alexnet_jax import torch_peer
+    from alexnet_jax.benchmark import torch_baseline
 
     layers = variants.build(config.variant, config.edits, config.num_classes)
-    step = torch_peer.make_step(
+    step = torch_baseline.make_step(
         layers,
         config.image_size,
         config.batch_size,
@@ -260,7 +257,7 @@ def _torch(kind: str, task: str, config: ml_collections.ConfigDict) -> Run:
         config.optimizer.momentum,
         config.optimizer.weight_decay,
     )
-    return lambda count: torch_peer.run(step, count)
+    return lambda count: torch_baseline.run(step, count)
 
 
 def _peak_bytes() -> int:
@@ -271,8 +268,8 @@ def _peak_bytes() -> int:
 
 def main() -> None:
     """Serve the contender that the command line names on standard input and output."""
-    command_line.define_flags(require_workdir=False)
-    _, name, task = command_line.parse_flags(sys.argv)
+    cli.define_flags(require_workdir=False)
+    _, name, task = cli.parse_flags(sys.argv)
     compiling = []
     run = make(name, task, flags.FLAGS.config)
     jax.monitoring.register_event_duration_secs_listener(

@@ -6,14 +6,14 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from alexnet_jax.data import statistics, tfds_source
-from alexnet_jax.data.color_ops import PCAShift
-from alexnet_jax.data.image_ops import CenterCrop, require_size
+from alexnet_jax.data import statistics
+from alexnet_jax.data.ops.chain import Chain, fit, parse
+from alexnet_jax.data.ops.color import PCAShift
+from alexnet_jax.data.ops.image import CenterCrop, require_size
 from alexnet_jax.data.pipeline import permutation
-from alexnet_jax.data.preprocess import Chain, fit, parse
 from alexnet_jax.data.reader import PADDING, Reader, Transform
-from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.sources import open_source, tfds
+from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.errors import BadInput
 
 BATCH = 64
@@ -39,7 +39,7 @@ class Samples:
         self._config = config
         self._statistics = epath.Path(workdir) / 'statistics.npz'
         kind, _, name = config.data.name.partition(':')
-        if kind == 'tfds' and (note := tfds_source.to_prepare(name, config.data.data_dir)):
+        if kind == 'tfds' and (note := tfds.to_prepare(name, config.data.data_dir)):
             raise BadInput(note)
         source = open_source(config.data)
         self.class_names = source.class_names
@@ -47,7 +47,7 @@ class Samples:
         self._train, self._eval = self._reader(source.train), self._reader(source.eval)
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
         if config.data.mean == 'image':
-            self.mean = statistics.load(self._statistics).centre(config.image_size)
+            self.mean = statistics.load(self._statistics).center(config.image_size)
 
     def _chain(self, key: str, split: Split) -> Chain:
         return fit(parse(self._config.data[key], self._config.data.max_pixels), split)
@@ -68,7 +68,7 @@ class Samples:
         Args:
           split: 'train' or 'eval'.
           indices: of the examples, int64 [n].
-          all_views: give all views, where the ops make several of an image; else the centre only.
+          all_views: give all views, where the ops make several of an image; else the center only.
 
         Yields:
           Up to 64 of them: indices [b], images uint8 [b, h, w, 3] or [b, views, h, w, 3], labels
@@ -79,12 +79,12 @@ class Samples:
         """
         reader, size = {'train': self._train, 'eval': self._eval}[split], self._config.image_size
         chain = self._chain('eval_ops', reader.split)
-        centre = Chain((*chain.ops[:-1], CenterCrop(size)))  # an op that makes views is the last
+        center = Chain((*chain.ops[:-1], CenterCrop(size)))  # an op that makes views is the last
 
         def transform(encoded, epoch, index):
             image, _ = chain(encoded)
             if len(image.shape) == 4 and not all_views:
-                image, _ = centre(encoded)
+                image, _ = center(encoded)
             return {'image': require_size(image, size, size)}
 
         places = np.pad(indices, (0, -len(indices) % BATCH), constant_values=PADDING)
@@ -106,11 +106,11 @@ class Samples:
           epochs: how many, from the first.
 
         Returns:
-          uint8 [h, w, 3]; uint8 [epochs, image_size, image_size, 3] with its colours shifted.
+          uint8 [h, w, 3]; uint8 [epochs, image_size, image_size, 3] with its colors shifted.
           None if `data.train_ops` has no random op.
 
         Raises:
-          BadInput: the run's `statistics.npz`, which has the colours' axes, cannot be read.
+          BadInput: the run's `statistics.npz`, which has the colors' axes, cannot be read.
           RunError: the image cannot be used.
         """
         chain = self._chain('train_ops', self._train.split)

@@ -16,9 +16,9 @@ import tensorflow as tf
 from etils import epath
 
 from alexnet_jax.data import statistics
-from alexnet_jax.data.color_ops import PCAShift
-from alexnet_jax.data.image_ops import BadImage, require_size
-from alexnet_jax.data.preprocess import KNOWN, Chain, clean, fit, parse
+from alexnet_jax.data.ops.chain import KNOWN, Chain, clean, fit, parse
+from alexnet_jax.data.ops.color import PCAShift
+from alexnet_jax.data.ops.image import BadImage, require_size
 from alexnet_jax.data.reader import PADDING, Reader
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
@@ -42,7 +42,7 @@ class Data:
     Attributes:
       train_size, eval_size: examples of the splits.
       class_names: in label order.
-      mean: float32 [image_size, image_size, 3] to subtract, once statistics are loaded: the centre
+      mean: float32 [image_size, image_size, 3] to subtract, once statistics are loaded: the center
         crop of the training set's mean image, or zeros.
     """
 
@@ -59,10 +59,10 @@ class Data:
         self.config = config
         self.process_index = process_index
         # Examples that all processes take at once: of a step, or of one of its microbatches.
-        self.part_size = config.batch_size // config.microbatches
+        self.part_size = config.batch_size // config.accum_steps
         self.local_size, remainder = divmod(self.part_size, process_count)
         if remainder:
-            parts = f'{config.microbatches} microbatches on ' if config.microbatches > 1 else ''
+            parts = f'{config.accum_steps} microbatches on ' if config.accum_steps > 1 else ''
             raise BadInput(
                 f'batch_size={config.batch_size} does not divide over {parts}{process_count} '
                 f'processes'
@@ -89,7 +89,7 @@ class Data:
                 f'the split {config.data.eval_split} of {config.data.name} has no labels'
             )
 
-        self._axes: np.ndarray | None = None  # of the colours, once statistics are loaded
+        self._axes: np.ndarray | None = None  # of the colors, once statistics are loaded
         self._check_size('train_ops', self._train, self.train_chain)
         self._check_size('eval_ops', self._eval, self.eval_chain)
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
@@ -102,7 +102,7 @@ class Data:
         return {'train': len(self._train.bad), 'eval': len(self._eval.bad)}
 
     def load_statistics(self, workdir: str | epath.Path) -> None:
-        """Load the mean image and colour axes from the workdir, or compute them if not there.
+        """Load the mean image and color axes from the workdir, or compute them if not there.
 
         A prepared set brings its own, which are copied if the ops leave its images as they are.
         Process 0 computes and writes `statistics.npz`; the others wait for it. Does nothing if
@@ -126,7 +126,7 @@ class Data:
         )
         self._axes = found.axes
         if needs_mean:
-            self.mean = found.centre(self.config.image_size)
+            self.mean = found.center(self.config.image_size)
 
     def train_batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """This process's slices of the batches of the steps start_step + 1, start_step + 2, ...
@@ -144,7 +144,7 @@ class Data:
         Raises:
           RunError: names an image that cannot be used.
         """
-        parts = self.config.microbatches
+        parts = self.config.accum_steps
         transform = self._transform(self.train_chain, with_color=True)
         batches = self._train.batches(self._train_plan, start_step * parts, FOREVER, transform)
         for part, batch in zip(itertools.cycle(range(parts)), batches, strict=False):

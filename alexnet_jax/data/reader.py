@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax.data.preprocess import Chain, clean
-from alexnet_jax.data.splits import Split, encode_png
+from alexnet_jax.data.ops.chain import Chain, clean
+from alexnet_jax.data.sources.splits import Split, encode_png
 from alexnet_jax.errors import RunError
 
 PADDING = -1  # the index of a place in a batch that holds no example

@@ -1,4 +1,4 @@
-"""Mean image and colour covariance of the training set, before anything random happens to it.
+"""Mean image and color covariance of the training set, before anything random happens to it.
 
 All sums are of integers, and exact: int64, or float64 below 2**53 (the 1.28 M images of ImageNet
 at 256 x 256 sum to 5.5e15 < 9.0e15). So the result does not depend on batches or threads.
@@ -13,8 +13,8 @@ import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax.data.image_ops import require_size
-from alexnet_jax.data.preprocess import Chain
+from alexnet_jax.data.ops.chain import Chain
+from alexnet_jax.data.ops.image import require_size
 from alexnet_jax.data.reader import PADDING, Reader
 from alexnet_jax.errors import BadInput
 
@@ -44,8 +44,8 @@ class Statistics:
         deviations = np.sqrt(np.maximum(self.eigenvalues, 0))
         return (self.eigenvectors * deviations).astype(np.float32)
 
-    def centre(self, size: int) -> np.ndarray:
-        """The centre of the mean image, float32 [size, size, 3]; offsets are rounded down."""
+    def center(self, size: int) -> np.ndarray:
+        """The center of the mean image, float32 [size, size, 3]; offsets are rounded down."""
         top, left = ((side - size) // 2 for side in self.mean_image.shape[:2])
         return self.mean_image[top : top + size, left : left + size]
 

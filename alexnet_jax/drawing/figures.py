@@ -1,7 +1,7 @@
 """The plots of a report: pure functions from numbers to matplotlib figures.
 
 Names of runs and classes come from others: text is never read as markup, and long text is cut.
-Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
+Colors are of Okabe and Ito's palette, which color-blind readers can tell apart.
 """
 
 import functools
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-MARKERS = 'os^Dv'  # a second round of colours has another marker
+MARKERS = 'os^Dv'  # a second round of colors has another marker
 WIDTH = 10.0  # inches
 LABELLED_CLASSES = 30  # of a confusion matrix; above, names would not be legible
 STYLE = {
@@ -164,18 +164,18 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
       names: of the classes.
     """
     size = len(counts)
-    labelled = size <= LABELLED_CLASSES
-    inches = min(9.0, 2.2 + 0.6 * size) if labelled else 7.5
+    labeled = size <= LABELLED_CLASSES
+    inches = min(9.0, 2.2 + 0.6 * size) if labeled else 7.5
     figure = Figure(figsize=(inches + 1.0, inches))
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    norm = PowerNorm(1.0 if labelled else 0.5, 0, 1)  # 0.5: single pixels have to be seen
+    norm = PowerNorm(1.0 if labeled else 0.5, 0, 1)  # 0.5: single pixels have to be seen
     image = axes.imshow(share, cmap='Blues', norm=norm)
     bar = figure.colorbar(image, shrink=0.7, format=PercentFormatter(1, decimals=0))
     bar.set_label('of the images of the true class')
     axes.spines[:].set_visible(False)
     axes.set(xlabel='predicted class', ylabel='true class')
-    if labelled:
+    if labeled:
         short = [shorten(name, 22) for name in names]
         rotation = 0 if max(map(len, short)) <= 4 else 45
         side = {'rotation': rotation, 'ha': 'right' if rotation else 'center'}

@@ -10,7 +10,7 @@ from etils import epath
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from alexnet_jax.report import figures
+from alexnet_jax.drawing import figures
 
 STYLE = Markup("""
 body { color: #1a1a1a; background: white; font: 16px/1.5 system-ui, sans-serif;

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alexnet_jax.report.figures import PALETTE, WIDTH, shorten, styled
+from alexnet_jax.drawing.figures import PALETTE, WIDTH, shorten, styled
 
 SAME, ANOTHER, TRUE, FALSE = PALETTE[0], PALETTE[1], PALETTE[4], '#C9D3DC'  # classes
 
@@ -19,8 +19,8 @@ def kernel_grid(kernels: np.ndarray, columns: int) -> np.ndarray:
       columns: kernels a row.
 
     Returns:
-      Colours in 0 .. 1, [rows * (h + 1) - 1, columns * (w + 1) - 1, 3]; a white pixel is between
-      kernels, and a kernel of one value is grey.
+      Colors in 0 .. 1, [rows * (h + 1) - 1, columns * (w + 1) - 1, 3]; a white pixel is between
+      kernels, and a kernel of one value is gray.
     """
     height, width, _, count = kernels.shape
     low = kernels.min((0, 1, 2))
@@ -89,7 +89,7 @@ def predictions(
 
 
 @styled
-def neighbours(
+def neighbors(
     images: np.ndarray, truths: Sequence[str], near: np.ndarray, classes: Sequence[Sequence[str]]
 ) -> Figure:
     """Test images and the training images nearest to each; the paper's figure 4, right.

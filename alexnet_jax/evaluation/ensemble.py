@@ -1,6 +1,6 @@
 """Scoring a trained net, or several together: what `main --mode=eval` does.
 
-The probabilities are averaged over the views of each image that data.eval_ops gives (one centre
+The probabilities are averaged over the views of each image that data.eval_ops gives (one center
 crop, the paper's ten) and over the nets (the paper's five). It reads workdirs, locks none and
 trains nothing, so that a run can be scored while it trains.
 """
@@ -20,9 +20,12 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from alexnet_jax import checkpoint, recorded, scores, steps, variants, workdir
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.logger import track
+from alexnet_jax.evaluation import scores, steps
+from alexnet_jax.model import variants
+from alexnet_jax.parallel import pmap
+from alexnet_jax.run import checkpoint, recorded_config, workdir
+from alexnet_jax.run.logger import track
 
 NETWORK_KEYS = ('variant', 'edits', 'num_classes', 'image_size')
 COMMON_KEYS = ('num_classes', 'image_size')  # that the nets of an ensemble share
@@ -91,8 +94,8 @@ def plan(
     if eval_ops is not None:
         config.data.eval_ops = eval_ops
     # Of training only: here a batch is what a microbatch is there.
-    config.batch_size //= config.microbatches
-    config.microbatches = config.bn_group = 1
+    config.batch_size //= config.accum_steps
+    config.accum_steps = config.ghost_batch_size = 1
     return config, members
 
 
@@ -102,7 +105,7 @@ def _find(text: str, has_step: bool) -> Member:
     folder, step = (match[1], int(match[2])) if match else (text, None)
     if not folder:
         raise BadInput('--checkpoints names no folder; it must be DIR[@STEP],DIR[@STEP],...')
-    config = recorded.get_config(str(epath.Path(folder) / 'config.json'))
+    config = recorded_config.get_config(str(epath.Path(folder) / 'config.json'))
     best = checkpoint.best_step(folder)
     if step is not None and step not in (found := checkpoint.find_steps(folder)):
         known = ', '.join(map(str, found))
@@ -135,7 +138,7 @@ def fit_batch(config: ml_collections.ConfigDict, devices: int) -> None:
     Raises:
       BadInput: bad ops.
     """
-    from alexnet_jax.data.preprocess import parse  # brings TensorFlow
+    from alexnet_jax.data.ops.chain import parse  # brings TensorFlow
 
     views = parse(config.data.eval_ops).views
     config.batch_size = devices * max(1, config.batch_size // (devices * views))
@@ -197,8 +200,8 @@ def _load(member: Member) -> tuple[int, Callable[[np.ndarray], jax.Array]]:
         )
     mean = np.zeros(image.shape[1:], np.float32)
     if member.config.data.mean == 'image':
-        mean = statistics.load(epath.Path(member.workdir) / 'statistics.npz').centre(size)
-    predict, variables = steps.make_predict_step(model, mean), steps.replicate(variables)
+        mean = statistics.load(epath.Path(member.workdir) / 'statistics.npz').center(size)
+    predict, variables = steps.make_predict_step(model, mean), pmap.replicate(variables)
     return step, lambda image: predict(variables, image)
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.errors import RunError
-from alexnet_jax.steps import Batch
+from alexnet_jax.evaluation.steps import Batch
 
 
 def evaluate(

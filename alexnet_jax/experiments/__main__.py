@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import command_line
+from alexnet_jax import cli
 from alexnet_jax.config import suggest
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.experiments.catalogue import EXPERIMENTS, Experiment
@@ -31,7 +31,7 @@ RUNS = Path('runs/experiments')
 
 def main() -> None:
     """Run what is left of an experiment and print its table, or list them all."""
-    _, *names = command_line.parse_flags(sys.argv)
+    _, *names = cli.parse_flags(sys.argv)
     if not names:
         print('\n'.join(_listed(name) for name in EXPERIMENTS))
         return

@@ -1,4 +1,4 @@
-"""The paper's figure 1: a 4-layer net on CIFAR-10 with ReLU and with tanh, not regularised."""
+"""The paper's figure 1: a 4-layer net on CIFAR-10 with ReLU and with tanh, not regularized."""
 
 from pathlib import Path
 

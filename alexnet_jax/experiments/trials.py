@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
-from alexnet_jax.logger import read_records
+from alexnet_jax.run.logger import read_records
 
 TRAINER = (sys.executable, '-m', 'alexnet_jax.main')
 POLL = 1.0  # seconds between looks at a running trial
@@ -267,7 +267,7 @@ def _seconds(records: Sequence[dict]) -> float:
 
 def _revision() -> str | None:
     """The commit of the code, '-dirty' behind it where code differs; records may, they grow."""
-    git = ('git', '-C', str(Path(__file__).parents[1]))
+    git = ('git', '-C', str(Path(__file__).parents[2]))
     try:
         commit = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True)
         changes = subprocess.run([*git, 'diff', '--quiet', 'HEAD', '--', 'alexnet_jax', 'configs'])

@@ -1,33 +1,28 @@
-"""AlexNet as a module that folds over a table of layers, and the shapes on the way."""
+"""AlexNet as a module that folds over a table of layers."""
 
-import math
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from alexnet_jax import ops
-from alexnet_jax.layers import (
+from alexnet_jax.model import ops
+from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
-    Layer,
-    MapLRN,
     MaxPool,
+    Normalize,
     ReLU,
     Sigmoid,
-    Standardise,
     Table,
     Tanh,
+    WithinChannelLRN,
 )
-
-Shape = tuple[int, ...]  # (height, width, channels) or (features,)
 
 
 class AlexNet(nn.Module):
@@ -36,12 +31,12 @@ class AlexNet(nn.Module):
     Attributes:
       layers: the table; its last entry is the `Dense` that gives the logits.
       dtype: of activations. Parameters, logits and the norms' denominators are float32.
-      bn_group: consecutive examples over which batch norm takes its statistics.
+      ghost_batch_size: consecutive examples over which batch norm takes its statistics.
     """
 
     layers: Table
     dtype: jnp.dtype = jnp.float32
-    bn_group: int = 32
+    ghost_batch_size: int = 32
 
     @nn.compact
     def __call__(
@@ -71,12 +66,12 @@ class AlexNet(nn.Module):
                     x = nn.relu(x)
                 case LRN(k, n, alpha, beta, groups):
                     x = ops.local_response_norm(x, k, n, alpha, beta, groups)
-                case MaxPool(window, stride, overhang):
-                    x = ops.max_pool(x, window, stride, overhang)
+                case MaxPool(window, stride, ceil_mode):
+                    x = ops.max_pool(x, window, stride, ceil_mode)
                 case Dense():
                     x = self._dense(layer, _flatten(x, layer.groups))
                 case BatchNorm(name, epsilon):
-                    group = self.bn_group if dropout_keys is not None else None
+                    group = self.ghost_batch_size if dropout_keys is not None else None
                     x = _BatchNorm(epsilon, group, name=name)(x, mask)
                 case Dropout():
                     x = _dropout(layer, x, dropout_keys, place)
@@ -84,12 +79,12 @@ class AlexNet(nn.Module):
                     x = nn.tanh(x)
                 case Sigmoid():
                     x = nn.sigmoid(x)
-                case AvgPool(window, stride, overhang):
-                    x = ops.avg_pool(x, window, stride, overhang)
-                case MapLRN(k, n, alpha, beta):
-                    x = ops.map_response_norm(x, k, n, alpha, beta)
-                case Standardise(mean, std):
-                    x = _standardise(x, mean, std)
+                case AvgPool(window, stride, ceil_mode):
+                    x = ops.avg_pool(x, window, stride, ceil_mode)
+                case WithinChannelLRN(k, n, alpha, beta):
+                    x = ops.within_channel_lrn(x, k, n, alpha, beta)
+                case Normalize(mean, std):
+                    x = _normalize(x, mean, std)
         return x
 
     def _conv(self, layer: Conv, x: jax.Array) -> jax.Array:
@@ -135,15 +130,15 @@ class _BatchNorm(nn.Module):
         mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1])
         variance = self.variable('batch_stats', 'var', jnp.ones, x.shape[-1])
         if self.group is None:
-            return ops.standardise(x, mean.value, variance.value, self.epsilon)
+            return ops.normalize(x, mean.value, variance.value, self.epsilon)
         groups = x.reshape(-1, self.group, *x.shape[1:])
         weights = mask.reshape(-1, self.group)
         group_mean, group_variance = ops.batch_statistics(groups, weights)
         examples = weights.sum(axis=1)[:, None]
         mean.value = (group_mean * examples).sum(axis=0)
         variance.value = (group_variance * examples).sum(axis=0)
-        standardise = jax.vmap(lambda *args: ops.standardise(*args, self.epsilon))
-        return standardise(groups, group_mean, group_variance).reshape(x.shape)
+        standardize = jax.vmap(lambda *args: ops.normalize(*args, self.epsilon))
+        return standardize(groups, group_mean, group_variance).reshape(x.shape)
 
 
 def _kernel_init(std: float | Literal['he', 'torch']) -> nn.initializers.Initializer:
@@ -183,66 +178,6 @@ def _dropout(layer: Dropout, x: jax.Array, keys: jax.Array | None, place: int) -
     return jnp.where(jax.vmap(mask)(keys), kept, jnp.zeros((), x.dtype))
 
 
-def _standardise(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+def _normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     wide = np.promote_types(x.dtype, np.float32)
     return ((x.astype(wide) - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)).astype(x.dtype)
-
-
-class Row(NamedTuple):
-    """A layer in its place: what goes in and what comes out."""
-
-    name: str  # 'conv1', 'norm1', 'pool1', 'drop1', ...: the notes' names
-    layer: Layer
-    input: Shape
-    output: Shape
-
-    @property
-    def kernel(self) -> Shape | None:
-        """Shape of the kernel, None where the layer has none."""
-        match self.layer:
-            case Conv(filters=filters, window=window, groups=groups):
-                return (window, window, self.input[-1] // groups, filters)
-            case Dense(features=features, groups=groups):
-                return (math.prod(self.input) // groups, features)
-        return None
-
-
-_PREFIX = {
-    ReLU: 'relu', Tanh: 'tanh', Sigmoid: 'sigmoid', LRN: 'norm', MapLRN: 'norm',
-    MaxPool: 'pool', AvgPool: 'pool', Dropout: 'drop', Standardise: 'scale',
-}  # fmt: skip
-
-
-def rows(layers: Table, image_size: int, channels: int = 3) -> Iterator[Row]:
-    """Follow an image through a table.
-
-    An extent below 1 in an output means that the image is too small for the layer.
-
-    Args:
-      layers: the table.
-      image_size: pixels a side.
-      channels: of the image.
-
-    Yields:
-      A row for each layer.
-    """
-    shape: Shape = (image_size, image_size, channels)
-    count: dict[str, int] = {}
-    for layer in layers:
-        before = shape
-        match layer:
-            case Conv(filters=filters, window=window, stride=stride):
-                width = ops.output_width(shape[0] + sum(layer.pads), window, stride)
-                shape = (width, width, filters)
-            case MaxPool(window, stride, overhang) | AvgPool(window, stride, overhang):
-                width = ops.output_width(shape[0], window, stride, overhang=overhang)
-                shape = (width, width, shape[2])
-            case Dense(features=features):
-                shape = (features,)
-        if isinstance(layer, Conv | Dense | BatchNorm):
-            name = layer.name
-        else:
-            prefix = _PREFIX[type(layer)]
-            count[prefix] = count.get(prefix, 0) + 1
-            name = f'{prefix}{count[prefix]}'
-        yield Row(name, layer, before, shape)

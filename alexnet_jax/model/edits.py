@@ -4,19 +4,19 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from alexnet_jax.layers import (
+from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
     Conv,
     Dense,
     Dropout,
     Layer,
-    MapLRN,
     MaxPool,
     ReLU,
     Sigmoid,
     Table,
     Tanh,
+    WithinChannelLRN,
 )
 
 Kinds = type | tuple[type, ...]
@@ -57,7 +57,7 @@ def non_overlapping_pool(table: Table) -> Table:
 
 def average_pool(table: Table) -> Table:
     """The mean where a pool takes the maximum."""
-    return _changed(table, MaxPool, lambda pool: AvgPool(pool.window, pool.stride, pool.overhang))
+    return _changed(table, MaxPool, lambda pool: AvgPool(pool.window, pool.stride, pool.ceil_mode))
 
 
 def one_tower(table: Table) -> Table:
@@ -115,7 +115,7 @@ def he_init(table: Table) -> Table:
 
 
 EDITS: dict[str, Callable[[Table], Table]] = {
-    'no_lrn': partial(_less, kinds=(LRN, MapLRN)),
+    'no_lrn': partial(_less, kinds=(LRN, WithinChannelLRN)),
     'non_overlapping_pool': non_overlapping_pool,
     'no_dropout': partial(_less, kinds=Dropout),
     'no_tower_communication': no_tower_communication,

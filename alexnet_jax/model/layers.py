@@ -51,7 +51,7 @@ class Sigmoid:
 
 @dataclass(frozen=True)
 class LRN:
-    """Local response normalisation across channels: `ops.local_response_norm`."""
+    """Local response normalization across channels: `ops.local_response_norm`."""
 
     k: float = 2.0
     n: int = 5
@@ -61,8 +61,8 @@ class LRN:
 
 
 @dataclass(frozen=True)
-class MapLRN:
-    """Response normalisation within each map: `ops.map_response_norm`."""
+class WithinChannelLRN:
+    """Response normalization within each map: `ops.within_channel_lrn`."""
 
     k: float = 1.0
     n: int = 3
@@ -76,7 +76,7 @@ class MaxPool:
 
     window: int
     stride: int
-    overhang: bool = False  # the last window may hang over the edge
+    ceil_mode: bool = False  # the last window may hang over the edge
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class AvgPool:
 
     window: int
     stride: int
-    overhang: bool = False
+    ceil_mode: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Dropout:
 
 
 @dataclass(frozen=True)
-class Standardise:
+class Normalize:
     """(x - mean) / std, channel by channel, in units of 0 .. 255."""
 
     mean: tuple[float, float, float]
@@ -110,7 +110,7 @@ class Standardise:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Batch normalisation (Ioffe and Szegedy 2015) of each channel, without scale and bias.
+    """Batch normalization (Ioffe and Szegedy 2015) of each channel, without scale and bias.
 
     That is how NVIDIA's AlexNet-BN has it; the weights of the next layer do what a scale would.
     """
@@ -120,6 +120,6 @@ class BatchNorm:
 
 
 Activation = ReLU | Tanh | Sigmoid
-Norm = LRN | MapLRN | BatchNorm | Standardise
+Norm = LRN | WithinChannelLRN | BatchNorm | Normalize
 Layer = Conv | Dense | Activation | Norm | MaxPool | AvgPool | Dropout
 Table = tuple[Layer, ...]

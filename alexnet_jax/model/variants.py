@@ -5,22 +5,23 @@ import dataclasses
 import jax.numpy as jnp
 import ml_collections
 
-from alexnet_jax.edits import EDITS
 from alexnet_jax.errors import BadInput
-from alexnet_jax.layers import (
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.edits import EDITS
+from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
-    MapLRN,
     MaxPool,
+    Normalize,
     ReLU,
-    Standardise,
     Table,
+    WithinChannelLRN,
 )
-from alexnet_jax.model import AlexNet, rows
+from alexnet_jax.model.shapes import layer_infos
 
 # The course notes' table; what the paper adds to it are the biases of 1 in conv2, conv4, conv5 and
 # the hidden fully connected layers. 62,378,344 parameters.
@@ -35,7 +36,7 @@ COURSE: Table = (
     Dense('fc8', 1000),
 )  # fmt: skip
 
-# The paper's two towers: conv2, conv4 and conv5 see their own tower only, and each tower normalises
+# The paper's two towers: conv2, conv4 and conv5 see their own tower only, and each tower normalizes
 # its own channels. 60,965,224 parameters.
 PAPER: Table = (
     Conv('conv1', 96, 11, stride=4), ReLU(), LRN(groups=2), MaxPool(3, 2),
@@ -57,7 +58,7 @@ SOURCE_2012: Table = (
     Conv('conv1', 96, 11, stride=4, pad=(0, 3)),                                 # 224 -> 55
     LRN(alpha=1e-4 / 5, groups=2), MaxPool(3, 2), ReLU(),                        # -> 27
     Conv('conv2', 256, 5, pad=2, groups=2, bias=1), ReLU(),
-    LRN(alpha=1e-4 / 5, groups=2), MapLRN(n=5, alpha=1e-3 / 25), MaxPool(3, 2),  # -> 13
+    LRN(alpha=1e-4 / 5, groups=2), WithinChannelLRN(n=5, alpha=1e-3 / 25), MaxPool(3, 2),  # -> 13
     Conv('conv3', 384, 3, pad=1, std=0.03), ReLU(),
     Conv('conv4', 384, 3, pad=1, groups=2, bias=1, std=0.03), ReLU(),
     Conv('conv5', 256, 3, pad=1, groups=2, bias=1, std=0.03), MaxPool(3, 2), ReLU(),  # -> 6
@@ -98,7 +99,7 @@ CAFFENET: Table = (
 # data.mean='none'. 61,100,840 parameters.
 _TORCH = {'bias': 'torch', 'std': 'torch'}
 TORCHVISION: Table = (
-    Standardise(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+    Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
     Conv('conv1', 64, 11, stride=4, pad=2, **_TORCH), ReLU(), MaxPool(3, 2),  # 224 -> 55 -> 27
     Conv('conv2', 192, 5, pad=2, **_TORCH), ReLU(), MaxPool(3, 2),            # -> 13
     Conv('conv3', 384, 3, pad=1, **_TORCH), ReLU(),
@@ -112,9 +113,11 @@ TORCHVISION: Table = (
 # The authors' 18 % net for CIFAR-10 (cuda-convnet, layers-18pct.cfg): pools hang over the edge,
 # pool1 comes before its ReLU, norms work within each map. 89,578 parameters.
 CIFAR10_18PCT: Table = (
-    Conv('conv1', 32, 5, pad=2, std=1e-4), MaxPool(3, 2, overhang=True), ReLU(), MapLRN(),  # 32->16
-    Conv('conv2', 32, 5, pad=2), ReLU(), AvgPool(3, 2, overhang=True), MapLRN(),            # -> 8
-    Conv('conv3', 64, 5, pad=2), ReLU(), AvgPool(3, 2, overhang=True),                      # -> 4
+    Conv('conv1', 32, 5, pad=2, std=1e-4), MaxPool(3, 2, ceil_mode=True), ReLU(),  # 32 -> 16
+    WithinChannelLRN(),
+    Conv('conv2', 32, 5, pad=2), ReLU(), AvgPool(3, 2, ceil_mode=True),            # -> 8
+    WithinChannelLRN(),
+    Conv('conv3', 64, 5, pad=2), ReLU(), AvgPool(3, 2, ceil_mode=True),            # -> 4
     Dense('fc10', 10),
 )  # fmt: skip
 
@@ -135,9 +138,9 @@ ALEXNET_BN: Table = (
 # The authors' 26 % net for CIFAR-10 (cuda-convnet, layers-80sec.cfg): no norms, a hidden layer of
 # 64. 145,578 parameters.
 CIFAR10_80SEC: Table = (
-    Conv('conv1', 32, 5, pad=2, std=1e-4), ReLU(), MaxPool(3, 2, overhang=True),
-    Conv('conv2', 32, 5, pad=2), ReLU(), AvgPool(3, 2, overhang=True),
-    Conv('conv3', 64, 5, pad=2), ReLU(), AvgPool(3, 2, overhang=True),
+    Conv('conv1', 32, 5, pad=2, std=1e-4), ReLU(), MaxPool(3, 2, ceil_mode=True),
+    Conv('conv2', 32, 5, pad=2), ReLU(), AvgPool(3, 2, ceil_mode=True),
+    Conv('conv3', 64, 5, pad=2), ReLU(), AvgPool(3, 2, ceil_mode=True),
     Dense('fc64', 64, std=0.1), ReLU(),
     Dense('fc10', 10, std=0.1),
 )  # fmt: skip
@@ -189,7 +192,7 @@ def build(variant: str, edits: tuple[str, ...], num_classes: int) -> Table:
 def make_model(config: ml_collections.ConfigDict) -> AlexNet:
     """The network that a config names by `variant`, `edits`, `num_classes` and `dtype`."""
     layers = build(config.variant, config.edits, config.num_classes)
-    return AlexNet(layers, dtype=jnp.dtype(config.dtype), bn_group=config.bn_group)
+    return AlexNet(layers, dtype=jnp.dtype(config.dtype), ghost_batch_size=config.ghost_batch_size)
 
 
 def _lookup(key: str, name: str, known: dict):
@@ -204,7 +207,7 @@ def check_shapes(layers: Table, image_size: int) -> None:
     Raises:
       BadInput: names the first layer whose output would be empty.
     """
-    for row in rows(layers, image_size):
+    for row in layer_infos(layers, image_size):
         if min(row.output) < 1:
             raise BadInput(
                 f'image_size={image_size}: {row.name} gets {row.input[0]}x{row.input[1]} and its '

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from alexnet_jax import malloc
+from alexnet_jax.parallel import malloc
 
 # jaxlib 0.10 sends convolutions on a CPU to YNNPACK, whose weight gradients are slow: the course
 # net trains 24.2 images/s instead of 17 with Eigen's.
@@ -15,7 +15,7 @@ OPTIONS = {'cpu': {YNN: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}}  # by platform
 CACHE = '~/.cache/alexnet_jax'
 
 
-def use_cache() -> None:
+def enable_compilation_cache() -> None:
     """Keep compiled steps for the next process, in JAX_COMPILATION_CACHE_DIR if that is set.
 
     Compiling the course net's steps takes 4 s on a CPU, reading them back 0.4 s.
@@ -41,7 +41,7 @@ def executable(function) -> Callable:
         nonlocal compiled
         if compiled is None:
             compiled = function.lower(*args).compile(compiler_options=options)
-            malloc.give_back()
+            malloc.trim_heap()
         result = compiled(*args)
         return jax.block_until_ready(result) if in_turn else result
 

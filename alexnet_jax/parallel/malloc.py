@@ -13,7 +13,7 @@ import platform
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of <malloc.h>
 
 
-def keep_large_blocks() -> None:
+def configure_malloc() -> None:
     """Serve large blocks from one heap that does not shrink. Call before JAX starts its devices.
 
     Does nothing where JAX may use an accelerator, whose host threads allocate side by side, or
@@ -26,7 +26,7 @@ def keep_large_blocks() -> None:
         mallopt(_TRIM_THRESHOLD, -1)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return what lies free to the system: once, when the first state and the compiler are done."""
     if _is_tunable():
         ctypes.CDLL(None).malloc_trim(0)

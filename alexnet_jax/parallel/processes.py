@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import jax
 
-from alexnet_jax.cluster import ALONE, Cluster
 from alexnet_jax.errors import AlexNetError, BadInput, Diverged, Interrupted, RunError
+from alexnet_jax.parallel.launchers import ALONE, Cluster
 
 # Seconds without a sign of life after which a process counts as lost; JAX's default is 100. Its
 # threads send these signs, so that a long step or a slow disk does not count.
@@ -124,7 +124,7 @@ def _on_abort(_) -> None:
 
 
 @contextlib.contextmanager
-def end_at_once() -> Iterator[None]:
+def abort_on_error() -> Iterator[None]:
     """With several processes, an error ends this one without waiting for the others.
 
     What cleans up (Orbax, JAX at exit) waits for all processes, and the others wait for this one

@@ -3,7 +3,7 @@
 Writes one HTML page that works offline and by itself, and its figures as PNGs in a folder beside
 it: how the configs differ, learning curves, errors beside the published ones, throughput, and for
 each run the first layer's kernels, test images with the classes that its best checkpoint sees and
-their nearest neighbours, the confusion matrix, and the augmentation. What cannot be shown, for
+their nearest neighbors, the confusion matrix, and the augmentation. What cannot be shown, for
 want of the data say, is named with the reason. Nothing else in a workdir is touched.
 """
 
@@ -16,11 +16,12 @@ from absl import flags
 from etils import epath
 from markupsafe import Markup
 
-from alexnet_jax import command_line
+from alexnet_jax import cli
+from alexnet_jax.drawing import figures, pages
+from alexnet_jax.drawing.pages import Album
 from alexnet_jax.errors import BadInput, run_command
-from alexnet_jax.report import figures, page, published
+from alexnet_jax.report import published
 from alexnet_jax.report.one_run import parts_of
-from alexnet_jax.report.page import Album
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 
 USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --out=report.html'
@@ -33,7 +34,7 @@ def write_report(folders: Sequence[str], out: str, among: int) -> None:
       folders: workdirs of the runs.
       out: the HTML file. Its figures go into a folder of its name beside it; a page in a folder of
         its own name shares that.
-      among: how many training images to look for neighbours among.
+      among: how many training images to look for neighbors among.
 
     Raises:
       BadInput: a folder that holds no run.
@@ -42,22 +43,22 @@ def write_report(folders: Sequence[str], out: str, among: int) -> None:
     path = epath.Path(out)
     album = Album(path.parent if path.parent.name == path.stem else path.with_suffix(''))
     parts = [
-        page.heading(2, 'How the runs differ' if len(runs) > 1 else 'Config'),
+        pages.heading(2, 'How the runs differ' if len(runs) > 1 else 'Config'),
         _config_table(runs),
-        page.heading(2, 'Learning curves'),
+        pages.heading(2, 'Learning curves'),
         *_curves(runs, album),
-        page.heading(2, 'Errors, measured and published'),
+        pages.heading(2, 'Errors, measured and published'),
         _error_table(runs),
-        page.heading(2, 'Throughput'),
+        pages.heading(2, 'Throughput'),
         *_throughput(runs, album),
     ]
     for number, run in enumerate(runs, 1):
         name = re.sub(r'[^\w.-]', '_', run.name)
         prefix = f'{number}-{name}-' if len(runs) > 1 else ''
-        parts += [page.heading(2, f'Run {run.name}')]
+        parts += [pages.heading(2, f'Run {run.name}')]
         parts += parts_of(run, album, prefix, among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
-    path.write_bytes(page.page(title, parts))
+    path.write_bytes(pages.page(title, parts))
     print(f'{path} is written; its figures are in {album.folder}')
 
 
@@ -69,9 +70,9 @@ def _config_table(runs: Sequence[Run]) -> Markup:
         names.append('default')
         caption = 'Every key in which the config differs from the defaults.'
     elif not found:
-        return page.paragraph('The configs are the same, key by key.')
+        return pages.paragraph('The configs are the same, key by key.')
     rows = [[key, *map(text_of, values)] for key, values in found]
-    return page.table(['key', *names], rows, caption)
+    return pages.table(['key', *names], rows, caption)
 
 
 def _curves(runs: Sequence[Run], album: Album) -> list[Markup]:
@@ -102,7 +103,7 @@ def _throughput(runs: Sequence[Run], album: Album) -> list[Markup]:
 
 def _without_records(runs: Sequence[Run]) -> list[Markup]:
     why = 'its metrics.jsonl has no record'
-    return [page.missing(f'The curve of {run.name} is', why) for run in runs if not run.records]
+    return [pages.missing(f'The curve of {run.name} is', why) for run in runs if not run.records]
 
 
 def _error_table(runs: Sequence[Run]) -> Markup:
@@ -130,15 +131,15 @@ def _error_table(runs: Sequence[Run]) -> Markup:
         'Measured: from metrics.jsonl, at the best and at the last evaluation. Published, in '
         'italics: what others report for this variant, these edits and this data set.'
     )
-    return page.table(header, rows, caption, of_others)
+    return pages.table(header, rows, caption, of_others)
 
 
 def main() -> None:
     """Write the report of the runs on the command line."""
-    flags.DEFINE_string('out', None, 'The page. Of one run RUN/report/report.html if not given.')
-    flags.DEFINE_integer('neighbours_among', 2000, 'Training images to search for neighbours.')
-    _, *folders = command_line.parse_flags(sys.argv)
-    out, among = flags.FLAGS.out, flags.FLAGS.neighbours_among
+    flags.DEFINE_string('out', None, 'The pages. Of one run RUN/report/report.html if not given.')
+    flags.DEFINE_integer('neighbors_among', 2000, 'Training images to search for neighbors.')
+    _, *folders = cli.parse_flags(sys.argv)
+    out, among = flags.FLAGS.out, flags.FLAGS.neighbors_among
     if not folders:
         raise BadInput(USAGE)
     if not out and len(folders) > 1:
@@ -146,7 +147,7 @@ def main() -> None:
     if out and not out.endswith('.html'):
         raise BadInput(f'--out={out}; it must end in .html')
     if among < 1:
-        raise BadInput(f'--neighbours_among={among}; it must be above 0')
+        raise BadInput(f'--neighbors_among={among}; it must be above 0')
     write_report(folders, out or f'{folders[0].rstrip("/")}/report/report.html', among)
 
 

@@ -9,23 +9,23 @@ import numpy as np
 from markupsafe import Markup
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint
+from alexnet_jax.drawing import figures, pages, pictures
+from alexnet_jax.drawing.pages import Album
 from alexnet_jax.errors import AlexNetError, BadInput
-from alexnet_jax.report import figures, page, pictures
-from alexnet_jax.report.page import Album
 from alexnet_jax.report.run import Network, Run, collect, first_kernels, nearest
+from alexnet_jax.run import checkpoint
 
-SHOWN, NEIGHBOURS, EPOCHS, PAIRS, TOP = 8, 6, 7, 10, 5
+SHOWN, NEIGHBORS, EPOCHS, PAIRS, TOP = 8, 6, 7, 10, 5
 
 
 def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
-    """Kernels, test images, neighbours, confusion matrix and augmentation of a run.
+    """Kernels, test images, neighbors, confusion matrix and augmentation of a run.
 
     Args:
       run: the run.
       album: takes the figures.
       prefix: of the names of their files.
-      among: how many training images to look for neighbours among.
+      among: how many training images to look for neighbors among.
 
     Returns:
       The parts of the page; a note stands for what cannot be shown.
@@ -37,13 +37,13 @@ def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
         try:
             yield
         except (AlexNetError, ImportError) as error:  # ImportError: TensorFlow is not installed
-            parts.append(page.missing(what, str(error)))
+            parts.append(pages.missing(what, str(error)))
 
     found = samples = None
     with noted('The kernels and all that the network computes are'):
         step = checkpoint.best_step(run.folder)
         found = checkpoint.load_variables(run.folder, step)
-        parts.append(page.paragraph(_describe(run, found['params'], step)))
+        parts.append(pages.paragraph(_describe(run, found['params'], step)))
     if found is not None:
         with noted('The kernels are'):
             parts += _kernels(run, found['params'], album, prefix)
@@ -69,9 +69,9 @@ def _describe(run: Run, params: Any, step: int) -> str:
 
 
 def _open_samples(run: Run):
-    from alexnet_jax.data import samples  # brings TensorFlow
+    from alexnet_jax.data import examples  # brings TensorFlow
 
-    opened = samples.Samples(run.config, run.folder)
+    opened = examples.Samples(run.config, run.folder)
     if list(opened.class_names) != run.classes:
         raise BadInput(
             f'{run.config.data.name} has other classes now than when {run.folder} was trained'
@@ -87,10 +87,10 @@ def _kernels(run: Run, params: Any, album: Album, prefix: str) -> list[Markup]:
         f'The {count} kernels of {name}, {height} x {width} x 3{blocks} (figure 3 of the paper). '
         'Each is scaled by its own least and greatest weight.'
     )
-    alt = f'Grid of the {count} kernels of {name} as small colour images'
+    alt = f'Grid of the {count} kernels of {name} as small color images'
     figure = pictures.kernels(weights, towers)
     return [
-        page.heading(3, 'First layer'),
+        pages.heading(3, 'First layer'),
         album.add(f'{prefix}kernels', figure, alt, caption),
     ]
 
@@ -98,7 +98,7 @@ def _kernels(run: Run, params: Any, album: Album, prefix: str) -> list[Markup]:
 def _scores(
     run: Run, found: Any, samples, album: Album, prefix: str, among: int
 ) -> Iterator[Markup]:
-    """All that a pass over the evaluation split tells, and the neighbours."""
+    """All that a pass over the evaluation split tells, and the neighbors."""
     network = Network(run.config, found, samples.mean)
     batches = samples.batches('eval', np.arange(samples.eval_size), all_views=True)
     what = f'{run.name}: scoring {samples.eval_size:,} images'
@@ -115,7 +115,7 @@ def _scores(
         return album.add(f'{prefix}{name}', figure, alt, caption)
 
     shown = np.unique(np.linspace(0, len(indices) - 1, SHOWN).astype(int))
-    yield page.heading(3, 'Test images')
+    yield pages.heading(3, 'Test images')
     caption = (
         'Images evenly spaced in the evaluation split, not chosen, their class, and the classes '
         'that the network finds most probable (figure 4 of the paper, left). Orange: the true one.'
@@ -126,7 +126,7 @@ def _scores(
     if len(wrong):
         caption = f'The mistakes that the network is surest of, of {len(wrong):,} in all.'
         yield picture(surest, 'mistakes', f'{len(surest)} test images taken for others', caption)
-    yield from _neighbours(run, network, samples, indices[shown], names, album, prefix, among)
+    yield from _neighbors(run, network, samples, indices[shown], names, album, prefix, among)
     yield from _confusion(labels, guesses, names, album, prefix)
 
 
@@ -135,7 +135,7 @@ def _top(probabilities: np.ndarray, names: Sequence[str]) -> list[tuple[str, flo
     return [(names[i], float(probabilities[i])) for i in best]
 
 
-def _neighbours(
+def _neighbors(
     run: Run, network: Network, samples, shown: np.ndarray, names: Sequence[str], album: Album,
     prefix: str, among: int,
 ) -> list[Markup]:  # fmt: skip
@@ -144,7 +144,7 @@ def _neighbours(
     what = f'{run.name}: features of {len(candidates):,} training images'
     found, labels, features = collect(_watch(batches, what, len(candidates)), network.features)
     _, queries, truths = samples.images('eval', shown)
-    near = nearest(network.features(queries), features, NEIGHBOURS)
+    near = nearest(network.features(queries), features, NEIGHBORS)
     _, images, _ = samples.images('train', found[near].ravel())
     images = images.reshape(*near.shape, *images.shape[1:])
     hits = int((labels[near] == truths[:, None]).sum())
@@ -156,7 +156,7 @@ def _neighbours(
         f'that {network.head} gets, in AlexNet those of FC7 (figure 4 of the paper, right). '
         f'{hits} of {near.size} are of the same class, framed in blue; the others in dashed orange.'
     )
-    figure = pictures.neighbours(
+    figure = pictures.neighbors(
         queries,
         [names[i] for i in truths],
         images,
@@ -164,8 +164,8 @@ def _neighbours(
     )
     alt = f'{len(shown)} rows: a test image and the {near.shape[1]} nearest training images'
     return [
-        page.heading(3, 'Nearest neighbours'),
-        album.add(f'{prefix}neighbours', figure, alt, caption),
+        pages.heading(3, 'Nearest neighbors'),
+        album.add(f'{prefix}neighbors', figure, alt, caption),
     ]
 
 
@@ -186,31 +186,31 @@ def _confusion(
     wrong, total = int(mistakes.sum()), len(labels)
     caption = (
         f'Which class (row) was taken for which (column), over the whole evaluation split: '
-        f'{wrong:,} of {total:,} wrong, {wrong / total:.2%}. Colour is the share of the row.'
+        f'{wrong:,} of {total:,} wrong, {wrong / total:.2%}. Color is the share of the row.'
     )
     if size > figures.LABELLED_CLASSES:
         caption += ' Classes are by number, from 0, in the order of classes.json.'
     figure = figures.confusion(counts, names[:size])
     parts = [
-        page.heading(3, 'Confusion matrix'),
+        pages.heading(3, 'Confusion matrix'),
         album.add(f'{prefix}confusion', figure, f'Confusion matrix of {size} classes', caption),
     ]
     if rows:
         header = ['true class', 'taken for', 'images']
-        parts.append(page.table(header, rows, 'The classes confused most often.'))
+        parts.append(pages.table(header, rows, 'The classes confused most often.'))
     return parts
 
 
 def _augmentation(run: Run, samples, album: Album, prefix: str) -> list[Markup]:
-    heading = page.heading(3, 'Augmentation')
+    heading = pages.heading(3, 'Augmentation')
     (index,) = samples.some_train_indices(1)
     if (found := samples.augmented(index, EPOCHS)) is None:
         text = f'None: data.train_ops is {run.config.data.train_ops}, without a random op.'
-        return [heading, page.paragraph(text)]
+        return [heading, pages.paragraph(text)]
     original, versions = found
     caption = (
         f'A training image before anything random happens to it, and as the first {EPOCHS} epochs '
-        f'of this run have it, with the colour shift added: {run.config.data.train_ops}.'
+        f'of this run have it, with the color shift added: {run.config.data.train_ops}.'
     )
     alt = f'A training image and {EPOCHS} random versions of it'
     figure = pictures.augmentation(original, versions)

@@ -27,7 +27,7 @@ class Published:
 
 IMAGENET = 'imagenet2012'
 TEN = 'validation set, ten crops'
-CENTRE = 'validation set, centre crop'
+CENTER = 'validation set, center crop'
 
 PUBLISHED = (
     Published('course', (), IMAGENET, TEN, '40.7%', '18.2%', 'paper [P], for its two towers'),
@@ -39,10 +39,10 @@ PUBLISHED = (
     Published('source_2012', ('no_lrn',), IMAGENET, TEN, '42.03%', '19.36%', 'net 148 [S]'),
     Published('source_2012', ('no_tower_communication',), IMAGENET, TEN, '41.83%', '19.33%',
               'net 150 [S]'),
-    Published('bvlc', (), IMAGENET, CENTRE, '42.9%', '19.8%', 'Caffe [C], iteration 360k'),
-    Published('caffenet', (), IMAGENET, CENTRE, '42.6%', '19.6%', 'Caffe [C]'),
-    Published('torchvision', (), IMAGENET, CENTRE, '43.478%', '20.934%', 'torchvision [T]'),
-    Published('alexnet_bn', (), IMAGENET, CENTRE, '41 to 42%', '19 to 20%', 'batch 32K [L]'),
+    Published('bvlc', (), IMAGENET, CENTER, '42.9%', '19.8%', 'Caffe [C], iteration 360k'),
+    Published('caffenet', (), IMAGENET, CENTER, '42.6%', '19.6%', 'Caffe [C]'),
+    Published('torchvision', (), IMAGENET, CENTER, '43.478%', '20.934%', 'torchvision [T]'),
+    Published('alexnet_bn', (), IMAGENET, CENTER, '41 to 42%', '19 to 20%', 'batch 32K [L]'),
     Published('cifar10_18pct', (), 'cifar10', 'test set', '18%', '', 'layers-18pct [S]'),
     Published('cifar10_80sec', (), 'cifar10', 'test set', '26%', '', 'layers-80sec [S]'),
 )  # fmt: skip

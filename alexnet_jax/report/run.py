@@ -12,11 +12,13 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from alexnet_jax import logger, recorded, steps, variants, workdir
 from alexnet_jax.config import default_config, leaves, validate
 from alexnet_jax.errors import BadInput
-from alexnet_jax.layers import Conv, Dense
-from alexnet_jax.model import AlexNet
+from alexnet_jax.evaluation import steps
+from alexnet_jax.model import variants
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import Conv, Dense
+from alexnet_jax.run import logger, recorded_config, workdir
 
 NUMBERS = ('step', 'epoch', 'loss', 'top1', 'top5', 'examples', 'images_per_second')
 BATCH = 64  # images that the network computes at once
@@ -63,7 +65,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def _read_run(folder: str, name: str) -> Run:
-    config = recorded.get_config(str(epath.Path(folder) / 'config.json'))
+    config = recorded_config.get_config(str(epath.Path(folder) / 'config.json'))
     validate(config)
     path = epath.Path(folder) / 'metrics.jsonl'
     try:
@@ -178,13 +180,13 @@ def first_kernels(config: ml_collections.ConfigDict, params: Any) -> tuple[str, 
     """Name and kernels [h, w, 3, n] of the convolution that sees the image, and its towers.
 
     Raises:
-      BadInput: the first layer with weights is no convolution of colours.
+      BadInput: the first layer with weights is no convolution of colors.
     """
     layers = variants.build(config.variant, config.edits, config.num_classes)
     first = next(layer for layer in layers if isinstance(layer, Conv | Dense))
     kernel = params[first.name]['kernel']
     if not isinstance(first, Conv) or kernel.shape[2] != 3:
-        raise BadInput(f'{first.name} has no kernels over colours')
+        raise BadInput(f'{first.name} has no kernels over colors')
     towers = math.lcm(*(getattr(layer, 'groups', 1) for layer in layers))
     return first.name, kernel, towers if first.filters % towers == 0 else 1
 

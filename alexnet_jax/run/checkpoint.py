@@ -20,8 +20,8 @@ from flax import serialization
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from alexnet_jax import manifest
 from alexnet_jax.errors import RunError
+from alexnet_jax.run import manifest
 
 KEEP_NEWEST = 3
 
@@ -35,7 +35,7 @@ class Checkpoints:
       workdir: of the run.
 
     Attributes:
-      moved_aside: a line for each checkpoint that was found corrupt.
+      quarantined: a line for each checkpoint that was found corrupt.
 
     Raises:
       RunError: there are checkpoints, and none is sound.
@@ -44,18 +44,18 @@ class Checkpoints:
     def __init__(self, workdir: str):
         self._folder = folder_of(workdir)
         self._saving: int | None = None
-        self.moved_aside: list[str] = []
+        self.quarantined: list[str] = []
         if jax.process_index() == 0:
             for step in find_steps(workdir):
                 # All of them: Orbax reads the scores of the older ones too.
                 if reason := manifest.find_corruption(self._folder / str(step)):
-                    self.moved_aside.append(_move_aside(self._folder / str(step), reason))
+                    self.quarantined.append(_move_aside(self._folder / str(step), reason))
         _barrier('checkpoints verified')
         for step in (found := find_steps(workdir)):
             read_scores(workdir, step)  # Orbax takes whatever is there
-        if self.moved_aside and not found:
+        if self.quarantined and not found:
             raise RunError(
-                f'no sound checkpoint in {workdir}: {"; ".join(self.moved_aside)}; '
+                f'no sound checkpoint in {workdir}: {"; ".join(self.quarantined)}; '
                 f'run again to start over'
             )
         with _named_failure('checkpoints could not be opened', self._folder):

@@ -3,9 +3,9 @@
 import ml_collections
 from etils import epath
 
-from alexnet_jax import workdir
 from alexnet_jax.config import default_config
 from alexnet_jax.errors import BadInput
+from alexnet_jax.run import workdir
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:

@@ -15,7 +15,7 @@ class EvaluationStopped(Exception):
     """A signal came in the middle of an evaluation."""
 
 
-class StopSignal:
+class PreemptionHandler:
     """Notes SIGINT and SIGTERM while the `with` block runs; a second signal exits at once.
 
     With several processes, all are told to stop after the same step, whichever got the signal.
@@ -25,7 +25,7 @@ class StopSignal:
         self.number = signal.SIGTERM  # the signal that came
         self._received = False
 
-    def __enter__(self) -> 'StopSignal':
+    def __enter__(self) -> 'PreemptionHandler':
         # jax.distributed has its own handler of SIGTERM, which tells the other processes.
         watched = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         self._before = {number: signal.signal(number, self._receive) for number in watched}

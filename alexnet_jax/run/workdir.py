@@ -20,9 +20,9 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from alexnet_jax import variants
 from alexnet_jax.config import ADDED_KEYS, FREE_KEYS, default_config, leaves
 from alexnet_jax.errors import BadInput
+from alexnet_jax.model import variants
 
 LAG = 60  # seconds after which NFS, by default, has asked again what is in a folder
 

@@ -15,13 +15,13 @@ import rich.console
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax import command_line
+from alexnet_jax import cli
 from alexnet_jax.config import FREE_KEYS, leaves, validate
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
-from alexnet_jax.sweeps import results, space, study
-from alexnet_jax.sweeps.backends import Backend
-from alexnet_jax.sweeps.runner import Base, Runner
-from alexnet_jax.sweeps.table import Table
+from alexnet_jax.sweep import results, space, study
+from alexnet_jax.sweep.backends import Backend
+from alexnet_jax.sweep.runner import Base, Runner
+from alexnet_jax.sweep.table import Table
 
 BACKENDS = ('local', 'slurm', 'ray')
 
@@ -47,8 +47,8 @@ _REPORTS = flags.DEFINE_bool('reports', False, 'At the end, make the report of e
 
 def main() -> None:
     """Check, run, sum up."""
-    command_line.define_flags()
-    _, *others = command_line.parse_flags(sys.argv)
+    cli.define_flags()
+    _, *others = cli.parse_flags(sys.argv)
     _check_flags(others)
     config, folder = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     validate(config, _DEVICES.value)
@@ -59,8 +59,8 @@ def main() -> None:
         raise BadInput(f'{folder} holds a run, not a sweep; take another --workdir')
 
     recipe = config_flags.get_config_filename(flags.FLAGS['config'])
-    recipe = recipe.removeprefix(f'{command_line.RECORDED}:')
-    base = Base(f'--config={recipe}', command_line.load_recipe(recipe), config, _DEVICES.value)
+    recipe = recipe.removeprefix(f'{cli.RECORDED}:')
+    base = Base(f'--config={recipe}', cli.load_recipe(recipe), config, _DEVICES.value)
     backend = _make_backend(base)
     with study.locked(folder):
         _run(base, backend, folder, table)
@@ -120,14 +120,14 @@ def _make_backend(base: Base) -> Backend:
     """The backend that was asked for; the packages of the others need not be there."""
     match _BACKEND.value:
         case 'slurm':
-            from alexnet_jax.sweeps.backends.slurm import Slurm
+            from alexnet_jax.sweep.backends.slurm import Slurm
 
             return Slurm(Path(flags.FLAGS.workdir), _DEVICES.value, _PARALLEL.value, _SBATCH.value)
         case 'ray':
-            from alexnet_jax.sweeps.backends.ray import Ray
+            from alexnet_jax.sweep.backends.ray import Ray
 
             return Ray(_DEVICES.value, _PARALLEL.value)
-    from alexnet_jax.sweeps.backends import local
+    from alexnet_jax.sweep.backends import local
 
     arguments = [base.flag, *space.overrides(base.config, base.recipe)]
     return local.Local(*local.probe(arguments), _DEVICES.value, _PARALLEL.value)

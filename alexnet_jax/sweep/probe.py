@@ -1,6 +1,6 @@
 """Opens the data of a recipe and counts the devices here, for a sweep that must hold neither.
 
-`python -m alexnet_jax.sweeps.probe --config=...` prints `["cpu", 1]`. Data that TFDS has not
+`python -m alexnet_jax.sweep.probe --config=...` prints `["cpu", 1]`. Data that TFDS has not
 prepared yet is, once, before many trials would at a time.
 """
 
@@ -10,14 +10,14 @@ import sys
 import jax
 from absl import flags
 
-from alexnet_jax import command_line
+from alexnet_jax import cli
 from alexnet_jax.errors import BadInput, run_command
 
 
 def main() -> None:
     """Open, count, print."""
-    command_line.define_flags(require_workdir=False)
-    command_line.parse_flags(sys.argv)
+    cli.define_flags(require_workdir=False)
+    cli.parse_flags(sys.argv)
     from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
     Data(flags.FLAGS.config)

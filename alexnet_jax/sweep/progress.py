@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 from etils import epath
 
-from alexnet_jax.logger import read_records
+from alexnet_jax.run.logger import read_records
 
 
 @dataclasses.dataclass(frozen=True)

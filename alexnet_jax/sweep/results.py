@@ -16,9 +16,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from alexnet_jax.errors import RunError
-from alexnet_jax.sweeps.runner import Base
-from alexnet_jax.sweeps.study import Study
-from alexnet_jax.sweeps.table import changed_keys, short, short_names
+from alexnet_jax.sweep.runner import Base
+from alexnet_jax.sweep.study import Study
+from alexnet_jax.sweep.table import changed_keys, short, short_names
 
 SCORES = ('step', 'epoch', 'loss', 'top1', 'top5')
 REPORT = 'report/report.html'  # of alexnet_jax.report, in a trial's folder

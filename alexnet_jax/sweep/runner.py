@@ -15,9 +15,9 @@ from optuna.trial import Trial
 
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, Diverged, Interrupted
-from alexnet_jax.sweeps import space, study
-from alexnet_jax.sweeps.backends import Backend, Handle, Job
-from alexnet_jax.sweeps.progress import NO_PROGRESS, Progress, last_error, read_progress
+from alexnet_jax.sweep import space, study
+from alexnet_jax.sweep.backends import Backend, Handle, Job
+from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_progress
 
 TRAINER = ('-m', 'alexnet_jax.main')
 POLL = 0.5  # seconds between looks at the trials

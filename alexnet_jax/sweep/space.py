@@ -6,7 +6,7 @@
             'edits': [(), ('no_lrn',)],
             'optimizer.schedule': {
                 'cosine': {},
-                'step': {'optimizer.step_factor': [0.1, 0.5]},
+                'step': {'optimizer.gamma': [0.1, 0.5]},
             },
             'seed': range(2),
         }
@@ -29,7 +29,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from alexnet_jax.command_line import call_in_file
+from alexnet_jax.cli import call_in_file
 from alexnet_jax.config import default_config, leaves, suggest, validate
 from alexnet_jax.errors import BadInput
 

@@ -1,4 +1,4 @@
-"""Becomes a trial: `python -m alexnet_jax.sweeps.start CORES PARENT COMMAND...`.
+"""Becomes a trial: `python -m alexnet_jax.sweep.start CORES PARENT COMMAND...`.
 
 Takes the cores 'i,j,...' and asks for SIGTERM when the parent ends, however it ends; both hold for
 the command that replaces it. In a process of its own since JAX's threads forbid work after a fork.

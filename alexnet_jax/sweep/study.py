@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.sweeps import space as spaces
+from alexnet_jax.sweep import space as spaces
 
 METRICS = {'top1': 'maximize', 'top5': 'maximize', 'loss': 'minimize'}
 SEARCHES = ('grid', 'random', 'tpe')

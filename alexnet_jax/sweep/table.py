@@ -11,8 +11,8 @@ import rich.live
 import rich.table
 from optuna.trial import FrozenTrial
 
-from alexnet_jax.sweeps.runner import Running
-from alexnet_jax.sweeps.study import FINISHED, Study
+from alexnet_jax.sweep.runner import Running
+from alexnet_jax.sweep.study import FINISHED, Study
 
 MARGIN = 8  # lines of a terminal that the table leaves: its head and foot, and the last lines said
 STYLES = {'running': 'cyan', FINISHED: 'green', 'failed': 'red', 'diverged': 'red'}

@@ -12,11 +12,22 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from alexnet_jax import checkpoint, lost_peer, optimizer, steps, variants
 from alexnet_jax.errors import Diverged, Interrupted
-from alexnet_jax.evaluate import evaluate, means
-from alexnet_jax.logger import Log, track
-from alexnet_jax.stop import EvaluationStopped, StopSignal
+from alexnet_jax.evaluation import steps
+from alexnet_jax.evaluation.evaluate import evaluate, means
+from alexnet_jax.model import variants
+from alexnet_jax.parallel import pmap, processes
+from alexnet_jax.run import checkpoint
+from alexnet_jax.run.logger import Log, track
+from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
+from alexnet_jax.training import optimizer
+from alexnet_jax.training.step import (
+    NO_STEP,
+    TrainState,
+    init_state,
+    make_train_step,
+    reset_metrics,
+)
 
 
 class Data(Protocol):
@@ -27,7 +38,7 @@ class Data(Protocol):
     mean: np.ndarray  # float32 [H, W, 3], known once the statistics are loaded
 
     def load_statistics(self, workdir: str) -> None: ...
-    # A step takes `config.microbatches` of them.
+    # A step takes `config.accum_steps` of them.
     def train_batches(self, start_step: int) -> Iterator[steps.Batch]: ...
     def eval_batches(self) -> Iterator[steps.Batch]: ...
     def example_ids(self, step: int) -> list[str]: ...
@@ -51,21 +62,19 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
     schedule = optimizer.make_schedule(config, data.train_size)
     transform = optimizer.make_optimizer(config, schedule, data.train_size)
     model = variants.make_model(config)
-    train_step = steps.make_train_step(
-        model, transform, data.mean, config.seed, config.microbatches
-    )
+    train_step = make_train_step(model, transform, data.mean, config.seed, config.accum_steps)
     eval_step = steps.make_eval_step(model, data.mean)
 
     def is_due(step: int, every: int) -> bool:
         return step % every == 0 or step == total_steps
 
-    def finite_means(state: steps.TrainState) -> dict[str, float]:
+    def finite_means(state: TrainState) -> dict[str, float]:
         sums = jax.device_get(state.metrics)
-        if (bad := int(sums['bad_step'])) < steps.NO_STEP:
+        if (bad := int(sums['bad_step'])) < NO_STEP:
             _stop_diverged(workdir, bad, rate(state, bad), data)
         return means(sums)
 
-    def rate(state: steps.TrainState, step: int) -> float:
+    def rate(state: TrainState, step: int) -> float:
         return optimizer.rate_at(config, schedule, state.opt_state, step)
 
     with contextlib.ExitStack() as stack:
@@ -74,22 +83,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
         log = stack.enter_context(
             Log(workdir, start, total_steps, config.batch_size, data.train_size)
         )
-        stop = stack.enter_context(StopSignal())
-        stack.enter_context(lost_peer.end_at_once())  # the last: before any other cleans up
-        for line in ckpt.moved_aside:
+        stop = stack.enter_context(PreemptionHandler())
+        stack.enter_context(processes.abort_on_error())  # the last: before any other cleans up
+        for line in ckpt.quarantined:
             log.say(line)
-        state = steps.init_state(model, transform, config.image_size, config.seed)
+        state = init_state(model, transform, config.image_size, config.seed)
         if start:
             state = ckpt.restore(state)
             log.say(f'{workdir}: continuing from the checkpoint of step {start:,}')
         elif config.init_from:
             state = _start_from(config.init_from, state, log)
-        state = steps.replicate(state)
+        state = pmap.replicate(state)
 
         def score(step: int) -> dict[str, float] | None:
             """None if a signal cut it short: the next start scores this step before it goes on."""
             nonlocal state
-            count = math.ceil(data.eval_size * config.microbatches / config.batch_size)
+            count = math.ceil(data.eval_size * config.accum_steps / config.batch_size)
             batches = track(stop.watch(data.eval_batches()), count)
             try:
                 scores = evaluate(eval_step, state.variables, batches, data.eval_size)
@@ -97,7 +106,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
                 return None
             log.eval(step, scores)
             opt_state = optimizer.after_evaluation(
-                config, state.opt_state, scores['top1'], steps.replicate
+                config, state.opt_state, scores['top1'], pmap.replicate
             )
             state = state.replace(opt_state=opt_state)
             return scores
@@ -110,11 +119,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
 
         parts = data.train_batches(start)
         for step in range(start + 1, total_steps + 1):
-            state = train_step(state, itertools.islice(parts, config.microbatches))
+            state = train_step(state, itertools.islice(parts, config.accum_steps))
             log.tick(step)
             if is_due(step, config.log_every):
                 log.train(step, finite_means(state), rate(state, step))
-                state = steps.reset_metrics(state)
+                state = reset_metrics(state)
             is_eval = is_due(step, config.eval_every)
             scores = score(step) if is_eval else None
             is_cut = is_eval and not scores
@@ -129,7 +138,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
         log.say(_closing_lines(workdir, total_steps))
 
 
-def _start_from(other: str, state: steps.TrainState, log: Log) -> steps.TrainState:
+def _start_from(other: str, state: TrainState, log: Log) -> TrainState:
     """Take the weights of another run's best checkpoint, but for a head of another size."""
     step = checkpoint.best_step(other)
     found = checkpoint.load_variables(other, step)

@@ -30,9 +30,9 @@ def make_schedule(config: ml_collections.ConfigDict, train_size: int) -> optax.S
             schedule = optax.constant_schedule(o.learning_rate)
         case 'step':
             drops: dict[int, float] = {}
-            for epoch in o.step_epochs:  # on a tiny set two of them can meet at one step
+            for epoch in o.milestones:  # on a tiny set two of them can meet at one step
                 step = round(epoch * per_epoch)
-                drops[step] = drops.get(step, 1.0) * o.step_factor
+                drops[step] = drops.get(step, 1.0) * o.gamma
             schedule = optax.piecewise_constant_schedule(o.learning_rate, drops)
         case 'cosine':
             schedule = optax.cosine_decay_schedule(o.learning_rate, steps)
@@ -63,31 +63,34 @@ def make_optimizer(
     Args:
       config: its `optimizer` is read.
       schedule: the rate by steps done.
-      train_size: examples in an epoch, for `own_rates`.
+      train_size: examples in an epoch, for `lr_overrides`.
     """
     o = config.optimizer
-    own_rates = [
+    lr_overrides = [
         (pattern, _piecewise(rates, train_size / config.batch_size))
-        for pattern, rates in o.own_rates
+        for pattern, rates in o.lr_overrides
     ]
     parts = [
         _by_name(
-            [(p, optax.add_decayed_weights(o.weight_decay * f)) for p, f in o.decay_factors],
+            [
+                (p, optax.add_decayed_weights(o.weight_decay * f))
+                for p, f in o.weight_decay_multipliers
+            ],
             optax.add_decayed_weights(o.weight_decay),
         )
     ]
     if o.trust_coefficient:
         ratio = optax.scale_by_trust_ratio(trust_coefficient=o.trust_coefficient)
         parts.append(_by_name([('*/kernel', ratio)], optax.identity()))
-    parts.append(_by_name([(p, optax.scale(f)) for p, f in o.rate_factors], optax.identity()))
+    parts.append(_by_name([(p, optax.scale(f)) for p, f in o.lr_multipliers], optax.identity()))
     scheduled = optax.scale_by_learning_rate(schedule)
     if o.schedule == 'plateau':
-        scheduled = optax.chain(_scale_by_plateau(o.step_factor), scheduled)
+        scheduled = optax.chain(_scale_by_plateau(o.gamma), scheduled)
     parts.append(
-        _by_name([(p, optax.scale_by_learning_rate(own)) for p, own in own_rates], scheduled)
+        _by_name([(p, optax.scale_by_learning_rate(own)) for p, own in lr_overrides], scheduled)
     )
     parts.append(optax.trace(o.momentum))
-    parts.append(_by_name([(p, _freeze(own)) for p, own in own_rates], optax.identity()))
+    parts.append(_by_name([(p, _freeze(own)) for p, own in lr_overrides], optax.identity()))
     return optax.chain(*parts)
 
 
@@ -170,7 +173,7 @@ def after_evaluation(
         return opt_state
     best, stalled, drops = (_read(opt_state, name) for name in PlateauState._fields)
     best, stalled = (top1, 0) if top1 > best else (best, stalled + 1)
-    if stalled >= o.plateau_evals and drops < o.plateau_drops:
+    if stalled >= o.plateau_patience and drops < o.plateau_max_reductions:
         stalled, drops = 0, drops + 1
     values = (np.float32(best), np.int32(stalled), np.int32(drops))
     changes = dict(zip(PlateauState._fields, map(place, values), strict=True))
@@ -184,7 +187,7 @@ def rate_at(
     rate = float(schedule(step - 1))
     if config.optimizer.schedule != 'plateau':
         return rate
-    return rate * config.optimizer.step_factor ** int(_read(opt_state, 'plateau_drops'))
+    return rate * config.optimizer.gamma ** int(_read(opt_state, 'plateau_drops'))
 
 
 def _read(opt_state: Any, name: str) -> np.ndarray:

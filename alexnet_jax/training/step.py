@@ -1,14 +1,4 @@
-"""What runs on the devices: the steps that train, score and predict, sharded by pmap.
-
-A batch is a dict of arrays, the slice of the global batch that this process reads:
-  image        uint8 [b, H, W, 3], in evaluation also [b, views, H, W, 3]
-  label        int32 [b], -1 for padding
-  mask         float32 [b], 1 for an example that counts and 0 for padding or a bad image
-and for training
-  position     int32 [b], place in the global batch
-  color_shift  float32 [b, 3], added to every pixel of the image
-  color_scale  float32 [b], factor of the result
-"""
+"""The training step and the state that it updates."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,27 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax import compilation
-from alexnet_jax.model import AlexNet
+from alexnet_jax.evaluation.steps import Batch, counts
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.parallel import compilation, pmap
 
-Batch = dict[str, np.ndarray]
 NO_STEP = np.iinfo(np.int32).max
 STATS_DECAY = 0.9  # of the running averages of batch norm, a step
-
-
-def connect() -> None:
-    """Connect the devices of several processes; call it where the processes are side by side.
-
-    Between CPUs, Gloo lets the first sum over a group of devices wait 30 s for the slowest process,
-    and reading data and compiling can take them further apart than that.
-    """
-    if jax.process_count() > 1:
-        ones = np.ones(jax.local_device_count(), np.float32)
-        jax.pmap(lambda x: jax.lax.psum(x, 'batch'), axis_name='batch')(ones)
-        multihost_utils.sync_global_devices('connected')  # one device of each process
 
 
 @flax.struct.dataclass
@@ -98,24 +74,7 @@ def init_state(
 
 def reset_metrics(state: TrainState) -> TrainState:
     """The state with metrics of no example."""
-    return state.replace(metrics=replicate(zero_metrics()))
-
-
-def replicate(tree: Any) -> Any:
-    """Copy a tree of host arrays onto every device of this process.
-
-    A donated state has to be there before pmap sees it: with several processes it would otherwise
-    be aliased and then deleted. It is copied there: on a CPU device_put borrows the host's memory,
-    which cannot be donated, and the first step would need room for two states.
-    """
-    mesh = Mesh(np.array(jax.local_devices()), ('batch',))
-    borrowed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-    return _copy(borrowed)
-
-
-@jax.jit
-def _copy(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
+    return state.replace(metrics=pmap.replicate(zero_metrics()))
 
 
 def make_train_step(
@@ -123,7 +82,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mean: np.ndarray,
     seed: int,
-    microbatches: int = 1,
+    accum_steps: int = 1,
 ) -> Callable[[TrainState, Iterable[Batch]], TrainState]:
     """Build the training step: loss and gradients over the global batch, then the update.
 
@@ -132,7 +91,7 @@ def make_train_step(
       optimizer: of `optimizer.make_optimizer`.
       mean: float32 [H, W, 3], subtracted from every image.
       seed: of the dropout masks.
-      microbatches: parts that the global batch comes in. Gradients are summed over them, so that
+      accum_steps: parts that the global batch comes in. Gradients are summed over them, so that
         the memory is that of one part and the step, to rounding, that of the whole batch.
 
     Returns:
@@ -162,7 +121,7 @@ def make_train_step(
             'gradients': gradients,
             'batch_stats': batch_stats,
             'weight': mask.sum(),
-            'metrics': _counts(logits, batch['label'], mask) | {'loss': loss},
+            'metrics': counts(logits, batch['label'], mask) | {'loss': loss},
         }
         return jax.lax.psum(sums, 'batch')
 
@@ -190,112 +149,20 @@ def make_train_step(
     def add(sums, state, batch, mean):
         return jax.tree.map(jnp.add, sums, sums_of(state, batch, mean))
 
-    mean = replicate(mean)
-    if microbatches == 1:
-        step = _pmapped(whole, (None, 0, None), donated=0)
-        return lambda state, parts: step(state, _shard(next(iter(parts))), mean)
+    mean = pmap.replicate(mean)
+    if accum_steps == 1:
+        step = pmap.pmapped(whole, (None, 0, None), donated=0)
+        return lambda state, parts: step(state, pmap.shard(next(iter(parts))), mean)
 
-    start = _pmapped(sums_of, (None, 0, None))
-    go_on = _pmapped(add, (None, None, 0, None), donated=0)
+    start = pmap.pmapped(sums_of, (None, 0, None))
+    go_on = pmap.pmapped(add, (None, None, 0, None), donated=0)
     finish = compilation.executable(jax.jit(update, donate_argnums=0))  # it takes nothing sharded
 
     def accumulate(state: TrainState, parts: Iterable[Batch]) -> TrainState:
         parts = iter(parts)
-        sums = start(state, _shard(next(parts)), mean)
+        sums = start(state, pmap.shard(next(parts)), mean)
         for part in parts:
-            sums = go_on(sums, state, _shard(part), mean)
+            sums = go_on(sums, state, pmap.shard(part), mean)
         return finish(state, sums)
 
     return accumulate
-
-
-def make_eval_step(
-    model: AlexNet, mean: np.ndarray
-) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Build the evaluation step: of a network, and the float32 [H, W, 3] that it subtracts.
-
-    Returns:
-      (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
-    """
-
-    def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> dict[str, jax.Array]:
-        log_probs = view_log_probs(model, variables, batch['image'], mean)
-        label, mask = batch['label'], batch['mask']
-        losses = -jnp.take_along_axis(log_probs, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
-        sums = _counts(log_probs, label, mask) | {'loss': jnp.where(mask > 0, losses, 0.0).sum()}
-        return jax.lax.psum(sums, 'batch')
-
-    step = _pmapped(step_fn, (None, 0, None))
-    mean = replicate(mean)
-    return lambda variables, batch: step(variables, _shard(batch), mean)
-
-
-def make_predict_step(
-    model: AlexNet, mean: np.ndarray
-) -> Callable[[dict[str, Any], np.ndarray], jax.Array]:
-    """Build the step that gives every example's class probabilities; of the same model and mean.
-
-    Returns:
-      (variables, image uint8 as in a batch) -> log-probabilities averaged over views, float32
-      [b, classes]: with several processes, of this one's images.
-    """
-
-    def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
-        return view_log_probs(model, variables, batch['image'], mean)
-
-    step = _pmapped(step_fn, (None, 0, None), out_axes=0)
-    mean = replicate(mean)
-
-    def predict(variables: dict[str, Any], image: np.ndarray) -> jax.Array:
-        log_probs = step(variables, _shard({'image': image}), mean)
-        return log_probs.reshape(len(image), -1)
-
-    return predict
-
-
-def view_log_probs(
-    model: AlexNet, variables: dict[str, Any], image: jax.Array, mean: jax.Array
-) -> jax.Array:
-    """Logarithm of the class probabilities, averaged over the views of each image.
-
-    Args:
-      model: the network.
-      variables: its params and batch_stats.
-      image: uint8 [N, H, W, 3] or [N, views, H, W, 3].
-      mean: float32 [H, W, 3].
-
-    Returns:
-      float32 [N, classes].
-    """
-    views = image.reshape(-1, *image.shape[-3:]).astype(jnp.float32) - mean
-    log_probs = jax.nn.log_softmax(model.apply(variables, views))
-    log_probs = log_probs.reshape(len(image), -1, log_probs.shape[-1])
-    return jax.nn.logsumexp(log_probs, axis=1) - np.log(log_probs.shape[1])
-
-
-def _counts(scores: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Numbers of examples, of bad images, and of labels with the highest or a top-5 score."""
-    counts = mask > 0
-    _, best = jax.lax.top_k(scores, min(5, scores.shape[-1]))
-    hit = (best == label[:, None]) & counts[:, None]
-    numbers = {
-        'top1': hit[:, 0],
-        'top5': hit,
-        'examples': counts,
-        'bad_images': ~counts & (label >= 0),
-    }
-    return {key: value.sum(dtype=jnp.int32) for key, value in numbers.items()}
-
-
-def _shard(batch: Batch) -> Batch:
-    """[b, ...] -> [devices of this process, b / devices, ...]."""
-    devices = jax.local_device_count()
-    return {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in batch.items()}
-
-
-def _pmapped(function, in_axes, out_axes=None, donated=()) -> Callable:
-    """Over the devices of all processes; out_axes of None: the result is the same on all."""
-    pmapped = jax.pmap(
-        function, axis_name='batch', in_axes=in_axes, out_axes=out_axes, donate_argnums=donated
-    )
-    return compilation.executable(pmapped)

@@ -1,4 +1,4 @@
-"""Learning rate × local response normalisation on and off, two seeds each: 12 trials.
+"""Learning rate × local response normalization on and off, two seeds each: 12 trials.
 
     python -m alexnet_jax.sweep --config=configs/cifar10.py --sweep=configs/sweeps/lr_lrn.py \\
         --workdir=runs/lr_lrn

@@ -9,15 +9,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from PIL import Image
 
-from alexnet_jax import benchmark, checkpoint, contenders, save_cost, summary
-from alexnet_jax.command_line import load_recipe
-from alexnet_jax.data import peers, pipeline
+from alexnet_jax import summary
+from alexnet_jax.benchmark import __main__ as benchmark
+from alexnet_jax.benchmark import flax_baseline, save_cost, workers
+from alexnet_jax.cli import load_recipe
+from alexnet_jax.data import pipeline
 from alexnet_jax.errors import RunError
-from alexnet_jax.variants import COURSE
+from alexnet_jax.model.variants import COURSE
+from alexnet_jax.run import checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = '--config=configs/quickstart.py'
 SHORT = (QUICKSTART, '--repeats=1', '--seconds=0.1', '--config.batch_size=8')
 
@@ -110,8 +113,8 @@ def test_save(tmp_path):
     assert done.stdout.startswith(f'save: {figures["cost"]:+.1%} for a checkpoint every 100 steps')
 
 
-@pytest.mark.parametrize('microbatches', [1, 2])
-def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, microbatches):
+@pytest.mark.parametrize('accum_steps', [1, 2])
+def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, accum_steps):
     """On a clock that only saves move."""
     now, real = 0, checkpoint.Checkpoints.save
 
@@ -123,7 +126,7 @@ def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, microbat
     monkeypatch.setattr(checkpoint.Checkpoints, 'save', save)
     monkeypatch.setattr(save_cost, 'time', SimpleNamespace(perf_counter=lambda: now))
     config = load_recipe(f'{ROOT}/configs/quickstart.py')
-    config.batch_size, config.microbatches = 16, microbatches  # 8 devices
+    config.batch_size, config.accum_steps = 16, accum_steps  # 8 devices
     found = save_cost.measure(config, pipeline.Data(config), 2, lambda line: None)
     assert found == {'without': [0, 0], 'with': [1, 1]}
 
@@ -138,7 +141,7 @@ def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, microbat
         (('step', QUICKSTART, '--json=/nowhere/x.json'), '/nowhere does not exist'),
         (
             ('step', '--config=configs/cifar10.py', '--peer=torch'),
-            'PyTorch has no layer for MapLRN',
+            'PyTorch has no layer for WithinChannelLRN',
         ),
         (('save', QUICKSTART, '--peer=plain'), 'save has no --peer=plain; allowed: none'),
         (('data', QUICKSTART, '--peer=flax'), 'decodes JPEG alone, and digits/train:0 is none'),
@@ -183,11 +186,11 @@ def stand_in(tmp_path, monkeypatch):
     path.write_text(STAND_IN)
     path.chmod(0o755)
     monkeypatch.setattr(sys, 'executable', str(path))
-    monkeypatch.setattr(contenders, 'flags', SimpleNamespace(FLAGS=SimpleNamespace(seconds=4.0)))
+    monkeypatch.setattr(workers, 'flags', SimpleNamespace(FLAGS=SimpleNamespace(seconds=4.0)))
 
 
 def test_turns(stand_in):
-    with contenders.Contender('alexnet_jax', 'train', [], 'cache') as contender:
+    with workers.Contender('alexnet_jax', 'train', [], 'cache') as contender:
         assert (contender.compile_seconds, contender.peak_gib) == (3, 2)
         contender.take_turn()  # 4 / 0.5 = 8 steps, said to take 8 seconds
         assert (contender.seconds, contender.peak_gib) == ([1.0], 3)
@@ -197,7 +200,7 @@ def test_turns(stand_in):
 
 
 def test_a_contender_that_ends_in_its_turn(stand_in):
-    contender = contenders.Contender('matmul', 'train', [], 'cache')
+    contender = workers.Contender('matmul', 'train', [], 'cache')
     with pytest.raises(RunError, match='the process of matmul ended'):
         contender.take_turn()
     contender.__exit__()  # as `_take_turns` does in the end
@@ -212,7 +215,7 @@ def test_figures(monkeypatch):
     def timed(*seconds, peak=1.0, compiled=0.5):
         return SimpleNamespace(seconds=list(seconds), peak_gib=peak, compile_seconds=compiled)
 
-    monkeypatch.setattr(contenders, 'matmul_size', lambda: 10)
+    monkeypatch.setattr(workers, 'matmul_size', lambda: 10)
     contenders_ = {
         'alexnet_jax': timed(0.4, 0.5, 0.2),  # 20, 16 and 40 images/s
         'matmul': timed(0.5, 1.0, 0.25),  # limits of 40, 20 and 80
@@ -255,8 +258,8 @@ def jpegs(folder: Path) -> list[bytes]:
 
 def test_flax_batches_of_black_and_white(tmp_path):
     images, labels = jpegs(tmp_path), np.repeat([0, 1], 4)
-    batches = peers.flax_batches(images, labels, 4)
-    # (level / 255 - mean) / deviation; a crop and a mirrored crop of one colour have it too
+    batches = flax_baseline.flax_batches(images, labels, 4)
+    # (level / 255 - mean) / deviation; a crop and a mirrored crop of one color have it too
     black = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
     white = [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]
     seen = set()
@@ -275,8 +278,8 @@ def test_flax_crops_vary(tmp_path):
     """Of a ramp from black to white along the width, crops begin and end at other levels."""
     ramp = np.broadcast_to(np.linspace(0, 255, 300)[None, :, None], (200, 300, 3))
     Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / 'ramp.jpg', quality=95)
-    batches = peers.flax_batches([(tmp_path / 'ramp.jpg').read_bytes()], np.array([0]), 40)
-    image = next(batches)['image'] * peers.DEVIATION + peers.MEAN
+    batches = flax_baseline.flax_batches([(tmp_path / 'ramp.jpg').read_bytes()], np.array([0]), 40)
+    image = next(batches)['image'] * flax_baseline.DEVIATION + flax_baseline.MEAN
     edges = image[:, :, [0, -1], 0].mean(axis=1)
     assert image.min() > -5
     assert image.max() < 260

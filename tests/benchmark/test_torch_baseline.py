@@ -8,33 +8,33 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.model import (
+from alexnet_jax.model.alexnet import (
     LRN,
     AlexNet,
     AvgPool,
     Conv,
     Dense,
     Dropout,
-    MapLRN,
     MaxPool,
     ReLU,
     Tanh,
-    rows,
+    WithinChannelLRN,
 )
+from alexnet_jax.model.shapes import layer_infos
 
 if os.environ.get('CI') == 'true':
     import torch
 else:
     torch = pytest.importorskip('torch')
 
-from alexnet_jax import torch_peer
+from alexnet_jax.benchmark import torch_baseline
 
 SIZE = 31
 TABLE = (
     Conv('conv1', 8, 5, stride=2), ReLU(), LRN(alpha=0.1, groups=2),
-    MaxPool(3, 2, overhang=True),                                        # 31 -> 14 -> 7, over by 1
+    MaxPool(3, 2, ceil_mode=True),                                        # 31 -> 14 -> 7, over by 1
     Conv('conv2', 12, 2, groups=2), Tanh(), LRN(1.0, 3, 0.5, 0.5),
-    AvgPool(3, 2, overhang=True),                                        # 7 -> 6 -> 3, over by 1
+    AvgPool(3, 2, ceil_mode=True),                                        # 7 -> 6 -> 3, over by 1
     Conv('conv3', 12, 3, pad=1), ReLU(), LRN(alpha=0.1),
     Dense('fc4', 16), ReLU(), Dropout(0.5),
     Dense('fc5', 10),
@@ -51,7 +51,7 @@ def weights() -> dict:
             'kernel': rng.normal(0, np.sqrt(2 / np.prod(row.kernel[:-1])), row.kernel),
             'bias': rng.normal(0, 0.5, row.kernel[-1]),
         }
-        for row in rows(TABLE, SIZE)
+        for row in layer_infos(TABLE, SIZE)
         if row.kernel
     }
 
@@ -59,7 +59,7 @@ def weights() -> dict:
 def to_torch(tree: dict) -> dict[str, np.ndarray]:
     """Arrays in the layout of PyTorch, by its names; dense layers see CHW flattened."""
     arrays = {}
-    for row in rows(TABLE, SIZE):
+    for row in layer_infos(TABLE, SIZE):
         if row.kernel:
             kernel = np.asarray(tree[row.name]['kernel'])
             if isinstance(row.layer, Dense):
@@ -74,7 +74,7 @@ def to_torch(tree: dict) -> dict[str, np.ndarray]:
 
 
 def net_of(kind: str, dtype: torch.dtype) -> torch.nn.Module:
-    net = torch_peer.build(TABLE, SIZE, kind).eval().to(dtype)
+    net = torch_baseline.build(TABLE, SIZE, kind).eval().to(dtype)
     state = {name: torch.from_numpy(a.copy()).to(dtype) for name, a in to_torch(weights()).items()}
     net.load_state_dict(state)
     return net
@@ -129,7 +129,7 @@ def test_gradients(kind):
 def test_steps_run(kind):
     """What is timed runs, in both tasks, and training moves the weights."""
     for task in ('train', 'forward'):
-        step = torch_peer.make_step(TABLE, SIZE, 4, task, kind, False, 0.9, 5e-4)
+        step = torch_baseline.make_step(TABLE, SIZE, 4, task, kind, False, 0.9, 5e-4)
         losses = [step().item() for _ in range(2)]
         assert np.isfinite(losses).all()
         assert (losses[0] != losses[1]) == (task == 'train')
@@ -138,11 +138,11 @@ def test_steps_run(kind):
 @pytest.mark.parametrize(
     ('layer', 'complaint'),
     [
-        (MapLRN(), r'PyTorch has no layer for MapLRN\('),
+        (WithinChannelLRN(), r'PyTorch has no layer for WithinChannelLRN\('),
         (Conv('conv2', 4, 3, pad=(0, 1)), r"PyTorch has no layer for Conv\(name='conv2'"),
         (Dense('fc2', 4, groups=2), r"PyTorch has no layer for Dense\(name='fc2'"),
     ],
 )
 def test_what_pytorch_lacks_is_refused(layer, complaint):
     with pytest.raises(ValueError, match=complaint):
-        torch_peer.build((Conv('conv1', 4, 3), layer, Dense('fc3', 2)), 8)
+        torch_baseline.build((Conv('conv1', 4, 3), layer, Dense('fc3', 2)), 8)

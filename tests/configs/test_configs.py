@@ -2,18 +2,26 @@
 
 import ast
 import math
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from helpers import ROOT
 
-from alexnet_jax import compilation, optimizer, steps, variants
-from alexnet_jax.command_line import load_recipe
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput
+from alexnet_jax.model import variants
+from alexnet_jax.parallel import compilation, pmap
+from alexnet_jax.training import optimizer
+from alexnet_jax.training.step import (
+    NO_STEP,
+    TrainState,
+    init_state,
+    make_train_step,
+    zero_metrics,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 NAMES = [path.stem for path in RECIPES]
 BATCH = 8
@@ -70,7 +78,7 @@ def test_ablation_by_argument(load_argument):
     assert whole.data.train_ops == ops + 'random_crop(227)|random_mirror|pca_shift(0.1)'
     for argument, left in {
         'no_augmentation': 'center_crop(227)',
-        'no_colour_shift': 'random_crop(227)|random_mirror',
+        'no_color_shift': 'random_crop(227)|random_mirror',
     }.items():
         ablated = load_argument(f':{argument}')
         assert (ablated.data.train_ops, ablated.edits) == (ops + left, ())
@@ -83,7 +91,7 @@ def test_ablation_names_its_arguments(load_argument):
         BadInput, match=r'ablation.py:vgg: no such edit; allowed: no_lrn, '
     ) as error:
         load_argument(':vgg')
-    allowed = (*variants.EDITS, 'no_augmentation', 'no_colour_shift')
+    allowed = (*variants.EDITS, 'no_augmentation', 'no_color_shift')
     assert all(name in str(error.value) for name in allowed)
 
 
@@ -137,12 +145,12 @@ def make_batch(config):
 
 
 def make_step(config):
-    config.microbatches, config.bn_group = 1, BATCH
+    config.accum_steps, config.ghost_batch_size = 1, BATCH
     model = variants.make_model(config)
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
     transform = optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
     mean = np.full((config.image_size, config.image_size, 3), 127.5, np.float32)
-    return model, transform, steps.make_train_step(model, transform, mean, config.seed)
+    return model, transform, make_train_step(model, transform, mean, config.seed)
 
 
 def is_stepped(name, config):
@@ -157,11 +165,11 @@ def test_one_step(load, name):
         check_lowering(config)
         return
     model, transform, train_step = make_step(config)
-    state = steps.init_state(model, transform, config.image_size, config.seed)
+    state = init_state(model, transform, config.image_size, config.seed)
     before = jax.tree.map(np.copy, state.params)
-    state = jax.device_get(train_step(steps.replicate(state), [make_batch(config)]))
+    state = jax.device_get(train_step(pmap.replicate(state), [make_batch(config)]))
     assert (state.step, state.metrics['examples']) == (1, BATCH)
-    assert state.metrics['bad_step'] == steps.NO_STEP
+    assert state.metrics['bad_step'] == NO_STEP
     # Untrained, the network gives every class a like probability.
     assert 0.5 < state.metrics['loss'] / BATCH / math.log(config.num_classes) < 2
     for (path, old), new in zip(
@@ -185,7 +193,7 @@ def check_lowering(config):
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     params, batch_stats = variables['params'], variables.get('batch_stats', {})
     opt_state = jax.eval_shape(transform.init, params)
-    state = steps.TrainState(np.int32(0), params, batch_stats, opt_state, steps.zero_metrics())
+    state = TrainState(np.int32(0), params, batch_stats, opt_state, zero_metrics())
     # Zeros that take no memory: nothing is computed.
     state = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), state)
     train_step(state, [make_batch(config)])

@@ -1,18 +1,17 @@
-"""The recipe of net 145 as its log tells it (layer-params-145.cfg): rates, decay, colour noise."""
-
-from pathlib import Path
+"""The recipe of net 145 as its log tells it (layer-params-145.cfg): rates, decay, color noise."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ROOT
 
-from alexnet_jax.command_line import load_recipe
-from alexnet_jax.data.color_ops import ColorNoise
-from alexnet_jax.data.preprocess import parse
-from alexnet_jax.optimizer import make_optimizer, make_schedule, total_steps
+from alexnet_jax.cli import load_recipe
+from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.color import ColorNoise
+from alexnet_jax.training.optimizer import make_optimizer, make_schedule, total_steps
 
-CONFIG = load_recipe(f'{Path(__file__).resolve().parents[1]}/configs/source_2012.py')
+CONFIG = load_recipe(f'{ROOT}/configs/source_2012.py')
 TRAIN_SIZE = 10 * CONFIG.batch_size  # 10 steps an epoch
 
 
@@ -85,5 +84,5 @@ def test_biases_do_not_decay():
     assert moved['conv2/kernel'][0] == pytest.approx(-0.01 * 5e-4)
 
 
-def test_colour_noise_ends_at_epoch_67():
+def test_color_noise_ends_at_epoch_67():
     assert parse(CONFIG.data.train_ops).ops[-1] == ColorNoise(0.1, 67)

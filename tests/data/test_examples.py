@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import statistics
+from alexnet_jax.data.examples import Samples
 from alexnet_jax.data.pipeline import Data
-from alexnet_jax.data.samples import Samples
 from alexnet_jax.errors import BadInput
 
 TRAIN = 1437  # digits
@@ -22,7 +22,7 @@ def test_all_views_equal_the_evaluation_batches(digits_config):
         np.testing.assert_array_equal(np.concatenate([batch[column] for batch in found]), values)
 
 
-def test_one_view_is_the_centre(digits_config):
+def test_one_view_is_the_center(digits_config):
     config = digits_config(
         **{'batch_size': 360, 'data.mean': 'none', 'data.eval_ops': 'decode|resize(12)|ten_crop(8)'}
     )
@@ -59,7 +59,7 @@ def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
         assert abs(batch['color_shift'][place]).max() > 1
         np.testing.assert_array_equal(versions[epoch], np.clip(np.rint(shifted), 0, 255))
     np.testing.assert_array_equal(
-        Samples(config, tmp_path).mean, statistics.load(tmp_path / 'statistics.npz').centre(8)
+        Samples(config, tmp_path).mean, statistics.load(tmp_path / 'statistics.npz').center(8)
     )
 
 

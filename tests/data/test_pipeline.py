@@ -53,7 +53,7 @@ class TestOrder:
     def test_microbatches_are_the_batch_in_parts(self, digits_config):
         changes = {'batch_size': 24, 'data.train_ops': RANDOM_OPS, 'data.mean': 'none'}
         whole = Data(digits_config(**changes))
-        parts = Data(digits_config(microbatches=3, **changes))
+        parts = Data(digits_config(accum_steps=3, **changes))
         for data in (whole, parts):
             data._axes = np.eye(3, dtype=np.float32)
         expected = take(whole.train_batches(2), 2)
@@ -67,7 +67,7 @@ class TestOrder:
         assert {len(batch['mask']) for batch in parts.eval_batches()} == {8}
 
     def test_microbatches_of_two_processes(self, digits_config):
-        config = digits_config(batch_size=24, microbatches=3)
+        config = digits_config(batch_size=24, accum_steps=3)
         first, second = (take(Data(config, i, 2).train_batches(), 3) for i in (0, 1))
         positions = [batch['position'].tolist() for batch in first + second]
         assert positions == [
@@ -254,8 +254,8 @@ class TestChecks:
         with pytest.raises(RuntimeError, match='load_statistics'):
             next(data.train_batches())
 
-    def test_unlabelled_split(self, digits_config, monkeypatch):
-        from alexnet_jax.data.splits import MemorySplit
+    def test_unlabeled_split(self, digits_config, monkeypatch):
+        from alexnet_jax.data.sources.splits import MemorySplit
 
         read = MemorySplit.read
         monkeypatch.setattr(MemorySplit, 'read', lambda *a: (read(*a)[0], -np.ones(1, np.int32)))

@@ -26,7 +26,7 @@ def test_against_numpy(write_folder, folder_config, tmp_path):
     )
     data.load_statistics(tmp_path)
     images = stack(pixels)
-    # the centre 8 x 8 of 9 x 8 starts at row 0, as (9 - 8) // 2 = 0
+    # the center 8 x 8 of 9 x 8 starts at row 0, as (9 - 8) // 2 = 0
     np.testing.assert_array_equal(data.mean, images.mean(0).astype(np.float32)[:8])
 
     found = statistics.load(tmp_path / 'statistics.npz')
@@ -59,7 +59,7 @@ def test_does_not_depend_on_the_batch(digits_config, monkeypatch, batch):
     np.testing.assert_array_equal(found.axes, expected.axes)
 
 
-def test_colours_of_differing_sizes_without_a_mean(write_folder, folder_config, tmp_path):
+def test_colors_of_differing_sizes_without_a_mean(write_folder, folder_config, tmp_path):
     folder, pixels = write_folder(
         {f'train/{c}/{i}.png': (8 + i, 9) for c in 'ab' for i in range(3)}
         | {'validation/a/0.png': (8, 8)}
@@ -73,8 +73,8 @@ def test_colours_of_differing_sizes_without_a_mean(write_folder, folder_config, 
     np.testing.assert_allclose(axes @ axes.T, np.cov(flat.T.astype(float), bias=True), rtol=1e-5)
 
 
-def test_colour_shift_of_a_batch_uses_the_axes(digits_config, tmp_path):
-    # digits are grey: the only direction of colour is (1, 1, 1) / sqrt(3)
+def test_color_shift_of_a_batch_uses_the_axes(digits_config, tmp_path):
+    # digits are gray: the only direction of color is (1, 1, 1) / sqrt(3)
     data = Data(digits_config(batch_size=1000, **{'data.train_ops': 'decode|pca_shift(0.1)'}))
     data.load_statistics(tmp_path)
     shifts = next(data.train_batches())['color_shift']

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.report import figures, pictures
+from alexnet_jax.drawing import figures, pictures
 
 
 def pixels(figure) -> np.ndarray:
@@ -19,9 +19,9 @@ def test_kernel_grid():
     second = [[[5, 5, 5], [5, 5, 5]]]
     third = [[[0, 0, 0], [1, 1, 0.25]]]
     kernels = np.stack([first, second, third], -1).astype(np.float32)
-    white, grey = [1, 1, 1], [0.5, 0.5, 0.5]
+    white, gray = [1, 1, 1], [0.5, 0.5, 0.5]
     expected = [
-        [[0, 0.5, 1], [1, 0.25, 0.5], white, grey, grey],
+        [[0, 0.5, 1], [1, 0.25, 0.5], white, gray, gray],
         [white] * 5,
         [[0, 0, 0], [1, 1, 0.25], white, white, white],
     ]
@@ -61,8 +61,8 @@ def test_confusion(size):
     share = figure.axes[0].images[0].get_array()
     np.testing.assert_array_equal(share, np.diag(np.arange(size) > 0))
     texts = [text.get_text() for text in figure.axes[0].texts]
-    labelled = size <= figures.LABELLED_CLASSES
-    assert texts == ([str(i) for i in range(1, size)] if labelled else [])
+    labeled = size <= figures.LABELLED_CLASSES
+    assert texts == ([str(i) for i in range(1, size)] if labeled else [])
     assert pixels(figure).shape[1] <= 1110  # the width of a page
 
 

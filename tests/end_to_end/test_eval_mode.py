@@ -1,4 +1,4 @@
-"""`main --mode=eval` on a real run, against NumPy and what training recorded."""
+"""`main --mode=eval` on a real run, against NumPy and what training recorded_config."""
 
 import csv
 import fcntl
@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from alexnet_jax import checkpoint, errors, main, recorded, variants
+from alexnet_jax import errors, main
+from alexnet_jax.model import variants
+from alexnet_jax.run import checkpoint, recorded_config
 
 FLAGS = (
     '--config.epochs=0.45',  # 10 steps
@@ -39,7 +41,7 @@ def run(tmp_path_factory, cache):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """command('--flag=value', ...) -> (exit code, stdout, stderr) of `main --mode=eval`."""
-    monkeypatch.chdir(cli_runs.REPOSITORY)
+    monkeypatch.chdir(cli_runs.ROOT)
 
     def call(*args):
         monkeypatch.setattr(sys, 'argv', ['main', '--mode=eval', *map(str, args)])
@@ -69,9 +71,9 @@ def predictions(run, step, ops) -> np.ndarray:
     from alexnet_jax.data import statistics
     from alexnet_jax.data.pipeline import Data
 
-    config = recorded.get_config(f'{run}/config.json')
+    config = recorded_config.get_config(f'{run}/config.json')
     config.data.eval_ops = ops
-    mean = statistics.load(run / 'statistics.npz').centre(28)
+    mean = statistics.load(run / 'statistics.npz').center(28)
     model, found = variants.make_model(config), checkpoint.load_variables(str(run), step)
     apply = jax.jit(lambda image, variables=found: model.apply(variables, image))
     found = []
@@ -136,7 +138,7 @@ def test_ten_crops_of_the_workdirs_config(evaluate, run):
     assert (record['views'], record['ops'], record['members'][0]['step']) == (10, TEN_CROP, 5)
     assert_scores(record, predictions(run, 5, TEN_CROP))
     assert f'{TEN_CROP}  (10 views of each image)' in out
-    assert recorded.get_config(f'{run}/config.json').data.eval_ops != TEN_CROP
+    assert recorded_config.get_config(f'{run}/config.json').data.eval_ops != TEN_CROP
 
 
 def test_an_ensemble_and_its_files(evaluate, run, tmp_path):

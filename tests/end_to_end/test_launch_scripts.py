@@ -3,24 +3,13 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from helpers import ROOT, STAND_IN
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch']
 
 # Makes a .venv that holds itself, and notes what it is called with, an argument a line.
-STAND_IN = """#!/usr/bin/env bash
-{ printf '%s\\n' "$(basename "$0")" "$@"; echo --; } >> "$CALLS"
-case "$*" in
-  '--version') echo Python 3.9.1 ;;
-  '-c '*) exit "${OLD:-0}" ;;
-  '-m venv '*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/ruff" ;;
-  '-m pip '*) exit "${PIP:-0}" ;;
-  '-m alexnet_jax.main '* | '-m pytest'*) exit "${MAIN:-0}" ;;
-esac
-"""
 
 
 @pytest.fixture

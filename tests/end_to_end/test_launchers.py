@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import yaml
-from test_launch import ROOT, STAND_IN
+from helpers import ROOT, STAND_IN
 
 LAUNCH = ROOT / 'launch'
 FLAGS = ['--config=configs/quickstart.py', '--workdir=/a b']

@@ -8,7 +8,7 @@ import time
 import pytest
 from cli_runs import assert_same_state, final_state, records, train, two_processes
 
-from alexnet_jax import lost_peer
+from alexnet_jax.parallel import processes
 
 STEPS = 20
 FLAGS = (
@@ -17,7 +17,7 @@ FLAGS = (
     '--config.eval_every=10',
     '--config.checkpoint_every=5',
 )
-BOUND = lost_peer.HEARTBEAT + 30  # seconds
+BOUND = processes.HEARTBEAT + 30  # seconds
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +52,7 @@ def test_a_lost_process_ends_the_other_and_costs_nothing_else(
         code, _, errors = both[1 - victim].finish()
         seconds = time.monotonic() - began
     assert code == 1, errors
-    assert errors.splitlines()[-1] == lost_peer.LOST
+    assert errors.splitlines()[-1] == processes.LOST
     assert 'Traceback' not in errors
     assert seconds < BOUND
     assert 'continuing from the checkpoint of step' in finish_both(workdir, cache)

@@ -4,17 +4,18 @@ import fcntl
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 from absl.testing import flagsaver
+from helpers import ROOT
 from PIL import Image
 
-from alexnet_jax import errors, main, train, workdir
-from alexnet_jax.variants import EDITS, VARIANTS
+from alexnet_jax import errors, main
+from alexnet_jax.model.variants import EDITS, VARIANTS
+from alexnet_jax.run import workdir
+from alexnet_jax.training import loop
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = '--config=configs/quickstart.py'
 
 
@@ -42,7 +43,7 @@ def refused(command, monkeypatch, tmp_path):
     def train_anyway(*_):
         raise AssertionError('it should not train')
 
-    monkeypatch.setattr(train, 'train_and_evaluate', train_anyway)
+    monkeypatch.setattr(loop, 'train_and_evaluate', train_anyway)
 
     def run(*args, exit_code=2):
         folder = tmp_path / 'workdir'
@@ -202,7 +203,7 @@ class TestBeforeAnyWork:
         assert refused(QUICKSTART, f'--workdir={folder}') == message
 
     def test_workdir_of_another_config(self, refused, tmp_path):
-        from alexnet_jax.command_line import load_recipe
+        from alexnet_jax.cli import load_recipe
 
         folder = tmp_path / 'other'
         folder.mkdir()
@@ -258,7 +259,7 @@ class TestData:
             (['--config.data.eval_ops=decode|resize(30)'], ['30 x 30', 'image_size=28']),
             (['--config.data.name=digit'], ["'digit' is no known source", 'digits, tfds:']),
             (['--config.data.name=tfds:cifar11'], ["'cifar11'", 'did you mean', 'cifar10']),
-            (['--config.data.eval_split=tset'], ["no split 'tset'", 'allowed: train, test']),
+            (['--config.data.eval_split=tset'], ["no split 'tset'", 'allowed: loop, test']),
             (
                 ['--config.num_classes=9'],
                 ['10 classes', 'network 9', 'set --config.num_classes=10'],
@@ -339,7 +340,7 @@ def test_workdir_in_use(refused, tmp_path):
 def test_checks_passed(command, monkeypatch, tmp_path):
     """What training is called with, and what it may rely on."""
     calls = []
-    monkeypatch.setattr(train, 'train_and_evaluate', lambda *args: calls.append(args))
+    monkeypatch.setattr(loop, 'train_and_evaluate', lambda *args: calls.append(args))
     folder = tmp_path / 'a' / 'b'
     args = [QUICKSTART, f'--workdir={folder}', '--config.batch_size=8', '--config.edits=no_lrn']
     assert command(*args) == (0, '', '')

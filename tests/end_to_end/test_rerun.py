@@ -6,7 +6,7 @@ import cli_runs
 import pytest
 from cli_runs import assert_same_state, final_state, records
 
-from alexnet_jax.command_line import load_recipe
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput
 
 FLAGS = (

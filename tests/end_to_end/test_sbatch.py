@@ -10,7 +10,7 @@ import pytest
 import slurm_cluster
 from cli_runs import (
     FLAGS,
-    REPOSITORY,
+    ROOT,
     assert_same_state,
     environment,
     final_state,
@@ -52,9 +52,7 @@ class Job:
         self.id = self.ask('sbatch', '--parsable', *options, 'launch/slurm.sbatch', *flags)
 
     def ask(self, *command: str) -> str:
-        done = subprocess.run(
-            command, env=self._slurm, cwd=REPOSITORY, capture_output=True, text=True
-        )
+        done = subprocess.run(command, env=self._slurm, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -122,11 +120,11 @@ def test_requeued_equals_uninterrupted(slurm, tmp_path):
 
 def test_the_script_is_what_slurm_takes(slurm):
     """Its own lines too, but for the GPUs, which this cluster has none of."""
-    lines = (REPOSITORY / 'launch/slurm.sbatch').read_text()
+    lines = (ROOT / 'launch/slurm.sbatch').read_text()
     assert re.findall(r'--gpus-per-node=\S+', lines) == ['--gpus-per-node=8']
     done = subprocess.run(
         ['sbatch', '--test-only', *HERE[:4], '--cpus-per-task=1', 'launch/slurm.sbatch'],
-        env=slurm, cwd=REPOSITORY, capture_output=True, text=True,
+        env=slurm, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert 'using 2 processors on nodes localhost in partition all' in done.stderr

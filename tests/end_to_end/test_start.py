@@ -11,10 +11,11 @@ import sys
 import time
 
 import pytest
-from cli_runs import FLAGS, REPOSITORY, TIMEOUT, Run, environment, free_port, records
+from cli_runs import FLAGS, TIMEOUT, Run, environment, free_port, records
+from helpers import ROOT
 
-from alexnet_jax import lost_peer
-from alexnet_jax.checkpoint import find_steps
+from alexnet_jax.parallel import processes
+from alexnet_jax.run.checkpoint import find_steps
 
 SHORT = (
     '--config.epochs=0.2',  # 4 steps
@@ -96,7 +97,7 @@ def test_every_process_says_its_errors(tmp_path, cache):
     assert second[2].splitlines()[-1].startswith(who)
     assert '/absent' in second[2].splitlines()[-1]
     assert first[0] == 1
-    assert first[2].splitlines()[-1] == lost_peer.LOST
+    assert first[2].splitlines()[-1] == processes.LOST
 
 
 # By the variables of a launcher that is not here
@@ -107,7 +108,7 @@ import jax
 from alexnet_jax import cluster, lost_peer
 from alexnet_jax.errors import run_command
 def main():
-    lost_peer.start(cluster.find(os.environ), 60)
+    processes.start(cluster.find(os.environ), 60)
     print(jax.process_index(), jax.process_count(), jax.device_count())
 run_command(main)
 """
@@ -165,7 +166,7 @@ def start(tmp_path, variables):
         [sys.executable, '-c', MEET],
         env=os.environ
         | environment(tmp_path, devices=2)
-        | {'PYTHONPATH': f'{tmp_path}:{REPOSITORY}'}
+        | {'PYTHONPATH': f'{tmp_path}:{ROOT}'}
         | variables,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -200,7 +201,7 @@ def test_open_mpi(tmp_path, cache):
         sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *SHORT, f'--workdir={workdir}',
     ]  # fmt: skip
     with subprocess.Popen(
-        command, cwd=REPOSITORY, env=os.environ | environment(cache, devices=2),
+        command, cwd=ROOT, env=os.environ | environment(cache, devices=2),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as job:  # fmt: skip
         try:

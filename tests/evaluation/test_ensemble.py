@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, ensemble, recorded, steps, variants, workdir
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.model import AlexNet, Dense
+from alexnet_jax.evaluation import ensemble, steps
+from alexnet_jax.model import variants
+from alexnet_jax.model.alexnet import AlexNet, Dense
+from alexnet_jax.parallel import pmap
+from alexnet_jax.run import checkpoint, recorded_config, workdir
 
 NAMES = ['ant', 'bee', 'cat']
 
@@ -40,7 +43,7 @@ def make_run(tmp_path, monkeypatch):
     """make_run('name', kernel) -> workdir of a run whose logits are pixel @ kernel."""
     monkeypatch.setattr(workdir, '_locks', [])
     monkeypatch.setitem(variants.VARIANTS, 'pixel', (Dense('fc', 3),))
-    config = recorded.default_config()
+    config = recorded_config.default_config()
     config.variant, config.num_classes, config.image_size, config.batch_size = 'pixel', 3, 1, 8
     config.data.mean = 'none'
 
@@ -69,7 +72,7 @@ def test_views_are_averaged_as_probabilities():
     kernel = np.diag(np.log([8, 2, 1])).astype(np.float32)
     predict = steps.make_predict_step(AlexNet((Dense('fc', 3),)), np.ones((1, 1, 3), np.float32))
     params = {'fc': {'kernel': kernel, 'bias': np.zeros(3, np.float32)}}
-    variables = steps.replicate({'params': params})
+    variables = pmap.replicate({'params': params})
     views = np.uint8([[2, 1, 1], [1, 2, 1]])[:, None, None, :]  # less the mean of 1
     found = np.exp(predict(variables, np.stack([views] * 8)))
     assert found.shape == (8, 3)
@@ -159,14 +162,14 @@ def test_a_checkpoint_of_another_network(make_run, tmp_path, monkeypatch):
     ],
 )
 def test_batch_size(batch_size, devices, ops, expected):
-    config = recorded.default_config()
+    config = recorded_config.default_config()
     config.batch_size, config.data.eval_ops = batch_size, ops
     ensemble.fit_batch(config, devices)
     assert config.batch_size == expected
 
 
 def test_long_names_of_files_stay_apart():
-    config = recorded.default_config()
+    config = recorded_config.default_config()
     members = [ensemble.Member(f'runs/{"x" * 40}{i}', None, config) for i in range(5)]
     names = {
         ensemble._file_name(config, 'out', [(m, step) for m in members]) for step in (100, 200)

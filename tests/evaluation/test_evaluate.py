@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import RunError
-from alexnet_jax.evaluate import evaluate, means
-from alexnet_jax.layers import Dense
-from alexnet_jax.model import AlexNet
-from alexnet_jax.steps import make_eval_step, replicate
+from alexnet_jax.evaluation.evaluate import evaluate, means
+from alexnet_jax.evaluation.steps import make_eval_step
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import Dense
+from alexnet_jax.parallel.pmap import replicate
 
 CLASSES = 6
 LOGIT = 2.0  # of the class that the image shows; the others have 0

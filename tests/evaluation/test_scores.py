@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import RunError
-from alexnet_jax.scores import Tally, average, confusion_csv, per_class_csv, table
+from alexnet_jax.evaluation.scores import Tally, average, confusion_csv, per_class_csv, table
 
 LABELS = [0, 0, 1, 2, 2]
 PROBABILITIES = [

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
@@ -32,8 +33,7 @@ from alexnet_jax.experiments.relu_vs_tanh import table as relu_table
 from alexnet_jax.experiments.tables import spread
 from alexnet_jax.experiments.trials import Record, Records, Session, Trial, epochs_to, smooth
 
-ROOT = Path(__file__).resolve().parents[1]
-FAKE = (sys.executable, str(Path(__file__).with_name('fake_trainer.py')))
+FAKE = (sys.executable, str(ROOT / 'tests' / 'fake_trainer.py'))
 SLOW = {'pause': 0.1}  # seconds an epoch
 
 

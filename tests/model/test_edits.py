@@ -3,21 +3,21 @@
 import pytest
 from tables import IMAGE_SIZES, count
 
-from alexnet_jax.edits import EDITS
-from alexnet_jax.layers import (
+from alexnet_jax.model.edits import EDITS
+from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
     Conv,
     Dense,
     Dropout,
-    MapLRN,
     MaxPool,
     ReLU,
     Sigmoid,
     Tanh,
+    WithinChannelLRN,
 )
-from alexnet_jax.model import rows
-from alexnet_jax.variants import VARIANTS, build, check_shapes
+from alexnet_jax.model.shapes import layer_infos
+from alexnet_jax.model.variants import VARIANTS, build, check_shapes
 
 
 def kinds(table) -> list[type]:
@@ -38,8 +38,8 @@ def edited(variant: str, edit: str) -> list[tuple]:
     ('edit', 'variant', 'gone'),
     [
         ('no_lrn', 'course', [LRN, LRN]),
-        ('no_lrn', 'source_2012', [LRN, LRN, MapLRN]),
-        ('no_lrn', 'cifar10_18pct', [MapLRN, MapLRN]),
+        ('no_lrn', 'source_2012', [LRN, LRN, WithinChannelLRN]),
+        ('no_lrn', 'cifar10_18pct', [WithinChannelLRN, WithinChannelLRN]),
         ('no_lrn', 'torchvision', []),
         ('no_dropout', 'course', [Dropout, Dropout]),
         ('no_dropout', 'cifar10_80sec', []),
@@ -58,13 +58,15 @@ def test_non_overlapping_pool():
     for variant in ('course', 'source_2012'):
         table, size = VARIANTS[variant], IMAGE_SIZES[variant]
         after = EDITS['non_overlapping_pool'](table)
-        assert [r.output for r in rows(after, size)] == [r.output for r in rows(table, size)]
+        assert [r.output for r in layer_infos(after, size)] == [
+            r.output for r in layer_infos(table, size)
+        ]
 
 
 def test_non_overlapping_average_pools():
     """32 -> 16 -> 8 -> 4 as before; nothing hangs over the edge any more."""
     after = EDITS['non_overlapping_pool'](VARIANTS['cifar10_18pct'])
-    pools = [row for row in rows(after, 32) if isinstance(row.layer, MaxPool | AvgPool)]
+    pools = [row for row in layer_infos(after, 32) if isinstance(row.layer, MaxPool | AvgPool)]
     assert [type(row.layer) for row in pools] == [MaxPool, AvgPool, AvgPool]
     assert [(row.layer.window, row.layer.stride) for row in pools] == [(2, 2)] * 3
     assert [row.output[0] for row in pools] == [16, 8, 4]
@@ -73,7 +75,7 @@ def test_non_overlapping_average_pools():
 def test_average_pool():
     assert edited('course', 'average_pool') == [(MaxPool(3, 2), AvgPool(3, 2))] * 3
     assert edited('cifar10_18pct', 'average_pool') == [
-        (MaxPool(3, 2, overhang=True), AvgPool(3, 2, overhang=True))
+        (MaxPool(3, 2, ceil_mode=True), AvgPool(3, 2, ceil_mode=True))
     ]
 
 

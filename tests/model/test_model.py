@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 from tables import IMAGE_SIZES
 
-from alexnet_jax.layers import (
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import (
     LRN,
     Conv,
     Dense,
     Dropout,
     MaxPool,
+    Normalize,
     ReLU,
     Sigmoid,
-    Standardise,
     Tanh,
 )
-from alexnet_jax.model import AlexNet, rows
-from alexnet_jax.variants import COURSE, DIGITS, PAPER, VARIANTS
+from alexnet_jax.model.shapes import layer_infos
+from alexnet_jax.model.variants import COURSE, DIGITS, PAPER, VARIANTS
 
 # The course notes' table: name, output.
 NOTES = [
@@ -79,7 +80,7 @@ def image():
 def test_rows_are_the_notes_table(table):
     found = [
         (row.name, row.output)
-        for row in rows(table, 227)
+        for row in layer_infos(table, 227)
         if not isinstance(row.layer, ReLU | Dropout)
     ]
     assert found == NOTES
@@ -87,10 +88,10 @@ def test_rows_are_the_notes_table(table):
 
 def test_rows_follow_each_other():
     shape = (227, 227, 3)
-    for row in rows(COURSE, 227):
+    for row in layer_infos(COURSE, 227):
         assert row.input == shape
         shape = row.output
-    names = [row.name for row in rows(COURSE, 227)]
+    names = [row.name for row in layer_infos(COURSE, 227)]
     assert [n for n in names if n.startswith(('relu', 'drop'))] == [
         'relu1', 'relu2', 'relu3', 'relu4', 'relu5', 'relu6', 'drop1', 'relu7', 'drop2',
     ]  # fmt: skip
@@ -124,7 +125,7 @@ def test_rows_know_the_shapes_of_the_parameters(variant):
     found = {name: {kind: a.shape for kind, a in layer.items()} for name, layer in params.items()}
     assert found == {
         row.name: {'kernel': row.kernel, 'bias': row.kernel[-1:]}
-        for row in rows(VARIANTS[variant], size)
+        for row in layer_infos(VARIANTS[variant], size)
         if row.kernel
     }
 
@@ -219,12 +220,12 @@ def test_sigmoid_layer():
     np.testing.assert_allclose(y, [[0.26894142, 0.5, 0.88079708]], rtol=1e-6)
 
 
-def test_standardise_layer():
-    layer = Standardise(mean=(100, 50, 0), std=(50, 25, 2))
+def test_normalize_layer():
+    layer = Normalize(mean=(100, 50, 0), std=(50, 25, 2))
     pixels = jnp.array([[[[0, 100, 7]]]], jnp.uint8)
     np.testing.assert_allclose(AlexNet((layer,)).apply({}, pixels), [[[[-2.0, 2.0, 3.5]]]])
     # bfloat16 would round 123.675 to 123.5; the difference is taken in float32.
-    layer = Standardise(mean=(123.675,) * 3, std=(58.395,) * 3)
+    layer = Normalize(mean=(123.675,) * 3, std=(58.395,) * 3)
     y = AlexNet((layer,), jnp.bfloat16).apply({}, jnp.full((1, 1, 1, 3), 124, jnp.uint8))
     np.testing.assert_allclose(np.float32(y), 0.325 / 58.395, rtol=2**-8)
 

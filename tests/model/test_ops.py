@@ -1,4 +1,4 @@
-"""ops against naive NumPy and against the `lax` formulations of plain."""
+"""ops against naive NumPy and against the `lax` formulations of reference_ops."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from alexnet_jax import ops, plain
+from alexnet_jax.benchmark import reference_ops
+from alexnet_jax.model import ops
 
 
 def normal(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
@@ -50,12 +51,12 @@ def test_output_width(width, window, stride, pad, expected):
 
 
 @pytest.mark.parametrize(('width', 'expected'), [(32, 16), (16, 8), (8, 4), (27, 13), (2, 1)])
-def test_overhanging_output_width(width, expected):
-    assert ops.output_width(width, 3, 2, overhang=True) == expected
+def test_ceil_modeing_output_width(width, expected):
+    assert ops.output_width(width, 3, 2, ceil_mode=True) == expected
 
 
-def test_224_overhanging_gives_the_grid_of_227():
-    assert ops.output_width(224, 11, 4, overhang=True) == 55
+def test_224_ceil_modeing_gives_the_grid_of_227():
+    assert ops.output_width(224, 11, 4, ceil_mode=True) == 55
 
 
 # Convolution
@@ -72,8 +73,8 @@ def test_conv_is_the_grouped_convolution_of_lax(groups, stride, pad):
     def conv_by(module):
         return lambda x, kernel: module.conv(x, kernel, *where, **numbers)
 
-    gradient = normal(*conv_by(plain)(x, kernel).shape, seed=2)
-    ours, expected = (both(conv_by(module))(x, kernel, gradient) for module in (ops, plain))
+    gradient = normal(*conv_by(reference_ops)(x, kernel).shape, seed=2)
+    ours, expected = (both(conv_by(module))(x, kernel, gradient) for module in (ops, reference_ops))
     for a, b in zip(ours, expected, strict=True):
         assert a.shape == b.shape
         assert_within(a, b, 1e-6)
@@ -98,7 +99,7 @@ def test_conv_by_hand():
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('overhang', [False, True])
+@pytest.mark.parametrize('ceil_mode', [False, True])
 @pytest.mark.parametrize(
     ('size', 'window', 'stride'),
     [
@@ -109,16 +110,16 @@ def test_conv_by_hand():
         ((11, 14), 5, 3),
     ],
 )
-def test_max_pool_is_reduce_window_bit_for_bit(size, window, stride, overhang, dtype):
+def test_max_pool_is_reduce_window_bit_for_bit(size, window, stride, ceil_mode, dtype):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(-2, 2, (4, *size, 5)), dtype)  # most windows have ties
 
     def pool_by(module):
-        return lambda x: module.max_pool(x, window, stride, overhang)
+        return lambda x: module.max_pool(x, window, stride, ceil_mode)
 
     # Integers: a pixel may be the maximum of several windows, and any order of summing is exact.
-    gradient = jnp.asarray(rng.integers(-4, 5, pool_by(plain)(x).shape), dtype)
-    ours, expected = (both(pool_by(module))(x, gradient) for module in (ops, plain))
+    gradient = jnp.asarray(rng.integers(-4, 5, pool_by(reference_ops)(x).shape), dtype)
+    ours, expected = (both(pool_by(module))(x, gradient) for module in (ops, reference_ops))
     for a, b in zip(ours, expected, strict=True):
         assert a.dtype == b.dtype == dtype
         np.testing.assert_array_equal(a, b)
@@ -128,7 +129,7 @@ def test_max_pool_is_reduce_window_on_the_shape_of_pool1():
     x = jnp.maximum(normal(2, 55, 55, 8), 0)  # after ReLU: ties at 0
     gradient = normal(2, 27, 27, 8, seed=1)
     ours = both(lambda x: ops.max_pool(x, 3, 2))(x, gradient)
-    expected = both(lambda x: plain.max_pool(x, 3, 2))(x, gradient)
+    expected = both(lambda x: reference_ops.max_pool(x, 3, 2))(x, gradient)
     np.testing.assert_array_equal(ours[0], expected[0])
     # A pixel that is the maximum of four windows sums their gradients in another order.
     assert_within(ours[1], expected[1], 2e-7)
@@ -142,29 +143,29 @@ def test_max_pool_gives_the_gradient_to_the_first_maximum():
 
 
 @pytest.mark.parametrize('pool', [ops.max_pool, ops.avg_pool])
-def test_overhanging_pools_take_32_to_16_to_8_to_4(pool):
+def test_ceil_modeing_pools_take_32_to_16_to_8_to_4(pool):
     x = normal(1, 32, 32, 2)
     widths = []
     for _ in range(3):
-        x = pool(x, 3, 2, overhang=True)
+        x = pool(x, 3, 2, ceil_mode=True)
         widths.append(x.shape[1:3])
     assert widths == [(16, 16), (8, 8), (4, 4)]
 
 
-@pytest.mark.parametrize('overhang', [False, True])
+@pytest.mark.parametrize('ceil_mode', [False, True])
 @pytest.mark.parametrize(
     ('size', 'window', 'stride'), [((8, 8), 3, 2), ((7, 10), 3, 2), ((6, 9), 2, 2), ((8, 5), 4, 3)]
 )
-def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, overhang):
+def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ceil_mode):
     x = normal(2, *size, 3)
-    height, width = (ops.output_width(s, window, stride, overhang=overhang) for s in size)
+    height, width = (ops.output_width(s, window, stride, ceil_mode=ceil_mode) for s in size)
     expected = np.zeros((2, height, width, 3))
     for i in range(height):
         for j in range(width):
             pixels = x[:, i * stride : i * stride + window, j * stride : j * stride + window]
             expected[:, i, j] = pixels.astype(np.float64).mean((1, 2))
-    for pool in (ops.avg_pool, plain.avg_pool):
-        actual = pool(x, window, stride, overhang)
+    for pool in (ops.avg_pool, reference_ops.avg_pool):
+        actual = pool(x, window, stride, ceil_mode)
         assert actual.shape == expected.shape
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
@@ -172,11 +173,11 @@ def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ov
 def test_avg_pool_by_hand():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     # [[mean of 9, mean of 6], [mean of 6, mean of 4]]: 0..10, then the last row and column.
-    y = ops.avg_pool(x, 3, 2, overhang=True)[0, :, :, 0]
+    y = ops.avg_pool(x, 3, 2, ceil_mode=True)[0, :, :, 0]
     np.testing.assert_allclose(y, [[5.0, 6.5], [11.0, 12.5]], rtol=1e-6)
 
 
-# Response normalisation
+# Response normalization
 
 
 def naive_lrn(x, k, n, alpha, beta, groups):
@@ -242,22 +243,22 @@ def test_local_response_norm_and_its_gradient_are_the_plain_ones(case):
     x = normal(2, 7, 7, 96, std=100)
     gradient = normal(*x.shape, seed=1)
     ours = both(lambda x: ops.local_response_norm(x, *case))(x, gradient)
-    expected = both(lambda x: plain.local_response_norm(x, *case))(x, gradient)
+    expected = both(lambda x: reference_ops.local_response_norm(x, *case))(x, gradient)
     for a, b in zip(ours, expected, strict=True):
         assert_within(a, b, 1e-6)
 
 
 @pytest.mark.parametrize(('n', 'alpha', 'beta'), [(3, 5e-5 / 9, 0.75), (5, 1e-3 / 25, 0.5)])
-def test_map_response_norm_and_its_gradient_are_the_plain_ones(n, alpha, beta):
+def test_within_channel_lrn_and_its_gradient_are_the_plain_ones(n, alpha, beta):
     x = normal(2, 8, 9, 5, std=300)
     gradient = normal(*x.shape, seed=1)
-    ours = both(lambda x: ops.map_response_norm(x, 1.0, n, alpha, beta))(x, gradient)
-    expected = both(lambda x: plain.map_response_norm(x, 1.0, n, alpha, beta))(x, gradient)
+    ours = both(lambda x: ops.within_channel_lrn(x, 1.0, n, alpha, beta))(x, gradient)
+    expected = both(lambda x: reference_ops.within_channel_lrn(x, 1.0, n, alpha, beta))(x, gradient)
     for a, b in zip(ours, expected, strict=True):
         assert_within(a, b, 1e-6)
 
 
-def test_map_response_norm_is_the_formula():
+def test_within_channel_lrn_is_the_formula():
     x = normal(2, 5, 6, 3, std=300)
     wide = x.astype(np.float64)
     expected = np.zeros_like(wide)
@@ -266,10 +267,10 @@ def test_map_response_norm_is_the_formula():
             near = wide[:, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
             total = (near**2).sum((1, 2))
             expected[:, i, j] = wide[:, i, j] / (1 + 5e-5 / 9 * total) ** 0.75
-    assert_within(ops.map_response_norm(x), expected, 1e-6)
+    assert_within(ops.within_channel_lrn(x), expected, 1e-6)
 
 
-@pytest.mark.parametrize('norm', [ops.local_response_norm, ops.map_response_norm])
+@pytest.mark.parametrize('norm', [ops.local_response_norm, ops.within_channel_lrn])
 def test_denominators_of_bfloat16_are_float32(norm):
     x = jnp.asarray(normal(2, 6, 6, 16, std=100), jnp.bfloat16)
     y = norm(x)

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.layers import BatchNorm, Dense, Table
-from alexnet_jax.model import AlexNet
-from alexnet_jax.variants import VARIANTS, parameter_names
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import BatchNorm, Dense, Table
+from alexnet_jax.model.variants import VARIANTS, parameter_names
 
 if os.environ.get('CI') == 'true':
     import torch

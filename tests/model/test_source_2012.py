@@ -1,7 +1,7 @@
 """What the source of 2012 does and the paper does not say: each check fails without it.
 
 The expected values come from NumPy written after layers-145.cfg, layer-params-145.cfg and layer.py.
-What the recipe adds (rates, colour noise) is tested with the optimiser and the data.
+What the recipe adds (rates, color noise) is tested with the optimizer and the data.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.layers import Conv, Dense, Dropout, MaxPool, ReLU
-from alexnet_jax.model import AlexNet, rows
-from alexnet_jax.variants import SOURCE_2012
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.model.shapes import layer_infos
+from alexnet_jax.model.variants import SOURCE_2012
 
-PLACES = {row.name: place for place, row in enumerate(rows(SOURCE_2012, 224))}
+PLACES = {row.name: place for place, row in enumerate(layer_infos(SOURCE_2012, 224))}
 RNG = np.random.RandomState(0)
 IMAGE = RNG.normal(0, 60, (1, 224, 224, 3))
 KERNEL_1 = RNG.normal(0, 0.05, (11, 11, 3, 96))

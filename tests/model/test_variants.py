@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 from tables import IMAGE_SIZES, count
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.layers import AvgPool, Dense, MaxPool
-from alexnet_jax.variants import (
+from alexnet_jax.model.layers import AvgPool, Dense, MaxPool
+from alexnet_jax.model.variants import (
     EDITS,
     VARIANTS,
     build,
@@ -139,8 +139,8 @@ def test_smallest_image():
     check_shapes(VARIANTS['course'], 67)
 
 
-def test_pools_without_overhang_do_not_fit_where_overhanging_ones_do():
-    check_shapes((MaxPool(3, 2, overhang=True), AvgPool(3, 2, overhang=True)), 4)
+def test_pools_without_ceil_mode_do_not_fit_where_ceil_modeing_ones_do():
+    check_shapes((MaxPool(3, 2, ceil_mode=True), AvgPool(3, 2, ceil_mode=True)), 4)
     with pytest.raises(BadInput, match='pool2 gets 1x1'):
         check_shapes((MaxPool(3, 2), AvgPool(3, 2)), 4)
 
@@ -153,10 +153,10 @@ def test_make_model_reads_the_config():
                 'edits': ('no_lrn',),
                 'num_classes': 7,
                 'dtype': 'bfloat16',
-                'bn_group': 16,
+                'ghost_batch_size': 16,
             }
         )
     )
     assert model.layers == build('course', ('no_lrn',), 7)
     assert model.dtype == 'bfloat16'
-    assert model.bn_group == 16
+    assert model.ghost_batch_size == 16

@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
-from alexnet_jax import cluster
-from alexnet_jax.cluster import Cluster
 from alexnet_jax.errors import BadInput
+from alexnet_jax.parallel import launchers
+from alexnet_jax.parallel.launchers import Cluster
 
 # As `srun -n2` of job 7 sets them, read on a Slurm 22.05, and `mpirun -n 2` of Open MPI 4.1.4.
 SLURM = {
@@ -60,30 +60,34 @@ def installed(monkeypatch):
 )
 def test_alone(environ, installed):
     installed('libtpu', 'kubernetes')
-    assert cluster.find(PLAIN | environ) is None
+    assert launchers.detect_launcher(PLAIN | environ) is None
 
 
 @pytest.mark.parametrize('environ', [SLURM, OPEN_MPI, OPEN_MPI_5, POD, {'TPU_WORKER_ID': '0'}])
 def test_alone_by_flag(environ, installed):
     installed('libtpu', 'kubernetes')
-    assert cluster.find(environ, num_processes=1) is None
+    assert launchers.detect_launcher(environ, num_processes=1) is None
 
 
 class TestSlurm:
     def test_task(self):
-        found = cluster.find(SLURM | PLAIN)
+        found = launchers.detect_launcher(SLURM | PLAIN)
         assert found == Cluster('Slurm', None, 2, 1, 61440 + 7, takes_all_gpus=False)
 
     def test_steps_meet_at_other_ports(self):
-        ports = {cluster.find(SLURM | {'SLURM_STEP_ID': str(i)}).port for i in range(4)}
+        ports = {
+            launchers.detect_launcher(SLURM | {'SLURM_STEP_ID': str(i)}).port for i in range(4)
+        }
         assert len(ports) == 4
         assert all(61440 <= port <= 65535 for port in ports)
 
     def test_a_large_job_id(self):
-        assert cluster.find(SLURM | {'SLURM_JOB_ID': '40961'}).port == 61441  # 10 * 4096 + 1
+        assert (
+            launchers.detect_launcher(SLURM | {'SLURM_JOB_ID': '40961'}).port == 61441
+        )  # 10 * 4096 + 1
 
     def test_port_of_the_environment(self):
-        assert cluster.find(SLURM | {'JAX_COORDINATOR_PORT': '29500'}).port == 29500
+        assert launchers.detect_launcher(SLURM | {'JAX_COORDINATOR_PORT': '29500'}).port == 29500
 
     @pytest.mark.parametrize(
         ('changes', 'takes_all'),
@@ -97,80 +101,86 @@ class TestSlurm:
         ],
     )  # fmt: skip
     def test_gpus(self, changes, takes_all):
-        assert cluster.find(SLURM | changes).takes_all_gpus == takes_all
+        assert launchers.detect_launcher(SLURM | changes).takes_all_gpus == takes_all
 
     def test_several_nodes_without_srun(self):
         environ = {'SLURM_JOB_ID': '7', 'SLURM_JOB_NUM_NODES': '2', 'SLURM_PROCID': '0'}
         with pytest.raises(BadInput, match=r'has 2 nodes, .* start it with `srun python'):
-            cluster.find(PLAIN | environ)
+            launchers.detect_launcher(PLAIN | environ)
 
 
 class TestOpenMPI:
     def test_process(self):
-        assert cluster.find(OPEN_MPI) == Cluster('Open MPI', None, 2, 1, takes_all_gpus=False)
+        assert launchers.detect_launcher(OPEN_MPI) == Cluster(
+            'Open MPI', None, 2, 1, takes_all_gpus=False
+        )
 
     def test_one_a_host(self):
-        assert cluster.find(OPEN_MPI | {'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}).takes_all_gpus
+        assert launchers.detect_launcher(
+            OPEN_MPI | {'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}
+        ).takes_all_gpus
 
     def test_in_a_slurm_job(self):
         """mpirun starts its daemons by srun: the processes have variables of both."""
-        assert cluster.find(SLURM | OPEN_MPI).launcher == 'Open MPI'
+        assert launchers.detect_launcher(SLURM | OPEN_MPI).launcher == 'Open MPI'
 
     def test_version_5_needs_the_coordinator(self):
         with pytest.raises(BadInput, match='pass --coordinator=HOST:PORT'):
-            cluster.find(OPEN_MPI_5)
-        found = cluster.find(OPEN_MPI_5, 'node1:29500')
+            launchers.detect_launcher(OPEN_MPI_5)
+        found = launchers.detect_launcher(OPEN_MPI_5, 'node1:29500')
         assert (found.coordinator, found.num_processes, found.process_id) == ('node1:29500', 2, 1)
 
 
 class TestCloudTPU:
     def test_vm(self, installed):
         installed('libtpu')
-        assert cluster.find({}) == Cluster('Cloud TPU')
+        assert launchers.detect_launcher({}) == Cluster('Cloud TPU')
 
     def test_vm_without_libtpu(self, installed):
-        assert cluster.find({}) is None
+        assert launchers.detect_launcher({}) is None
 
     @pytest.mark.parametrize('name', ['TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'])
     def test_workers_by_name(self, installed, name):
         installed('libtpu')
         environ = PLAIN | {name: 'a,b', 'TPU_WORKER_ID': '1'}
-        assert cluster.find(environ) == Cluster('Cloud TPU')
+        assert launchers.detect_launcher(environ) == Cluster('Cloud TPU')
 
     def test_several_slices_of_one_host(self, installed):
         installed('libtpu')
         environ = {'TPU_WORKER_HOSTNAMES': 'a', 'TPU_WORKER_ID': '0', 'MEGASCALE_NUM_SLICES': '2'}
-        assert cluster.find(environ) == Cluster('Cloud TPU')
+        assert launchers.detect_launcher(environ) == Cluster('Cloud TPU')
 
     def test_workers_without_libtpu(self, installed):
         with pytest.raises(BadInput, match=r'pip install "jax\[tpu\]"'):
-            cluster.find(PLAIN | {'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '1'})
+            launchers.detect_launcher(PLAIN | {'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '1'})
 
 
 class TestKubernetes:
     def test_pod(self, installed):
         installed('kubernetes')
-        assert cluster.find(POD) == Cluster('Kubernetes')
+        assert launchers.detect_launcher(POD) == Cluster('Kubernetes')
 
     def test_without_the_package(self, installed):
         with pytest.raises(BadInput, match=r'this pod is number 1 .*pip install "jax\[k8s\]"'):
-            cluster.find(POD)
+            launchers.detect_launcher(POD)
 
 
 class TestFlags:
     def test_all_three(self):
-        assert cluster.find(PLAIN, **FLAGS) == Cluster('the flags', 'node1:29500', 4, 3, 29500)
+        assert launchers.detect_launcher(PLAIN, **FLAGS) == Cluster(
+            'the flags', 'node1:29500', 4, 3, 29500
+        )
 
     def test_they_come_before_the_launcher(self):
-        assert cluster.find(SLURM, **FLAGS).process_id == 3
+        assert launchers.detect_launcher(SLURM, **FLAGS).process_id == 3
 
     @pytest.mark.parametrize('environ', [SLURM, OPEN_MPI])
     def test_the_launcher_says_the_rest(self, environ):
-        found = cluster.find(environ, 'node1:29500')
+        found = launchers.detect_launcher(environ, 'node1:29500')
         assert (found.num_processes, found.process_id, found.port) == (2, 1, 29500)
 
     def test_ipv6(self):
-        assert cluster.find(PLAIN, '[fd00::2]:80', 2, 0).port == 80
+        assert launchers.detect_launcher(PLAIN, '[fd00::2]:80', 2, 0).port == 80
 
     @pytest.mark.parametrize(
         ('changes', 'message'),
@@ -193,7 +203,7 @@ class TestFlags:
     )
     def test_refused(self, changes, message):
         with pytest.raises(BadInput, match=message):
-            cluster.find(PLAIN, **(FLAGS | changes))
+            launchers.detect_launcher(PLAIN, **(FLAGS | changes))
 
 
 @pytest.mark.parametrize(
@@ -215,4 +225,4 @@ class TestFlags:
 def test_a_value_that_cannot_be(environ, message, installed):
     installed('libtpu', 'kubernetes')
     with pytest.raises(BadInput, match=message + r'.*--num_processes=1 trains'):
-        cluster.find(PLAIN | environ)
+        launchers.detect_launcher(PLAIN | environ)

@@ -6,13 +6,12 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-from alexnet_jax import malloc
+from alexnet_jax.parallel import malloc
 
-ROOT = Path(__file__).resolve().parents[1]
 ON_GLIBC = platform.libc_ver()[0] == 'glibc'
 
 KEEP_AND_GIVE_BACK = """
@@ -29,7 +28,7 @@ block = np.ones(256 * 2**20, np.uint8)
 full = resident()
 del block
 freed = resident()
-malloc.give_back()
+malloc.trim_heap()
 print(full - before, freed - before, resident() - before)
 """
 
@@ -52,9 +51,9 @@ def calls(monkeypatch):
 
 
 def test_cpu_with_glibc(calls):
-    malloc.keep_large_blocks()
+    malloc.configure_malloc()
     assert calls == ['mallopt']
-    malloc.give_back()
+    malloc.trim_heap()
     assert calls == ['mallopt', 'malloc_trim']
 
 
@@ -64,19 +63,19 @@ def test_accelerators_are_left_alone(calls, monkeypatch, accelerator):
         return object() if name == accelerator else None
 
     monkeypatch.setattr(importlib.util, 'find_spec', find_spec)
-    malloc.keep_large_blocks()
-    malloc.give_back()
+    malloc.configure_malloc()
+    malloc.trim_heap()
     assert calls == []
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')  # installed, and not used
-    malloc.keep_large_blocks()
+    malloc.configure_malloc()
     assert calls == ['mallopt']
 
 
 @pytest.mark.parametrize('libc', [('', ''), ('musl', '1.2')])
 def test_other_c_libraries_are_left_alone(calls, monkeypatch, libc):
     monkeypatch.setattr(platform, 'libc_ver', lambda: libc)
-    malloc.keep_large_blocks()
-    malloc.give_back()
+    malloc.configure_malloc()
+    malloc.trim_heap()
     assert calls == []
 
 
@@ -95,7 +94,7 @@ def grown(keep: str) -> list[float]:
 
 @pytest.mark.skipif(not ON_GLIBC, reason='glibc is told')
 def test_a_freed_block_stays_until_it_is_given_back():
-    full, freed, given_back = grown('malloc.keep_large_blocks()')
+    full, freed, given_back = grown('malloc.configure_malloc()')
     assert full > 250
     assert freed > 250
     assert given_back < 10

@@ -13,14 +13,15 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from alexnet_jax import checkpoint, variants, workdir
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import run_command
-from alexnet_jax.model import LRN, Conv, Dense, MaxPool, ReLU
+from alexnet_jax.model import variants
+from alexnet_jax.model.alexnet import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.report import __main__ as report
 from alexnet_jax.report.published import PUBLISHED, dataset_of, find
 from alexnet_jax.report.run import differences, first_kernels, nearest, training_minutes
+from alexnet_jax.run import checkpoint, workdir
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>$x^$', '_und & co']
 LINEAR = (Dense('fc', 10),)
@@ -130,13 +131,13 @@ def test_one_run(make_run, command):
     ops = 'decode|resize(10)|random_crop(8)|pca_shift(0.1)'
     folder, _ = make_run(values={'data.train_ops': ops, 'data.eval_ops': 'decode'})
     before = hashes(folder)
-    assert command(folder, '--neighbours_among=40') == (0, '')
+    assert command(folder, '--neighbors_among=40') == (0, '')
     page = Page(folder / 'report' / 'report.html')
     images = check_self_contained(page)
     written = {path.stem: path.read_bytes() for path in (folder / 'report').glob('*.png')}
     assert list(written.values()) == [png for png in written.values() if png in images]
     assert written.keys() == {
-        'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'neighbours', 'confusion',
+        'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'neighbors', 'confusion',
         'augmentation',
     }  # fmt: skip
     assert hashes(folder).items() >= before.items()
@@ -147,7 +148,7 @@ def test_one_run(make_run, command):
     assert 'run, last table_run digits, test: decode 0.60 62.50% 25.00% 1.1250' in page.text
 
 
-def test_scores_and_neighbours_of_a_linear_net(make_run, command):
+def test_scores_and_neighbors_of_a_linear_net(make_run, command):
     """Its features are pixels, and its classes a matrix product."""
     from sklearn.datasets import load_digits
 
@@ -171,7 +172,7 @@ def test_scores_and_neighbours_of_a_linear_net(make_run, command):
         near = np.argsort(((pixels[:-360] - query) ** 2).sum(1))[:6]
         same += (digits.target[near] == label).sum()
     assert f'{same} of 48 are of the same class' in text
-    assert 'The kernels are missing: fc has no kernels over colours' in text
+    assert 'The kernels are missing: fc has no kernels over colors' in text
     assert 'None: data.train_ops is decode, without a random op.' in text
 
 
@@ -244,7 +245,7 @@ def test_without_checkpoint_or_records(make_run, command, tmp_path):
         (('nowhere',), 'nowhere holds no run: nowhere/config.json cannot be read'),
         (('a', 'b'), f'several runs need --out; {report.USAGE}'),
         (('a', '--out=page.txt'), '--out=page.txt; it must end in .html'),
-        (('a', '--neighbours_among=0'), '--neighbours_among=0; it must be above 0'),
+        (('a', '--neighbors_among=0'), '--neighbors_among=0; it must be above 0'),
         (('a', '--neighbors=3'), 'unknown flag --neighbors; '),
     ],
 )

@@ -8,34 +8,11 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from fake_checkpoints import files, save, state_of
 
-from alexnet_jax import checkpoint, manifest
-from alexnet_jax.checkpoint import Checkpoints, best_step, find_steps, load_variables
 from alexnet_jax.errors import RunError
-from alexnet_jax.steps import TrainState, zero_metrics
-
-
-def state_of(seed: int, features: int = 5) -> TrainState:
-    rng = np.random.default_rng(seed)
-
-    def params():
-        return {
-            'conv1': {'kernel': np.float32(rng.normal(size=(3, 3, 3, 4)))},
-            'fc2': {
-                'kernel': np.float32(rng.normal(size=(16, features))),
-                'bias': np.float32(rng.normal(size=features)),
-            },
-        }
-
-    metrics = zero_metrics() | {'loss': np.float32(rng.normal()), 'top1': np.int32(seed)}
-    return TrainState(np.int32(seed), params(), {}, (params(), np.int32(seed)), metrics)
-
-
-def save(workdir, *scores: float | None, first: int = 1) -> None:
-    """A checkpoint at steps first, first + 1, ... with these top-1 scores, None for no score."""
-    with Checkpoints(str(workdir)) as ckpt:
-        for step, top1 in enumerate(scores, start=first):
-            ckpt.save(step, state_of(step), None if top1 is None else {'top1': top1, 'top5': 0.5})
+from alexnet_jax.run import checkpoint, manifest
+from alexnet_jax.run.checkpoint import Checkpoints, best_step, find_steps, load_variables
 
 
 def steps_in(workdir) -> list[int]:
@@ -119,7 +96,7 @@ def test_a_workdir_relative_to_the_current_folder(tmp_path, monkeypatch):
 def test_a_new_workdir_has_no_newest(tmp_path):
     with Checkpoints(str(tmp_path)) as ckpt:
         assert ckpt.newest is None
-        assert ckpt.moved_aside == []
+        assert ckpt.quarantined == []
 
 
 def test_load_variables(workdir):
@@ -150,10 +127,6 @@ def test_another_network_is_refused(workdir):
 
 
 # What has changed is moved aside
-
-
-def files(folder):
-    return sorted(path for path in folder.rglob('*') if path.is_file())
 
 
 def largest(folder):
@@ -229,12 +202,12 @@ def empty_newer_folder(folder):
         remove_the_manifest,
     ],
 )
-def test_what_has_changed_is_moved_aside_and_the_older_one_used(workdir, damage):
+def test_what_has_changed_is_quarantined_and_the_older_one_used(workdir, damage):
     folder = workdir / 'checkpoints' / '2'
     reason = damage(folder)
     damaged = {path.relative_to(folder): path.read_bytes() for path in files(folder)}
     with Checkpoints(str(workdir)) as ckpt:
-        (line,) = ckpt.moved_aside
+        (line,) = ckpt.quarantined
         assert ckpt.newest == 1
     target = workdir / 'corrupt' / '2'
     assert line == f'checkpoint {folder} is corrupt ({reason}); moved to {target}'
@@ -362,7 +335,7 @@ def test_scores_are_those_given(workdir):
     assert checkpoint.read_scores(str(workdir), 3) == {}
 
 
-def test_an_older_checkpoint_that_has_changed_is_moved_aside_too(workdir):
+def test_an_older_checkpoint_that_has_changed_is_quarantined_too(workdir):
     """Orbax reads the scores of all; a score that is no JSON would stop the run."""
     (workdir / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('{"top1"')
     assert_restores(workdir, 2)

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util import tensor_util
 
 from alexnet_jax.errors import RunError
-from alexnet_jax.logger import Log, read_records, track
+from alexnet_jax.run.logger import Log, read_records, track
 
 TRAIN = {'loss': 2.5, 'top1': 0.125, 'top5': 0.5, 'examples': 320, 'bad_images': 0}
 EVAL = {

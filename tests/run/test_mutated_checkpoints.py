@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from test_checkpoint import files, save, state_of
+from fake_checkpoints import files, save, state_of
 
-from alexnet_jax import manifest
-from alexnet_jax.checkpoint import Checkpoints, best_step, load_variables
 from alexnet_jax.errors import RunError
+from alexnet_jax.run import manifest
+from alexnet_jax.run.checkpoint import Checkpoints, best_step, load_variables
 
 
 @pytest.fixture(scope='module')
@@ -167,8 +167,8 @@ def test_mutated_checkpoints(two, tmp_path, full):
             refusals.append(str(error))
             assert str(folder) in refusals[-1]
         with Checkpoints(str(workdir)) as ckpt:
-            assert all(f'{folder} is corrupt (' in line for line in ckpt.moved_aside)
-            assert ckpt.newest == (1 if ckpt.moved_aside else 2)
+            assert all(f'{folder} is corrupt (' in line for line in ckpt.quarantined)
+            assert ckpt.newest == (1 if ckpt.quarantined else 2)
             assert same or ckpt.newest == 1, f'{damage.__name__} {number} went unseen'
             assert_state_of(ckpt.newest, ckpt.restore(state_of(0)))
             newest.append(ckpt.newest)

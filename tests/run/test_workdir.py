@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from alexnet_jax import workdir
 from alexnet_jax.config import default_config
 from alexnet_jax.errors import BadInput
+from alexnet_jax.run import workdir
 
 CLASSES = ['cat', 'dog']
 
@@ -53,14 +53,14 @@ def test_config_survives(tmp_path):
         edits=('no_lrn', 'tanh'),
         epochs=0.5,
         data__data_dir='/data',
-        optimizer__rate_factors=(('*/bias', 2.0), ('fc8/*', 10.0)),
+        optimizer__lr_multipliers=(('*/bias', 2.0), ('fc8/*', 10.0)),
     )
     workdir.check(tmp_path / 'a' / 'run', config)
     assert not (tmp_path / 'a').exists()
     workdir.create(tmp_path / 'a' / 'run', config, CLASSES)
     found = workdir.read_config(tmp_path / 'a' / 'run')
     assert found.to_dict() == config.to_dict()
-    assert found.optimizer.rate_factors == (('*/bias', 2.0), ('fc8/*', 10.0))
+    assert found.optimizer.lr_multipliers == (('*/bias', 2.0), ('fc8/*', 10.0))
     assert found.init_from is None
     assert type(found.batch_size) is int
     workdir.check(tmp_path / 'a' / 'run', config)

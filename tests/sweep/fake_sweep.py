@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from alexnet_jax import sweep
 from alexnet_jax.errors import run_command
-from alexnet_jax.sweeps import runner
-from alexnet_jax.sweeps.backends import local, slurm
+from alexnet_jax.sweep import __main__ as sweep
+from alexnet_jax.sweep import runner
+from alexnet_jax.sweep.backends import local, slurm
 
 if __name__ == '__main__':
     runner.TRAINER = (str(Path(__file__).with_name('fake_trainer.py')),)

@@ -5,14 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweeps.backends import Job, local
-
-ROOT = Path(__file__).resolve().parents[2]
+from alexnet_jax.sweep.backends import Job, local
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +126,7 @@ def test_exit_codes_and_slots_that_are_free_again(tmp_path):
 SWEEP = """
 import sys, time
 from pathlib import Path
-from alexnet_jax.sweeps.backends import Job, local
+from alexnet_jax.sweep.backends import Job, local
 job = Job('x', (sys.executable, '-c', sys.argv[2]), Path(sys.argv[1]), Path.cwd())
 handle = local.Local('cpu', 1, 1).start(job)
 while handle.poll() is None:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
+from helpers import ROOT
 
-from alexnet_jax import errors, sweep
-from alexnet_jax.sweeps import runner
-from alexnet_jax.sweeps.backends import local, slurm
+from alexnet_jax import errors
+from alexnet_jax.sweep import __main__ as sweep
+from alexnet_jax.sweep import runner
+from alexnet_jax.sweep.backends import local, slurm
 
-ROOT = Path(__file__).resolve().parents[1]
 FAKE = (sys.executable, 'tests/sweeps/fake_sweep.py')
 CONFIG = '--config=configs/quickstart.py'
 SPACE = '--sweep=configs/sweeps/lr_lrn.py'

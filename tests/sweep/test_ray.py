@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 pytest.importorskip('ray', reason='needs Ray: pip install ray==2.60.0')
 
-ROOT = Path(__file__).resolve().parents[2]
 SPACE = "def get_space():\n    return {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4]}\n"
 
 

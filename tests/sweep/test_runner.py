@@ -9,8 +9,8 @@ import pytest
 
 from alexnet_jax import config as configs
 from alexnet_jax.errors import Interrupted
-from alexnet_jax.sweeps import runner, study
-from alexnet_jax.sweeps.backends import local
+from alexnet_jax.sweep import runner, study
+from alexnet_jax.sweep.backends import local
 
 TRAINER = Path(__file__).with_name('fake_trainer.py')
 RATES = {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}

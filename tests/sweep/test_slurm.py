@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweeps.backends import slurm as backend
+from alexnet_jax.sweep.backends import slurm as backend
 
 pytest.importorskip('submitit', reason='needs submitit: pip install -r tests/requirements.txt')
 slurm_cluster = pytest.importorskip('slurm_cluster')
 
-ROOT = Path(__file__).resolve().parents[2]
 SPACE = "def get_space():\n    return {'optimizer.learning_rate': [0.1, 0.2, 0.3]}\n"
 
 

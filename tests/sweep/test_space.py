@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from alexnet_jax.config import default_config, leaves
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweeps import space
+from alexnet_jax.sweep import space
 
 HEAD = 'from optuna.distributions import *\ndef get_space():\n    return '
 
@@ -25,7 +25,7 @@ def load(tmp_path):
 
 def test_the_grid_is_every_point_and_conditions_hold(load):
     table = load(
-        "{'optimizer.schedule': {'cosine': {}, 'step': {'optimizer.step_factor': [0.1, 0.5]}},"
+        "{'optimizer.schedule': {'cosine': {}, 'step': {'optimizer.gamma': [0.1, 0.5]}},"
         " 'edits': [(), ('no_lrn',)], 'seed': range(1, 3)}"
     )
     points = [space.settings(table, lambda n, _, p=p: p[n]) for p in space.grid(table)]
@@ -33,8 +33,8 @@ def test_the_grid_is_every_point_and_conditions_hold(load):
         {'optimizer.schedule': schedule, **factor, 'edits': edits, 'seed': seed}
         for schedule, factor in [
             ('cosine', {}),
-            ('step', {'optimizer.step_factor': 0.1}),
-            ('step', {'optimizer.step_factor': 0.5}),
+            ('step', {'optimizer.gamma': 0.1}),
+            ('step', {'optimizer.gamma': 0.5}),
         ]
         for edits in [(), ('no_lrn',)]
         for seed in [1, 2]
@@ -122,7 +122,7 @@ def test_overrides_give_the_config_back(monkeypatch):
     changes = {
         'optimizer.learning_rate': 1e-05,
         'optimizer.weight_decay': 0,  # an int for a float
-        'optimizer.rate_factors': (('*/bias', 2.0), ('conv1/*', 0.5)),
+        'optimizer.lr_multipliers': (('*/bias', 2.0), ('conv1/*', 0.5)),
         'edits': ('no_lrn', 'tanh'),
         'deterministic': True,
         'variant': 'paper',

@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.sweeps import study
+from alexnet_jax.sweep import study
 
 GRID = {'edits': [(), ('no_lrn',)], 'seed': [0, 1]}
 POINTS = [{'edits': edits, 'seed': seed} for edits in [(), ('no_lrn',)] for seed in [0, 1]]

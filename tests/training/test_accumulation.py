@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from fake_data import CLASSES, IMAGE_SIZE, config_of, make_batch
 
-from alexnet_jax import steps
-from alexnet_jax.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
-from alexnet_jax.model import AlexNet
-from alexnet_jax.optimizer import make_optimizer, make_schedule
+from alexnet_jax.evaluation import steps
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.parallel import pmap
+from alexnet_jax.training.optimizer import make_optimizer, make_schedule
+from alexnet_jax.training.step import TrainState, init_state, make_train_step
 
 GROUP = 2
 B = 16 * GROUP
@@ -36,20 +38,20 @@ def parts_of(batch: steps.Batch, count: int) -> list[steps.Batch]:
     return [{k: v[i * size : (i + 1) * size] for k, v in batch.items()} for i in range(count)]
 
 
-def train(microbatches: int, count: int = 3) -> steps.TrainState:
+def train(accum_steps: int, count: int = 3) -> TrainState:
     """The state after some steps, in float64."""
-    model = AlexNet(LAYERS, dtype=jnp.float64, bn_group=GROUP)
+    model = AlexNet(LAYERS, dtype=jnp.float64, ghost_batch_size=GROUP)
     optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, 1000), 1000)
-    state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
     state = jax.tree.map(lambda x: np.float64(x) if x.dtype == np.float32 else x, state)
-    step = steps.make_train_step(model, optimizer, MEAN, SEED, microbatches)
-    state = steps.replicate(state)
+    step = make_train_step(model, optimizer, MEAN, SEED, accum_steps)
+    state = pmap.replicate(state)
     for number in range(1, count + 1):
-        state = step(state, iter(parts_of(batch_of(number), microbatches)))
+        state = step(state, iter(parts_of(batch_of(number), accum_steps)))
     return jax.device_get(state)
 
 
-def assert_same(found: steps.TrainState, expected: steps.TrainState) -> None:
+def assert_same(found: TrainState, expected: TrainState) -> None:
     """To 1e-10 of the largest value of each array; a bias before batch norm stays at 0."""
     assert found.batch_stats.keys() == {'bn1', 'bn2'}
     for (path, a), b in zip(
@@ -96,7 +98,7 @@ def test_the_step_moves_what_it_compares(whole):
 
 def test_groups_by_hand():
     """Groups of two: (1, 3) has mean 2 and variance 1; of (5, 9) the 9 does not count."""
-    model = AlexNet((BatchNorm('bn', epsilon=0.0),), bn_group=2)
+    model = AlexNet((BatchNorm('bn', epsilon=0.0),), ghost_batch_size=2)
     x = jnp.float32([1, 3, 5, 9]).reshape(4, 1, 1, 1)
     variables = {
         'batch_stats': {'bn': {'mean': jnp.float32([1.0]), 'var': jnp.float32([4.0])}},
@@ -115,12 +117,12 @@ def test_groups_by_hand():
 def test_running_averages_by_hand():
     """0.9 of the old and 0.1 of the step's: means of 1, variances of 0 from a constant image."""
     layers = (BatchNorm('bn'), Dense('fc', CLASSES))
-    model = AlexNet(layers, bn_group=1)
+    model = AlexNet(layers, ghost_batch_size=1)
     optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, 1000), 1000)
-    state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
     image = np.full((B, IMAGE_SIZE, IMAGE_SIZE, 3), 130, np.uint8)
     batch = make_batch(CONFIG, 1) | {'image': image, 'color_shift': np.zeros((B, 3), np.float32)}
-    step = steps.make_train_step(model, optimizer, MEAN, SEED)
-    after = jax.device_get(step(steps.replicate(state), [batch]))
+    step = make_train_step(model, optimizer, MEAN, SEED)
+    after = jax.device_get(step(pmap.replicate(state), [batch]))
     np.testing.assert_allclose(after.batch_stats['bn']['mean'], [0.25] * 3, rtol=1e-6)
     np.testing.assert_allclose(after.batch_stats['bn']['var'], [0.9] * 3, rtol=1e-6)

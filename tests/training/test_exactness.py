@@ -1,4 +1,4 @@
-"""A training step of the whole network by ops.py and by plain.py, in float64: one state."""
+"""A training step of the whole network by ops.py and by reference_ops.py, in float64: one state."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from fake_data import config_of, make_batch
 
-from alexnet_jax import ops, plain, steps
-from alexnet_jax.model import AlexNet, rows
-from alexnet_jax.optimizer import make_optimizer, make_schedule
-from alexnet_jax.variants import COURSE, PAPER
+from alexnet_jax.benchmark import reference_ops
+from alexnet_jax.model import ops
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.shapes import layer_infos
+from alexnet_jax.model.variants import COURSE, PAPER
+from alexnet_jax.parallel import pmap
+from alexnet_jax.training.optimizer import make_optimizer, make_schedule
+from alexnet_jax.training.step import NO_STEP, TrainState, make_train_step, zero_metrics
 
 CONFIG = config_of(
     batch_size=2,
@@ -24,7 +28,7 @@ def lively_weights(layers) -> dict:
     """Float64. Activations keep their size down to the logits; LRN's sums count beside its k."""
     rng = np.random.default_rng(0)
     params = {}
-    for row in rows(layers, CONFIG.image_size):
+    for row in layer_infos(layers, CONFIG.image_size):
         if row.kernel:
             std = np.sqrt(2 / np.prod(row.kernel[:-1]))
             std *= 0.05 if row.layer is layers[-1] else 1  # a softmax that is not saturated
@@ -35,15 +39,15 @@ def lively_weights(layers) -> dict:
     return params
 
 
-def state_after_a_step(layers) -> steps.TrainState:
+def state_after_a_step(layers) -> TrainState:
     """On the host, all of it in float64 but the pixels: the step computes in what it is given."""
     optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, train_size=1000), train_size=1000)
     params = lively_weights(layers)
     opt_state = jax.device_get(optimizer.init(params))
-    metrics = steps.zero_metrics() | {'loss': np.zeros((), np.float64)}
-    state = steps.replicate(steps.TrainState(np.int32(0), params, {}, opt_state, metrics))
+    metrics = zero_metrics() | {'loss': np.zeros((), np.float64)}
+    state = pmap.replicate(TrainState(np.int32(0), params, {}, opt_state, metrics))
     mean = np.full((227, 227, 3), 127.5, np.float32)
-    step = steps.make_train_step(AlexNet(layers, dtype=jnp.float64), optimizer, mean, seed=5)
+    step = make_train_step(AlexNet(layers, dtype=jnp.float64), optimizer, mean, seed=5)
     return jax.device_get(step(state, [make_batch(CONFIG, 1) | {'mask': np.ones(2)}]))
 
 
@@ -60,12 +64,12 @@ def test_the_state_after_a_step_is_that_of_the_plain_operations(layers, monkeypa
     monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
     with jax.enable_x64(True):
         ours = state_after_a_step(layers)
-        for function in plain.FUNCTIONS:
+        for function in reference_ops.FUNCTIONS:
             monkeypatch.setattr(ops, function.__name__, function)
         expected = state_after_a_step(layers)
 
     assert ours.metrics['examples'] == expected.metrics['examples'] == 2
-    assert ours.metrics['bad_step'] == expected.metrics['bad_step'] == steps.NO_STEP
+    assert ours.metrics['bad_step'] == expected.metrics['bad_step'] == NO_STEP
     assert ours.metrics['loss'] == pytest.approx(expected.metrics['loss'], rel=1e-12)
     params, velocity = by_path(ours.params), by_path(ours.opt_state)
     largest = {}  # change of each parameter

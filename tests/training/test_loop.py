@@ -10,14 +10,16 @@ import jax
 import numpy as np
 import optax
 import pytest
-from cli_runs import FLAGS, REPOSITORY, Run, assert_same_state, final_state, records
+from cli_runs import FLAGS, Run, assert_same_state, final_state, records
 from fake_data import TINY, FakeData, config_of
+from helpers import ROOT
 from jax.experimental.compilation_cache import compilation_cache
 
-from alexnet_jax import steps, variants
-from alexnet_jax.checkpoint import best_step, find_steps, load_variables, read_scores
 from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
-from alexnet_jax.train import train_and_evaluate
+from alexnet_jax.model import variants
+from alexnet_jax.run.checkpoint import best_step, find_steps, load_variables, read_scores
+from alexnet_jax.training.loop import train_and_evaluate
+from alexnet_jax.training.step import init_state
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -45,7 +47,7 @@ def short_run(**changes):
             'checkpoint_every': 2,
             'optimizer__learning_rate': 0.005,
             'optimizer__schedule': 'step',
-            'optimizer__step_epochs': (1.0, 3.0),
+            'optimizer__milestones': (1.0, 3.0),
         }
         | changes
     )
@@ -269,7 +271,7 @@ def test_init_from_takes_the_weights_but_a_head_of_another_size(tmp_path, uninte
     theirs = load_variables(str(uninterrupted), best)
     for layer in ('conv1', 'fc2'):
         jax.tree.map(np.testing.assert_array_equal, found['params'][layer], theirs['params'][layer])
-    fresh = steps.init_state(variants.make_model(config), optax.identity(), 8, config.seed).params
+    fresh = init_state(variants.make_model(config), optax.identity(), 8, config.seed).params
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-20),
         found['params']['fc3'],
@@ -333,7 +335,7 @@ def killed(tmp_path_factory, cache, straight):
         run.signal(signal.SIGSTOP)
         seen['second'] = subprocess.run(
             [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *REAL, f'--workdir={workdir}'],
-            cwd=REPOSITORY,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=cli_runs.TIMEOUT,
@@ -386,7 +388,7 @@ def test_plateau_is_resumed_exactly(tmp_path):
     """Scores that stall at step 8: the rate drops there, for the resumed run as for the other."""
     changes = {
         'optimizer__schedule': 'plateau',
-        'optimizer__plateau_evals': 1,
+        'optimizer__plateau_patience': 1,
         'optimizer__learning_rate': 1e-4,  # too small to change a top-1
         'log_every': 2,
     }
@@ -408,7 +410,7 @@ def test_plateau_is_resumed_exactly(tmp_path):
 
 
 def test_microbatches_are_resumed_exactly(tmp_path):
-    config = short_run(microbatches=2, batch_size=16)
+    config = short_run(accum_steps=2, batch_size=16)
     train(config, tmp_path / 'whole')
     with pytest.raises(Interrupted):
         train(config, tmp_path / 'cut', on_batch=stop_at(13))  # the first part of step 7

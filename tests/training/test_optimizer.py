@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from alexnet_jax.config import default_config
-from alexnet_jax.optimizer import (
+from alexnet_jax.training.optimizer import (
     after_evaluation,
     make_optimizer,
     make_schedule,
@@ -91,7 +91,7 @@ GRADIENTS = [random_tree(seed) for seed in range(1, 9)]
 
 def test_velocity_rule_with_decay_through_a_drop_of_the_rate():
     config = config_of(
-        learning_rate=0.1, step_epochs=(0.4,), step_factor=0.1, momentum=0.9, weight_decay=0.05
+        learning_rate=0.1, milestones=(0.4,), gamma=0.1, momentum=0.9, weight_decay=0.05
     )
     schedule = make_schedule(config, 100)
     expected = run_by_hand(
@@ -119,8 +119,8 @@ def test_biases_at_twice_the_rate_without_decay():
         schedule='constant',
         momentum=0.9,
         weight_decay=0.05,
-        rate_factors=(('*/bias', 2.0),),
-        decay_factors=(('*/bias', 0.0),),
+        lr_multipliers=(('*/bias', 2.0),),
+        weight_decay_multipliers=(('*/bias', 0.0),),
     )
     expected = run_by_hand(
         [0.1] * 8,
@@ -139,13 +139,18 @@ def test_the_first_pattern_that_fits_counts():
         schedule='constant',
         momentum=0.9,
         weight_decay=0.05,
-        rate_factors=(('conv1/*', 0.0), ('*/bias', 2.0), ('*', 3.0)),
-        decay_factors=(('fc8/kernel', 10.0), ('fc8/*', 7.0)),
+        lr_multipliers=(('conv1/*', 0.0), ('*/bias', 2.0), ('*', 3.0)),
+        weight_decay_multipliers=(('fc8/kernel', 10.0), ('fc8/*', 7.0)),
     )
-    rate_factors = {'conv1/kernel': 0, 'conv1/bias': 0, 'fc8/kernel': 3, 'fc8/bias': 2}
-    decay_factors = {'conv1/kernel': 1, 'conv1/bias': 1, 'fc8/kernel': 10, 'fc8/bias': 7}
+    lr_multipliers = {'conv1/kernel': 0, 'conv1/bias': 0, 'fc8/kernel': 3, 'fc8/bias': 2}
+    weight_decay_multipliers = {'conv1/kernel': 1, 'conv1/bias': 1, 'fc8/kernel': 10, 'fc8/bias': 7}
     expected = run_by_hand(
-        [0.1] * 8, GRADIENTS, 0.9, 0.05, rate_factors.__getitem__, decay_factors.__getitem__
+        [0.1] * 8,
+        GRADIENTS,
+        0.9,
+        0.05,
+        lr_multipliers.__getitem__,
+        weight_decay_multipliers.__getitem__,
     )
     history = run(config, make_schedule(config, 100), GRADIENTS)
     assert_same(history, expected)
@@ -168,7 +173,7 @@ def test_steps_are_those_of_the_2012_source_by_default():
 
 
 def test_steps_at_fractions_of_an_epoch():
-    assert rates([2, 3], step_epochs=(0.3,), step_factor=0.5, learning_rate=1.0) == [1.0, 0.5]
+    assert rates([2, 3], milestones=(0.3,), gamma=0.5, learning_rate=1.0) == [1.0, 0.5]
 
 
 def test_cosine():
@@ -181,7 +186,7 @@ def test_cosine():
 def test_warm_up_is_linear_and_multiplies_the_schedule():
     found = rates(range(7), schedule='constant', learning_rate=1.0, warmup_epochs=0.5)
     assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0])
-    found = rates([0, 1, 2, 3, 4], step_epochs=(0.2,), learning_rate=1.0, warmup_epochs=0.4)
+    found = rates([0, 1, 2, 3, 4], milestones=(0.2,), learning_rate=1.0, warmup_epochs=0.4)
     assert found == pytest.approx([0.25, 0.5, 0.075, 0.1, 0.1])
 
 
@@ -208,14 +213,17 @@ def test_poly():
 # Rates of their own
 
 
-def test_own_rates_by_epoch_instead_of_the_schedule():
+def test_lr_overrides_by_epoch_instead_of_the_schedule():
     """Gradients of 1, momentum 1/2, 10 steps an epoch; the schedule drops at step 4."""
     config = config_of(
         learning_rate=1.0,
-        step_epochs=(0.4,),
+        milestones=(0.4,),
         momentum=0.5,
         weight_decay=0.0,
-        own_rates=(('conv1/kernel', ((0, 1.0), (0.3, 0.5), (0.5, 0.0))), ('*/bias', ((0, 0.25),))),
+        lr_overrides=(
+            ('conv1/kernel', ((0, 1.0), (0.3, 0.5), (0.5, 0.0))),
+            ('*/bias', ((0, 0.25),)),
+        ),
     )
     optimizer = make_optimizer(config, make_schedule(config, 100), 100)
     one = {'kernel': jnp.ones(1), 'bias': jnp.ones(1)}
@@ -266,10 +274,10 @@ def test_the_rate_drops_when_top1_stalls():
     config = config_of(
         schedule='plateau',
         learning_rate=0.1,
-        step_factor=0.1,
-        plateau_evals=2,
+        gamma=0.1,
+        plateau_patience=2,
         plateau_drops=2,
-        own_rates=(('*/bias', ((0, 0.02),)),),
+        lr_overrides=(('*/bias', ((0, 0.02),)),),
     )
     schedule = make_schedule(config, 100)
     optimizer = make_optimizer(config, schedule, 100)

@@ -7,10 +7,19 @@ import optax
 import pytest
 from fake_data import CLASSES, IMAGE_SIZE, TINY, config_of, make_batch
 
-from alexnet_jax import steps
-from alexnet_jax.layers import Dense
-from alexnet_jax.model import AlexNet
-from alexnet_jax.optimizer import make_optimizer, make_schedule
+from alexnet_jax.evaluation import steps
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import Dense
+from alexnet_jax.parallel import pmap
+from alexnet_jax.training.optimizer import make_optimizer, make_schedule
+from alexnet_jax.training.step import (
+    NO_STEP,
+    TrainState,
+    init_state,
+    make_train_step,
+    reset_metrics,
+    zero_metrics,
+)
 
 B = 16  # two examples a device
 SEED = 5
@@ -28,13 +37,13 @@ def tiny():
     optimizer = make_optimizer(config, make_schedule(config, train_size=48), train_size=48)
     mean = np.random.default_rng(1).uniform(100, 150, (8, 8, 3)).astype(np.float32)
     model = AlexNet(TINY)
-    state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
-    return steps.make_train_step(model, optimizer, mean, SEED), state, mean
+    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
+    return make_train_step(model, optimizer, mean, SEED), state, mean
 
 
-def run(train_step, state, *batches) -> steps.TrainState:
+def run(train_step, state, *batches) -> TrainState:
     """The state after the batches, on the host."""
-    state = steps.replicate(state)
+    state = pmap.replicate(state)
     for batch in batches:
         state = train_step(state, [batch])
     return jax.device_get(state)
@@ -123,7 +132,7 @@ def test_a_step_whose_examples_are_all_masked_only_decays(tiny):
     found = run(train_step, state, batch_of(mask=np.zeros(B, np.float32)))
     assert_close(found.params, jax.tree.map(lambda w: w * (1 - RATE * DECAY), state.params))
     assert found.metrics['loss'] == 0
-    assert found.metrics['bad_step'] == steps.NO_STEP
+    assert found.metrics['bad_step'] == NO_STEP
 
 
 def test_padding_is_no_bad_image(tiny):
@@ -151,8 +160,8 @@ def test_color_scale_multiplies_what_is_shifted(tiny):
     train_step, state, _ = tiny
     mean = np.full((8, 8, 3), 100, np.float32)
     model, optimizer = AlexNet(TINY), optax.sgd(0.1)
-    train_step = steps.make_train_step(model, optimizer, mean, SEED)
-    state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
+    train_step = make_train_step(model, optimizer, mean, SEED)
+    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
     image = 2 * np.random.default_rng(3).integers(25, 100, (B, 8, 8, 3), np.uint8)
     shift = np.full((B, 3), 10, np.float32)
     scaled = batch_of(image=image, color_shift=shift, color_scale=np.full(B, 0.5, np.float32))
@@ -186,15 +195,15 @@ def test_bad_step_is_the_first_one(tiny):
     nan['color_shift'][9, 1] = np.nan
     found = run(train_step, state, batch_of(1), nan, batch_of(3), batch_of(4))
     assert found.metrics['bad_step'] == 2
-    assert run(train_step, state, batch_of(1)).metrics['bad_step'] == steps.NO_STEP
+    assert run(train_step, state, batch_of(1)).metrics['bad_step'] == NO_STEP
 
 
 def test_a_gradient_that_overflows_is_a_bad_step(tiny):
     """Logits are the bias, 0, so the loss is log 3; fc1 gets the sum of 16 gradients of 1e37."""
     model = AlexNet((Dense('fc1', 4), Dense('fc2', 3)))
     optimizer = optax.sgd(0.1)
-    train_step = steps.make_train_step(model, optimizer, np.zeros((8, 8, 3), np.float32), SEED)
-    state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
+    train_step = make_train_step(model, optimizer, np.zeros((8, 8, 3), np.float32), SEED)
+    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
     params = jax.tree.map(np.zeros_like, state.params)
     params['fc2']['kernel'] = np.full((4, 3), 3e37, np.float32) * np.float32([1, -1, 1])
     found = run(train_step, state.replace(params=params), batch_of(label=np.zeros(B, np.int32)))
@@ -205,8 +214,8 @@ def test_a_gradient_that_overflows_is_a_bad_step(tiny):
 def test_reset_metrics_keeps_all_else(tiny):
     train_step, state, _ = tiny
     before = run(train_step, state, batch_of())
-    after = jax.device_get(steps.reset_metrics(steps.replicate(before)))
-    assert after.metrics == steps.zero_metrics()
+    after = jax.device_get(reset_metrics(pmap.replicate(before)))
+    assert after.metrics == zero_metrics()
     assert before.metrics['examples'] == B
     for name in ('step', 'params', 'opt_state'):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
@@ -219,14 +228,14 @@ def biased(*logits: float):
     """Train step and state of a network with these logits, which does not learn."""
     model = AlexNet((Dense('fc', len(logits)),))
     optimizer = optax.sgd(0.0)
-    state = steps.init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
     params = {
         'fc': {
             'kernel': np.zeros_like(state.params['fc']['kernel']),
             'bias': np.float32(logits),
         }
     }
-    train_step = steps.make_train_step(model, optimizer, np.zeros((8, 8, 3), np.float32), SEED)
+    train_step = make_train_step(model, optimizer, np.zeros((8, 8, 3), np.float32), SEED)
     return train_step, state.replace(params=params)
 
 
@@ -241,12 +250,12 @@ def test_metrics_by_hand():
     """Six classes in falling order: label 0 is a top-1 hit, labels 0 to 4 are top-5 hits."""
     logits = [3.0, 2.0, 1.0, 0.0, -1.0, -2.0]
     labels = [0, 0, 0, 1, 2, 3, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5]
-    normaliser = np.log(np.sum(np.exp(logits)))
+    normalizer = np.log(np.sum(np.exp(logits)))
     train_step, state = biased(*logits)
     batch = batch_of(label=np.int32(labels))
     metrics = run(train_step, state, batch, batch).metrics  # sums over two steps
     assert (metrics['top1'], metrics['top5'], metrics['examples']) == (6, 16, 32)
-    expected = 2 * sum(normaliser - logits[label] for label in labels)
+    expected = 2 * sum(normalizer - logits[label] for label in labels)
     assert metrics['loss'] == pytest.approx(expected, rel=1e-6)
 
 
@@ -296,7 +305,7 @@ def test_eval_step_scores_without_dropout_and_drops_what_is_masked(tiny):
     del batch['position'], batch['color_shift'], batch['color_scale']
     batch['label'][-2:] = -1
     batch['mask'][-3:] = 0  # two of padding and one bad image
-    found = steps.make_eval_step(AlexNet(TINY), mean)(steps.replicate(state.variables), batch)
+    found = steps.make_eval_step(AlexNet(TINY), mean)(pmap.replicate(state.variables), batch)
 
     logits = AlexNet(TINY).apply({'params': state.params}, np.float32(batch['image']) - mean)
     log_probs = np.asarray(jax.nn.log_softmax(logits))[:13]
@@ -318,7 +327,7 @@ def test_the_first_step_reuses_the_memory_of_the_state(tiny):
         ]
 
     train_step, state, _ = tiny
-    state = steps.replicate(state)
+    state = pmap.replicate(state)
     before = memory(state.params)
     after = train_step(state, [batch_of()])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from alexnet_jax.data.color_ops import COLOR_OPS, Color, PCAShift
-from alexnet_jax.data.image_ops import (
+from alexnet_jax.data.ops.color import COLOR_OPS, Color, PCAShift
+from alexnet_jax.data.ops.image import (
     MAX_PIXELS,
     OPS,
     BadImage,
@@ -26,9 +26,9 @@ from alexnet_jax.data.image_ops import (
     Resize,
     ResizeShort,
 )
-from alexnet_jax.data.resized_crop import RandomResizedCrop
-from alexnet_jax.data.splits import Split
-from alexnet_jax.data.views import VIEWS
+from alexnet_jax.data.ops.resized_crop import RandomResizedCrop
+from alexnet_jax.data.ops.views import VIEWS
+from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.errors import BadInput, RunError
 
 KNOWN = OPS | COLOR_OPS | {'random_resized_crop': RandomResizedCrop} | VIEWS
@@ -59,7 +59,7 @@ class Chain:
           axes: float32 [3, 3], P * sqrt(lambda) as columns; needed by pca_shift only.
 
         Returns:
-          The image, uint8 [h, w, 3] or [views, n, n, 3], and what is to be done to its colours.
+          The image, uint8 [h, w, 3] or [views, n, n, 3], and what is to be done to its colors.
 
         Raises:
           BadImage or tf.errors.OpError: eagerly; inside tf.data the latter only.

@@ -1,11 +1,11 @@
-"""Ops that change the colours of an image: on the device, in floats, so not as the others do."""
+"""Ops that change the colors of an image: on the device, in floats, so not as the others do."""
 
 import dataclasses
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from alexnet_jax.data.image_ops import Op
+from alexnet_jax.data.ops.image import Op
 
 
 class Color(NamedTuple):
@@ -17,7 +17,7 @@ class Color(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PCAShift(Op):
-    """pca_shift(SIGMA): a colour shift P (alpha * sqrt(lambda)), alpha ~ N(0, SIGMA) [3].
+    """pca_shift(SIGMA): a color shift P (alpha * sqrt(lambda)), alpha ~ N(0, SIGMA) [3].
 
     P and lambda are the eigenvectors and eigenvalues of the RGB covariance over all pixels of the
     training set, in units of 0..255. The paper (section 4.1) writes alpha * lambda; its authors'

@@ -141,7 +141,7 @@ class Identity(Op):
 
 
 def _resize(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    image = tf.image.resize(image, tf.stack([height, width]))  # bilinear, half-pixel centres
+    image = tf.image.resize(image, tf.stack([height, width]))  # bilinear, half-pixel centers
     return tf.cast(tf.round(image), tf.uint8)
 
 
@@ -191,7 +191,7 @@ def crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int, op: str) 
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop(Op):
-    """center_crop(N): the centre N x N; offsets are rounded down."""
+    """center_crop(N): the center N x N; offsets are rounded down."""
 
     fixes_size = True
     size: int

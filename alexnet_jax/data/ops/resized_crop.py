@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from alexnet_jax.data.image_ops import Op, Resize
+from alexnet_jax.data.ops.image import Op, Resize
 
 SCALE = (0.08, 1.0)  # of the image's area
 RATIO = (3 / 4, 4 / 3)  # width / height
@@ -16,7 +16,7 @@ class RandomResizedCrop(Op):
     """random_resized_crop(N): 8 to 100 % of the area, 3:4 to 4:3, resized to N x N; bilinear.
 
     Szegedy et al. 2014, as torchvision has it: the first of ten random boxes that fits; if none
-    does, the largest centred box whose shape is allowed.
+    does, the largest centered box whose shape is allowed.
     """
 
     random = True
@@ -54,5 +54,5 @@ def _box(draws: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
     size = tf.round(
         tf.stack([tf.minimum(height, width / RATIO[0]), tf.minimum(width, height * RATIO[1])])
     )
-    centred = tf.concat([tf.floor((room - size) / 2), size], 0)
-    return tf.cast(tf.where(tf.reduce_any(fits), box, centred), tf.int32)
+    centered = tf.concat([tf.floor((room - size) / 2), size], 0)
+    return tf.cast(tf.where(tf.reduce_any(fits), box, centered), tf.int32)

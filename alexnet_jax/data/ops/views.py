@@ -7,15 +7,15 @@ import dataclasses
 
 import tensorflow as tf
 
-from alexnet_jax.data.image_ops import Op, crop
+from alexnet_jax.data.ops.image import Op, crop
 
 
 @dataclasses.dataclass(frozen=True)
 class TenCrop(Op):
-    """ten_crop(N): uint8 [10, N, N, 3], the corners and the centre, then their mirrors.
+    """ten_crop(N): uint8 [10, N, N, 3], the corners and the center, then their mirrors.
 
     The paper's test, section 4.1. The order is top left, top right, bottom left, bottom right,
-    centre.
+    center.
     """
 
     fixes_size = True
@@ -31,11 +31,11 @@ class TenCrop(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Crops(Op):
-    """crops(N, M): uint8 [M, N, N, 3], the centre, then M - 1 crops spread evenly over the image.
+    """crops(N, M): uint8 [M, N, N, 3], the center, then M - 1 crops spread evenly over the image.
 
     Their offsets follow Halton's sequence in bases 2 and 3, so that a larger M adds crops to those
     of a smaller one. Of the h - N + 1 rows and w - N + 1 columns at which a crop can start, the
-    first crop after the centre starts 1/2 and 1/3 of the way, then come 1/4 and 2/3, 3/4 and 1/9,
+    first crop after the center starts 1/2 and 1/3 of the way, then come 1/4 and 2/3, 3/4 and 1/9,
     1/8 and 4/9, ..., rounded down.
     """
 

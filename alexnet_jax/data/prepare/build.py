@@ -27,7 +27,11 @@ import tensorflow as tf
 from etils import epath
 
 from alexnet_jax.data import statistics
-from alexnet_jax.data.prepared import (
+from alexnet_jax.data.ops.chain import fit, parse
+from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, sync, write_json
+from alexnet_jax.data.reader import Reader
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.data.sources.prepared import (
     FORMAT_VERSION,
     MANIFEST,
     STATISTICS,
@@ -38,11 +42,7 @@ from alexnet_jax.data.prepared import (
     read_manifest,
     write_index,
 )
-from alexnet_jax.data.preprocess import fit, parse
-from alexnet_jax.data.reader import Reader
-from alexnet_jax.data.shards import Request, SplitMaker, file_entry, sync, write_json
-from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.splits import Source
+from alexnet_jax.data.sources.splits import Source
 from alexnet_jax.errors import BadInput
 
 SHARD_SIZE = 4096  # examples of the source: 130 MB of JPEG or 805 MB raw at 256 x 256

@@ -17,10 +17,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax.data.prepared import shard_name
-from alexnet_jax.data.preprocess import Chain, parse
+from alexnet_jax.data.ops.chain import Chain, parse
 from alexnet_jax.data.reader import PADDING, Reader
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.sources.prepared import shard_name
+from alexnet_jax.data.sources.splits import Split
 
 BATCH = 64
 # A record an access, and no second compression: JPEG has its own, and raw is for speed.
@@ -33,9 +33,9 @@ class Request:
 
     Attributes:
       dataset, train_split, eval_split: as config.data has them.
-      size: the shorter side is brought to it, and the centre size x size is kept.
+      size: the shorter side is brought to it, and the center size x size is kept.
       format: 'jpeg', or 'raw' for the bare pixels.
-      quality: of JPEG, 1 .. 100; None for raw. 95, with colour at half the resolution, moves a
+      quality: of JPEG, 1 .. 100; None for raw. 95, with color at half the resolution, moves a
         channel of a pixel by 2.2 levels on average (PSNR 38.5 dB; 200 ImageNet images at 256).
     """
 

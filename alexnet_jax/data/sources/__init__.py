@@ -7,9 +7,9 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from alexnet_jax.data.prepared import open_prepared
-from alexnet_jax.data.splits import FolderSplit, MemorySplit, Source, encode_png
-from alexnet_jax.data.tfds_source import open_tfds
+from alexnet_jax.data.sources.prepared import open_prepared
+from alexnet_jax.data.sources.splits import FolderSplit, MemorySplit, Source, encode_png
+from alexnet_jax.data.sources.tfds import open_tfds
 from alexnet_jax.errors import BadInput
 
 FORMS = 'digits, tfds:NAME[/CONFIG][:VERSION] (e.g. tfds:cifar10), folder:PATH, prepared:DIR'

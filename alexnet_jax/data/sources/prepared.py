@@ -7,7 +7,7 @@
       train.names.txt    the images' file names, a line each ...
       train.offsets.npy  ... and where each begins, int64 [n + 1]
       validation...      likewise
-      statistics.npz     mean image and colour covariance of the training split
+      statistics.npz     mean image and color covariance of the training split
 
 `preparation.py` makes it, its record files by `shards.py`. Opening reads the manifest alone; the
 index is mapped into memory, and record files are opened when an image of theirs is asked for.
@@ -24,7 +24,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
-from alexnet_jax.data.splits import Source
+from alexnet_jax.data.sources.splits import Source
 from alexnet_jax.errors import BadInput
 
 FORMAT_VERSION = 1

@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax.data.splits import MemorySplit, RecordSplit, Source, Split
+from alexnet_jax.data.sources.splits import MemorySplit, RecordSplit, Source, Split
 from alexnet_jax.errors import BadInput, RunError
 
 IN_MEMORY_BYTES = 4 * 2**30

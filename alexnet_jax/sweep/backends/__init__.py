@@ -73,7 +73,7 @@ def spawn(
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
     job.folder.mkdir(parents=True, exist_ok=True)
-    start = [sys.executable, '-m', 'alexnet_jax.sweeps.start', ','.join(map(str, cores))]
+    start = [sys.executable, '-m', 'alexnet_jax.sweep.start', ','.join(map(str, cores))]
     with job.output.open('ab') as output:
         return subprocess.Popen(
             [*start, str(os.getpid()), *job.command],

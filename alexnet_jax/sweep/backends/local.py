@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweeps.backends import LOCK, Job, exit_code, spawn, threads
+from alexnet_jax.sweep.backends import LOCK, Job, exit_code, spawn, threads
 
 # The shape of so many chips: https://gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3
 TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
@@ -106,7 +106,7 @@ def probe(arguments: Sequence[str]) -> tuple[str, int]:
         'opening the data, which TFDS downloads on first use, and counting the devices', flush=True
     )
     done = subprocess.run(
-        [sys.executable, '-m', 'alexnet_jax.sweeps.probe', *arguments],
+        [sys.executable, '-m', 'alexnet_jax.sweep.probe', *arguments],
         env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweeps.backends import LOST, Job, run, threads
+from alexnet_jax.sweep.backends import LOST, Job, run, threads
 
 INSTALL = 'pip install ray==2.60.0'
 SHARED_MEMORY = 0.9  # of an accelerator, for the trials that share it; the rest is the driver's

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.sweeps.backends import LOST, Job, run, threads
+from alexnet_jax.sweep.backends import LOST, Job, run, threads
 
 INSTALL = 'pip install submitit==1.5.4'
 PARALLEL = 16  # jobs in the queue at a time, unless --max_parallel says otherwise

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_jax.data.color_ops import Color, PCAShift
-from alexnet_jax.data.image_ops import BadImage, require_size
-from alexnet_jax.data.preprocess import parse, read_image
+from alexnet_jax.data.ops.chain import parse, read_image
+from alexnet_jax.data.ops.color import Color, PCAShift
+from alexnet_jax.data.ops.image import BadImage, require_size
 from alexnet_jax.errors import BadInput, RunError
 
 RNG = np.random.RandomState(0)
@@ -88,8 +88,8 @@ class TestDecode:
 
     @pytest.mark.parametrize('form', ['PNG', 'GIF', 'JPEG'])
     def test_grey_becomes_three_equal_channels(self, form):
-        grey = RNG.randint(0, 256, (5, 7)).astype(np.uint8)
-        encoded = encode(grey, form)
+        gray = RNG.randint(0, 256, (5, 7)).astype(np.uint8)
+        encoded = encode(gray, form)
         expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
         np.testing.assert_array_equal(parse('decode')(encoded)[0].numpy(), expected)
 
@@ -141,7 +141,7 @@ class TestSizes:
     def test_resize_by_two_averages_by_hand(self):
         pixels = np.zeros((1, 2, 3), np.uint8)
         pixels[0, 1] = 100
-        # half-pixel centres: samples at -1/4, 1/4, 3/4, 5/4 of the way from 0 to 100
+        # half-pixel centers: samples at -1/4, 1/4, 3/4, 5/4 of the way from 0 to 100
         found = run('decode|resize(1, 4)', pixels)
         np.testing.assert_array_equal(found[0, :, 0], [0, 25, 75, 100])
 

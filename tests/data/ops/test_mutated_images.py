@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.preprocess import read_image
+from alexnet_jax.data.ops.chain import read_image
 from alexnet_jax.errors import RunError
 
 

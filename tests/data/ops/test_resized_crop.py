@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_jax.data.preprocess import parse
-from alexnet_jax.data.resized_crop import _box
+from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.resized_crop import _box
 
 SIZES = [(240, 320), (500, 333), (30, 40), (64, 64), (100, 260), (3, 2)]
 
@@ -45,7 +45,7 @@ def test_boxes(height, width):
         (900, 60, (410, 0, 80, 60)),  # 80 high at 3:4
     ],
 )
-def test_where_no_box_fits_the_centre_is_taken(height, width, box):
+def test_where_no_box_fits_the_center_is_taken(height, width, box):
     # An area of half the image, at 3:4 to 4:3, is higher or wider than such a strip.
     draws = np.full((10, 4), 0.5)
     assert tuple(_box(draws, [height, width]).numpy()) == box
@@ -80,7 +80,7 @@ def test_in_tf_data_as_eagerly_by_seed():
         assert (np.diff(image[:, 0, 0].astype(int)) >= 0).all()
         assert (np.diff(image[0, :, 1].astype(int)) >= 0).all()
         assert (image[..., 2] == 7).all()
-        # 8 to 100 % of 80 x 100 pixels, as the colours at the edges tell.
+        # 8 to 100 % of 80 x 100 pixels, as the colors at the edges tell.
         height = (image[-1, 0, 0] - int(image[0, 0, 0])) / 2 * 24 / 23
         width = (image[0, -1, 1] - int(image[0, 0, 1])) / 2 * 24 / 23
         assert 0.06 < height * width / 8000 < 1.02

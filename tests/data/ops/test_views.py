@@ -8,8 +8,8 @@ import tensorflow as tf
 from PIL import Image
 from scipy.stats import qmc
 
-from alexnet_jax.data.image_ops import BadImage
-from alexnet_jax.data.preprocess import parse
+from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.image import BadImage
 from alexnet_jax.errors import BadInput
 
 
@@ -56,7 +56,7 @@ def test_offsets_equal_halton_and_cover_the_image():
     assert set(first[:, 0]) == set(first[:, 1]) == set(range(30))
 
 
-def test_one_crop_is_the_centre_crop():
+def test_one_crop_is_the_center_crop():
     encoded, _ = coordinates(10, 13)
     for size in (7, 8, 10):
         (view,) = views(f'decode|crops({size}, 1)', encoded)

@@ -11,22 +11,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from etils import epath
+from helpers import ROOT
 from PIL import Image
 from prepared_sets import OPS, contents, expected_pixels, folder_of, prepare, request_for
 
 from alexnet_jax.config import default_config
-from alexnet_jax.data import preparation, shards
-from alexnet_jax.data.prepared import open_prepared
-from alexnet_jax.data.preprocess import parse
+from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.prepare import build, shards
+from alexnet_jax.data.sources.prepared import open_prepared
 from alexnet_jax.errors import BadInput, RunError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class TestContents:
@@ -140,7 +138,7 @@ class TestBadImages:
         assert records[0] == expected_pixels(folder / 'train/a/062.png').tobytes()
         assert (
             '208 images, 2 skipped: see manifest.json'
-            in preparation.describe(epath.Path(tmp_path / 'set'))[0]
+            in build.describe(epath.Path(tmp_path / 'set'))[0]
         )
 
     def test_above_one_percent_stops(self, broken, tmp_path):
@@ -188,7 +186,7 @@ class TestContinuing:
                     raise OSError(errno.ENOSPC, 'No space left on device')
                 sync(path)
 
-            for module in (preparation, shards):
+            for module in (build, shards):
                 monkeypatch.setattr(module, 'sync', stopping)
             try:
                 prepare(folder, output)
@@ -206,7 +204,7 @@ class TestContinuing:
         prepare(folder, tmp_path / 'whole', 'jpeg', shard_size=20)
         script = f"""if True:
             import sys, time
-            sys.path.insert(0, {str(REPOSITORY / 'tests/data')!r})
+            sys.path.insert(0, {str(ROOT / 'tests/data')!r})
             import prepared_sets
             from alexnet_jax.data import shards
             write = shards.write_json
@@ -217,7 +215,7 @@ class TestContinuing:
         rng = random.Random(0)
         done = tmp_path / 'killed.incomplete/done'
         for count in sorted(rng.sample(range(1, 28), 10 if full else 2)):
-            run = subprocess.Popen([sys.executable, '-c', script], cwd=REPOSITORY)
+            run = subprocess.Popen([sys.executable, '-c', script], cwd=ROOT)
             while run.poll() is None and len(list(done.glob('*.json'))) < count:
                 time.sleep(0.001)
             time.sleep(rng.uniform(0, 0.06))
@@ -241,7 +239,7 @@ class TestContinuing:
 
     def test_another_recipe_is_refused(self, write_folder, tmp_path, monkeypatch):
         folder, _ = write_folder(folder_of(6))
-        monkeypatch.setattr(preparation, '_make', lambda *args: 1 / 0)
+        monkeypatch.setattr(build, '_make', lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(folder, tmp_path / 'set')
         with pytest.raises(BadInput, match=r"format: 'raw' -> 'jpeg', quality: None -> 95.*remove"):
@@ -265,15 +263,15 @@ def test_real_imagenet_from_the_archives(shared_data, tmp_path):
     """Archives -> TFDS -> prepared set, on 1,200 of its images."""
     data = default_config().data
     data.data_dir = str(tmp_path)
-    request = preparation.Request('tfds:imagenet2012', 'train', 'validation', 64, 'raw', None)
+    request = build.Request('tfds:imagenet2012', 'train', 'validation', 64, 'raw', None)
     output = epath.Path(tmp_path / 'set')
-    assert preparation.prepare(request, data, output, str(shared_data / 'imagenet_manual'))
+    assert build.prepare(request, data, output, str(shared_data / 'imagenet_manual'))
     source = open_prepared(output, ['train', 'validation'])
     assert len(source.class_names) == 1000
     assert (len(source.train), len(source.eval)) == (1000, 200)
     names = source.eval.file_names(np.arange(200))
     assert all(name.startswith('ILSVRC2012_val_') for name in names)
-    original = preparation.open_source(data_for(data, request))
+    original = build.open_source(data_for(data, request))
     chain = parse(request.ops)
     encoded, labels = original.train.read(np.arange(0, 1000, 101))
     records, found = source.train.read(np.arange(0, 1000, 101))

@@ -12,11 +12,11 @@ from PIL import Image
 from prepared_sets import OPS, folder_of, prepare
 
 from alexnet_jax.data import statistics
-from alexnet_jax.data.image_ops import CenterCrop, DecodeRaw, Identity, Resize, ResizeShort
+from alexnet_jax.data.ops.chain import fit, parse
+from alexnet_jax.data.ops.image import CenterCrop, DecodeRaw, Identity, Resize, ResizeShort
 from alexnet_jax.data.pipeline import Data, permutation
-from alexnet_jax.data.prepared import open_prepared
-from alexnet_jax.data.preprocess import fit, parse
-from alexnet_jax.data.splits import FolderSplit
+from alexnet_jax.data.sources.prepared import open_prepared
+from alexnet_jax.data.sources.splits import FolderSplit
 from alexnet_jax.errors import BadInput, RunError
 
 

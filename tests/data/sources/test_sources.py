@@ -6,8 +6,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from alexnet_jax.data import tfds_source
 from alexnet_jax.data.sources import open_source
+from alexnet_jax.data.sources import tfds as tfds_source
 from alexnet_jax.errors import BadInput, RunError
 
 

@@ -1,0 +1,1 @@
+"""Times the training step and the input pipeline: `python -m alexnet_jax.benchmark`."""

@@ -1,0 +1,1 @@
+"""What is done to an image, one file a family of ops."""

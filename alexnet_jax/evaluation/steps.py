@@ -1,0 +1,101 @@
+"""The steps that score and predict, sharded over the devices.
+
+A batch is a dict of arrays, the slice of the global batch that this process reads:
+  image        uint8 [b, H, W, 3], in evaluation also [b, views, H, W, 3]
+  label        int32 [b], -1 for padding
+  mask         float32 [b], 1 for an example that counts and 0 for padding or a bad image
+and for training
+  position     int32 [b], place in the global batch
+  color_shift  float32 [b, 3], added to every pixel of the image
+  color_scale  float32 [b], factor of the result
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.parallel import pmap
+
+Batch = dict[str, np.ndarray]
+
+
+def make_eval_step(
+    model: AlexNet, mean: np.ndarray
+) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
+    """Build the evaluation step: of a network, and the float32 [H, W, 3] that it subtracts.
+
+    Returns:
+      (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
+    """
+
+    def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> dict[str, jax.Array]:
+        log_probs = view_log_probs(model, variables, batch['image'], mean)
+        label, mask = batch['label'], batch['mask']
+        losses = -jnp.take_along_axis(log_probs, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
+        sums = counts(log_probs, label, mask) | {'loss': jnp.where(mask > 0, losses, 0.0).sum()}
+        return jax.lax.psum(sums, 'batch')
+
+    step = pmap.pmapped(step_fn, (None, 0, None))
+    mean = pmap.replicate(mean)
+    return lambda variables, batch: step(variables, pmap.shard(batch), mean)
+
+
+def make_predict_step(
+    model: AlexNet, mean: np.ndarray
+) -> Callable[[dict[str, Any], np.ndarray], jax.Array]:
+    """Build the step that gives every example's class probabilities; of the same model and mean.
+
+    Returns:
+      (variables, image uint8 as in a batch) -> log-probabilities averaged over views, float32
+      [b, classes]: with several processes, of this one's images.
+    """
+
+    def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
+        return view_log_probs(model, variables, batch['image'], mean)
+
+    step = pmap.pmapped(step_fn, (None, 0, None), out_axes=0)
+    mean = pmap.replicate(mean)
+
+    def predict(variables: dict[str, Any], image: np.ndarray) -> jax.Array:
+        log_probs = step(variables, pmap.shard({'image': image}), mean)
+        return log_probs.reshape(len(image), -1)
+
+    return predict
+
+
+def view_log_probs(
+    model: AlexNet, variables: dict[str, Any], image: jax.Array, mean: jax.Array
+) -> jax.Array:
+    """Logarithm of the class probabilities, averaged over the views of each image.
+
+    Args:
+      model: the network.
+      variables: its params and batch_stats.
+      image: uint8 [N, H, W, 3] or [N, views, H, W, 3].
+      mean: float32 [H, W, 3].
+
+    Returns:
+      float32 [N, classes].
+    """
+    views = image.reshape(-1, *image.shape[-3:]).astype(jnp.float32) - mean
+    log_probs = jax.nn.log_softmax(model.apply(variables, views))
+    log_probs = log_probs.reshape(len(image), -1, log_probs.shape[-1])
+    return jax.nn.logsumexp(log_probs, axis=1) - np.log(log_probs.shape[1])
+
+
+def counts(scores: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Numbers of examples, of bad images, and of labels with the highest or a top-5 score."""
+    counts = mask > 0
+    _, best = jax.lax.top_k(scores, min(5, scores.shape[-1]))
+    hit = (best == label[:, None]) & counts[:, None]
+    numbers = {
+        'top1': hit[:, 0],
+        'top5': hit,
+        'examples': counts,
+        'bad_images': ~counts & (label >= 0),
+    }
+    return {key: value.sum(dtype=jnp.int32) for key, value in numbers.items()}
