@@ -87,9 +87,8 @@ def default_config() -> ml_collections.ConfigDict:
     c.num_classes = 1000  # rows of the last fully connected layer
     c.image_size = 227  # pixels a side that the network takes
     c.dtype = 'float32'  # of activations; parameters, logits, loss, LRN denominators are float32
-    c.ghost_batch_size = (
-        32  # consecutive examples of a batch over which batch norm takes its statistics
-    )
+    # Consecutive examples over which batch norm takes its statistics (Hoffer et al. 2017).
+    c.ghost_batch_size = 32
 
     c.data = ml_collections.ConfigDict()
     # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH | prepared:DIR (see prepare.py)

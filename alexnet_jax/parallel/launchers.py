@@ -32,7 +32,7 @@ class Cluster:
     takes_all_gpus: bool = True
 
 
-def find(
+def detect_launcher(
     environ: Mapping[str, str],
     coordinator: str | None = None,
     num_processes: int | None = None,
