@@ -27,7 +27,7 @@ from alexnet_jax.errors import AlexNetError, BadInput, run_command
 from alexnet_jax.model import variants
 from alexnet_jax.run import checkpoint, manifest, workdir
 from alexnet_jax.training import optimizer
-from alexnet_jax.training.step import TrainState, first_state
+from alexnet_jax.training.step import TrainState, create_train_state
 
 SAMPLE_IMAGES = 50  # of each split that are decoded
 SAMPLE_LABELS = 1000  # of a split whose labels are not in memory
@@ -119,7 +119,9 @@ def _step_bytes(config: ml_collections.ConfigDict, batch_size: int) -> tuple[int
     def forward(params, batch_stats, image, keys):
         def apply(p):
             variables, mask = {'params': p, 'batch_stats': batch_stats}, jnp.ones(batch_size)
-            return model.apply(variables, image, keys, mask, mutable=['batch_stats'])[0]
+            return model.apply(
+                variables, image, train=True, dropout_keys=keys, mask=mask, mutable=['batch_sums']
+            )[0]
 
         return jax.vjp(apply, params)[1]
 
@@ -132,7 +134,7 @@ def _state_shapes(config: ml_collections.ConfigDict) -> TrainState:
     """The state of a run, as shapes and dtypes; the number of examples does not matter to it."""
     transform = optimizer.make_optimizer(config, optimizer.make_schedule(config, 1000), 1000)
     model, size = variants.make_model(config), config.image_size
-    return jax.eval_shape(lambda: first_state(model, transform, size, config.seed))
+    return jax.eval_shape(lambda: create_train_state(model, transform, size, config.seed))
 
 
 def _bytes(tree) -> int:
@@ -269,11 +271,12 @@ def _check_checkpoints(folder: str) -> Iterator[Finding]:
         then = f'the next run moves it aside and continues from step {sound[0]:,}'
     else:
         then = 'and none is sound: the next run moves it aside and stops, the one after starts over'
+    scores = checkpoint.read_scores(folder)
     for step, reason in found.items():
         if reason:
             yield False, f'step {step:,} is corrupt ({reason}); {then}'
         else:
-            yield True, f'step {step:,} is sound{_score(checkpoint.read_scores(folder, step))}'
+            yield True, f'step {step:,} is valid{_score(scores.get(step, {}))}'
 
 
 def _steps(folder: str) -> list[int]:

@@ -58,11 +58,8 @@ def main() -> None:
         _check_training(config, folder)
 
     malloc.configure_malloc()
+    compilation.set_xla_flags(config.deterministic)
     compilation.enable_compilation_cache()
-    if config.deterministic:
-        # Here and not in the compiler's options, which several processes cannot be given.
-        flag = '--xla_gpu_deterministic_ops=true'
-        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
     _start_distributed()
     with processes.abort_on_error():
         devices = _count_devices()

@@ -15,7 +15,6 @@ import numpy as np
 from etils import epath
 from helpers import ROOT
 
-from alexnet_jax.parallel import compilation
 from alexnet_jax.run import checkpoint, manifest
 
 TIMEOUT = 300  # seconds; a run takes some 10
@@ -31,16 +30,12 @@ FLAGS = (
     '--config.optimizer.milestones=(0.4, 1.2)',
 )
 
-# Given here so that it holds with several processes too, where `steps` cannot set it: another
-# choice rounds otherwise, which near a tie of a pool is another gradient.
-YNN = f'--{compilation.YNN}={compilation.OPTIONS["cpu"][compilation.YNN]}'
-
 
 def environment(cache: Path, devices: int) -> dict[str, str]:
     """What makes a run have that many devices and keep what it compiles in `cache`."""
     return {
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {YNN}',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_COMPILATION_CACHE_DIR': str(cache),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }

@@ -1,5 +1,6 @@
 """A tiny network and NumPy batches for it, for tests of the loop without the data pipeline."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -65,15 +66,18 @@ class FakeData:
     def load_statistics(self, workdir: str) -> None:
         self.mean = np.full_like(self.mean, 127.5)
 
-    def train_batches(self, start_step: int) -> Iterator[Batch]:
-        step = start_step * self.config.accum_steps
-        while True:
-            step += 1
-            self.on_batch(step)
-            batch = make_batch(self.config, step)
-            if step == self.nan_step:
-                batch['color_shift'][0] = np.nan
-            yield batch
+    def train_batches(self, start_step: int) -> Iterator[list[Batch]]:
+        count = self.config.accum_steps
+        for step in itertools.count(start_step + 1):
+            yield [self._part(number) for number in range((step - 1) * count + 1, step * count + 1)]
+
+    def _part(self, number: int) -> Batch:
+        """Part `number` of the run, counted from 1."""
+        self.on_batch(number)
+        batch = make_batch(self.config, number)
+        if number == self.nan_step:
+            batch['color_shift'][0] = np.nan
+        return batch
 
     def eval_batches(self) -> Iterator[Batch]:
         """Padded to the batch size with label -1, which is masked out."""

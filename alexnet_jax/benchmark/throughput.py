@@ -1,5 +1,6 @@
 """How many images a second the input pipeline gives: what `benchmark data` measures."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -57,7 +58,9 @@ def measure(
     for name in names:
         config.data.name = name
         data = Data(config)
-        streams[name], found[name] = _start(data.train_batches)
+        streams[name], found[name] = _start(
+            lambda data=data: itertools.chain.from_iterable(data.train_batches())
+        )
     if peer:
         streams['flax'], found['flax'] = _start(
             lambda: flax_baseline.flax_batches(images, labels, config.batch_size)

@@ -29,9 +29,9 @@ from alexnet_jax.benchmark import reference_ops
 from alexnet_jax.errors import RunError, run_command
 from alexnet_jax.evaluation import steps
 from alexnet_jax.model import ops, variants
-from alexnet_jax.parallel import compilation, malloc, pmap
+from alexnet_jax.parallel import malloc, pmap
 from alexnet_jax.training import optimizer
-from alexnet_jax.training.step import init_state, make_train_step
+from alexnet_jax.training.step import create_train_state, make_train_step
 
 TRAIN_SIZE = 1_000_000  # images of an epoch; nothing here trains for one
 COMPILING = (
@@ -121,7 +121,7 @@ def make(name: str, task: str, config: ml_collections.ConfigDict) -> Run:
     if name == 'matmul':
         return _matmul(config)
     if name == 'plain JAX':
-        compilation.OPTIONS.clear()
+        pass
         for function in reference_ops.FUNCTIONS:
             setattr(ops, function.__name__, function)
     else:
@@ -148,7 +148,7 @@ def make_batch(config: ml_collections.ConfigDict) -> steps.Batch:
 def _train(config: ml_collections.ConfigDict) -> Run:
     """The step, on a batch that comes from the host's memory every time."""
     model, transform, mean, state = _start(config)
-    step = make_train_step(model, transform, mean, config.seed, config.accum_steps)
+    step = make_train_step(model, transform, mean, config.seed)
     state, parts = pmap.replicate(state), [make_batch(config)] * config.accum_steps
 
     def run(count: int) -> None:
@@ -180,7 +180,7 @@ def _start(config: ml_collections.ConfigDict):
     model = variants.make_model(config)
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
     transform = optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
-    state = init_state(model, transform, config.image_size, config.seed)
+    state = create_train_state(model, transform, config.image_size, config.seed)
     return model, transform, _InMemory(config).mean, state
 
 

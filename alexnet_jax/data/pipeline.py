@@ -7,7 +7,6 @@ function of dataset, seed, batch size and s, and there is no iterator state to s
 
 import contextlib
 import functools
-import itertools
 from collections.abc import Iterator
 
 import ml_collections
@@ -128,28 +127,29 @@ class Data:
         if needs_mean:
             self.mean = found.center(self.config.image_size)
 
-    def train_batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """This process's slices of the batches of the steps start_step + 1, start_step + 2, ...
-
-        With microbatches, as many in turn as make up each step's batch.
+    def train_batches(self, start_step: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
+        """Yield this process's slices of the batches of steps start_step + 1, start_step + 2, ...
 
         Args:
-          start_step: the steps already done. Any value costs the same.
+          start_step: The number of steps already done. Any value costs the same.
 
         Yields:
+          The parts of a step's batch, `accum_steps` of them, each with
           image uint8 [b, h, w, 3], label int32 [b], mask float32 [b] (0 for a skipped image),
           position int32 [b] in the global batch, color_shift float32 [b, 3], color_scale float32
           [b].
 
         Raises:
-          RunError: names an image that cannot be used.
+          RunError: Names an image that cannot be used.
         """
         parts = self.config.accum_steps
+        positions = [
+            self._positions(part * self.part_size).astype(np.int32) for part in range(parts)
+        ]
         transform = self._transform(self.train_chain, with_color=True)
         batches = self._train.batches(self._train_plan, start_step * parts, FOREVER, transform)
-        for part, batch in zip(itertools.cycle(range(parts)), batches, strict=False):
-            position = self._positions(part * self.part_size)
-            yield {**batch, 'position': position.astype(np.int32)}
+        while True:
+            yield [{**next(batches), 'position': position} for position in positions]
 
     def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """This process's slices of the evaluation split, in file order, each example once.

@@ -1,6 +1,7 @@
 """AlexNet as a module that folds over a table of layers."""
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -26,36 +27,42 @@ from alexnet_jax.model.layers import (
 
 
 class AlexNet(nn.Module):
-    """A table of layers as a network; returns logits.
+    """A table of layers as a network that returns logits.
 
     Attributes:
-      layers: the table; its last entry is the `Dense` that gives the logits.
-      dtype: of activations. Parameters, logits and the norms' denominators are float32.
-      ghost_batch_size: consecutive examples over which batch norm takes its statistics.
+      layers: The table; its last entry is the `Dense` that gives the logits.
+      dtype: The dtype of activations. Parameters, logits and the norms' denominators are float32.
+      ghost_batch_size: Consecutive examples over which batch norm takes its statistics.
+      ops: The module that computes convolutions, pools and norms: `model.ops`, or another with the
+        same functions.
     """
 
     layers: Table
     dtype: jnp.dtype = jnp.float32
     ghost_batch_size: int = 32
+    ops: Any = ops
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
+        *,
+        train: bool = False,
         dropout_keys: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
         """Compute logits.
 
         Args:
-          x: images [N, H, W, C], mean subtracted.
-          dropout_keys: one PRNG key an example, [N], so that masks do not depend on how a batch is
-            laid out on devices. None at test time: nothing is dropped, and batch norm takes its
-            running averages.
-          mask: float32 [N], needed in training by batch norm: an example of 0 does not count.
+          x: Images [N, H, W, C], mean subtracted.
+          train: Whether to drop neurons and to take batch norm's statistics from the batch. Make
+            the collection 'batch_sums' mutable then: see `GhostBatchNorm`.
+          dropout_keys: With `train`, one PRNG key per example, [N], so that the masks do not depend
+            on how a batch is laid out on devices.
+          mask: With `train`, float32 [N]: batch norm leaves out the examples whose mask is 0.
 
         Returns:
-          Logits [N, classes]; softmax of them are the probabilities.
+          Logits [N, classes]; their softmax are the class probabilities.
         """
         x = x.astype(self.dtype)
         for place, layer in enumerate(self.layers):
@@ -65,26 +72,28 @@ class AlexNet(nn.Module):
                 case ReLU():
                     x = nn.relu(x)
                 case LRN(k, n, alpha, beta, groups):
-                    x = ops.local_response_norm(x, k, n, alpha, beta, groups)
+                    x = self.ops.local_response_norm(x, k, n, alpha, beta, groups)
                 case MaxPool(window, stride, ceil_mode):
-                    x = ops.max_pool(x, window, stride, ceil_mode)
+                    x = self.ops.max_pool(x, window, stride, ceil_mode)
                 case Dense():
                     x = self._dense(layer, _flatten(x, layer.groups))
                 case BatchNorm(name, epsilon):
-                    group = self.ghost_batch_size if dropout_keys is not None else None
-                    x = _BatchNorm(epsilon, group, name=name)(x, mask)
+                    norm = GhostBatchNorm(epsilon, self.ghost_batch_size, name=name)
+                    x = norm(x, train, mask)
                 case Dropout():
-                    x = _dropout(layer, x, dropout_keys, place)
+                    x = _dropout(layer, x, dropout_keys if train else None, place)
                 case Tanh():
                     x = nn.tanh(x)
                 case Sigmoid():
                     x = nn.sigmoid(x)
                 case AvgPool(window, stride, ceil_mode):
-                    x = ops.avg_pool(x, window, stride, ceil_mode)
+                    x = self.ops.avg_pool(x, window, stride, ceil_mode)
                 case WithinChannelLRN(k, n, alpha, beta):
-                    x = ops.within_channel_lrn(x, k, n, alpha, beta)
+                    x = self.ops.within_channel_lrn(x, k, n, alpha, beta)
                 case Normalize(mean, std):
                     x = _normalize(x, mean, std)
+                case _:
+                    assert_never(layer)
         return x
 
     def _conv(self, layer: Conv, x: jax.Array) -> jax.Array:
@@ -97,7 +106,7 @@ class AlexNet(nn.Module):
             dtype=self.dtype,
             kernel_init=_kernel_init(layer.std),
             bias_init=_bias_init(layer.bias, layer.window**2 * x.shape[-1] // layer.groups),
-            conv_general_dilated=ops.conv,
+            conv_general_dilated=self.ops.conv,
             name=layer.name,
         )(x)
 
@@ -108,37 +117,60 @@ class AlexNet(nn.Module):
             dtype=np.promote_types(self.dtype, np.float32) if is_head else self.dtype,
             kernel_init=_kernel_init(layer.std),
             bias_init=_bias_init(layer.bias, x.shape[-1]),
-            dot_general=ops.dot_in_groups if layer.groups > 1 else None,
+            dot_general=self.ops.dot_in_groups if layer.groups > 1 else None,
             name=layer.name,
         )(x)
 
 
-class _BatchNorm(nn.Module):
-    """In training, statistics of fixed groups of consecutive examples of the global batch, so that
-    neither devices nor microbatches change them.
+class GhostBatchNorm(nn.Module):
+    """Batch norm over fixed groups of consecutive examples (Hoffer et al. 2017), without scale or
+    bias.
 
-    `batch_stats` holds the running averages; a training call gives in their place the statistics
-    of its groups, each times its number of examples, summed: to be added over devices and
-    microbatches and divided by the number of examples.
+    The groups are cut from the global batch, so neither the number of devices nor gradient
+    accumulation changes a result. The collection 'batch_stats' holds the running averages, which
+    are read at test time and never written here. In training the collection 'batch_sums' receives
+    the statistics of the groups, each times its number of examples, summed: added up over devices
+    and parts of the batch, they become running averages in `update_batch_stats`.
     """
 
     epsilon: float
-    group: int | None  # examples; None at test time
+    group_size: int  # examples
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Normalize x [N, ..., C]; `mask` is float32 [N], needed in training."""
         mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1])
         variance = self.variable('batch_stats', 'var', jnp.ones, x.shape[-1])
-        if self.group is None:
+        if not train:
             return ops.normalize(x, mean.value, variance.value, self.epsilon)
-        groups = x.reshape(-1, self.group, *x.shape[1:])
-        weights = mask.reshape(-1, self.group)
+        groups = x.reshape(-1, self.group_size, *x.shape[1:])
+        weights = mask.reshape(-1, self.group_size)
         group_mean, group_variance = ops.batch_statistics(groups, weights)
         examples = weights.sum(axis=1)[:, None]
-        mean.value = (group_mean * examples).sum(axis=0)
-        variance.value = (group_variance * examples).sum(axis=0)
-        standardize = jax.vmap(lambda *args: ops.normalize(*args, self.epsilon))
-        return standardize(groups, group_mean, group_variance).reshape(x.shape)
+        self.put_variable('batch_sums', 'mean', (group_mean * examples).sum(axis=0))
+        self.put_variable('batch_sums', 'var', (group_variance * examples).sum(axis=0))
+        normalize = jax.vmap(lambda *args: ops.normalize(*args, self.epsilon))
+        return normalize(groups, group_mean, group_variance).reshape(x.shape)
+
+
+def update_batch_stats(layers: Table, batch_stats: Any, means: Any, is_any: jax.Array) -> Any:
+    """Return the running averages of batch norm after a training step.
+
+    Args:
+      layers: The network's table; each `BatchNorm` in it has its momentum.
+      batch_stats: The collection of that name, the running averages so far.
+      means: The collection 'batch_sums', summed over the whole batch, divided by its examples.
+      is_any: Whether any example counted; if none did, the averages stay as they are.
+    """
+    momentum = {layer.name: layer.momentum for layer in layers if isinstance(layer, BatchNorm)}
+
+    def update(name: str, old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(is_any, old + (1 - momentum[name]) * (new - old), old)
+
+    return {
+        name: jax.tree.map(partial(update, name), stats, means[name])
+        for name, stats in batch_stats.items()
+    }
 
 
 def _kernel_init(std: float | Literal['he', 'torch']) -> nn.initializers.Initializer:

@@ -117,6 +117,7 @@ class BatchNorm:
 
     name: str
     epsilon: float = 1e-4
+    momentum: float = 0.9  # of the running averages, per step
 
 
 Activation = ReLU | Tanh | Sigmoid

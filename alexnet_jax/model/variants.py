@@ -1,11 +1,13 @@
 """The networks by name, each a table that reads like its source."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
 
 from alexnet_jax.errors import BadInput
+from alexnet_jax.model import ops
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.edits import EDITS
 from alexnet_jax.model.layers import (
@@ -189,10 +191,17 @@ def build(variant: str, edits: tuple[str, ...], num_classes: int) -> Table:
     return (*table[:-1], dataclasses.replace(table[-1], features=num_classes))
 
 
-def make_model(config: ml_collections.ConfigDict) -> AlexNet:
-    """The network that a config names by `variant`, `edits`, `num_classes` and `dtype`."""
+def make_model(config: ml_collections.ConfigDict, ops: Any = ops) -> AlexNet:
+    """Return the network that a config names by `variant`, `edits`, `num_classes` and `dtype`.
+
+    Args:
+      config: A recipe.
+      ops: The module that computes the layers, as in `AlexNet`.
+    """
     layers = build(config.variant, config.edits, config.num_classes)
-    return AlexNet(layers, dtype=jnp.dtype(config.dtype), ghost_batch_size=config.ghost_batch_size)
+    return AlexNet(
+        layers, jnp.dtype(config.dtype), ghost_batch_size=config.ghost_batch_size, ops=ops
+    )
 
 
 def _lookup(key: str, name: str, known: dict):

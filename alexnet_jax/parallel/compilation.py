@@ -1,18 +1,32 @@
-"""How steps are compiled: XLA's options, and the cache that keeps them for the next process."""
+"""How steps are compiled: XLA's flags, and the cache that keeps them for the next process."""
 
 import os
-from collections.abc import Callable
 
 import jax
 
-from alexnet_jax.parallel import malloc
-
 # jaxlib 0.10 sends convolutions on a CPU to YNNPACK, whose weight gradients are slow: the course
-# net trains 24.2 images/s instead of 17 with Eigen's.
-YNN = 'xla_cpu_experimental_ynn_fusion_type'
-OPTIONS = {'cpu': {YNN: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}}  # by platform
+# net trains 24.2 images/s instead of 17 with Eigen's. XLA aborts on a flag that it does not know.
+CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+DETERMINISTIC_FLAG = '--xla_gpu_deterministic_ops=true'
 
 CACHE = '~/.cache/alexnet_jax'
+
+
+def set_xla_flags(deterministic: bool = False) -> None:
+    """Add to XLA_FLAGS what training needs; call it before JAX starts its devices.
+
+    Flags and not compiler options, which pmap takes from one process only: so one process and
+    several compile the same program. What the user has set in XLA_FLAGS wins.
+
+    Args:
+      deterministic: Whether sums on a GPU give the same bits in every run.
+    """
+    flags = [DETERMINISTIC_FLAG] if deterministic else []
+    if jax.__version__.startswith('0.10.'):
+        flags.append(CPU_FLAG)
+    given = os.environ.get('XLA_FLAGS', '')
+    missing = [flag for flag in flags if flag.split('=')[0] not in given]
+    os.environ['XLA_FLAGS'] = ' '.join([*given.split(), *missing])
 
 
 def enable_compilation_cache() -> None:
@@ -23,26 +37,3 @@ def enable_compilation_cache() -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
-
-
-def executable(function) -> Callable:
-    """A jitted or pmapped function, compiled at its first call with OPTIONS; XLA_FLAGS win."""
-    platform = jax.default_backend()
-    options = OPTIONS.get(platform, {}) if jax.__version__.startswith('0.10.') else {}
-    options = {k: v for k, v in options.items() if k not in os.environ.get('XLA_FLAGS', '')}
-    # What is compiled ahead takes global arrays, where with several processes a batch is a
-    # process's own: there pmap compiles for itself, without options.
-    compiled = None if options and jax.process_count() == 1 else function
-    # On a CPU every execution in flight holds its temporaries (1.6 GB at batch 128), and simulated
-    # devices starve each other of threads in the middle of a psum until XLA aborts the process.
-    in_turn = platform == 'cpu'
-
-    def call(*args):
-        nonlocal compiled
-        if compiled is None:
-            compiled = function.lower(*args).compile(compiler_options=options)
-            malloc.trim_heap()
-        result = compiled(*args)
-        return jax.block_until_ready(result) if in_turn else result
-
-    return call

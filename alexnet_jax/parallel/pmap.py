@@ -1,6 +1,6 @@
-"""Over the devices of all processes: the only file that knows pmap."""
+"""Computing on the devices of all processes: the only file that knows pmap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,11 +9,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax.parallel import compilation
-
 
 def connect_devices() -> None:
-    """Connect the devices of several processes; call it where the processes are side by side.
+    """Connect the devices of several processes; call it while the processes are in step.
 
     Between CPUs, Gloo lets the first sum over a group of devices wait 30 s for the slowest process,
     and reading data and compiling can take them further apart than that.
@@ -27,9 +25,10 @@ def connect_devices() -> None:
 def replicate(tree: Any) -> Any:
     """Copy a tree of host arrays onto every device of this process.
 
-    A donated state has to be there before pmap sees it: with several processes it would otherwise
-    be aliased and then deleted. It is copied there: on a CPU device_put borrows the host's memory,
-    which cannot be donated, and the first step would need room for two states.
+    A state that is to be donated must be there before pmap sees it: with several processes it would
+    otherwise be aliased and then deleted. There it is copied once more: on a CPU, device_put
+    borrows the host's memory, which cannot be donated, and the first step would need room for two
+    states.
     """
     mesh = Mesh(np.array(jax.local_devices()), ('batch',))
     borrowed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
@@ -42,14 +41,30 @@ def _copy(tree: Any) -> Any:
 
 
 def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """[b, ...] -> [devices of this process, b / devices, ...]."""
+    """Split a batch over the devices of this process: [b, ...] -> [devices, b / devices, ...]."""
     devices = jax.local_device_count()
     return {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in batch.items()}
 
 
-def pmapped(function, in_axes, out_axes=None, donated=()) -> Callable:
-    """Over the devices of all processes; out_axes of None: the result is the same on all."""
-    pmapped = jax.pmap(
+def pmapped(
+    function: Callable,
+    in_axes: Sequence[int | None],
+    out_axes: int | None = None,
+    donated: Any = (),
+) -> Callable:
+    """Map a function over the devices of all processes.
+
+    Args:
+      function: The function, which sees the axis 'batch'.
+      in_axes: For each argument, 0 if it is sharded (see `shard`), None if it is replicated.
+      out_axes: Likewise for the result; None: it is the same on all devices.
+      donated: The arguments, by number, whose memory the result may take.
+    """
+    mapped = jax.pmap(
         function, axis_name='batch', in_axes=in_axes, out_axes=out_axes, donate_argnums=donated
     )
-    return compilation.executable(pmapped)
+    if jax.default_backend() != 'cpu':
+        return mapped
+    # On a CPU every execution in flight holds its temporaries (1.6 GB at batch 128), and simulated
+    # devices starve each other of threads in the middle of a psum until XLA aborts the process.
+    return lambda *args: jax.block_until_ready(mapped(*args))

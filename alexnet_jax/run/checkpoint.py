@@ -2,14 +2,15 @@
 
 Orbax restores a flipped byte without a word, and takes an empty folder for the newest step. So
 every checkpoint has a manifest of SHA-256 hashes of its files, written last; what does not match
-its manifest is moved aside, and the newest sound checkpoint is used.
+its manifest is moved aside, and the newest valid checkpoint is used.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from alexnet_jax.errors import RunError
-from alexnet_jax.run import manifest
+from alexnet_jax.run import logger, manifest
 
 KEEP_NEWEST = 3
 
@@ -29,16 +30,21 @@ KEEP_NEWEST = 3
 class Checkpoints:
     """The checkpoints of a run, in `workdir/checkpoints/<step>`.
 
-    Every process makes one and calls each method at the same step; process 0 writes.
+    The newest three are kept, and the one with the best evaluation. A step is saved before it is
+    evaluated; its scores are in metrics.jsonl.
+
+    Every process makes one of these and calls each method at the same step; process 0 writes.
 
     Args:
-      workdir: of the run.
+      workdir: The run's workdir.
 
     Attributes:
-      quarantined: a line for each checkpoint that was found corrupt.
+      quarantined: A line for each checkpoint that was found to be corrupt.
+      scores: Evaluation records by step. Add to it once a record is on disk: the next save removes
+        the checkpoint that was the best.
 
     Raises:
-      RunError: there are checkpoints, and none is sound.
+      RunError: There are checkpoints, and none is valid.
     """
 
     def __init__(self, workdir: str):
@@ -46,18 +52,16 @@ class Checkpoints:
         self._saving: int | None = None
         self.quarantined: list[str] = []
         if jax.process_index() == 0:
-            for step in find_steps(workdir):
-                # All of them: Orbax reads the scores of the older ones too.
+            for step in find_steps(workdir):  # all of them: the best may be an older one
                 if reason := manifest.find_corruption(self._folder / str(step)):
-                    self.quarantined.append(_move_aside(self._folder / str(step), reason))
+                    self.quarantined.append(_quarantine(self._folder / str(step), reason))
         _barrier('checkpoints verified')
-        for step in (found := find_steps(workdir)):
-            read_scores(workdir, step)  # Orbax takes whatever is there
-        if self.quarantined and not found:
+        if self.quarantined and not find_steps(workdir):
             raise RunError(
-                f'no sound checkpoint in {workdir}: {"; ".join(self.quarantined)}; '
+                f'no valid checkpoint in {workdir}: {"; ".join(self.quarantined)}; '
                 f'run again to start over'
             )
+        self.scores = read_scores(workdir)
         with _named_failure('checkpoints could not be opened', self._folder):
             self._manager = self._open_manager()
 
@@ -66,14 +70,8 @@ class Checkpoints:
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 create=True,
-                best_fn=_rank,  # has the metrics written
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
-                    [
-                        preservation_policy.LatestN(KEEP_NEWEST),
-                        preservation_policy.BestN(
-                            n=1, get_metric_fn=_rank, keep_checkpoints_without_metrics=False
-                        ),
-                    ]
+                    [preservation_policy.LatestN(KEEP_NEWEST), _KeepBest(self.scores)]
                 ),
                 enable_async_checkpointing=True,
                 async_options=ocp.AsyncOptions(
@@ -86,36 +84,24 @@ class Checkpoints:
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
+        """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, metrics: dict[str, float] | None) -> None:
+    def save(self, step: int, state: Any) -> None:
         """Copy the state to the host and write it in the background.
 
         Args:
-          step: steps done.
-          state: a pytree of arrays.
-          metrics: of the evaluation at this step, `top1` among them; None if there was none.
+          step: The number of steps done.
+          state: A pytree of arrays.
 
         Raises:
-          RunError: this save or the one before failed.
+          RunError: This save or the one before failed.
         """
         with _named_failure('checkpoint could not be saved', self._folder):
             self._manager.wait_until_finished()
             self._saving = step
             host = serialization.to_state_dict(jax.tree.map(np.asarray, state))
-            self._manager.save(step, args=ocp.args.StandardSave(host), metrics=metrics or {})
-
-    def add_scores(self, state: Any, metrics: dict[str, float]) -> None:
-        """Save the newest checkpoint's step again, with the scores that it was saved without.
-
-        Raises:
-          RunError: the save failed.
-        """
-        with _named_failure('checkpoint could not be saved', self._folder):
-            step = self.newest
-            self._manager.delete(step)  # a kill from here on costs the steps since the one before
-        self.save(step, state, metrics)
+            self._manager.save(step, args=ocp.args.StandardSave(host))
 
     def restore(self, template: Any) -> Any:
         """The newest checkpoint, as host arrays.
@@ -174,29 +160,33 @@ def find_steps(workdir: str) -> list[int]:
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
 
 
-def read_scores(workdir: str, step: int) -> dict[str, float]:
-    """Scores of the evaluation at a checkpoint's step; empty if there was none.
-
-    Raises:
-      RunError: they cannot be read.
-    """
-    path = folder_of(workdir) / str(step) / 'metrics' / 'metrics'
-    scores = manifest.read_json(path) if path.exists() else {}
-    if not isinstance(scores, dict) or not all(type(v) in (int, float) for v in scores.values()):
-        raise RunError(f'checkpoint {path.parent.parent} is corrupt (no scores in {path.name})')
-    return scores
+def read_scores(workdir: str) -> dict[int, dict[str, float]]:
+    """Return the evaluation records of metrics.jsonl by step; the last of several of one step."""
+    path = epath.Path(workdir) / 'metrics.jsonl'
+    records = logger.read_records(path) if path.exists() else []
+    return {record['step']: record for record in records if record.get('split') == 'eval'}
 
 
 def best_step(workdir: str) -> int:
-    """The step of the checkpoint with the best eval top-1, the newest of several.
+    """Return the step of the checkpoint with the best eval top-1, the newest of several.
 
     Raises:
-      RunError: the workdir has no checkpoint.
+      RunError: The workdir has no checkpoint.
     """
     steps = find_steps(workdir)
     if not steps:
         raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
-    return max(steps, key=lambda step: (_rank(read_scores(workdir, step)), step))
+    return _best(steps, read_scores(workdir))
+
+
+def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int:
+    """The step with the best top-1, the newest of several; without a score, below all others."""
+
+    def rank(step: int) -> tuple[float, int]:
+        top1 = scores.get(step, {}).get('top1', math.nan)
+        return (-1.0 if math.isnan(top1) else top1), step
+
+    return max(steps, key=rank)
 
 
 def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
@@ -226,7 +216,7 @@ def _read(folder: epath.Path) -> dict:
         return c.restore(folder / 'default')
 
 
-def _move_aside(folder: epath.Path, reason: str) -> str:
+def _quarantine(folder: epath.Path, reason: str) -> str:
     """Move a corrupt checkpoint to `<workdir>/corrupt/<step>`; returns a line that says so."""
     target = folder.parent.parent / 'corrupt' / folder.name
     target.parent.mkdir(exist_ok=True)
@@ -237,10 +227,20 @@ def _move_aside(folder: epath.Path, reason: str) -> str:
     return f'checkpoint {folder} is corrupt ({reason}); moved to {target}'
 
 
-def _rank(metrics: dict[str, float]) -> float:
-    """top-1 of an evaluation; below every other where there was none or it is not a number."""
-    top1 = metrics.get('top1', math.nan)
-    return -1.0 if math.isnan(top1) else top1
+@dataclasses.dataclass
+class _KeepBest(preservation_policy.PreservationPolicy):
+    """Preserves the checkpoint with the best score, if any has one."""
+
+    scores: Mapping[int, Mapping[str, float]]  # by step; it grows
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[preservation_policy.PolicyCheckpointInfo],
+        *,
+        context: preservation_policy.PreservationContext,
+    ) -> Sequence[bool]:
+        best = _best([info.step for info in checkpoints], self.scores)
+        return [info.step == best for info in checkpoints]
 
 
 def _barrier(name: str) -> None:

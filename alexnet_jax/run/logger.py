@@ -34,6 +34,7 @@ class Log:
 
     def __init__(self, workdir: str, start: int, total: int, batch_size: int, train_size: int):
         self._is_writer = jax.process_index() == 0
+        self._is_local = '://' not in workdir
         self._total = total
         self._batch_size = batch_size
         self._train_size = train_size
@@ -102,6 +103,8 @@ class Log:
         with _named_failure(self._path):
             self._file.write(json.dumps(record) + '\n')
             self._file.flush()
+            if split == 'eval' and self._is_local:  # it decides which checkpoints are removed
+                os.fsync(self._file.fileno())
             scalars = {f'{split}/{k}': v for k, v in record.items() if k not in ('step', 'split')}
             self._events.scalars(step, scalars)
         if split == 'train' and not self._bar.disable:

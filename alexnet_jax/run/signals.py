@@ -43,7 +43,7 @@ class PreemptionHandler:
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
-    def requested(self, step: int) -> bool:
+    def should_stop(self, step: int) -> bool:
         """Whether to stop after this step. Every process has to ask at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)

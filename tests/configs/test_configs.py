@@ -17,7 +17,7 @@ from alexnet_jax.training import optimizer
 from alexnet_jax.training.step import (
     NO_STEP,
     TrainState,
-    init_state,
+    create_train_state,
     make_train_step,
     zero_metrics,
 )
@@ -165,7 +165,7 @@ def test_one_step(load, name):
         check_lowering(config)
         return
     model, transform, train_step = make_step(config)
-    state = init_state(model, transform, config.image_size, config.seed)
+    state = create_train_state(model, transform, config.image_size, config.seed)
     before = jax.tree.map(np.copy, state.params)
     state = jax.device_get(train_step(pmap.replicate(state), [make_batch(config)]))
     assert (state.step, state.metrics['examples']) == (1, BATCH)

@@ -40,7 +40,7 @@ def test_train_images_are_not_augmented(digits_config):
     samples = Samples(config, 'nowhere')
     chosen = samples.some_train_indices(5)
     plain = Data(digits_config(**{'batch_size': TRAIN, 'data.mean': 'none'}))
-    batch = next(plain.train_batches())
+    (batch,) = next(plain.train_batches())
     assert plain.example_ids(1)[:5] == [f'train:{i}' for i in chosen]
     np.testing.assert_array_equal(samples.images('train', chosen)[1], batch['image'][:5])
     assert len(samples.some_train_indices(9999)) == TRAIN
@@ -53,7 +53,7 @@ def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
     data.load_statistics(tmp_path)
     original, versions = Samples(config, tmp_path).augmented(11, 2)
     assert original.shape == (12, 12, 3)
-    for epoch, batch in zip(range(2), data.train_batches(), strict=False):  # a step is an epoch
+    for epoch, (batch,) in zip(range(2), data.train_batches(), strict=False):  # a step is an epoch
         place = data.example_ids(epoch + 1).index('train:11')
         shifted = batch['image'][place] + batch['color_shift'][place]
         assert abs(batch['color_shift'][place]).max() > 1

@@ -77,7 +77,7 @@ def test_color_shift_of_a_batch_uses_the_axes(digits_config, tmp_path):
     # digits are gray: the only direction of color is (1, 1, 1) / sqrt(3)
     data = Data(digits_config(batch_size=1000, **{'data.train_ops': 'decode|pca_shift(0.1)'}))
     data.load_statistics(tmp_path)
-    shifts = next(data.train_batches())['color_shift']
+    shifts = next(data.train_batches())[0]['color_shift']
     np.testing.assert_allclose(shifts[:, 0], shifts[:, 2], atol=1e-3)
     images = [tf.io.decode_png(image) for image in data._train.split.images]
     # 0.1 sqrt(lambda) / sqrt(3) in each channel, and lambda is 3 times a channel's variance;

@@ -1,5 +1,7 @@
 """The module and the rows of a table: shapes, names, initial parameters, dropout, precision."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,8 +55,8 @@ def init(layers, image_size: int) -> dict:
 def outputs(layers, params, image, keys, dtype=jnp.float32) -> dict[str, jax.Array]:
     """What each layer with parameters returns, by name."""
     model = AlexNet(layers, dtype)
-    apply = jax.jit(lambda *args: model.apply(*args, capture_intermediates=True)[1])
-    captured = apply({'params': params}, image, keys)['intermediates']
+    apply = jax.jit(partial(model.apply, train=keys is not None, capture_intermediates=True))
+    captured = apply({'params': params}, image, dropout_keys=keys)[1]['intermediates']
     return {name: captured[name]['__call__'][0] for name in params}
 
 
@@ -255,7 +257,11 @@ def test_fully_connected_groups_see_their_own_channels():
 
 
 def test_dropout_drops_half_and_doubles_the_others():
-    y = np.asarray(AlexNet((Dropout(0.5),)).apply({}, jnp.full((8, 4096), 3.0), keys_of(8)))
+    y = np.asarray(
+        AlexNet((Dropout(0.5),)).apply(
+            {}, jnp.full((8, 4096), 3.0), train=True, dropout_keys=keys_of(8)
+        )
+    )
     assert set(np.unique(y)) == {0.0, 6.0}
     assert (y == 0).mean() == pytest.approx(0.5, abs=0.01)  # 32,768 coins: deviation 0.0028
     assert ((y == 0).mean(1) > 0.46).all()  # in each example: deviation 0.0078
@@ -263,7 +269,9 @@ def test_dropout_drops_half_and_doubles_the_others():
 
 
 def test_dropout_at_another_rate():
-    y = np.asarray(AlexNet((Dropout(0.2),)).apply({}, jnp.ones((8, 4096)), keys_of(8)))
+    y = np.asarray(
+        AlexNet((Dropout(0.2),)).apply({}, jnp.ones((8, 4096)), train=True, dropout_keys=keys_of(8))
+    )
     np.testing.assert_allclose(np.unique(y), [0.0, 1.25])
     assert (y == 0).mean() == pytest.approx(0.2, abs=0.01)
 
@@ -271,20 +279,35 @@ def test_dropout_at_another_rate():
 def test_dropout_masks_depend_on_the_example_not_on_the_batch():
     model = AlexNet((Dropout(),))
     x, keys = jnp.ones((8, 100)), keys_of(8)
-    whole = model.apply({}, x, keys)
-    halves = [model.apply({}, x[part], keys[part]) for part in (slice(0, 4), slice(4, 8))]
+    whole = model.apply({}, x, train=True, dropout_keys=keys)
+    halves = [
+        model.apply({}, x[part], train=True, dropout_keys=keys[part])
+        for part in (slice(0, 4), slice(4, 8))
+    ]
     np.testing.assert_array_equal(whole, jnp.concatenate(halves))
-    np.testing.assert_array_equal(whole[::-1], model.apply({}, x, keys[::-1]))
+    np.testing.assert_array_equal(
+        whole[::-1], model.apply({}, x, train=True, dropout_keys=keys[::-1])
+    )
 
 
 def test_dropout_masks_change_with_the_key():
     model, x = AlexNet((Dropout(),)), jnp.ones((2, 100))
-    np.testing.assert_array_equal(model.apply({}, x, keys_of(2)), model.apply({}, x, keys_of(2)))
-    assert (model.apply({}, x, keys_of(2)) != model.apply({}, x, keys_of(2, seed=1))).any()
+    np.testing.assert_array_equal(
+        model.apply({}, x, train=True, dropout_keys=keys_of(2)),
+        model.apply({}, x, train=True, dropout_keys=keys_of(2)),
+    )
+    assert (
+        model.apply({}, x, train=True, dropout_keys=keys_of(2))
+        != model.apply({}, x, train=True, dropout_keys=keys_of(2, seed=1))
+    ).any()
 
 
 def test_two_dropout_layers_have_independent_masks():
-    y = np.asarray(AlexNet((Dropout(), Dropout())).apply({}, jnp.ones((8, 4096)), keys_of(8)))
+    y = np.asarray(
+        AlexNet((Dropout(), Dropout())).apply(
+            {}, jnp.ones((8, 4096)), train=True, dropout_keys=keys_of(8)
+        )
+    )
     assert set(np.unique(y)) == {0.0, 4.0}
     assert (y == 4).mean() == pytest.approx(0.25, abs=0.01)  # one mask twice would keep 0.5
 
@@ -297,7 +320,7 @@ def test_nothing_is_dropped_at_test_time():
 def test_the_paper_s_dropout_scales_at_test_time():
     x = jnp.full((8, 4096), 3.0)
     model = AlexNet((Dropout(0.25, scale_at_test=True),))
-    y = np.asarray(model.apply({}, x, keys_of(8)))
+    y = np.asarray(model.apply({}, x, train=True, dropout_keys=keys_of(8)))
     assert set(np.unique(y)) == {0.0, 3.0}
     assert (y == 0).mean() == pytest.approx(0.25, abs=0.01)
     np.testing.assert_array_equal(model.apply({}, x), 0.75 * x)
@@ -327,7 +350,9 @@ def test_parameters_and_gradients_of_a_bfloat16_net_are_float32(image):
 
     def init_and_grad(image):
         variables = model.init(jax.random.key(0), image)
-        return variables, jax.grad(lambda v: model.apply(v, image, keys_of(2)).sum())(variables)
+        return variables, jax.grad(
+            lambda v: model.apply(v, image, train=True, dropout_keys=keys_of(2)).sum()
+        )(variables)
 
     for tree in jax.eval_shape(init_and_grad, image):
         assert {str(a.dtype) for a in jax.tree.leaves(tree)} == {'float32'}

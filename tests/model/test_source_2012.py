@@ -129,7 +129,10 @@ def dropout(table):
     layers = [layer for layer in table if isinstance(layer, Dropout)]
     keys = jax.random.split(jax.random.key(0), 1)
     x = jnp.full((1, 100), 3.0)
-    trained = [set(AlexNet((layer,)).apply({}, x, keys).ravel().tolist()) for layer in layers]
+    trained = [
+        set(AlexNet((layer,)).apply({}, x, train=True, dropout_keys=keys).ravel().tolist())
+        for layer in layers
+    ]
     tested = [set(run((layer,), x).tolist()) for layer in layers]
     return (trained, tested) == ([{0.0, 3.0}] * 2, [{1.5}] * 2)
 

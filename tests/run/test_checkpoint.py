@@ -158,11 +158,6 @@ def add(folder):
     return 'default/extra is not in the manifest'
 
 
-def change_the_score(folder):
-    (folder / 'metrics' / 'metrics').write_text(json.dumps({'top1': 1.0}))
-    return 'metrics/metrics has changed'
-
-
 def garble_the_manifest(folder):
     (folder / 'manifest.json').write_text('{"default/d')
     return 'unreadable manifest'
@@ -195,7 +190,6 @@ def empty_newer_folder(folder):
         truncate,
         remove,
         add,
-        change_the_score,
         garble_the_manifest,
         binary_manifest,
         wrong_manifest,
@@ -248,7 +242,7 @@ def test_no_file_can_change_what_is_restored(two, tmp_path):
 def test_no_sound_checkpoint_is_an_error(workdir):
     flip_a_byte(workdir / 'checkpoints' / '1')
     truncate(workdir / 'checkpoints' / '2')
-    with pytest.raises(RunError, match=r'no sound checkpoint in .*; run again to start over'):
+    with pytest.raises(RunError, match=r'no valid checkpoint in .*; run again to start over'):
         Checkpoints(str(workdir))
     with Checkpoints(str(workdir)) as ckpt:  # as it says
         assert ckpt.newest is None
@@ -275,7 +269,7 @@ def test_a_save_that_fails_in_the_background_is_reported_and_the_earlier_stays(
     monkeypatch.setattr(manifest, 'write', full)
     with pytest.raises(RunError, match=r'could not be saved: .*No space left on device'):  # noqa: PT012, SIM117
         with Checkpoints(str(workdir)) as ckpt:
-            ckpt.save(3, state_of(3), {'top1': 0.9})
+            ckpt.save(3, state_of(3))
             ckpt.wait()
     monkeypatch.undo()
     assert steps_in(workdir) == [2, 1]
@@ -291,8 +285,8 @@ def test_the_next_save_reports_a_failure(workdir, monkeypatch):
     monkeypatch.setattr(manifest, 'write', full)
     with pytest.raises(RunError, match='No space left on device'):  # noqa: PT012, SIM117
         with Checkpoints(str(workdir)) as ckpt:
-            ckpt.save(3, state_of(3), None)
-            ckpt.save(4, state_of(4), None)
+            ckpt.save(3, state_of(3))
+            ckpt.save(4, state_of(4))
             raise AssertionError('the second save did not report the first')
 
 
@@ -305,7 +299,7 @@ def test_the_end_of_the_run_reports_a_failure(workdir, monkeypatch):
         pytest.raises(RunError, match='No space left on device'),
         Checkpoints(str(workdir)) as ckpt,
     ):
-        ckpt.save(3, state_of(3), None)
+        ckpt.save(3, state_of(3))
 
 
 def test_a_folder_that_cannot_be_written(workdir):
@@ -314,7 +308,7 @@ def test_a_folder_that_cannot_be_written(workdir):
         with Checkpoints(str(workdir)) as ckpt:
             folder.rename(workdir / 'kept')
             folder.write_text('a file in the way')
-            ckpt.save(3, state_of(3), None)
+            ckpt.save(3, state_of(3))
             ckpt.wait()
     folder.unlink()
     (workdir / 'kept').rename(folder)
@@ -329,14 +323,21 @@ def test_the_manifest_names_every_file(workdir):
     assert manifest.find_corruption(epath.Path(folder)) is None
 
 
-def test_scores_are_those_given(workdir):
-    assert checkpoint.read_scores(str(workdir), 2) == {'top1': 0.2, 'top5': 0.5}
+def test_scores_are_those_of_the_records(workdir):
     save(workdir, None, first=3)
-    assert checkpoint.read_scores(str(workdir), 3) == {}
+    with (workdir / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 3, "split": "train", "top1": 0.9}\n{"step": 3, "sp')  # cut short
+    assert {k: r['top1'] for k, r in checkpoint.read_scores(str(workdir)).items()} == {
+        1: 0.1,
+        2: 0.2,
+    }
+    assert best_step(str(workdir)) == 2
+    (workdir / 'metrics.jsonl').unlink()
+    assert checkpoint.read_scores(str(workdir)) == {}
+    assert best_step(str(workdir)) == 3
 
 
 def test_an_older_checkpoint_that_has_changed_is_quarantined_too(workdir):
-    """Orbax reads the scores of all; a score that is no JSON would stop the run."""
-    (workdir / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('{"top1"')
+    (workdir / 'checkpoints' / '1' / '_CHECKPOINT_METADATA').write_text('{"a"')
     assert_restores(workdir, 2)
     assert steps_in(workdir) == [2]

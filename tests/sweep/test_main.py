@@ -20,7 +20,7 @@ from alexnet_jax.sweep import __main__ as sweep
 from alexnet_jax.sweep import runner
 from alexnet_jax.sweep.backends import local, slurm
 
-FAKE = (sys.executable, 'tests/sweeps/fake_sweep.py')
+FAKE = (sys.executable, 'tests/sweep/fake_sweep.py')
 CONFIG = '--config=configs/quickstart.py'
 SPACE = '--sweep=configs/sweeps/lr_lrn.py'
 

@@ -35,7 +35,7 @@ class Sweep:
     def __init__(self, folder: Path, cluster: dict[str, str], *flags: str, seconds: float = 0.3):
         (folder / 'space.py').write_text(SPACE)
         self._command = [
-            sys.executable, 'tests/sweeps/fake_sweep.py', '--config=configs/quickstart.py',
+            sys.executable, 'tests/sweep/fake_sweep.py', '--config=configs/quickstart.py',
             f'--sweep={folder}/space.py', f'--workdir={folder}/sweep', '--backend=slurm',
             '--max_parallel=2', '--sbatch=cpus-per-task=1', *flags,
         ]  # fmt: skip

@@ -11,7 +11,7 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
 from alexnet_jax.parallel import pmap
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
-from alexnet_jax.training.step import TrainState, init_state, make_train_step
+from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
 
 GROUP = 2
 B = 16 * GROUP
@@ -42,12 +42,12 @@ def train(accum_steps: int, count: int = 3) -> TrainState:
     """The state after some steps, in float64."""
     model = AlexNet(LAYERS, dtype=jnp.float64, ghost_batch_size=GROUP)
     optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, 1000), 1000)
-    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     state = jax.tree.map(lambda x: np.float64(x) if x.dtype == np.float32 else x, state)
-    step = make_train_step(model, optimizer, MEAN, SEED, accum_steps)
+    step = make_train_step(model, optimizer, MEAN, SEED)
     state = pmap.replicate(state)
     for number in range(1, count + 1):
-        state = step(state, iter(parts_of(batch_of(number), accum_steps)))
+        state = step(state, parts_of(batch_of(number), accum_steps))
     return jax.device_get(state)
 
 
@@ -105,11 +105,13 @@ def test_groups_by_hand():
     }
     keys = jax.random.split(jax.random.key(0), 4)
     mask = jnp.float32([1, 1, 1, 0])
-    out, sums = model.apply(variables, x, keys, mask, mutable=['batch_stats'])
+    out, sums = model.apply(
+        variables, x, train=True, dropout_keys=keys, mask=mask, mutable=['batch_sums']
+    )
     np.testing.assert_allclose(out[:2].ravel(), [-1, 1], rtol=1e-6)
     # 2 examples of mean 2 and 1 of mean 5; 2 of variance 1 and 1 of variance 0.
-    assert float(sums['batch_stats']['bn']['mean'][0]) == pytest.approx(2 * 2 + 5)
-    assert float(sums['batch_stats']['bn']['var'][0]) == pytest.approx(2)
+    assert float(sums['batch_sums']['bn']['mean'][0]) == pytest.approx(2 * 2 + 5)
+    assert float(sums['batch_sums']['bn']['var'][0]) == pytest.approx(2)
     # At test time (x - 1) / 2, whatever stands beside it.
     np.testing.assert_allclose(model.apply(variables, x).ravel(), [0, 1, 2, 4], rtol=1e-6)
 
@@ -119,7 +121,7 @@ def test_running_averages_by_hand():
     layers = (BatchNorm('bn'), Dense('fc', CLASSES))
     model = AlexNet(layers, ghost_batch_size=1)
     optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, 1000), 1000)
-    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     image = np.full((B, IMAGE_SIZE, IMAGE_SIZE, 3), 130, np.uint8)
     batch = make_batch(CONFIG, 1) | {'image': image, 'color_shift': np.zeros((B, 3), np.float32)}
     step = make_train_step(model, optimizer, MEAN, SEED)

@@ -19,7 +19,7 @@ from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
 from alexnet_jax.model import variants
 from alexnet_jax.run.checkpoint import best_step, find_steps, load_variables, read_scores
 from alexnet_jax.training.loop import train_and_evaluate
-from alexnet_jax.training.step import init_state
+from alexnet_jax.training.step import create_train_state
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -160,9 +160,8 @@ def test_stopped_in_an_evaluation(tmp_path, uninterrupted, number):
     assert_same_run(tmp_path, uninterrupted)
     assert best_step(str(tmp_path)) == best_step(str(uninterrupted))
     for kept in find_steps(str(tmp_path)):
-        assert read_scores(str(tmp_path), kept).get('top1') == read_scores(
-            str(uninterrupted), kept
-        ).get('top1')
+        found, expected = (read_scores(str(run)).get(kept) for run in (tmp_path, uninterrupted))
+        assert (found or {}).get('top1') == (expected or {}).get('top1')
 
 
 def test_stopped_again_and_again(tmp_path, uninterrupted):
@@ -271,14 +270,14 @@ def test_init_from_takes_the_weights_but_a_head_of_another_size(tmp_path, uninte
     theirs = load_variables(str(uninterrupted), best)
     for layer in ('conv1', 'fc2'):
         jax.tree.map(np.testing.assert_array_equal, found['params'][layer], theirs['params'][layer])
-    fresh = init_state(variants.make_model(config), optax.identity(), 8, config.seed).params
+    fresh = create_train_state(variants.make_model(config), optax.identity(), 8, config.seed).params
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-20),
         found['params']['fc3'],
         fresh['fc3'],
     )
     output = capsys.readouterr().out
-    assert f'fc3 has another size than in {uninterrupted}: it starts afresh' in output
+    assert f'fc3 has a different size in {uninterrupted}: it starts afresh' in output
     assert f'starting from the weights of {uninterrupted}, step {best}' in output
 
 

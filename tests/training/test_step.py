@@ -15,7 +15,7 @@ from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import (
     NO_STEP,
     TrainState,
-    init_state,
+    create_train_state,
     make_train_step,
     reset_metrics,
     zero_metrics,
@@ -37,7 +37,7 @@ def tiny():
     optimizer = make_optimizer(config, make_schedule(config, train_size=48), train_size=48)
     mean = np.random.default_rng(1).uniform(100, 150, (8, 8, 3)).astype(np.float32)
     model = AlexNet(TINY)
-    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     return make_train_step(model, optimizer, mean, SEED), state, mean
 
 
@@ -70,7 +70,8 @@ def train_by_hand(state, mean, batches) -> tuple[dict, list[float]]:
         images = jnp.float32(batch['image']) - mean + shift
         key = jax.random.fold_in(jax.random.key(SEED), step)
         keys = jnp.stack([jax.random.fold_in(key, position) for position in range(B)])
-        log_probs = jax.nn.log_softmax(model.apply({'params': params}, images, keys))
+        logits = model.apply({'params': params}, images, train=True, dropout_keys=keys)
+        log_probs = jax.nn.log_softmax(logits)
         return -(log_probs * jax.nn.one_hot(batch['label'], CLASSES)).sum() / B
 
     params = state.params
@@ -161,7 +162,7 @@ def test_color_scale_multiplies_what_is_shifted(tiny):
     mean = np.full((8, 8, 3), 100, np.float32)
     model, optimizer = AlexNet(TINY), optax.sgd(0.1)
     train_step = make_train_step(model, optimizer, mean, SEED)
-    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     image = 2 * np.random.default_rng(3).integers(25, 100, (B, 8, 8, 3), np.uint8)
     shift = np.full((B, 3), 10, np.float32)
     scaled = batch_of(image=image, color_shift=shift, color_scale=np.full(B, 0.5, np.float32))
@@ -203,7 +204,7 @@ def test_a_gradient_that_overflows_is_a_bad_step(tiny):
     model = AlexNet((Dense('fc1', 4), Dense('fc2', 3)))
     optimizer = optax.sgd(0.1)
     train_step = make_train_step(model, optimizer, np.zeros((8, 8, 3), np.float32), SEED)
-    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     params = jax.tree.map(np.zeros_like, state.params)
     params['fc2']['kernel'] = np.full((4, 3), 3e37, np.float32) * np.float32([1, -1, 1])
     found = run(train_step, state.replace(params=params), batch_of(label=np.zeros(B, np.int32)))
@@ -228,7 +229,7 @@ def biased(*logits: float):
     """Train step and state of a network with these logits, which does not learn."""
     model = AlexNet((Dense('fc', len(logits)),))
     optimizer = optax.sgd(0.0)
-    state = init_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     params = {
         'fc': {
             'kernel': np.zeros_like(state.params['fc']['kernel']),

@@ -145,7 +145,7 @@ class TestTraining:
         assert original.mean.any()
         np.testing.assert_array_equal(original.mean, prepared.mean)
         streams = zip(original.train_batches(3), prepared.train_batches(3), strict=False)
-        for left, right in itertools.islice(streams, 5):
+        for (left,), (right,) in itertools.islice(streams, 5):
             for key in left:
                 np.testing.assert_array_equal(left[key], right[key])
             assert left['color_shift'].any()
@@ -159,7 +159,7 @@ class TestTraining:
         original, prepared = both('jpeg')
         for data, name in ((original, 'a'), (prepared, 'b')):
             data.load_statistics(tmp_path / name)
-        left, right = next(original.train_batches()), next(prepared.train_batches())
+        (left,), (right,) = next(original.train_batches()), next(prepared.train_batches())
         np.testing.assert_array_equal(left['label'], right['label'])
         # Of noise, JPEG keeps the luminance; another crop or mirror is off by 40 on average.
         weights = [0.299, 0.587, 0.114]
