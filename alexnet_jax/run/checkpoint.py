@@ -87,6 +87,11 @@ class Checkpoints:
         """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
+    @property
+    def best(self) -> int | None:
+        """The step of the checkpoint with the best score, the newest of several, or None."""
+        return _best(self._manager.all_steps(), self.scores)
+
     def save(self, step: int, state: Any) -> None:
         """Copy the state to the host and write it in the background.
 
@@ -173,20 +178,20 @@ def best_step(workdir: str) -> int:
     Raises:
       RunError: The workdir has no checkpoint.
     """
-    steps = find_steps(workdir)
-    if not steps:
+    best = _best(find_steps(workdir), read_scores(workdir))
+    if best is None:
         raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
-    return _best(steps, read_scores(workdir))
+    return best
 
 
-def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int:
+def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int | None:
     """The step with the best top-1, the newest of several; without a score, below all others."""
 
     def rank(step: int) -> tuple[float, int]:
         top1 = scores.get(step, {}).get('top1', math.nan)
         return (-1.0 if math.isnan(top1) else top1), step
 
-    return max(steps, key=rank)
+    return max(steps, key=rank, default=None)
 
 
 def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:

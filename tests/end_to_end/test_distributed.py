@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 import pytest
-from cli_runs import final_state, records, train, two_processes
+from cli_runs import assert_same_state, final_state, records, train, two_processes
 
 from alexnet_jax.run.checkpoint import find_steps
 
@@ -108,3 +108,16 @@ def test_only_the_first_process_speaks(two_hosts):
     assert 'continuing from the checkpoint' in first
     for words in ('finished', 'continuing', 'step '):  # Gloo has lines of its own
         assert words not in second
+
+
+def test_two_processes_and_one_are_the_same_bits(tmp_path, cache):
+    """At a rate at which rounding would grow: two devices of one process, and one of each of two.
+
+    With more devices a process the sums over devices are taken in another order.
+    """
+    flags = [flag for flag in FLAGS if '.optimizer.' not in flag]
+    train(tmp_path / 'one', cache, *flags, devices=2)
+    with two_processes(tmp_path / 'two', cache, *flags, devices=1) as (first, second):
+        assert (first.finish()[0], second.finish()[0]) == (0, 0)
+    assert records(tmp_path / 'two') == records(tmp_path / 'one')
+    assert_same_state(final_state(tmp_path / 'two'), final_state(tmp_path / 'one'))
