@@ -4,12 +4,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 from helpers import ROOT
 
 PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')])
-FENCED = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r'^( *)```(\w*)\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)  # or in a list
 
 
 class Block(NamedTuple):
@@ -26,7 +27,7 @@ def name_of(page: Path) -> str:
 
 def blocks(text: str) -> list[Block]:
     """Return the fenced blocks of a page."""
-    return [Block(*match) for match in FENCED.findall(text)]
+    return [Block(language, dedent(body)) for _, language, body in FENCED.findall(text)]
 
 
 def without_blocks(text: str) -> str:
