@@ -14,7 +14,10 @@ from pages import PAGES, command_lines, name_of
 
 from alexnet_jax.config import validate
 
-PLACEHOLDER = re.compile(r'[A-Z]+|\.\.\.|IMAGE\.\.\.|\[.*')  # FLAGS, RUN, IMAGE..., [RUN...]
+# FLAGS, RUN, IMAGE..., [RUN...], --workdir=...
+PLACEHOLDER = re.compile(r'[A-Z]+(\.\.\.)?|\[.*|.*\.\.\.')
+# Its commands are of a package that it has changed: test_extending.py runs them.
+CHECKED = [page for page in PAGES if page.name != 'extending.md']
 SCRIPTS_OF_MAIN = ('local.sh', 'tpu.sh', 'slurm.sbatch')  # which pass their flags on to main
 ARGUMENTS = {'benchmark': {'step', 'data'}, 'experiments': None, 'predict': None, 'report': None}
 
@@ -87,7 +90,7 @@ def check(words: list[str], images: str) -> None:
         assert [word for word in arguments if word.startswith('--') and word not in known] == []
 
 
-@pytest.mark.parametrize('page', PAGES, ids=name_of)
+@pytest.mark.parametrize('page', CHECKED, ids=name_of)
 def test_commands(page, images):
     for words in command_lines(page.read_text()):
         try:
