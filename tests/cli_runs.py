@@ -99,7 +99,7 @@ def train(workdir: Path, cache: Path, *flags: str, devices: int = 1) -> str:
 @contextlib.contextmanager
 def two_processes(workdir: Path, cache: Path, *flags: str) -> Iterator[tuple[Run, Run]]:
     """The two processes of a run, two devices each."""
-    flags = (*flags, f'--coordinator=127.0.0.1:{free_port()}', '--num_processes=2')
+    flags = (*flags, f'--coordinator_address=127.0.0.1:{free_port()}', '--num_processes=2')
     with (
         Run(workdir, cache, *flags, '--process_id=0', devices=2) as first,
         Run(workdir, cache, *flags, '--process_id=1', devices=2) as second,

@@ -174,7 +174,7 @@ class TestSky:
         (call,) = calls
         assert call == [
             'python', '-m', 'alexnet_jax.main', *task['envs']['FLAGS'].split(),
-            '--coordinator=127.0.0.5:29500', '--num_processes=2', f'--process_id={rank}',
+            '--coordinator_address=127.0.0.5:29500', '--num_processes=2', f'--process_id={rank}',
         ]  # fmt: skip
 
     def test_the_workdir_is_in_the_bucket(self, task):
