@@ -39,7 +39,8 @@ on_all_hosts ssh "$NAME" --command="
   command -v python3.11 > /dev/null || sudo apt-get install -qy python3.11-venv
   sed -n 's/^jax==/jax[tpu]==/p' requirements.txt > tpu.txt
   . launch/venv.sh && PYTHON=python3.11 use_venv requirements.txt tpu.txt
-  nohup python -m alexnet_jax.main $train > ~/alexnet.log 2>&1 < /dev/null &
+  : > ~/alexnet.log # before the training that fills it: tail could be the first to look
+  nohup python -m alexnet_jax.main $train >> ~/alexnet.log 2>&1 < /dev/null &
   echo \$! > ~/alexnet.pid
   tail --pid=\$! -n +1 -f ~/alexnet.log
   wait \$!"
