@@ -67,8 +67,8 @@ def test_an_error_of_one_process_ends_both(tmp_path, cache):
     with (workdir / '.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with two_processes(workdir, cache, *FLAGS) as (first, second):
-            began = time.monotonic()
             code, _, errors = first.finish()
+            began = time.monotonic()
             other, _, _ = second.finish()
             seconds = time.monotonic() - began
     assert code == 2
