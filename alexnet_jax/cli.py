@@ -164,7 +164,8 @@ def _own_flags() -> dict[str, str]:
 def _help() -> str:
     lines = [sys.modules['__main__'].__doc__.strip(), '']
     own = _own_flags()
-    lines += [f'  --{name:14} {text}' for name, text in own.items()]
+    width = max(map(len, own), default=0)
+    lines += [f'  --{name:{width}} {text}' for name, text in own.items()]
     if 'config' in own:
         lines.append('  --config.KEY=VALUE overrides a key of the recipe; the keys and defaults:')
         lines += [f'      {key} = {value!r}' for key, value in leaves(default_config()).items()]

@@ -22,46 +22,37 @@ _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval'], 'eval scores the best checkpoint of --workdir.'
 )
 _EVAL_OPS = flags.DEFINE_string(
-    'eval_ops', None, 'With --mode=eval: other ops than the data.eval_ops of the run.'
+    'eval_ops', None, "With --mode=eval: ops to use instead of the run's data.eval_ops."
 )
 _CHECKPOINTS = flags.DEFINE_string(
     'checkpoints',
     None,
-    'With --mode=eval: DIR[@STEP],DIR[@STEP],...: the nets whose average is scored instead.',
+    'With --mode=eval: score the average of these nets instead: DIR[@STEP],DIR[@STEP],...',
 )
-_COORDINATOR = flags.DEFINE_string(
-    'coordinator',
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    'coordinator_address',
     None,
-    'Several hosts without Slurm, MPI, TPU or Kubernetes: host:port of the first.',
+    'HOST:PORT of process 0, for several hosts without Slurm, Open MPI, Cloud TPU or Kubernetes.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    'num_processes', None, 'With --coordinator: how many. 1: alone, whatever the environment says.'
+    'num_processes',
+    None,
+    'With --coordinator_address: the number of processes. 1 trains in this process alone, '
+    'whatever the environment says.',
 )
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator: which this is, from 0.')
-_START_TIMEOUT = flags.DEFINE_integer(
-    'start_timeout', 300, 'Seconds to wait for the other processes.', lower_bound=1
+_PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, "With --coordinator_address: this process's number, from 0."
+)
+_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
+    'initialization_timeout', 300, 'Seconds to wait for the other processes.', lower_bound=1
 )
 
 
 def main() -> None:
-    """Check, start, train or score."""
-    cli.define_flags()
-    _, *others = cli.parse_flags(sys.argv)
-    config, folder = flags.FLAGS.config, flags.FLAGS.workdir
-    if others:
-        raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
-    members = []
-    if _MODE.value == 'eval':
-        config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
-        validate(config)
-    else:
-        _check_training(config, folder)
-
-    malloc.configure_malloc()
-    compilation.set_xla_flags(config.deterministic)
-    compilation.enable_compilation_cache()
-    _start_distributed()
-    with processes.abort_on_error():
+    """Check the command line, join the other processes, then train or score."""
+    config, folder, members = _read_command_line()
+    _configure_runtime(config)
+    with processes.ProcessGroup(_detect_cluster(), _INITIALIZATION_TIMEOUT.value):
         devices = _count_devices()
         if members:
             ensemble.fit_batch(config, devices)
@@ -78,36 +69,56 @@ def main() -> None:
             loop.train_and_evaluate(config, folder, data)
 
 
+def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
+    """Return the config, the workdir, and with --mode=eval the nets to score, all checked."""
+    cli.define_flags()
+    _, *others = cli.parse_flags(sys.argv)
+    if others:
+        raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
+    config, folder = flags.FLAGS.config, flags.FLAGS.workdir
+    if _MODE.value == 'train':
+        _check_training(config, folder)
+        return config, folder, []
+    config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
+    validate(config)
+    return config, folder, members
+
+
 def _check_training(config: ml_collections.ConfigDict | None, folder: str | None) -> None:
-    """What can be checked before any work."""
+    """Check what can be checked before any work."""
     if config is None or not folder:
         raise BadInput('pass --config=configs/NAME.py and --workdir=DIR')
     for flag in (_EVAL_OPS, _CHECKPOINTS):
         if flag.value:
-            raise BadInput(f'--{flag.name} is for --mode=eval')
+            raise BadInput(f'--{flag.name} needs --mode=eval')
     validate(config)
     workdir.check(folder, config)
     if config.init_from and not workdir.has_run(folder):
         checkpoint.check_weights(config.init_from)
 
 
-def _start_distributed() -> None:
-    """Join the other processes, if flags or the environment name any."""
-    found = launchers.detect_launcher(
-        os.environ, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+def _configure_runtime(config: ml_collections.ConfigDict) -> None:
+    """Set what has to be set before JAX starts the devices."""
+    malloc.configure_malloc()
+    compilation.set_xla_flags(config.deterministic)
+    compilation.enable_compilation_cache()
+
+
+def _detect_cluster() -> launchers.Cluster | None:
+    return launchers.detect_launcher(
+        os.environ, _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
-    if found:
-        processes.start(found, _START_TIMEOUT.value)
 
 
 def _count_devices() -> int:
-    """Accelerators over all hosts."""
+    """Return the number of accelerators of all hosts."""
     try:
         return jax.device_count()
-    except RuntimeError as error:
-        if processes.is_sign(error):
+    except (RuntimeError, AssertionError) as error:  # the latter for JAX_PLATFORMS=cuda, no GPU
+        if processes.is_lost_process(error):
             raise
-        raise BadInput(f'JAX found no devices: {error}') from error
+        reason = str(error) or f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
+        raise BadInput(f'JAX found no devices: {reason}') from error
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up .venv and train on this machine:
-#   bash launch/local.sh                                  the quickstart, into runs/quickstart
-#   bash launch/local.sh --config=configs/cifar10.py      another recipe, into runs/cifar10
+#   bash launch/local.sh                                  the quickstart, in runs/quickstart
+#   bash launch/local.sh --config=configs/cifar10.py      another recipe, in runs/cifar10
 #   bash launch/local.sh --config=... --workdir=... --config.batch_size=64
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,10 +9,12 @@ cd "$(dirname "$0")/.."
 use_venv requirements.txt
 
 config=configs/quickstart.py workdir=
-for argument in "$@"; do
+for argument in "$@"; do # each of the two once, and first: overrides of a key have to follow
+  shift
   case "$argument" in
     --config=*) config=${argument#--config=} ;;
     --workdir=*) workdir=${argument#--workdir=} ;;
+    *) set -- "$@" "$argument" ;;
   esac
 done
 name=$(basename "${config%%:*}" .py)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Train on a Cloud TPU VM or slice, the same command on every host. Three lines to edit:
+# Train on a Cloud TPU VM or slice, with the same command on every host. Three lines to edit:
 NAME=alexnet
 ZONE=us-central1-a
 PROJECT=my-project
-# Then, with a workdir that every host sees, and the flags of alexnet_jax.main:
+# Then, with the flags of alexnet_jax.main and a workdir that every host can reach:
 #   bash launch/tpu.sh --config=configs/imagenet_bf16.py --workdir=gs://BUCKET/imagenet
-#   bash launch/tpu.sh stop          all hosts save and end; the first command continues
-# Ctrl-C ends this script and not the training; the log stays in ~/alexnet.log of each host. The TPU
-# is one that you made (gcloud compute tpus tpu-vm create, or a queued resource).
+#   bash launch/tpu.sh stop          all hosts save and exit; the first command resumes
+# Ctrl-C ends this script but not the training; each host keeps its log in ~/alexnet.log. Create the
+# TPU first (gcloud compute tpus tpu-vm create, or a queued resource).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,18 +28,19 @@ trap 'rm -f "$archive"' EXIT
 git ls-files -z --cached --others --exclude-standard | tar --null -czf "$archive" -T -
 on_all_hosts scp "$archive" "$NAME:alexnet.tar.gz"
 
-# In the background and without a terminal, so that it outlives the connection.
+# In the background and without a terminal, so that training outlives the connection.
 train=$(printf '%q ' "$@")
 on_all_hosts ssh "$NAME" --command="
   set -eu
   if kill -0 \"\$(cat ~/alexnet.pid 2>&1)\" 2> /dev/null; then
-    echo 'error: this host trains already; bash launch/tpu.sh stop ends that' >&2; exit 2
+    echo 'error: this host is already training; stop it with: bash launch/tpu.sh stop' >&2; exit 2
   fi
   mkdir -p ~/alexnet && tar -xzf ~/alexnet.tar.gz -C ~/alexnet && cd ~/alexnet
   command -v python3.11 > /dev/null || sudo apt-get install -qy python3.11-venv
   sed -n 's/^jax==/jax[tpu]==/p' requirements.txt > tpu.txt
   . launch/venv.sh && PYTHON=python3.11 use_venv requirements.txt tpu.txt
-  nohup python -m alexnet_jax.main $train > ~/alexnet.log 2>&1 < /dev/null &
+  : > ~/alexnet.log # before the training that fills it: tail could be the first to look
+  nohup python -m alexnet_jax.main $train >> ~/alexnet.log 2>&1 < /dev/null &
   echo \$! > ~/alexnet.pid
   tail --pid=\$! -n +1 -f ~/alexnet.log
   wait \$!"

@@ -1,5 +1,5 @@
-# Sourced by local.sh and test.sh: `use_venv FILE...` makes .venv, installs what the requirements
-# files name, once for each content of them, and puts its Python first on the PATH.
+# Sourced by the other scripts: `use_venv FILE...` creates .venv, installs the requirements files
+# into it whenever their content has changed, and puts its Python first on the PATH.
 
 use_venv() {
   local python=${PYTHON:-python3} stamp=.venv/installed wanted

@@ -101,7 +101,7 @@ def two_processes(
     workdir: Path, cache: Path, *flags: str, devices: int = 2
 ) -> Iterator[tuple[Run, Run]]:
     """The two processes of a run, each with so many devices."""
-    flags = (*flags, f'--coordinator=127.0.0.1:{free_port()}', '--num_processes=2')
+    flags = (*flags, f'--coordinator_address=127.0.0.1:{free_port()}', '--num_processes=2')
     with (
         Run(workdir, cache, *flags, '--process_id=0', devices=devices) as first,
         Run(workdir, cache, *flags, '--process_id=1', devices=devices) as second,

@@ -1,4 +1,4 @@
-"""Whether a run has several processes, and which this one is: from flags or from the launcher."""
+"""Which launcher started this process, and which of how many it is: from flags or variables."""
 
 import dataclasses
 import importlib.util
@@ -12,20 +12,20 @@ ALONE = '--num_processes=1 trains in this process alone'
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """One process of several. What is None, JAX asks the launcher when it starts.
+    """A process's place among the others of its run. JAX asks the launcher for what is None.
 
     Attributes:
-      launcher: who started the processes, for messages.
-      coordinator: host:port where they meet; process 0 runs there.
-      num_processes: of the run.
-      process_id: of this one, from 0.
-      port: of the coordinator.
-      takes_all_gpus: whether this process has all the GPUs that it sees. Under Slurm and Open MPI
-        JAX gives each process of a host one of them, by its number on the host.
+      launcher: What started the processes, for messages.
+      coordinator_address: HOST:PORT where they meet; process 0 runs on HOST.
+      num_processes: The number of processes of the run.
+      process_id: This process's number, from 0.
+      port: The coordinator's port.
+      takes_all_gpus: Whether this process uses every GPU that it sees. Under Slurm and Open MPI,
+        JAX gives each process of a host one GPU, by its number on the host.
     """
 
     launcher: str
-    coordinator: str | None = None
+    coordinator_address: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
     port: int | None = None
@@ -34,32 +34,33 @@ class Cluster:
 
 def detect_launcher(
     environ: Mapping[str, str],
-    coordinator: str | None = None,
+    coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Cluster | None:
-    """The cluster that this process is part of; None if it trains alone.
+    """Return this process's place among the others of its run; None if it trains alone.
 
     Args:
-      environ: the environment, after JAX was imported: it marks machines that have no TPU.
-      coordinator, num_processes, process_id: the flags. Under Slurm and Open MPI the coordinator
-        is enough.
+      environ: The environment after JAX was imported: JAX marks machines without a TPU in it.
+      coordinator_address: The flag. Under Slurm and Open MPI the other two may be omitted.
+      num_processes: The flag.
+      process_id: The flag.
 
     Raises:
-      BadInput: flags or variables that cannot be right.
+      BadInput: The flags or variables contradict each other or have impossible values.
     """
-    _check_flags(coordinator, num_processes, process_id)
-    if coordinator:
-        return _from_flags(environ, coordinator, num_processes, process_id)
+    _check_flags(coordinator_address, num_processes, process_id)
+    if coordinator_address:
+        return _from_flags(environ, coordinator_address, num_processes, process_id)
     if num_processes == 1:
         return None
-    for ask in (_open_mpi, _slurm, _cloud_tpu, _kubernetes):  # in JAX's order
-        if cluster := ask(environ):
+    for detect in (_open_mpi, _slurm, _cloud_tpu, _kubernetes):  # in JAX's order
+        if cluster := detect(environ):
             if cluster.num_processes == 1:
                 return None
             _check_meeting_point(environ, cluster)
             return cluster
-    _check_is_in_step(environ)
+    _check_srun(environ)
     return None
 
 
@@ -67,23 +68,26 @@ def detect_launcher(
 
 
 def _check_flags(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
     if num_processes is not None and num_processes < 1:
         raise BadInput(f'--num_processes={num_processes}; it must be at least 1')
     if process_id is not None and process_id < 0:
         raise BadInput(f'--process_id={process_id}; it must be at least 0')
-    if coordinator:
-        _split(coordinator)
+    if coordinator_address:
+        _parse_port(coordinator_address)
     elif process_id is not None or num_processes not in (None, 1):
         raise BadInput(
-            '--num_processes and --process_id need --coordinator=HOST:PORT as well: HOST runs '
-            'process 0, and the port is a free one'
+            '--num_processes and --process_id also need --coordinator_address=HOST:PORT, where '
+            'HOST runs process 0 and PORT is free'
         )
 
 
 def _from_flags(
-    environ: Mapping[str, str], coordinator: str, num_processes: int | None, process_id: int | None
+    environ: Mapping[str, str],
+    coordinator_address: str,
+    num_processes: int | None,
+    process_id: int | None,
 ) -> Cluster:
     launched = _open_mpi(environ) or _slurm(environ) or Cluster('the flags')
     if num_processes is None:
@@ -91,30 +95,30 @@ def _from_flags(
     if process_id is None:
         process_id = launched.process_id
     if num_processes is None or process_id is None:
-        raise BadInput('--coordinator needs --num_processes and --process_id as well')
+        raise BadInput('--coordinator_address also needs --num_processes and --process_id')
     if process_id >= num_processes:
         raise BadInput(
-            f'--process_id={process_id} of --num_processes={num_processes}; ids count from 0: '
-            f'0 to {num_processes - 1}'
+            f'--process_id={process_id} with --num_processes={num_processes}; ids start at 0: '
+            f'use 0 to {num_processes - 1}'
         )
     return dataclasses.replace(
         launched,
-        coordinator=coordinator,
+        coordinator_address=coordinator_address,
         num_processes=num_processes,
         process_id=process_id,
-        port=_split(coordinator)[1],
+        port=_parse_port(coordinator_address),
     )
 
 
-def _split(coordinator: str) -> tuple[str, int]:
-    """Host and port; an IPv6 address is in brackets."""
-    match = re.fullmatch(r'(\[[^\[\]\s]+\]|[^:\s]+):(\d+)', coordinator)
-    if not match or not 1 <= int(match[2]) <= 65535:
+def _parse_port(address: str) -> int:
+    """Return the port of HOST:PORT; an IPv6 host is in brackets."""
+    match = re.fullmatch(r'(?:\[[^\[\]\s]+\]|[^:\s]+):(\d+)', address)
+    if not match or not 1 <= int(match[1]) <= 65535:
         raise BadInput(
-            f'--coordinator={coordinator}; it must be HOST:PORT with a port from 1 to 65535, '
+            f'--coordinator_address={address}; it must be HOST:PORT with a port from 1 to 65535, '
             f'such as node1:29500 or [fd00::2]:29500'
         )
-    return match[1], int(match[2])
+    return int(match[1])
 
 
 # Launchers
@@ -123,10 +127,12 @@ def _split(coordinator: str) -> tuple[str, int]:
 def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
     if 'OMPI_COMM_WORLD_SIZE' not in environ:
         return None
+    size, rank = _size_and_rank(environ, 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK')
     local = _number(environ, 'OMPI_COMM_WORLD_LOCAL_SIZE', default='1')
     return Cluster(
         'Open MPI',
-        **_place(environ, 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK'),
+        num_processes=size,
+        process_id=rank,
         takes_all_gpus=_has_own_gpus(environ, local),
     )
 
@@ -137,24 +143,26 @@ SLURM_STEP = (  # what JAX looks for
 
 
 def _slurm(environ: Mapping[str, str]) -> Cluster | None:
-    """A step, which srun starts. In a batch script alone these variables are not complete."""
+    """Detect a task of srun; the batch script itself has only some of these variables."""
     if not all(name in environ for name in SLURM_STEP):
         return None
+    size, rank = _size_and_rank(environ, 'SLURM_NTASKS', 'SLURM_PROCID')
     tasks_per_node = environ.get('SLURM_STEP_TASKS_PER_NODE', '1')  # such as 2(x3),1
     local = max(int(n) for n in re.findall(r'(?:^|,)(\d+)', tasks_per_node) or ['1'])
     return Cluster(
         'Slurm',
-        **_place(environ, 'SLURM_NTASKS', 'SLURM_PROCID'),
+        num_processes=size,
+        process_id=rank,
         port=_slurm_port(environ),
         takes_all_gpus=_has_own_gpus(environ, local) or 'SLURM_GPUS_PER_TASK' in environ,
     )
 
 
 def _slurm_port(environ: Mapping[str, str]) -> int:
-    """Of JAX's range, above what Linux gives out; another for each step of a job.
+    """Return a port of JAX's range, above Linux's ephemeral ports; each step of a job has its own.
 
-    JAX would take one for the whole job, and a second step on its first node would break into the
-    first: two of its services can listen at one port.
+    JAX would use the same port for the whole job, and a second step on the job's first node would
+    break into the first one: two coordinators can listen on one port.
     """
     if 'JAX_COORDINATOR_PORT' in environ:
         return _number(environ, 'JAX_COORDINATOR_PORT')
@@ -162,22 +170,22 @@ def _slurm_port(environ: Mapping[str, str]) -> int:
     return 61440 + (_number(environ, 'SLURM_JOB_ID') + 1021 * step) % 4096
 
 
-def _check_is_in_step(environ: Mapping[str, str]) -> None:
+def _check_srun(environ: Mapping[str, str]) -> None:
     nodes = _number(environ, 'SLURM_JOB_NUM_NODES', default='1')
     if nodes > 1 and 'SLURM_STEP_NODELIST' not in environ:
         raise BadInput(
-            f'this Slurm job has {nodes} nodes, and this process is none of its tasks: start it '
-            f'with `srun python -m alexnet_jax.main ...`; {ALONE}'
+            f'this Slurm job has {nodes} nodes, but srun did not start this process: use '
+            f'`srun python -m alexnet_jax.main ...`; {ALONE}'
         )
 
 
 def _cloud_tpu(environ: Mapping[str, str]) -> Cluster | None:
-    """Workers by name, as on GKE, or a TPU VM, where JAX asks the metadata server for them."""
+    """Detect named workers, as on GKE, or a TPU VM, where JAX asks the metadata server."""
     workers = environ.get('TPU_PROCESS_ADDRESSES', environ.get('TPU_WORKER_HOSTNAMES'))
     slices = _number(environ, 'MEGASCALE_NUM_SLICES', default='1')
     has_libtpu = bool(importlib.util.find_spec('libtpu')) or 'TPU_LIBRARY_PATH' in environ
     if workers is None:
-        # JAX, once imported, sets the variable where it finds no TPU.
+        # Importing JAX sets the variable where it finds no TPU.
         is_vm = has_libtpu and 'TPU_SKIP_MDS_QUERY' not in environ
         return Cluster('Cloud TPU') if is_vm else None
     if ',' not in workers and slices == 1:
@@ -192,14 +200,14 @@ def _cloud_tpu(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
-    """A pod of an indexed Job, as JobSet makes them. How many there are, JAX asks the API."""
+    """Detect a pod of an indexed Job, as JobSet makes them; JAX asks the API how many there are."""
     if not {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= environ.keys():
         return None
     index = _number(environ, 'JOB_COMPLETION_INDEX')
     if not importlib.util.find_spec('kubernetes'):
         raise BadInput(
-            f'this pod is number {index} of an indexed Kubernetes Job, and JAX finds the others '
-            f'by a package that is not installed: pip install "jax[k8s]"; {ALONE}'
+            f'this is pod {index} of an indexed Kubernetes Job, and the package with which JAX '
+            f'finds the other pods is not installed: pip install "jax[k8s]"; {ALONE}'
         )
     return Cluster('Kubernetes')
 
@@ -207,28 +215,30 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
 def _check_meeting_point(environ: Mapping[str, str], cluster: Cluster) -> None:
     if cluster.launcher == 'Open MPI' and 'OMPI_MCA_orte_hnp_uri' not in environ:
         raise BadInput(
-            'this Open MPI, as all from version 5, does not say where process 0 is: pass '
-            f'--coordinator=HOST:PORT, HOST being the first of the hosts; {ALONE}'
+            'Open MPI 5 and later do not reveal where process 0 is: pass '
+            f'--coordinator_address=HOST:PORT, where HOST is the first of the hosts; {ALONE}'
         )
 
 
-def _has_own_gpus(environ: Mapping[str, str], processes: int) -> bool:
-    """Alone on its host, or bound to fewer GPUs than there are processes."""
+def _has_own_gpus(environ: Mapping[str, str], local_processes: int) -> bool:
+    """Return whether it is alone on its host, or bound to fewer GPUs than there are processes."""
     visible = environ.get('CUDA_VISIBLE_DEVICES')
-    return processes == 1 or (visible is not None and visible.count(',') + 1 < processes)
+    return local_processes == 1 or (
+        visible is not None and visible.count(',') + 1 < local_processes
+    )
 
 
 # Variables
 
 
-def _place(environ: Mapping[str, str], size: str, rank: str) -> dict[str, int]:
-    num_processes, process_id = _number(environ, size), _number(environ, rank)
-    if process_id >= num_processes:
+def _size_and_rank(environ: Mapping[str, str], size_name: str, rank_name: str) -> tuple[int, int]:
+    size, rank = _number(environ, size_name), _number(environ, rank_name)
+    if rank >= size:
         raise BadInput(
-            f'{rank}={process_id} and {size}={num_processes} in the environment do not fit: '
-            f'ids count from 0; {ALONE}'
+            f'{rank_name}={rank} and {size_name}={size} in the environment contradict each other: '
+            f'ids start at 0; {ALONE}'
         )
-    return {'num_processes': num_processes, 'process_id': process_id}
+    return size, rank
 
 
 def _number(environ: Mapping[str, str], name: str, default: str | None = None) -> int:

@@ -1,6 +1,5 @@
-"""Several processes of one run: they start together, and none waits for one that has ended."""
+"""The processes of one run: they start together, and none waits for one that has ended."""
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -9,154 +8,194 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeGuard
 
 import jax
 
 from alexnet_jax.errors import AlexNetError, BadInput, Diverged, Interrupted, RunError
 from alexnet_jax.parallel.launchers import ALONE, Cluster
 
-# Seconds without a sign of life after which a process counts as lost; JAX's default is 100. Its
-# threads send these signs, so that a long step or a slow disk does not count.
-HEARTBEAT = 60
-GRACE = 3  # seconds that process 0, the others' meeting point, stays for them to see the same error
-PATIENCE = 10  # seconds of waiting for the others before this process says that it waits
+# Seconds without a heartbeat after which a process counts as lost; JAX's default is 100. JAX sends
+# them from its own threads, so a long step or a slow disk does not count.
+HEARTBEAT_TIMEOUT = 60
+NOTICE_AFTER = 10  # seconds of waiting for the others before this process reports it
+GRACE_PERIOD = 3  # seconds that process 0, the coordinator, stays so that the others see its error
+
 LOST = (
-    'error: another process of this run has ended or cannot be reached; see its output, then start '
-    'all of them again: they continue from the newest checkpoint'
+    'error: another process of this run has ended or is unreachable; check its output, then '
+    'restart all processes: they resume from the newest checkpoint'
 )
-LOST_SIGNS = ('Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'heartbeat', 'Connection')
-_last_words = LOST
+# Found in the errors of collectives and of the coordination service when another process is gone,
+# in jaxlib 0.10.2. Gloo (between CPUs), Connection, the gRPC codes and heartbeat were seen with
+# killed processes; NCCL (between GPUs) is from XLA's source.
+LOST_PATTERNS = (
+    'Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'heartbeat', 'Connection'
+)  # fmt: skip
 
 
-def start(cluster: Cluster, timeout: int) -> None:
-    """Meet the other processes; one that waits `timeout` seconds in vain ends, with exit code 1.
+class ProcessGroup:
+    """The processes of one run; use as `with ProcessGroup(...):` around what they do together.
+
+    Entering waits for the other processes, and so does leaving, except on an error of this process
+    alone: that ends the process there and then, since the others wait for it in a collective and
+    would never answer. Cleanup inside the block must not wait for them either; see `fails_alone`.
+
+    Args:
+      cluster: This process's place among the others; None if it trains alone.
+      timeout: Seconds to wait for the others on entry. After that, the process ends with exit
+        code 1.
 
     Raises:
-      BadInput: the coordinator's port is taken.
-      RunError: the launcher did not say where the others are.
+      BadInput: On entry, if the coordinator's port is taken.
+      RunError: On entry, if the launcher does not reveal where the others are.
     """
-    global _last_words
-    if cluster.port:
-        if cluster.process_id == 0:
-            _check_port(cluster)
-        if not cluster.coordinator:
-            os.environ['JAX_COORDINATOR_PORT'] = str(cluster.port)
-    # When a peer does not come or is lost, JAX's own thread aborts this process, wherever Python
-    # is: there is nothing to catch. A C handler of the abort has the last word and the exit code.
-    _last_words = _absent(cluster, timeout)
-    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
-    try:
-        with _while_waiting(cluster, timeout):
+
+    def __init__(self, cluster: Cluster | None, timeout: int):
+        self._cluster = cluster
+        self._timeout = timeout
+        self._last_words = LOST
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._abort)
+
+    def __enter__(self) -> 'ProcessGroup':
+        if self._cluster:
+            self._start(self._cluster)
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if fails_alone(error):
+            sys.stdout.flush()
+            print(_report(error), file=sys.stderr, flush=True)
+            if jax.process_index() == 0:
+                time.sleep(GRACE_PERIOD)
+            os._exit(error.exit_code if isinstance(error, AlexNetError) else 1)
+        if self._cluster:
+            self._close(error)
+
+    def _start(self, cluster: Cluster) -> None:
+        if cluster.port:
+            if cluster.process_id == 0:
+                _check_port_is_free(cluster)
+            if not cluster.coordinator_address:
+                os.environ['JAX_COORDINATOR_PORT'] = str(cluster.port)
+        # When another process is absent or lost, JAX's own thread aborts this one, wherever Python
+        # is: there is nothing to catch. A C handler of the abort sets the message and exit code.
+        _handle_abort(self._on_abort)
+        self._last_words = _describe_absence(cluster, self._timeout)
+        notice = threading.Timer(NOTICE_AFTER, _report_waiting, [cluster, self._timeout])
+        notice.daemon = True
+        notice.start()
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would run after the wait
+        try:
             jax.distributed.initialize(
-                cluster.coordinator,
+                cluster.coordinator_address,
                 cluster.num_processes,
                 cluster.process_id,
-                initialization_timeout=timeout,
-                heartbeat_timeout_seconds=HEARTBEAT,
+                initialization_timeout=self._timeout,
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             )
-    except Exception as error:  # of many types: from JAX, requests, the Kubernetes client
-        raise RunError(
-            f'{_who(cluster)} did not learn where the others are: '
-            f'{str(error) or type(error).__name__}; {ALONE}'
-        ) from error
-    if cluster.takes_all_gpus:
-        jax.config.update('jax_cuda_visible_devices', 'all')
-    _last_words = LOST
+        except Exception as error:  # of many types: from JAX, requests, the Kubernetes client
+            _handle_abort(None)
+            raise RunError(
+                f'{_describe(cluster)} could not find out where the other processes are: '
+                f'{str(error) or type(error).__name__}; {ALONE}'
+            ) from error
+        finally:
+            signal.signal(signal.SIGINT, before)
+            notice.cancel()
+        if cluster.takes_all_gpus:
+            jax.config.update('jax_cuda_visible_devices', 'all')
+        self._last_words = LOST
+
+    def _close(self, error: BaseException | None) -> None:
+        if error:  # nobody would see it if another process is lost now
+            self._last_words = f'{error}\n{LOST}'
+        jax.distributed.shutdown()
+        _handle_abort(None)
+
+    def _abort(self, _: int) -> None:
+        os.write(2, f'{self._last_words}\n'.encode())
+        os._exit(1)
 
 
-def _check_port(cluster: Cluster) -> None:
-    """JAX would not see that another run meets at the port: both would, and break each other."""
+def fails_alone(error: BaseException | None) -> TypeGuard[Exception]:
+    """Return whether an error ends this process while the others go on and wait for it.
+
+    Cleanup that waits for the others has to be skipped then. Interrupted and Diverged are raised by
+    every process at the same step.
+    """
+    return (
+        isinstance(error, Exception)
+        and not isinstance(error, Interrupted | Diverged)
+        and jax.distributed.is_initialized()  # without it, counting starts the devices
+        and jax.process_count() > 1
+    )
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Return whether an error means that another process is lost."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(
+        pattern in str(error) for pattern in LOST_PATTERNS
+    )
+
+
+def _handle_abort(handler: Callable | None) -> None:
+    """Set the C handler of SIGABRT, which has to outlive its use; None is the default."""
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+
+
+def _check_port_is_free(cluster: Cluster) -> None:
+    """Refuse a port on which another run meets: JAX would join it, and break both runs."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
         socket.create_server(('', cluster.port), family=family, dualstack_ipv6=dual).close()
     except OSError as error:
-        take = 'set JAX_COORDINATOR_PORT=PORT for all processes'
-        if cluster.coordinator:
-            take = 'pass --coordinator=HOST:PORT with another port'
+        remedy = 'set JAX_COORDINATOR_PORT=PORT for all processes'
+        if cluster.coordinator_address:
+            remedy = 'pass --coordinator_address=HOST:PORT with a different port'
         raise BadInput(
-            f'port {cluster.port} of {socket.gethostname()}, where the processes are to meet, '
-            f'cannot be had: {os.strerror(error.errno)}; {take}'
+            f'cannot listen on port {cluster.port} of {socket.gethostname()}, where the processes '
+            f'are to meet: {os.strerror(error.errno or 0)}; {remedy}'
         ) from error
 
 
-@contextlib.contextmanager
-def _while_waiting(cluster: Cluster, timeout: int) -> Iterator[None]:
-    """Say that this process waits if it does so for long, and let Ctrl-C end it."""
-    line = f'{_who(cluster)}: waiting for the others{_place(cluster)}, {timeout} s at most\n'
-    notice = threading.Timer(PATIENCE, lambda: os.write(2, line.encode()))
-    notice.daemon = True
-    notice.start()
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's comes after the wait
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        notice.cancel()
-
-
-def _who(cluster: Cluster) -> str:
-    """This process, in a message; on a TPU and in Kubernetes only JAX knows its number."""
+def _describe(cluster: Cluster) -> str:
+    """Name this process in a message; on a TPU and in Kubernetes only JAX knows its number."""
     if cluster.process_id is None:
-        return f'the process of {cluster.launcher} on {socket.gethostname()}'
+        return f'the {cluster.launcher} process on {socket.gethostname()}'
     return f'process {cluster.process_id} of {cluster.num_processes} on {socket.gethostname()}'
 
 
-def _place(cluster: Cluster) -> str:
-    return f' at {cluster.coordinator}' if cluster.coordinator else ''
+def _at(cluster: Cluster) -> str:
+    return f' at {cluster.coordinator_address}' if cluster.coordinator_address else ''
 
 
-def _absent(cluster: Cluster, timeout: int) -> str:
-    check = 'see that all were started, and that this host reaches the one of process 0'
-    if cluster.coordinator:
-        check += ', which --coordinator names; that no two have one --process_id'
+def _report_waiting(cluster: Cluster, timeout: int) -> None:
+    line = f'{_describe(cluster)}: waiting up to {timeout} s for the others{_at(cluster)}\n'
+    os.write(2, line.encode())
+
+
+def _describe_absence(cluster: Cluster, timeout: int) -> str:
+    remedy = (
+        'check that all of them were started and that this host can reach the host of process 0'
+    )
+    if cluster.coordinator_address:
+        remedy += ', named by --coordinator_address, and that each has its own --process_id'
     return (
-        f'error: {_who(cluster)} and the others did not meet{_place(cluster)} within {timeout} s; '
-        f'{check}; --start_timeout=SECONDS waits longer'
+        f'error: {_describe(cluster)} did not meet the others{_at(cluster)} within {timeout} s; '
+        f'{remedy}; --initialization_timeout=SECONDS waits longer'
     )
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _on_abort(_) -> None:
-    os.write(2, f'{_last_words}\n'.encode())
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def abort_on_error() -> Iterator[None]:
-    """With several processes, an error ends this one without waiting for the others.
-
-    What cleans up (Orbax, JAX at exit) waits for all processes, and the others wait for this one
-    in a collective. Interrupted and Diverged pass: they reach every process at the same step.
-    """
-    try:
-        yield
-    except (Interrupted, Diverged):
-        raise
-    except Exception as error:
-        if jax.process_count() == 1:
-            raise
-        code = error.exit_code if isinstance(error, AlexNetError) else 1
-        sys.stdout.flush()
-        print(_line(error), file=sys.stderr, flush=True)
-        if jax.process_index() == 0:
-            time.sleep(GRACE)
-        os._exit(code)
-
-
-def is_sign(error: Exception) -> bool:
-    """Whether an error says that another process is lost."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(
-        sign in str(error) for sign in LOST_SIGNS
-    )
-
-
-def _line(error: Exception) -> str:
-    """What to print: the message and the process it is of, or the traceback and the process."""
-    if is_sign(error):
+def _report(error: Exception) -> str:
+    """Return the message or the traceback of an error, and the process that it comes from."""
+    if is_lost_process(error):
         return f'{str(error).splitlines()[0]}\n{LOST}'
-    who = f'process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}'
+    process = f'process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}'
     if isinstance(error, AlexNetError | OSError):
-        return f'error: {who}: {" ".join(str(error).split())}'
-    return f'{"".join(traceback.format_exception(error)).rstrip()}\nerror: {who} has failed'
+        return f'error: {process}: {" ".join(str(error).split())}'
+    return f'{"".join(traceback.format_exception(error)).rstrip()}\nerror: {process} failed'

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from alexnet_jax.errors import RunError
+from alexnet_jax.parallel import processes
 from alexnet_jax.run import logger, manifest
 
 KEEP_NEWEST = 3
@@ -139,8 +140,10 @@ class Checkpoints:
     def __enter__(self) -> 'Checkpoints':
         return self
 
-    def __exit__(self, *_) -> None:
-        """Finish what is being written."""
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        """Finish what is being written, unless that would wait for processes that wait for us."""
+        if processes.fails_alone(error):
+            return
         with _named_failure('checkpoint could not be saved', self._folder):
             self._manager.close()
 

@@ -12,21 +12,24 @@ T = TypeVar('T')
 
 
 class EvaluationStopped(Exception):
-    """A signal came in the middle of an evaluation."""
+    """A signal arrived during an evaluation."""
 
 
 class PreemptionHandler:
     """Notes SIGINT and SIGTERM while the `with` block runs; a second signal exits at once.
 
-    With several processes, all are told to stop after the same step, whichever got the signal.
+    With several processes, all of them stop after the same step, whichever received the signal.
+
+    Attributes:
+      number: The signal that arrived; SIGTERM if another process received it.
     """
 
     def __init__(self):
-        self.number = signal.SIGTERM  # the signal that came
+        self.number = signal.SIGTERM
         self._received = False
 
     def __enter__(self) -> 'PreemptionHandler':
-        # jax.distributed has its own handler of SIGTERM, which tells the other processes.
+        # jax.distributed handles SIGTERM itself: it notifies the other processes.
         watched = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         self._before = {number: signal.signal(number, self._receive) for number in watched}
         return self
@@ -44,18 +47,18 @@ class PreemptionHandler:
             signal.raise_signal(signal.SIGTERM)
 
     def should_stop(self, step: int) -> bool:
-        """Whether to stop after this step. Every process has to ask at every step."""
+        """Return whether to stop after this step. Every process has to ask at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._received
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, until a signal comes.
+        """Yield the batches until a signal arrives.
 
-        With several processes all of them: the others would wait in a sum over all devices.
+        With several processes, yield all of them: the others would wait in a collective.
 
         Raises:
-          EvaluationStopped: a signal came.
+          EvaluationStopped: A signal arrived.
         """
         for batch in batches:
             if self._received and jax.process_count() == 1:

@@ -237,4 +237,4 @@ def test_refusals(command, run, tmp_path, args, message):
 def test_flags_of_eval_while_training(command):
     for flag in ('--eval_ops=decode', '--checkpoints=x'):
         args = ('--mode=train', '--config=configs/quickstart.py', '--workdir=unused', flag)
-        assert command(*args) == (2, '', f'error: {flag.split("=")[0]} is for --mode=eval\n')
+        assert command(*args) == (2, '', f'error: {flag.split("=")[0]} needs --mode=eval\n')

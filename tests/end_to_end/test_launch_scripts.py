@@ -9,12 +9,10 @@ from helpers import ROOT, STAND_IN
 
 SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch']
 
-# Makes a .venv that holds itself, and notes what it is called with, an argument a line.
-
 
 @pytest.fixture
 def launch(tmp_path):
-    """launch('local.sh', ...) -> (the process, the calls of Python since the last launch)."""
+    """launch('local.sh', ...) -> (the process, the calls of Python in this launch)."""
     copy = tmp_path / 'a copy'
     shutil.copytree(ROOT / 'launch', copy / 'launch')
     shutil.copytree(ROOT / 'configs', copy / 'configs')
@@ -52,32 +50,24 @@ def test_stops_at_the_first_failure(name):
 
 
 @pytest.mark.parametrize(
-    ('args', 'first'),
+    ('args', 'config', 'workdir', 'others'),
     [
-        ([], ['--config=configs/quickstart.py', '--workdir=runs/quickstart']),
-        (
-            ['--config=configs/cifar10.py'],
-            ['--config=configs/cifar10.py', '--workdir=runs/cifar10'],
-        ),
-        (
-            ['--config=configs/folder.py:/my images/x.py'],
-            ['--config=configs/folder.py:/my images/x.py', '--workdir=runs/folder'],
-        ),
-        (
-            ['--workdir=/else where', '--config.seed=1'],
-            ['--config=configs/quickstart.py', '--workdir=/else where'],
-        ),
-        (
-            ["--config.edits=('no_lrn',)", '--config.batch_size=64'],
-            ['--config=configs/quickstart.py', '--workdir=runs/quickstart'],
-        ),
+        ([], 'configs/quickstart.py', 'runs/quickstart', []),
+        (['--config=configs/cifar10.py'], 'configs/cifar10.py', 'runs/cifar10', []),
+        (['--config=configs/folder.py:/my images/x.py'],
+         'configs/folder.py:/my images/x.py', 'runs/folder', []),
+        (['--workdir=/else where', '--config.seed=1'],
+         'configs/quickstart.py', '/else where', ['--config.seed=1']),
+        (["--config.edits=('no_lrn',)", '--config=configs/lars.py', '--config.batch_size=64'],
+         'configs/lars.py', 'runs/lars', ["--config.edits=('no_lrn',)", '--config.batch_size=64']),
     ],
 )  # fmt: skip
-def test_local(launch, args, first):
-    """The config and workdir come first, then all arguments as they were given."""
+def test_local(launch, args, config, workdir, others):
+    """The config and workdir come first and once, then the other arguments as they were given."""
     done, calls = launch('local.sh', *args)
     assert (done.returncode, done.stderr) == (0, '')
-    assert calls[-1] == ['python', '-m', 'alexnet_jax.main', *first, *args]
+    flags = [f'--config={config}', f'--workdir={workdir}', *others]
+    assert calls[-1] == ['python', '-m', 'alexnet_jax.main', *flags]
 
 
 SPREAD = ('--numprocesses=auto', '--maxprocesses=4', '--dist=loadfile')  # over the cores

@@ -73,7 +73,11 @@ class TestSlurm:
 
     def test_array(self, tmp_path):
         _, calls = self.sbatch(tmp_path, *FLAGS, SLURM_ARRAY_TASK_ID='3')
-        assert calls[0][4:] == ['--config.seed=3', *FLAGS, '--workdir=/a b/3']
+        assert calls[0][4:] == [*FLAGS, '--config.seed=3', '--workdir=/a b/3']
+
+    def test_array_with_one_seed(self, tmp_path):
+        _, calls = self.sbatch(tmp_path, *FLAGS, '--config.seed=5', SLURM_ARRAY_TASK_ID='3')
+        assert calls[0][-2:] == ['--config.seed=5', '--workdir=/a b/3']
 
     def test_array_without_workdir(self, tmp_path):
         done, calls = self.sbatch(tmp_path, FLAGS[0], SLURM_ARRAY_TASK_ID='3')
@@ -142,7 +146,7 @@ class TestTPU:
             (tpu.host / 'alexnet.pid').write_text(f'{training.pid}\n')
             done, calls = tpu(*FLAGS)
             assert done.returncode == 2
-            assert 'error: this host trains already' in done.stderr
+            assert 'error: this host is already training' in done.stderr
             assert [call[0] for call in calls] == ['gcloud', 'gcloud']
             done, _ = tpu('stop')
             assert (done.returncode, done.stderr) == (0, '')
@@ -174,7 +178,7 @@ class TestSky:
         (call,) = calls
         assert call == [
             'python', '-m', 'alexnet_jax.main', *task['envs']['FLAGS'].split(),
-            '--coordinator=127.0.0.5:29500', '--num_processes=2', f'--process_id={rank}',
+            '--coordinator_address=127.0.0.5:29500', '--num_processes=2', f'--process_id={rank}',
         ]  # fmt: skip
 
     def test_the_workdir_is_in_the_bucket(self, task):

@@ -1,4 +1,4 @@
-"""One of two processes is killed: the other ends, and the job started again continues exactly."""
+"""One of two processes is killed: the other ends, and the restarted job continues exactly."""
 
 import fcntl
 import shutil
@@ -17,7 +17,7 @@ FLAGS = (
     '--config.eval_every=10',
     '--config.checkpoint_every=5',
 )
-BOUND = processes.HEARTBEAT + 30  # seconds
+BOUND = processes.HEARTBEAT_TIMEOUT + 30  # seconds
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +26,7 @@ def cache(tmp_path_factory):
 
 
 def finish_both(workdir, cache) -> str:
-    """Run to the end; returns what the first process said."""
+    """Run to the end; return the output of process 0."""
     with two_processes(workdir, cache, *FLAGS) as (first, second):
         (code, output, errors), other = first.finish(), second.finish()
     assert (code, other[0]) == (0, 0), errors + other[2]
@@ -61,14 +61,14 @@ def test_a_lost_process_ends_the_other_and_costs_nothing_else(
 
 
 def test_an_error_of_one_process_ends_both(tmp_path, cache):
-    """The workdir is in use: only process 0, which writes there, sees that."""
+    """The workdir is in use, which only process 0 notices: it alone writes there."""
     workdir = tmp_path / 'run'
     workdir.mkdir()
     with (workdir / '.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with two_processes(workdir, cache, *FLAGS) as (first, second):
-            began = time.monotonic()
             code, _, errors = first.finish()
+            began = time.monotonic()
             other, _, _ = second.finish()
             seconds = time.monotonic() - began
     assert code == 2
@@ -77,7 +77,7 @@ def test_an_error_of_one_process_ends_both(tmp_path, cache):
     assert seconds < BOUND
 
 
-# A checkpoint of four devices, on others
+# A checkpoint of four devices, continued on others
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +89,7 @@ def four_devices(tmp_path_factory, cache):
 
 @pytest.mark.parametrize('devices', [1, 2, 8, 'two processes'])
 def test_four_devices_then_others(tmp_path, cache, four_devices, devices):
-    """The last ten steps and both evaluations, done again from the checkpoint of step 10."""
+    """Repeat the last ten steps and both evaluations from the checkpoint of step 10."""
     workdir = shutil.copytree(four_devices, tmp_path / 'run')
     for step in (15, 20):
         shutil.rmtree(workdir / 'checkpoints' / str(step))

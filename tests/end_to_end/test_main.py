@@ -234,8 +234,8 @@ def test_no_devices(refused, monkeypatch):
 
 
 def test_coordinator_without_the_number_of_processes(refused):
-    message = '--coordinator needs --num_processes and --process_id as well'
-    assert refused(QUICKSTART, '--coordinator=localhost:1234') == message
+    message = refused(QUICKSTART, '--coordinator_address=localhost:1234')
+    assert message == '--coordinator_address also needs --num_processes and --process_id'
 
 
 def test_a_launcher_that_makes_no_sense(refused, monkeypatch):
@@ -368,7 +368,13 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess:
 def test_help():
     done = run('--help')
     assert (done.returncode, done.stderr) == (0, '')
-    for text in ('Train AlexNet', '--config ', '--workdir ', '--coordinator ', 'batch_size = 128'):
+    for text in (
+        'Train AlexNet',
+        '--config ',
+        '--workdir ',
+        '--coordinator_address ',
+        'batch_size = 128',
+    ):
         assert text in done.stdout
 
 

@@ -11,6 +11,7 @@ from etils import epath
 from fake_checkpoints import files, save, state_of
 
 from alexnet_jax.errors import RunError
+from alexnet_jax.parallel import processes
 from alexnet_jax.run import checkpoint, manifest
 from alexnet_jax.run.checkpoint import Checkpoints, best_step, find_steps, load_variables
 
@@ -341,3 +342,16 @@ def test_an_older_checkpoint_that_has_changed_is_quarantined_too(workdir):
     (workdir / 'checkpoints' / '1' / '_CHECKPOINT_METADATA').write_text('{"a"')
     assert_restores(workdir, 2)
     assert steps_in(workdir) == [2]
+
+
+def test_an_error_of_one_of_several_processes_does_not_wait(workdir, monkeypatch):
+    """A save in flight ends only with the other processes, which wait for this one."""
+    monkeypatch.setattr(processes, 'fails_alone', lambda error: isinstance(error, OSError))
+    ckpt, closed = Checkpoints(str(workdir)), []
+    close = ckpt._manager.close
+    monkeypatch.setattr(ckpt._manager, 'close', lambda: closed.append(True))
+    ckpt.__exit__(OSError, OSError(), None)
+    assert not closed
+    ckpt.__exit__(KeyError, KeyError(), None)
+    assert closed
+    close()

@@ -1,0 +1,147 @@
+"""Every command of docs/launching.md, run up to the point where processes meet.
+
+The programs that start training elsewhere are stood in for; see `launcher_stand_ins.py`.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from helpers import ROOT
+from launcher_stand_ins import calls_of
+
+from alexnet_jax import cli, main
+from alexnet_jax.parallel import processes
+from alexnet_jax.run import workdir
+
+PAGE = (ROOT / 'docs/launching.md').read_text()
+
+# (launcher, number of processes, number of this one) of each training command, by section. None:
+# it trains alone. On a TPU and in Kubernetes, only JAX knows the numbers.
+CLUSTERS = {
+    'One GPU': [None, None, None, None],
+    'Eight GPUs in one node': [None, None],
+    'Two nodes without a scheduler': [('the flags', 2, 0), ('the flags', 2, 1)],
+    'Slurm': [('Slurm', 2, 1), ('Slurm', 2, 1), ('Slurm', 2, 1)],
+    'Open MPI': [('Open MPI', 2, 1), ('Open MPI', 2, 1)],
+    'A TPU VM': [None],
+    'A TPU slice': [('Cloud TPU', None, None)],
+    'Kubernetes': [('Kubernetes', None, None)],
+    'SkyPilot': [('the flags', 2, 1), ('the flags', 2, 1)],
+}
+
+
+def commands(section: str) -> list[str]:
+    """Return the commands of a section's bash blocks."""
+    blocks = re.findall(r'^( *)```bash\n(.*?)^\1```', section, re.M | re.S)
+    text = ''.join(textwrap.dedent(block) for _, block in blocks)
+    return text.replace('\\\n', ' ').splitlines()
+
+
+SECTIONS = {
+    section.split('\n', 1)[0]: commands(section) for section in re.split(r'^#+ ', PAGE, flags=re.M)
+}
+
+
+class Met(Exception):
+    """A command has got to where its processes meet; its argument is the Cluster."""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A clone of the repository, as far as the launch scripts need it."""
+    tree = tmp_path / 'clone'
+    for name in ('launch', 'configs'):
+        shutil.copytree(ROOT / name, tree / name)
+    shutil.copy(ROOT / 'requirements.txt', tree)
+    subprocess.run(['git', 'init', '--quiet', tree], check=True)
+    return tree
+
+
+@pytest.fixture
+def dry_run(monkeypatch):
+    """dry_run(arguments of Python, environment) -> the Cluster, or None, that main would join."""
+
+    def meet(_, cluster, timeout):
+        raise Met(cluster)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(workdir, 'check', lambda *_: None)  # it would look into gs://BUCKET
+    monkeypatch.setattr(main, '_configure_runtime', lambda _: None)
+    monkeypatch.setattr(processes.ProcessGroup, '__init__', meet)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)  # libtpu, kubernetes
+    monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')  # no TPU here
+
+    def run(arguments, environ):
+        for name, value in environ.items():
+            if re.match(r'SLURM_|OMPI_|TPU_|KUBERNETES_|JOB_', name):
+                monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, 'argv', arguments[1:])
+        with flagsaver.flagsaver(), pytest.raises(Met) as met:
+            main.main()
+        return met.value.args[0]
+
+    return run
+
+
+def test_every_section_is_listed():
+    assert CLUSTERS.keys() == {name for name, found in SECTIONS.items() if found} - {
+        'Launching: from one GPU to many hosts'
+    }
+
+
+@pytest.mark.parametrize('section', CLUSTERS)
+def test_training_commands(section, tree, tmp_path, dry_run):
+    found = []
+    for i, command in enumerate(SECTIONS[section]):
+        if command == 'bash launch/tpu.sh stop':
+            continue  # nothing to stop here; test_launchers.py has it
+        (tmp_path / str(i)).mkdir()
+        for arguments, environ in calls_of(command, tree, tmp_path / str(i)):
+            if arguments[:2] == ['-m', 'alexnet_jax.main']:
+                cluster = dry_run(arguments, environ)
+                found.append(
+                    cluster and (cluster.launcher, cluster.num_processes, cluster.process_id)
+                )
+    assert found == CLUSTERS[section]
+
+
+def test_the_first_section_checks_with_the_doctor(tree, tmp_path, monkeypatch):
+    (command,) = SECTIONS['Launching: from one GPU to many hosts']
+    ((arguments, _),) = calls_of(command, tree, tmp_path)
+    assert arguments[:2] == ['-m', 'alexnet_jax.doctor']
+    importlib.import_module(arguments[1])
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', arguments[1:])
+    with flagsaver.flagsaver():
+        cli.define_flags()
+        assert cli.parse_flags(sys.argv) == arguments[1:2]
+
+
+def test_flags_named_in_the_text_exist():
+    prose = re.sub(r'^( *)```.*?^\1```', '', PAGE, flags=re.M | re.S)
+    named = set(re.findall(r'--([a-z_]+)', prose)) - {'config'}  # which main defines when it runs
+    assert named == {'coordinator_address', 'num_processes', 'process_id', 'initialization_timeout'}
+    assert named <= set(flags.FLAGS)
+
+
+def test_jax_is_the_version_that_is_required():
+    (version,) = re.findall(r'^jax==(.*)', (ROOT / 'requirements.txt').read_text(), re.M)
+    found = re.findall(r'"jax\[(.*?)\]==([\d.]+)"', PAGE)
+    assert found
+    assert {pin for _, pin in found} == {version}
+    extras = importlib.metadata.metadata('jax').get_all('Provides-Extra')
+    assert {extra for names, _ in found for extra in names.split(',')} <= set(extras)
+
+
+@pytest.mark.parametrize('place', re.findall(r'`(tests/[^ `]*\.py)[ `]', PAGE))
+def test_tests_named_on_the_page_exist(place):
+    assert (ROOT / place).is_file()

@@ -1,0 +1,87 @@
+"""What an error of one of several processes does. `tests/end_to_end` starts and kills real ones."""
+
+import os
+import socket
+
+import jax
+import pytest
+
+from alexnet_jax.errors import BadInput, Diverged, Interrupted
+from alexnet_jax.parallel import processes
+from alexnet_jax.parallel.processes import ProcessGroup, fails_alone, is_lost_process
+
+# Raised by jaxlib 0.10.2 in a process whose peer was killed, and by a broken program.
+GLOO = (
+    'UNKNOWN: Gloo all-reduce failed: [external/gloo/gloo/transport/tcp/pair.cc:538] Read error '
+    '[127.0.0.1]:48053: Connection reset by peer'
+)
+BARRIER = (
+    'INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat '
+    'timeout. This indicates that the remote task has failed, got preempted, or crashed'
+)
+FULL = 'RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes.'
+
+
+class Exited(BaseException):
+    """Stands for the end of the process; its argument is the exit code."""
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """Make this look like process 1 of 2."""
+
+    def end(code):
+        raise Exited(code)
+
+    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    monkeypatch.setattr(os, '_exit', end)
+
+
+def end_with(error: Exception) -> int:
+    """Return the exit code of a process in which an error leaves the group."""
+    with pytest.raises(Exited) as exited, ProcessGroup(None, timeout=1):
+        raise error
+    return exited.value.args[0]
+
+
+@pytest.mark.parametrize(('message', 'is_lost'), [(GLOO, True), (BARRIER, True), (FULL, False)])
+def test_errors_that_mean_a_lost_process(message, is_lost):
+    assert is_lost_process(jax.errors.JaxRuntimeError(message)) == is_lost
+    assert not is_lost_process(ValueError(message))
+
+
+@pytest.mark.usefixtures('second_of_two')
+class TestOneOfSeveral:
+    def test_an_expected_error_is_one_line(self, capsys):
+        assert end_with(BadInput('no such\nfolder')) == 2
+        who = f'process 1 of 2 on {socket.gethostname()}'
+        assert capsys.readouterr().err == f'error: {who}: no such folder\n'
+
+    def test_an_unexpected_error_has_its_traceback(self, capsys):
+        assert end_with(ValueError('a bug')) == 1
+        first, *_, last = capsys.readouterr().err.splitlines()
+        assert first == 'Traceback (most recent call last):'
+        assert last == f'error: process 1 of 2 on {socket.gethostname()} failed'
+
+    def test_a_lost_process(self, capsys):
+        assert end_with(jax.errors.JaxRuntimeError(GLOO)) == 1
+        assert capsys.readouterr().err == f'{GLOO}\n{processes.LOST}\n'
+
+    @pytest.mark.parametrize('error', [Diverged('nan'), Interrupted('stopped', 15)])
+    def test_what_every_process_raises_passes(self, error):
+        with pytest.raises(type(error)), ProcessGroup(None, timeout=1):
+            raise error
+
+    def test_fails_alone(self):
+        assert fails_alone(OSError())
+        assert not fails_alone(Diverged('nan'))
+        assert not fails_alone(KeyboardInterrupt())
+        assert not fails_alone(None)
+
+
+def test_errors_of_a_single_process_pass():
+    assert not fails_alone(OSError())
+    with pytest.raises(BadInput, match='no such folder'), ProcessGroup(None, timeout=1):
+        raise BadInput('no such folder')
