@@ -1,6 +1,6 @@
 """AlexNet as a module that folds over a table of layers."""
 
-from typing import Literal
+from typing import Literal, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,8 @@ class AlexNet(nn.Module):
                     x = ops.within_channel_lrn(x, k, n, alpha, beta)
                 case Normalize(mean, std):
                     x = _normalize(x, mean, std)
+                case _:
+                    assert_never(layer)
         return x
 
     def _conv(self, layer: Conv, x: jax.Array) -> jax.Array:

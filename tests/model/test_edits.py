@@ -16,8 +16,8 @@ from alexnet_jax.model.layers import (
     Tanh,
     WithinChannelLRN,
 )
-from alexnet_jax.model.shapes import layer_infos
-from alexnet_jax.model.variants import VARIANTS, build, check_shapes
+from alexnet_jax.model.shapes import check_shapes, layer_infos
+from alexnet_jax.model.variants import VARIANTS, build
 
 
 def kinds(table) -> list[type]:

@@ -16,7 +16,8 @@ import pytest
 
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import BatchNorm, Dense, Table
-from alexnet_jax.model.variants import VARIANTS, parameter_names
+from alexnet_jax.model.shapes import parameter_names
+from alexnet_jax.model.variants import VARIANTS
 
 if os.environ.get('CI') == 'true':
     import torch
