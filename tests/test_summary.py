@@ -1,4 +1,4 @@
-"""The printed network against rows worked out by hand."""
+"""The printed table against rows worked out by hand."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from alexnet_jax.summary import summary
 
 
 def lines_of(variant: str, *edits: str, num_classes: int = 1000) -> list[str]:
-    """The summary's lines, with runs of spaces made one."""
+    """The lines of the summary, with single spaces."""
     config = default_config()
     config.variant, config.edits = variant, edits
     config.image_size, config.num_classes = IMAGE_SIZES[variant], num_classes

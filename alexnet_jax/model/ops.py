@@ -7,8 +7,9 @@ of 32, on two CPU cores. Nothing has been timed on GPUs and TPUs yet, so whether
 gain anything there is not known.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
     if ceil_mode:
         x = _fill_ceil_mode(x, window, stride, 0)
     for axis in (2, 1):
-        x = sum(_window_slices(x, axis, window, stride))
+        x = _sum(_window_slices(x, axis, window, stride))
     rows, columns = (
         np.minimum(stride * np.arange(n) + window, size) - stride * np.arange(n)
         for n, size in zip(x.shape[1:3], (height, width), strict=True)
@@ -182,9 +183,8 @@ def local_response_norm(
       Activations of the shape and dtype of x. The denominator is computed in at least float32.
     """
     towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    return _response_norm(
-        towers, lambda squares: _window_sum(squares, -1, n), k, alpha, beta
-    ).reshape(x.shape)
+    normed: jax.Array = _response_norm(towers, lambda s: _window_sum(s, -1, n), k, alpha, beta)
+    return normed.reshape(x.shape)
 
 
 def within_channel_lrn(
@@ -282,4 +282,8 @@ def _window_sum(x: jax.Array, axis: int, n: int) -> jax.Array:
     pads[axis] = (n // 2, n // 2, 0)
     padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
     size = x.shape[axis]
-    return sum(lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(n))
+    return _sum(lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(n))
+
+
+def _sum(arrays: Iterable[jax.Array]) -> jax.Array:
+    return cast(jax.Array, sum(arrays))

@@ -1,4 +1,4 @@
-"""Every recipe: built without arguments and data, valid, and run for one step."""
+"""Every recipe builds without data, is valid and runs for one step."""
 
 import ast
 import math
@@ -34,15 +34,15 @@ RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 NAMES = [path.stem for path in RECIPES]
 BATCH = 8
 TRAIN_SIZE = 1000
-# Compiling and running a network on large images takes a CPU seconds: one recipe does, the others
-# are taken as far as XLA's input.
+# Compiling and running a network on large images takes a CPU seconds: one recipe does it, and the
+# others are only lowered.
 STEPPED_AT_LARGE = ('imagenet',)
 LARGE = 100
 
 
 @pytest.fixture
 def load(tmp_path):
-    """load('imagenet') -> its config; `folder` gets one of three classes."""
+    """load('imagenet') -> its config; `folder` gets a folder of three classes."""
     for name in ('ant', 'bee', 'cat'):
         (tmp_path / 'train' / name).mkdir(parents=True)
 
@@ -55,7 +55,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def one_device(monkeypatch):
-    """A network of 62 million parameters is not copied eight times."""
+    """Do not copy a network of 62 million parameters to eight devices."""
     devices = jax.local_devices()[:1]
     monkeypatch.setattr(jax, 'local_devices', lambda: devices)
     monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
@@ -106,7 +106,7 @@ def load_argument():
     return lambda argument: load_recipe(f'{ROOT}/configs/ablation.py{argument}')
 
 
-def test_caffe_s_iterations():
+def test_caffes_iterations():
     """450,000 of 256 images, a tenth of the rate after each 100,000; an epoch has 1,281,167."""
     for name in ('bvlc', 'caffenet'):
         config = load_recipe(f'{ROOT}/configs/{name}.py')
@@ -241,7 +241,7 @@ def test_one_step(load, name):
     state = jax.device_get(train_step(pmap.replicate(state), [make_batch(config)]))
     assert (state.step, state.metrics['examples']) == (1, BATCH)
     assert state.metrics['bad_step'] == NO_STEP
-    # Untrained, the network gives every class a like probability.
+    # Untrained, the network gives every class about the same probability.
     assert 0.5 < state.metrics['loss'] / BATCH / math.log(config.num_classes) < 2
     for (path, old), new in zip(
         jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(state.params), strict=True
@@ -251,7 +251,7 @@ def test_one_step(load, name):
 
 
 def check_lowering(config):
-    """The step can be traced, and computes in the dtype of the config."""
+    """The step lowers, and its convolutions have the dtype of the config."""
     lowered = []
 
     def record(function):
@@ -265,7 +265,7 @@ def check_lowering(config):
     params, batch_stats = variables['params'], variables.get('batch_stats', {})
     opt_state = jax.eval_shape(transform.init, params)
     state = TrainState(np.int32(0), params, batch_stats, opt_state, zero_metrics())
-    # Zeros that take no memory: nothing is computed.
+    # Zeros that take no memory, as nothing is computed.
     state = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), state)
     train_step(state, [make_batch(config)])
     text = lowered[0].as_text()
