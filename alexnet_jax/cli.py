@@ -14,6 +14,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from alexnet_jax import configs
 from alexnet_jax.config import default_config, leaves, suggest
 from alexnet_jax.errors import BadInput
 
@@ -23,7 +24,10 @@ RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # reads a confi
 def define_flags(require_workdir: bool = True) -> None:
     """Define `--config` and `--workdir`. Call once, in a command's `main`."""
     config_flags.DEFINE_config_file(
-        'config', None, 'Recipe: configs/NAME.py[:argument], or the config.json of a run.'
+        'config',
+        None,
+        'Recipe: NAME (one of ours) or FILE.py, with :ARGUMENT if it takes one; or the config.json '
+        'of a run.',
     )
     if require_workdir:
         flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.')
@@ -47,8 +51,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             place = i + 1 if match[1] is None else i
             recipe = ' '.join(argv[i + 1 : i + 2]) if match[1] is None else match[1]
             keys = leaves(load_recipe(recipe))
-            if recipe.endswith('.json'):
-                argv[place] = argv[place].replace(recipe, f'{RECORDED}:{recipe}')
+            argv[place] = argv[place].removesuffix(recipe) + ':'.join(_locate(recipe))
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # of many types, from absl and ml_collections
@@ -56,15 +59,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def load_recipe(recipe: str) -> ml_collections.ConfigDict:
-    """The config that `configs/NAME.py[:argument]` names.
+    """Return the config of a recipe.
+
+    Args:
+      recipe: NAME or FILE.py, either with :ARGUMENT, or the config.json of a run.
 
     Raises:
-      BadInput: no such file, it does not run, or it takes no argument.
+      BadInput: There is no such recipe, it does not run, or it takes no argument.
     """
-    path, *arguments = recipe.split(':', 1)
-    if path.endswith('.json'):
-        _check_file(path, 'config')
-        path, arguments = str(RECORDED), [path]
+    path, *arguments = _locate(recipe)
     config = call_in_file(path, 'get_config', arguments, 'config', 'configs/quickstart.py')
     if not isinstance(config, ml_collections.ConfigDict):
         raise BadInput(
@@ -72,6 +75,21 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
             'config.default_config()'
         )
     return config
+
+
+def _locate(recipe: str) -> list[str]:
+    """The file of a recipe and, where there is one, its argument."""
+    path, *arguments = recipe.split(':', 1)
+    if path.endswith('.json'):
+        _check_file(path, 'config')
+        return [str(RECORDED), path]
+    if path and '/' not in path and not path.endswith('.py'):
+        files = (file for folder in configs.__path__ for file in Path(folder).glob('[!_]*.py'))
+        shipped = {file.stem: str(file) for file in sorted(files)}
+        if path not in shipped:
+            raise BadInput(f'no recipe is named {path}; {suggest(path, shipped)}')
+        path = shipped[path]
+    return [path, *arguments]
 
 
 def call_in_file(

@@ -15,6 +15,7 @@ from ml_collections import config_dict
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import BatchNorm
+from alexnet_jax.model.shapes import check_shapes, parameter_names
 
 SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
 DTYPES = ('float32', 'bfloat16')
@@ -241,7 +242,7 @@ def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
 
 def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
     layers = variants.build(config.variant, config.edits, config.num_classes)
-    variants.check_shapes(layers, config.image_size)
+    check_shapes(layers, config.image_size)
     examples = config.batch_size // config.accum_steps // devices
     if any(isinstance(layer, BatchNorm) for layer in layers) and (
         examples % config.ghost_batch_size
@@ -250,7 +251,7 @@ def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
             f'ghost_batch_size={config.ghost_batch_size} does not divide the {examples} examples '
             f'that a device gets at once (batch_size / accum_steps / devices); change one of these'
         )
-    names = variants.parameter_names(layers)
+    names = parameter_names(layers)
     for key in ('lr_multipliers', 'weight_decay_multipliers', 'lr_overrides'):
         for pattern, _ in config.optimizer[key]:
             if not fnmatch.filter(names, pattern):

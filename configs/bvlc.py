@@ -3,13 +3,15 @@
     python -m alexnet_jax.main --config=configs/bvlc.py --workdir=runs/bvlc \
         --config.data.data_dir=DATA
 
-DATA holds ILSVRC-2012 as TFDS has it, at full size: Caffe squeezes images to 256 x 256, whatever
-their aspect, where prepared ones are cut square. Expected: top-1 accuracy 57.1 %, top-5 80.2 % on
-the validation set, center crop, at iteration 360,000 of 450,000; 57.258 % at best (published, the
-model's readme). Not run here.
+DATA is a TFDS folder with ILSVRC-2012 at full size: Caffe squeezes images to 256 x 256, whatever
+their aspect ratio, while prepared ones are cropped to squares.
 
-Caffe feeds BGR, which is the same net with conv1's channels in another order, and has no color
-shift.
+Time: a week on a K40 (published for CaffeNet: 26.5 seconds per 20 iterations, Caffe's ImageNet
+tutorial). Expected: top-1 accuracy 57.1 %, top-5 80.2 % on the validation set, center crop, at
+iteration 360,000 of 450,000; 57.258 % at best (published, the model's readme). Not run here.
+
+Caffe feeds BGR images, which is the same net with the channels of conv1 in another order, and has
+no color shift.
 """
 
 import ml_collections

@@ -3,18 +3,18 @@
     python -m alexnet_jax.main --config=configs/lars.py --workdir=runs/lars \
         --config.data.name=prepared:DIR
 
-A step is computed in 64 microbatches of 512 images, so that it runs on one GPU as on many (on 8
-devices each takes 64 at once); `--config.accum_steps=512 --config.ghost_batch_size=64` runs on a
-small machine. Batch norm takes its statistics over 64 consecutive images, as on each GPU of the
-original.
+`docs/data.md` describes how to make DIR. A step is accumulated over 64 parts of 512 images, so it
+runs on one GPU as well as on eight (which then take 64 images each at a time); on a small machine,
+`--config.accum_steps=512 --config.ghost_batch_size=64`. Batch norm takes its statistics over 64
+consecutive images, as on each GPU of the original.
 
-Expected: 58 % top-1, 80 % top-5 accuracy on the validation set, center crop, after 100 epochs: You,
-Zhang, Hsieh, Demmel and Keutzer, ImageNet Training in Minutes (arXiv 1709.05011), there in 11
-minutes on 1,024 CPUs. Not run here.
+Time: 11 minutes on 1,024 CPUs (published). Expected: 58 % top-1, 80 % top-5 accuracy on the
+validation set, center crop, after 100 epochs (published: You, Zhang, Hsieh, Demmel and Keutzer,
+ImageNet Training in Minutes, arXiv 1709.05011). Not run here.
 
-Rate 32 after 10 epochs of warm-up, (1 - done)^2, trust coefficient 0.001, weight decay 0.0005:
-NVIDIA's Caffe, models/alexnet_bn/solver_32k.prototxt. There LARS scales the biases too;
-here their rate is a thousandth of the schedule's, 0.032 at its highest.
+From NVIDIA's Caffe, models/alexnet_bn/solver_32k.prototxt: a rate of 32 after 10 epochs of warm-up,
+a factor of (1 - done)^2, a trust coefficient of 0.001, a weight decay of 0.0005. There LARS scales
+the biases too; here their rate is a thousandth of the schedule's, at most 0.032.
 """
 
 import ml_collections

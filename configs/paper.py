@@ -1,14 +1,17 @@
-"""The paper: two towers on ILSVRC-2012, the rate divided by 10 when the validation error stalls.
+"""The paper: two towers on ILSVRC-2012; the rate is divided by 10 when the validation error stalls.
 
     python -m alexnet_jax.main --config=configs/paper.py --workdir=runs/paper \
         --config.data.name=prepared:DIR
 
-`configs/imagenet.py` says where DIR comes from. Time: five to six days on the authors' two GTX 580
-(published). Expected: top-1 error 40.7 %, top-5 18.2 % on the validation set, averaged over ten
-crops (published, section 6.1, one net). Not run here.
+`docs/data.md` describes how to make DIR from the official archives. Without that override the
+full-size images are read from TFDS (`--config.data.data_dir=DATA`) and resized in every epoch.
+
+Time: five to six days on the authors' two GTX 580 (published). Expected: top-1 error 40.7 %, top-5
+18.2 % on the validation set, averaged over ten crops (published, section 6.1, one net). Not run
+here.
 
 The paper does not say how long an error has to stall: here it is five evaluations, about five
-epochs. Crops are of 227 pixels, the same grid as 224 with the last windows over the edge.
+epochs. Crops have 227 pixels, which gives the same grid as 224 with the last windows over the edge.
 """
 
 import ml_collections
@@ -32,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.eval_split = 'validation'
     to_256 = 'decode|resize_short(256)|center_crop(256)|'
     c.data.train_ops = to_256 + 'random_crop(227)|random_mirror|pca_shift(0.1)'
-    c.data.eval_ops = to_256 + 'center_crop(227)'  # ten_crop(227) scores as the paper does
+    c.data.eval_ops = to_256 + 'center_crop(227)'  # ten_crop(227) evaluates as the paper does
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'plateau'

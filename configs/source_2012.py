@@ -1,18 +1,20 @@
-"""The network and the recipe of the authors' source of 2012, net 145, on ILSVRC-2012.
+"""The network and the recipe of the authors' 2012 source, net 145, on ILSVRC-2012.
 
     python -m alexnet_jax.main --config=configs/source_2012.py --workdir=runs/source_2012 \
         --config.data.name=prepared:DIR
 
-`configs/imagenet.py` says where DIR comes from. Expected: top-1 error 40.66 %, top-5 18.21 %,
-cross-entropy 1.7415 on the validation set, ten crops (published, layer-params-145.cfg). Not run
-here. Nets of the same log, as edits: `--config.edits="('no_lrn',)"` is net 148 (42.03, 19.36 %),
-`no_tower_communication` net 150 (41.83, 19.33 %), `non_overlapping_pool` net 147 (41.06, 18.51 %;
-whose conv2 and conv5 also have a pixel less of zeros around, so that its sizes come out).
+`docs/data.md` describes how to make DIR. Time: five to six days on the authors' two GTX 580
+(published, in the paper). Expected: top-1 error 40.66 %, top-5 18.21 %, cross-entropy 1.7415 on the
+validation set with ten crops (published, layer-params-145.cfg). Not run here.
 
-The log changes rates by hand: the weights' at epochs 25, 51 and 79, conv1's at 67, frozen from 72;
-biases keep 0.02 and have no decay; training ends at 91. The color noise is divided out by 1.1 and
-ends at epoch 67. One thing differs: the source gives 32 consecutive images the same crop and
-mirror, and here each has its own.
+Other nets of the source, as edits: `--config.edits="('no_lrn',)"` is net 148 (42.03, 19.36 %),
+`no_tower_communication` is net 150 (41.83, 19.33 %), `non_overlapping_pool` is net 147 (41.06,
+18.51 %; its conv2 and conv5 also have a pixel less of padding, to make its sizes come out).
+
+The log changes the rates by hand: those of the weights at epochs 25, 51 and 79; that of conv1 also
+at 67, and from 72 it is frozen. Biases keep a rate of 0.02 and have no decay. Training ends at 91.
+The color noise is divided out by 1.1 and ends at epoch 67. One thing differs: the source gives 32
+consecutive images the same crop and mirroring; here each image has its own.
 """
 
 import ml_collections
@@ -36,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.eval_split = 'validation'
     to_256 = 'decode|resize_short(256)|center_crop(256)|'
     c.data.train_ops = to_256 + 'random_crop(224)|random_mirror|color_noise(0.1, 67)'
-    c.data.eval_ops = to_256 + 'center_crop(224)'  # ten_crop(224) scores as the source does
+    c.data.eval_ops = to_256 + 'center_crop(224)'  # ten_crop(224) evaluates as the source does
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'step'

@@ -3,12 +3,13 @@
     python -m alexnet_jax.main --config=configs/torchvision.py --workdir=runs/torchvision \
         --config.data.data_dir=DATA
 
-DATA holds ILSVRC-2012 as TFDS has it, at full size: the random crops are of 8 to 100 % of an image.
-Expected: top-1 accuracy 56.522 %, top-5 79.066 % on the validation set, center crop (published for
-its IMAGENET1K_V1 weights). Not run here.
+DATA is a TFDS folder with ILSVRC-2012 at full size: the random crops cover 8 to 100 % of an image.
 
-Batch 256 is 32 on each of 8 GPUs. Two things differ: images are rescaled without antialiasing, and
-torch's SGD has the rate outside of the velocity, which differs in the steps after a rate drops.
+Time: not published and not measured here. Expected: top-1 accuracy 56.522 %, top-5 79.066 % on the
+validation set, center crop (published for the IMAGENET1K_V1 weights). Not run here.
+
+A batch of 256 is 32 on each of 8 GPUs. Two things differ: images are resized without antialiasing,
+and torch's SGD applies the rate outside the velocity, which matters in the steps after a drop.
 """
 
 import ml_collections
@@ -32,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.eval_split = 'validation'
     c.data.train_ops = 'decode|random_resized_crop(224)|random_mirror'
     c.data.eval_ops = 'decode|resize_short(256)|center_crop(224)'
-    c.data.mean = 'none'  # the table subtracts its own
+    c.data.mean = 'none'  # the table subtracts its own mean
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'step'

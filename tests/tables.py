@@ -1,10 +1,8 @@
 """What tests of the tables share."""
 
-import math
-
 from alexnet_jax.model.shapes import layer_infos
 
-# Pixels a side of the images that each variant takes.
+# The height and width of the images that each variant takes.
 IMAGE_SIZES = {
     'course': 227,
     'paper': 227,
@@ -20,6 +18,5 @@ IMAGE_SIZES = {
 
 
 def count(layers, image_size: int) -> int:
-    """Parameters: a kernel's, and a bias for each of its filters or features."""
-    kernels = [row.kernel for row in layer_infos(layers, image_size) if row.kernel]
-    return sum(math.prod(kernel) + kernel[-1] for kernel in kernels)
+    """The number of parameters of a table."""
+    return sum(info.parameters for info in layer_infos(layers, image_size))

@@ -243,13 +243,13 @@ def test_batch_size(batch_size, devices, advice):
         (
             'image_size',
             10,
-            'image_size=10: conv1 gets 10x10 and its output would be empty; take larger images',
+            'image_size=10: conv1 gets 10x10 and its output would be empty; use larger images',
         ),
         (
             # 66 -> (66 - 11) // 4 + 1 = 14 -> (14 - 3) // 2 + 1 = 6 -> 2 by pool2 -> 0 by pool3
             'image_size',
             66,
-            'image_size=66: pool3 gets 2x2 and its output would be empty; take larger images',
+            'image_size=66: pool3 gets 2x2 and its output would be empty; use larger images',
         ),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The printed network against rows worked out by hand."""
+"""The printed table against rows worked out by hand."""
 
 import subprocess
 import sys
@@ -8,12 +8,13 @@ from helpers import ROOT
 from tables import IMAGE_SIZES
 
 from alexnet_jax.config import default_config
-from alexnet_jax.model.variants import EDITS, VARIANTS
+from alexnet_jax.model.edits import EDITS
+from alexnet_jax.model.variants import VARIANTS
 from alexnet_jax.summary import summary
 
 
 def lines_of(variant: str, *edits: str, num_classes: int = 1000) -> list[str]:
-    """The summary's lines, with runs of spaces made one."""
+    """The lines of the summary, with single spaces."""
     config = default_config()
     config.variant, config.edits = variant, edits
     config.image_size, config.num_classes = IMAGE_SIZES[variant], num_classes
@@ -91,7 +92,7 @@ def test_fully_connected_layers_in_towers():
     )
 
 
-def test_ceil_modeing_windows_round_up_and_a_relu_after_its_pool_is_shown_there():
+def test_ceil_mode_rounds_up_and_a_relu_after_its_pool_shares_its_row():
     lines = lines_of('cifar10_18pct', num_classes=10)
     assert (
         'MAX POOL1 16x16x32 3x3, stride 2 (overlapping), over the edge, ReLU '

@@ -28,8 +28,8 @@ from alexnet_jax.benchmark import workers
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import variants
+from alexnet_jax.model.shapes import forward_flops, training_flops
 from alexnet_jax.parallel import compilation, malloc
-from alexnet_jax.summary import operations
 
 PEERS = {'step': ('torch', 'plain'), 'data': ('flax',), 'save': ()}
 
@@ -37,9 +37,9 @@ PEERS = {'step': ('torch', 'plain'), 'data': ('flax',), 'save': ()}
 def benchmark_step(config: ml_collections.ConfigDict, options: Sequence[str]) -> dict:
     """Time training and scoring; prints the tables and returns the figures."""
     layers = variants.build(config.variant, config.edits, config.num_classes)
-    training, forward = operations(layers, config.image_size)
     figures = {'config': json.loads(config.to_json()), 'device': jax.devices()[0].device_kind}
-    for task, flops in (('train', training), ('forward', forward)):
+    for task, count_flops in (('train', training_flops), ('forward', forward_flops)):
+        flops = count_flops(layers, config.image_size)
         names = ['alexnet_jax', 'matmul', *(['the loop'] if task == 'train' else [])]
         if 'plain' in flags.FLAGS.peer:
             names.append('plain JAX')

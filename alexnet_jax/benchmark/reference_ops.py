@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from alexnet_jax.model import ops
+from alexnet_jax.model.layers import output_width
 
 
 def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
@@ -28,7 +28,7 @@ def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
 
 def _windows(x, start, reduce, window: int, stride: int, ceil_mode: bool) -> jax.Array:
     ends = [
-        (ops.output_width(size, window, stride, ceil_mode=ceil_mode) - 1) * stride + window - size
+        (output_width(size, window, stride, ceil_mode=ceil_mode) - 1) * stride + window - size
         for size in x.shape[1:3]
     ]
     pads = [(0, 0), *((0, max(end, 0)) for end in ends), (0, 0)]

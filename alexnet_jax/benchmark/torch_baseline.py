@@ -9,6 +9,7 @@ response norm with a written gradient, a fused optimizer, and a process whose ma
 import functools
 import itertools
 from collections.abc import Callable
+from typing import assert_never
 
 import torch
 from torch import nn
@@ -22,10 +23,12 @@ from alexnet_jax.model.layers import (
     Dense,
     Dropout,
     MaxPool,
+    Normalize,
     ReLU,
     Sigmoid,
     Table,
     Tanh,
+    WithinChannelLRN,
 )
 from alexnet_jax.model.shapes import LayerInfo, layer_infos
 
@@ -75,7 +78,10 @@ def _module(row: LayerInfo, kind: str) -> nn.Module:
             return _Norm(row.layer, kind)
         case BatchNorm(_, epsilon):
             return nn.BatchNorm2d(row.input[2], epsilon, affine=False)
-    raise ValueError(f'PyTorch has no layer for {row.layer}')
+        case Conv() | Dense() | Normalize() | WithinChannelLRN():
+            raise ValueError(f'PyTorch has no layer for {row.layer}')
+        case _:
+            assert_never(row.layer)
 
 
 class _Norm(nn.Module):

@@ -1,8 +1,9 @@
-"""The named edits of a table: the ablations, and other initial weights."""
+"""Named edits of a table: ablations and other initial weights."""
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from alexnet_jax.model.layers import (
     LRN,
@@ -16,64 +17,65 @@ from alexnet_jax.model.layers import (
     Sigmoid,
     Table,
     Tanh,
+    Weighted,
     WithinChannelLRN,
 )
 
 Kinds = type | tuple[type, ...]
 
 
-def _less(table: Table, kinds: Kinds) -> Table:
+def _without(table: Table, kinds: Kinds) -> Table:
     """The table without the layers of these kinds."""
     return tuple(layer for layer in table if not isinstance(layer, kinds))
 
 
-def _changed(table: Table, kinds: Kinds, change: Callable[[Layer], Layer]) -> Table:
-    """The table with `change(layer)` for each layer of these kinds."""
+def _replaced(table: Table, kinds: Kinds, change: Callable[[Any], Layer]) -> Table:
+    """The table with `change(layer)` in place of each layer of these kinds."""
     return tuple(change(layer) if isinstance(layer, kinds) else layer for layer in table)
 
 
-def _ends(table: Table) -> tuple[Layer, Layer]:
-    """The first and the last layer with parameters."""
-    weighted = [layer for layer in table if isinstance(layer, Conv | Dense)]
+def _ends(table: Table) -> tuple[Weighted, Weighted]:
+    """The first and the last layer with weights."""
+    weighted = [layer for layer in table if isinstance(layer, Weighted)]
     return weighted[0], weighted[-1]
 
 
 def tanh(table: Table) -> Table:
-    """Figure 1 of the paper: tanh for ReLU."""
-    return _changed(table, ReLU, lambda _: Tanh())
+    """Replace ReLU by tanh (figure 1 of the paper)."""
+    return _replaced(table, ReLU, lambda _: Tanh())
 
 
 def sigmoid(table: Table) -> Table:
-    """1 / (1 + exp(-x)) for ReLU."""
-    return _changed(table, ReLU, lambda _: Sigmoid())
+    """Replace ReLU by 1 / (1 + exp(-x))."""
+    return _replaced(table, ReLU, lambda _: Sigmoid())
 
 
 def non_overlapping_pool(table: Table) -> Table:
-    """Pools of 2x2, stride 2, each of its kind (section 3.4 of the paper)."""
-    return _changed(
+    """Make every pool 2x2 with stride 2, maximum or mean as before (section 3.4 of the paper)."""
+    return _replaced(
         table, (MaxPool, AvgPool), lambda pool: dataclasses.replace(pool, window=2, stride=2)
     )
 
 
 def average_pool(table: Table) -> Table:
-    """The mean where a pool takes the maximum."""
-    return _changed(table, MaxPool, lambda pool: AvgPool(pool.window, pool.stride, pool.ceil_mode))
+    """Replace max pooling by average pooling."""
+    return _replaced(table, MaxPool, lambda pool: AvgPool(pool.window, pool.stride, pool.ceil_mode))
 
 
 def one_tower(table: Table) -> Table:
-    """Each filter and feature sees all channels, and norms reach over all."""
-    return _changed(table, (Conv, Dense, LRN), lambda layer: dataclasses.replace(layer, groups=1))
+    """Let filters, features and norms see all channels."""
+    return _replaced(table, (Conv, Dense, LRN), lambda layer: dataclasses.replace(layer, groups=1))
 
 
 def no_tower_communication(table: Table) -> Table:
-    """Two towers from the second layer on, which meet in the last.
+    """Separate two towers from the second layer on; they meet in the last.
 
     As in net 150 of the 2012 source (layers-150.cfg), conv2 has a quarter more filters and the
-    hidden fully connected layers twice as many features.
+    hidden fully connected layers have twice as many features.
     """
     first, last = _ends(table)
 
-    def parted(layer: Layer) -> Layer:
+    def split(layer: Layer) -> Layer:
         match layer:
             case Conv(name='conv2', filters=filters):
                 return dataclasses.replace(layer, filters=filters * 5 // 4, groups=2)
@@ -83,11 +85,11 @@ def no_tower_communication(table: Table) -> Table:
                 return dataclasses.replace(layer, groups=2)
         return layer
 
-    return tuple(map(parted, table))
+    return tuple(map(split, table))
 
 
 def half_width(table: Table) -> Table:
-    """Half of the filters, and of the features of the hidden fully connected layers."""
+    """Halve the filters of the convolutions and the features of the hidden dense layers."""
     _, last = _ends(table)
 
     def halved(layer: Layer) -> Layer:
@@ -102,12 +104,12 @@ def half_width(table: Table) -> Table:
 
 
 def he_init(table: Table) -> Table:
-    """Hidden layers start from He's weights and biases of 0; the first and the last as they do.
+    """Start the hidden layers from He's weights and biases of 0; keep the first and the last.
 
-    The first layer sees pixels of -128 .. 128: std 0.01 gives it activations of order 10.
+    The first layer sees pixels of -128 .. 128, for which std 0.01 gives activations of order 10.
     """
     ends = _ends(table)
-    return _changed(
+    return _replaced(
         table,
         (Conv, Dense),
         lambda layer: layer if layer in ends else dataclasses.replace(layer, std='he', bias=0.0),
@@ -115,9 +117,9 @@ def he_init(table: Table) -> Table:
 
 
 EDITS: dict[str, Callable[[Table], Table]] = {
-    'no_lrn': partial(_less, kinds=(LRN, WithinChannelLRN)),
+    'no_lrn': partial(_without, kinds=(LRN, WithinChannelLRN)),
     'non_overlapping_pool': non_overlapping_pool,
-    'no_dropout': partial(_less, kinds=Dropout),
+    'no_dropout': partial(_without, kinds=Dropout),
     'no_tower_communication': no_tower_communication,
     'tanh': tanh,
     'sigmoid': sigmoid,

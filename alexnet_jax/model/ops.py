@@ -1,26 +1,22 @@
-"""Convolution, pooling and local response normalization, exact and fast on CPU, GPU and TPU.
+"""Convolution, pooling and local response normalization.
 
-Images are NHWC, kernels HWIO. Each function computes what its plain `lax` formulation computes,
-values and gradients, ties included (`tests/test_ops.py`); a comment says why it is written
-otherwise.
+Images are NHWC and kernels HWIO. Each function has the values and the gradients of the
+straightforward `lax` formulation, ties included (`tests/model/test_ops.py`). Where it is written
+differently, a comment gives the reason; the images/s are of a training step in float32 with batches
+of 32, on two CPU cores. Nothing has been timed on GPUs and TPUs yet, so whether these formulations
+gain anything there is not known.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-
-def output_width(width: int, window: int, stride: int, ceil_mode: bool = False) -> int:
-    """(W - F)/S + 1, rounded down; rounded up where windows may hang over the far edge.
-
-    `width` is with the padding.
-    """
-    span = width - window
-    return (-(-span // stride) if ceil_mode else span // stride) + 1
+from alexnet_jax.model.layers import output_width
 
 
 def conv(
@@ -32,22 +28,21 @@ def conv(
     feature_group_count: int = 1,
     **kwargs,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, to be handed to `nn.Conv`.
+    """Convolve, as `lax.conv_general_dilated` does; for `nn.Conv(conv_general_dilated=...)`.
 
-    A convolution in groups (the paper's towers) is one convolution per group, side by side: 25
-    images/s instead of 10 with XLA's own grouped convolution (paper's training step, batch 32, two
-    cores).
+    A convolution in groups (the paper's towers) is computed as one convolution per group: 25
+    images/s instead of 10 with XLA's grouped convolution (the paper's net, two CPU cores).
 
     Args:
-      x: [N, H, W, C].
-      kernel: [h, w, C / feature_group_count, filters].
-      window_strides: of height and width.
-      padding: (low, high) of height and width.
-      feature_group_count: towers; group i of the filters sees group i of the channels.
-      **kwargs: passed on.
+      x: Images [N, H, W, C].
+      kernel: Weights [h, w, C / feature_group_count, filters].
+      window_strides: Strides along the height and the width.
+      padding: Zeros (low, high) along the height and the width.
+      feature_group_count: Number of towers; group i of the filters sees group i of the channels.
+      **kwargs: Other arguments of `lax.conv_general_dilated`.
 
     Returns:
-      [N, H', W', filters].
+      Activations [N, H', W', filters].
     """
     towers = zip(
         jnp.split(x, feature_group_count, axis=-1),
@@ -59,15 +54,16 @@ def conv(
 
 
 def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """The product of a fully connected layer in groups, to be handed to `nn.Dense`.
+    """Multiply, for a fully connected layer in groups; for `nn.Dense(dot_general=...)`.
 
     Args:
-      x: [N, groups, inputs].
-      kernel: [inputs, features]; group i of the features sees group i of the inputs.
-      *args, **kwargs: what `lax.dot_general` takes besides.
+      x: Inputs [N, groups, inputs].
+      kernel: Weights [inputs, features]; group i of the features sees group i of the inputs.
+      *args: Other positional arguments of `lax.dot_general`.
+      **kwargs: Other keyword arguments of `lax.dot_general`.
 
     Returns:
-      [N, features].
+      Products [N, features].
     """
     _, groups, _ = x.shape
     towers = zip(jnp.split(x, groups, axis=1), jnp.split(kernel, groups, axis=1), strict=True)
@@ -76,19 +72,20 @@ def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array
 
 
 def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
-    """Maximum over square windows; the gradient goes to a window's first maximum, row by row.
+    """Return the maximum over square windows.
 
-    The maximum is taken along the width, then along the height: 24.2 images/s instead of 21.9 with
-    `reduce_window`, whose gradient is slow (course net's training step, batch 32, two cores).
+    The gradient goes to the first maximum of a window, in row-major order. The maximum is taken
+    along the width and then along the height: 24.2 images/s instead of 21.9 with `reduce_window`,
+    whose gradient is slow (the course net, two CPU cores).
 
     Args:
-      x: [N, H, W, C].
-      window: pixels a side.
-      stride: pixels between windows; below `window` they overlap (the paper's section 3.4).
-      ceil_mode: whether windows may hang over the right and lower edge (cuda-convnet).
+      x: Images [N, H, W, C].
+      window: Height and width of the windows, in pixels.
+      stride: Pixels between windows, which overlap if it is below `window` (section 3.4).
+      ceil_mode: Whether windows may hang over the right and the bottom edge, as in cuda-convnet.
 
     Returns:
-      [N, H', W', C], H' and W' by `output_width`.
+      Maxima [N, H', W', C]; H' and W' are those of `output_width`.
     """
     if ceil_mode:
         low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
@@ -97,15 +94,15 @@ def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
 
 
 def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
-    """Mean over square windows; a window that hangs over the edge averages the pixels it has.
+    """Return the mean over square windows; over the edge, the mean of the pixels that exist.
 
-    Args and result as for `max_pool`.
+    Arguments and result are those of `max_pool`.
     """
     _, height, width, _ = x.shape
     if ceil_mode:
         x = _fill_ceil_mode(x, window, stride, 0)
     for axis in (2, 1):
-        x = sum(_window_slices(x, axis, window, stride))
+        x = _sum(_window_slices(x, axis, window, stride))
     rows, columns = (
         np.minimum(stride * np.arange(n) + window, size) - stride * np.arange(n)
         for n, size in zip(x.shape[1:3], (height, width), strict=True)
@@ -114,7 +111,7 @@ def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
 
 
 def _fill_ceil_mode(x: jax.Array, window: int, stride: int, value: float) -> jax.Array:
-    """Pad right and below to where the last window ends."""
+    """Pad the right and the bottom to where the last window ends."""
     ends = [
         (output_width(size, window, stride, ceil_mode=True) - 1) * stride + window - size
         for size in x.shape[1:3]
@@ -124,7 +121,7 @@ def _fill_ceil_mode(x: jax.Array, window: int, stride: int, value: float) -> jax
 
 
 def _window_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
-    """Element k of every window along an axis, for k = 0 ... window-1: strided slices of x."""
+    """Element k of every window along an axis, for k = 0 ... window - 1: strided slices of x."""
     span = (output_width(x.shape[axis], window, stride) - 1) * stride + 1
     return [lax.slice_in_dim(x, k, k + span, stride, axis) for k in range(window)]
 
@@ -143,7 +140,7 @@ def _max_along_forward(x, axis, window, stride):
 
 
 def _max_along_backward(axis, window, stride, residuals, gradient):
-    # Autodiff through jnp.maximum would split the gradient at ties.
+    # Differentiating jnp.maximum would split the gradient at ties.
     x, result = residuals
     zero = jnp.zeros((), gradient.dtype)
     span = (result.shape[axis] - 1) * stride + 1
@@ -169,38 +166,41 @@ def local_response_norm(
     beta: float = 0.75,
     groups: int = 1,
 ) -> jax.Array:
-    """b_i = a_i / (k + alpha sum_j a_j^2)^beta, j over the n channels around i (section 3.3).
+    """Return b_i = a_i / (k + alpha sum_j a_j^2)^beta, j being the n channels around i.
 
-    The window is clipped at both ends; alpha is *not* divided by n (Caffe and PyTorch do).
+    Section 3.3 of the paper. Windows are clipped at both ends. Unlike in Caffe and PyTorch, alpha
+    is not divided by n.
 
     Args:
-      x: [..., C].
-      k: added to the sum.
-      n: channels in the window, odd.
-      alpha: factor of the sum.
-      beta: power.
-      groups: towers; windows do not cross from one into another.
+      x: Activations [..., C].
+      k: Constant added to the sum.
+      n: Number of channels in a window, odd.
+      alpha: Factor of the sum.
+      beta: Power of the denominator.
+      groups: Number of towers; windows do not cross from one into another.
 
     Returns:
-      Like x. The denominator is computed in float32 or better.
+      Activations of the shape and dtype of x. The denominator is computed in at least float32.
     """
     towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    return _response_norm(
-        towers, lambda squares: _window_sum(squares, -1, n), k, alpha, beta
-    ).reshape(x.shape)
+    normed: jax.Array = _response_norm(towers, lambda s: _window_sum(s, -1, n), k, alpha, beta)
+    return normed.reshape(x.shape)
 
 
 def within_channel_lrn(
     x: jax.Array, k: float = 1.0, n: int = 3, alpha: float = 5e-5 / 9, beta: float = 0.75
 ) -> jax.Array:
-    """The same within each map: the sum is over the n x n pixels around (cuda-convnet's rnorm).
+    """Return the same, the sum being over the n x n pixels around each (cuda-convnet's rnorm).
 
     Args:
-      x: [N, H, W, C].
-      k, n, alpha, beta: as in `local_response_norm`; n is in pixels a side.
+      x: Activations [N, H, W, C].
+      k: Constant added to the sum.
+      n: Height and width of a window in pixels, odd.
+      alpha: Factor of the sum.
+      beta: Power of the denominator.
 
     Returns:
-      Like x.
+      Activations of the shape and dtype of x. The denominator is computed in at least float32.
     """
     return _response_norm(x, lambda s: _window_sum(_window_sum(s, 2, n), 1, n), k, alpha, beta)
 
@@ -222,7 +222,7 @@ def _response_norm_forward(x, window_sum, k, alpha, beta):
 
 
 def _response_norm_backward(window_sum, k, alpha, beta, x, gradient):
-    # Autodiff would keep the denominators: 0.4 GiB more for a step of 128 images, and 5 % slower.
+    # Autodiff would store the denominators: 0.4 GiB more for a batch of 128, and 5 % slower on CPU.
     wide, gradient = _widened(x), _widened(gradient)
     denominator = k + alpha * window_sum(wide * wide)
     scaled = gradient * _power(denominator, beta)
@@ -234,14 +234,14 @@ _response_norm.defvjp(_response_norm_forward, _response_norm_backward)
 
 
 def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and (biased) variance of each channel over the examples of each group.
+    """Return the mean and the (biased) variance of each channel over the examples of each group.
 
     Args:
-      groups: [G, n, ..., C].
-      weights: [G, n], 1 for an example that counts and 0 for one that does not.
+      groups: Activations [G, n, ..., C].
+      weights: Weights [G, n]: 1 for an example that counts, 0 for padding.
 
     Returns:
-      Mean and variance [G, C], in float32 or better; 0 for a group of which no example counts.
+      Means and variances, each [G, C] in at least float32; 0 for a group in which nothing counts.
     """
     wide = _widened(groups).reshape(*groups.shape[:2], -1, groups.shape[-1])
     weights = weights[:, :, None, None].astype(wide.dtype)
@@ -252,7 +252,7 @@ def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, 
 
 
 def normalize(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon), a channel each; x is [..., C]."""
+    """Return (x - mean) / sqrt(variance + epsilon); x is [..., C], mean and variance are [C]."""
     return ((_widened(x) - mean) * lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
@@ -261,10 +261,10 @@ def _widened(x: jax.Array) -> jax.Array:
 
 
 def _power(d: jax.Array, beta: float) -> jax.Array:
-    """d^-beta; d^-3/4 by two roots.
+    """d^-beta; for the usual d^-3/4 by two square roots.
 
-    With the shifted slices of `_window_sum` that gives 24.2 images/s instead of 20.6 with a power
-    and `reduce_window` (course net's training step, batch 32, two cores).
+    With the shifted slices of `_window_sum`, 24.2 images/s instead of 20.6 with a power and
+    `reduce_window` (the course net, two CPU cores).
     """
     if beta != 0.75:
         return d**-beta
@@ -275,11 +275,15 @@ def _power(d: jax.Array, beta: float) -> jax.Array:
 def _window_sum(x: jax.Array, axis: int, n: int) -> jax.Array:
     """Sum over the n elements around each, clipped at both ends.
 
-    n shifted slices: faster than reduce_window, cumulative sums and a band matrix.
+    On CPU, n shifted slices are faster than `reduce_window`, cumulative sums and a band matrix.
     """
     axis %= x.ndim
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (n // 2, n // 2, 0)
     padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
     size = x.shape[axis]
-    return sum(lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(n))
+    return _sum(lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(n))
+
+
+def _sum(arrays: Iterable[jax.Array]) -> jax.Array:
+    return cast(jax.Array, sum(arrays))

@@ -1,85 +1,97 @@
-"""A layer in its place: the shapes that go in and come out, parameters, multiply-adds."""
+"""A layer in its place in a table: its name, shapes, parameters and multiply-adds."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from alexnet_jax.model import ops
-from alexnet_jax.model.layers import (
-    LRN,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    Layer,
-    MaxPool,
-    Normalize,
-    ReLU,
-    Sigmoid,
-    Table,
-    Tanh,
-    WithinChannelLRN,
-)
-
-Shape = tuple[int, ...]  # (height, width, channels) or (features,)
+from alexnet_jax.errors import BadInput
+from alexnet_jax.model.layers import Layer, Named, Shape, Table, Weighted
 
 
 class LayerInfo(NamedTuple):
     """A layer in its place: what goes in and what comes out."""
 
-    name: str  # 'conv1', 'norm1', 'pool1', 'drop1', ...: the notes' names
+    name: str  # 'conv1', 'norm1', 'pool1', 'drop1', ...: the course notes' names
     layer: Layer
     input: Shape
     output: Shape
 
     @property
     def kernel(self) -> Shape | None:
-        """Shape of the kernel, None where the layer has none."""
-        match self.layer:
-            case Conv(filters=filters, window=window, groups=groups):
-                return (window, window, self.input[-1] // groups, filters)
-            case Dense(features=features, groups=groups):
-                return (math.prod(self.input) // groups, features)
-        return None
+        """Shape of the kernel; None if the layer has no weights."""
+        return self.layer.kernel_shape(self.input) if isinstance(self.layer, Weighted) else None
 
+    @property
+    def parameters(self) -> int:
+        """Number of weights and of biases, one for each filter or feature."""
+        return math.prod(self.kernel) + self.kernel[-1] if self.kernel else 0
 
-_PREFIX = {
-    ReLU: 'relu', Tanh: 'tanh', Sigmoid: 'sigmoid', LRN: 'norm', WithinChannelLRN: 'norm',
-    MaxPool: 'pool', AvgPool: 'pool', Dropout: 'drop', Normalize: 'scale',
-}  # fmt: skip
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds per image of the products with the weights; norms and pools do not count.
+
+        A multiply-add is one multiplication and one addition: two floating-point operations.
+        """
+        return math.prod(self.kernel) * math.prod(self.output[:-1]) if self.kernel else 0
 
 
 def layer_infos(layers: Table, image_size: int, channels: int = 3) -> Iterator[LayerInfo]:
     """Follow an image through a table.
 
-    An extent below 1 in an output means that the image is too small for the layer.
+    An output with an extent below 1 means that the image is too small for the layer.
 
     Args:
-      layers: the table.
-      image_size: pixels a side.
-      channels: of the image.
+      layers: The table.
+      image_size: The height and width of the image, in pixels.
+      channels: The number of channels of the image.
 
     Yields:
-      Each layer's LayerInfo.
+      The LayerInfo of each layer, in order.
     """
     shape: Shape = (image_size, image_size, channels)
-    count: dict[str, int] = {}
+    seen = Counter()
     for layer in layers:
-        before = shape
-        match layer:
-            case Conv(filters=filters, window=window, stride=stride):
-                width = ops.output_width(shape[0] + sum(layer.pads), window, stride)
-                shape = (width, width, filters)
-            case MaxPool(window, stride, ceil_mode) | AvgPool(window, stride, ceil_mode):
-                width = ops.output_width(shape[0], window, stride, ceil_mode=ceil_mode)
-                shape = (width, width, shape[2])
-            case Dense(features=features):
-                shape = (features,)
-        if isinstance(layer, Conv | Dense | BatchNorm):
+        if isinstance(layer, Named):
             name = layer.name
         else:
-            prefix = _PREFIX[type(layer)]
-            count[prefix] = count.get(prefix, 0) + 1
-            name = f'{prefix}{count[prefix]}'
-        yield LayerInfo(name, layer, before, shape)
+            seen[layer.prefix] += 1
+            name = f'{layer.prefix}{seen[layer.prefix]}'
+        info = LayerInfo(name, layer, shape, layer.output_shape(shape))
+        yield info
+        shape = info.output
+
+
+def check_shapes(layers: Table, image_size: int) -> None:
+    """Check that every layer can take the image.
+
+    Raises:
+      BadInput: Names the first layer whose output would be empty.
+    """
+    for info in layer_infos(layers, image_size):
+        if min(info.output) < 1:
+            raise BadInput(
+                f'image_size={image_size}: {info.name} gets {info.input[0]}x{info.input[1]} and '
+                f'its output would be empty; use larger images'
+            )
+
+
+def parameter_names(layers: Table) -> list[str]:
+    """Return ['conv1/kernel', 'conv1/bias', ...] in the order of the table."""
+    names = [layer.name for layer in layers if isinstance(layer, Weighted)]
+    return [f'{name}/{kind}' for name in names for kind in ('kernel', 'bias')]
+
+
+def forward_flops(layers: Table, image_size: int) -> int:
+    """Return the floating-point operations that scoring an image takes in products with weights."""
+    return 2 * sum(info.multiply_adds for info in layer_infos(layers, image_size))
+
+
+def training_flops(layers: Table, image_size: int) -> int:
+    """Return the floating-point operations that training on an image takes, likewise.
+
+    Each product is computed three times, once forward and for two gradients, except in the first
+    layer, whose input needs no gradient.
+    """
+    first = next(info for info in layer_infos(layers, image_size) if info.kernel)
+    return 3 * forward_flops(layers, image_size) - 2 * first.multiply_adds

@@ -1,7 +1,7 @@
-"""The networks by name, each a table that reads like its source."""
+"""The published networks by name, each a table that reads like its source."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import ml_collections
@@ -23,10 +23,11 @@ from alexnet_jax.model.layers import (
     Table,
     WithinChannelLRN,
 )
-from alexnet_jax.model.shapes import layer_infos
 
-# The course notes' table; what the paper adds to it are the biases of 1 in conv2, conv4, conv5 and
-# the hidden fully connected layers. 62,378,344 parameters.
+T = TypeVar('T')
+
+# The course notes' table, with the paper's biases of 1 in conv2, conv4, conv5 and the hidden fully
+# connected layers. 62,378,344 parameters.
 COURSE: Table = (
     Conv('conv1', 96, 11, stride=4), ReLU(), LRN(), MaxPool(3, 2),        # 227 -> 55 -> 27
     Conv('conv2', 256, 5, pad=2, bias=1), ReLU(), LRN(), MaxPool(3, 2),   # 27 -> 13
@@ -38,8 +39,8 @@ COURSE: Table = (
     Dense('fc8', 1000),
 )  # fmt: skip
 
-# The paper's two towers: conv2, conv4 and conv5 see their own tower only, and each tower normalizes
-# its own channels. 60,965,224 parameters.
+# The paper's two towers: in conv2, conv4 and conv5 each tower sees only its own channels, and it
+# normalizes only these. 60,965,224 parameters.
 PAPER: Table = (
     Conv('conv1', 96, 11, stride=4), ReLU(), LRN(groups=2), MaxPool(3, 2),
     Conv('conv2', 256, 5, pad=2, groups=2, bias=1), ReLU(), LRN(groups=2), MaxPool(3, 2),
@@ -51,11 +52,11 @@ PAPER: Table = (
     Dense('fc8', 1000),
 )  # fmt: skip
 
-# Net 145 of the authors' source (layers-145.cfg), as it won in 2012; names in brackets are of its
-# files. conv1's last windows hang 3 pixels over the edge of 224 (layer.py, modulesX); alpha is
-# divided by the pixels or channels of the window (NormLayerParser); the norm of layer 1 comes
-# before the ReLU; layer 2 has a second norm, within maps [cnorm2]. The pools may hang over as well,
-# and at these sizes do not. 60,965,224 parameters.
+# Net 145 of the authors' source (layers-145.cfg), which won in 2012; the names in parentheses are
+# the source's. conv1's last windows hang 3 pixels over the edge of 224 (layer.py, modulesX). alpha
+# is divided by the number of channels or pixels in the window (NormLayerParser). In layer 1 the
+# norm comes before the ReLU. Layer 2 has a second norm, within channels (cnorm2). The pools could
+# hang over the edge too, but at these sizes they do not. 60,965,224 parameters.
 SOURCE_2012: Table = (
     Conv('conv1', 96, 11, stride=4, pad=(0, 3)),                                 # 224 -> 55
     LRN(alpha=1e-4 / 5, groups=2), MaxPool(3, 2), ReLU(),                        # -> 27
@@ -69,8 +70,8 @@ SOURCE_2012: Table = (
     Dense('fc8', 1000),
 )  # fmt: skip
 
-# Caffe's models/bvlc_alexnet: k = 1, alpha divided by n, windows across both groups, biases of 0.1
-# (1 "gave flat loss", its readme says). 60,965,224 parameters.
+# Caffe's models/bvlc_alexnet: k = 1, alpha divided by n, norms across both groups, biases of 0.1
+# because "initialization to 1 gave flat loss" (its readme). 60,965,224 parameters.
 BVLC: Table = (
     Conv('conv1', 96, 11, stride=4), ReLU(), LRN(k=1, alpha=1e-4 / 5), MaxPool(3, 2),
     Conv('conv2', 256, 5, pad=2, groups=2, bias=0.1), ReLU(), LRN(k=1, alpha=1e-4 / 5),
@@ -96,10 +97,10 @@ CAFFENET: Table = (
     Dense('fc8', 1000),
 )  # fmt: skip
 
-# torchvision's alexnet, after "One weird trick" (Krizhevsky 2014): other filters, one tower, no
-# norms, PyTorch's initial weights. The scaling of its pixels is part of the table, so a recipe sets
-# data.mean='none'. 61,100,840 parameters.
-_TORCH = {'bias': 'torch', 'std': 'torch'}
+# torchvision's alexnet, after "One weird trick" (Krizhevsky 2014): one tower with other numbers of
+# filters, no norms, PyTorch's initial weights. The table normalizes the pixels itself, so recipes
+# set data.mean='none'. 61,100,840 parameters.
+_TORCH: dict[str, Any] = {'bias': 'torch', 'std': 'torch'}
 TORCHVISION: Table = (
     Normalize(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
     Conv('conv1', 64, 11, stride=4, pad=2, **_TORCH), ReLU(), MaxPool(3, 2),  # 224 -> 55 -> 27
@@ -113,7 +114,7 @@ TORCHVISION: Table = (
 )  # fmt: skip
 
 # The authors' 18 % net for CIFAR-10 (cuda-convnet, layers-18pct.cfg): pools hang over the edge,
-# pool1 comes before its ReLU, norms work within each map. 89,578 parameters.
+# pool1 comes before its ReLU, and norms work within channels. 89,578 parameters.
 CIFAR10_18PCT: Table = (
     Conv('conv1', 32, 5, pad=2, std=1e-4), MaxPool(3, 2, ceil_mode=True), ReLU(),  # 32 -> 16
     WithinChannelLRN(),
@@ -123,9 +124,9 @@ CIFAR10_18PCT: Table = (
     Dense('fc10', 10),
 )  # fmt: skip
 
-# The towers with batch norm instead of LRN, as NVIDIA's Caffe has them (models/alexnet_bn): a norm
-# before every convolution but the first. Its images are divided by 256, which here conv1's weights
-# are: under LARS that is the same. 60,965,224 parameters.
+# The towers with batch norm instead of LRN, after NVIDIA's Caffe (models/alexnet_bn): a norm before
+# every convolution except the first. Caffe divides the images by 256; here conv1's initial weights
+# are divided instead, which is equivalent under LARS. 60,965,224 parameters.
 ALEXNET_BN: Table = (
     Conv('conv1', 96, 11, stride=4, bias=0.01, std=0.01 / 256), ReLU(), MaxPool(3, 2),
     BatchNorm('bn2'), Conv('conv2', 256, 5, pad=2, groups=2, bias=0.01), ReLU(), MaxPool(3, 2),
@@ -137,8 +138,8 @@ ALEXNET_BN: Table = (
     Dense('fc8', 1000, bias=0.01),
 )  # fmt: skip
 
-# The authors' 26 % net for CIFAR-10 (cuda-convnet, layers-80sec.cfg): no norms, a hidden layer of
-# 64. 145,578 parameters.
+# The authors' 26 % net for CIFAR-10 (cuda-convnet, layers-80sec.cfg): no norms, 64 hidden features.
+# 145,578 parameters.
 CIFAR10_80SEC: Table = (
     Conv('conv1', 32, 5, pad=2, std=1e-4), ReLU(), MaxPool(3, 2, ceil_mode=True),
     Conv('conv2', 32, 5, pad=2), ReLU(), AvgPool(3, 2, ceil_mode=True),
@@ -148,7 +149,8 @@ CIFAR10_80SEC: Table = (
 )  # fmt: skip
 
 # COURSE narrowed for 28x28 handwritten digits: five convolutions, two norms, overlapping pools, two
-# dropout layers. Filters as few as these need larger initial weights: at 0.01 the signal dies.
+# dropout layers. With so few filters the initial weights must be larger: at 0.01 the signal dies.
+# 165,514 parameters.
 DIGITS: Table = (
     Conv('conv1', 24, 5, std=0.01), ReLU(), LRN(), MaxPool(3, 2),                   # 28 -> 24 -> 11
     Conv('conv2', 48, 5, pad=2, bias=0.1, std=0.03), ReLU(), LRN(), MaxPool(3, 2),  # 11 -> 5
@@ -175,15 +177,15 @@ VARIANTS: dict[str, Table] = {
 
 
 def build(variant: str, edits: tuple[str, ...], num_classes: int) -> Table:
-    """The table that a config names.
+    """Return the table that a config describes.
 
     Args:
-      variant: a key of VARIANTS.
-      edits: keys of EDITS, applied in order.
-      num_classes: features of the last layer.
+      variant: A key of VARIANTS.
+      edits: Keys of EDITS, applied in order.
+      num_classes: The number of features of the last layer.
 
     Raises:
-      BadInput: no variant or edit of that name.
+      BadInput: There is no such variant or edit.
     """
     table = _lookup('variant', variant, VARIANTS)
     for edit in edits:
@@ -204,27 +206,7 @@ def make_model(config: ml_collections.ConfigDict, ops: Any = ops) -> AlexNet:
     )
 
 
-def _lookup(key: str, name: str, known: dict):
+def _lookup(key: str, name: str, known: dict[str, T]) -> T:
     if name not in known:
-        raise BadInput(f'{key}: no {name!r}; allowed: {", ".join(known)}')
+        raise BadInput(f'{key}: unknown {name!r}; allowed: {", ".join(known)}')
     return known[name]
-
-
-def check_shapes(layers: Table, image_size: int) -> None:
-    """Refuse an image size that some layer cannot take.
-
-    Raises:
-      BadInput: names the first layer whose output would be empty.
-    """
-    for row in layer_infos(layers, image_size):
-        if min(row.output) < 1:
-            raise BadInput(
-                f'image_size={image_size}: {row.name} gets {row.input[0]}x{row.input[1]} and its '
-                f'output would be empty; take larger images'
-            )
-
-
-def parameter_names(layers: Table) -> list[str]:
-    """['conv1/kernel', 'conv1/bias', ...] in the order of the table."""
-    named = [layer.name for layer in layers if isinstance(layer, Conv | Dense)]
-    return [f'{name}/{kind}' for name in named for kind in ('kernel', 'bias')]

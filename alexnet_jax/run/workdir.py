@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from alexnet_jax.config import ADDED_KEYS, FREE_KEYS, default_config, leaves
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
+from alexnet_jax.model.shapes import parameter_names
 
 LAG = 60  # seconds after which NFS, by default, has asked again what is in a folder
 
@@ -85,8 +86,7 @@ def _check_init_from(config: ml_collections.ConfigDict) -> None:
     except BadInput as error:
         raise BadInput(f'init_from: {error}') from error
     now, before = (
-        variants.parameter_names(variants.build(c.variant, c.edits, c.num_classes))
-        for c in (config, other)
+        parameter_names(variants.build(c.variant, c.edits, c.num_classes)) for c in (config, other)
     )
     if missing := sorted(set(now) - set(before)):
         raise BadInput(

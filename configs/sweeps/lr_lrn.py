@@ -1,6 +1,6 @@
-"""Learning rate × local response normalization on and off, two seeds each: 12 trials.
+"""Three learning rates × local response normalization on or off × two seeds: 12 trials.
 
-    python -m alexnet_jax.sweep --config=configs/cifar10.py --sweep=configs/sweeps/lr_lrn.py \\
+    python -m alexnet_jax.sweep --config=configs/cifar10.py --sweep=configs/sweeps/lr_lrn.py \
         --workdir=runs/lr_lrn
 """
 

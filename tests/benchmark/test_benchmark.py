@@ -12,13 +12,11 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from alexnet_jax import summary
 from alexnet_jax.benchmark import __main__ as benchmark
 from alexnet_jax.benchmark import flax_baseline, save_cost, workers
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.data import pipeline
 from alexnet_jax.errors import RunError
-from alexnet_jax.model.variants import COURSE
 from alexnet_jax.run import checkpoint
 
 QUICKSTART = '--config=configs/quickstart.py'
@@ -238,14 +236,6 @@ def test_figures(monkeypatch):
             }
         },
     }
-
-
-def test_operations_of_the_course_net():
-    """conv1 is 55 * 55 * 96 products of 363 weights, and its images need no gradient."""
-    forward = 2_270_512_192
-    conv1 = 2 * 55 * 55 * 96 * 11 * 11 * 3
-    assert conv1 == 210_830_400
-    assert summary.operations(COURSE, 227) == (3 * forward - conv1, forward)
 
 
 # The pipeline of the flax example

@@ -1,4 +1,4 @@
-"""The recipe of net 145 as its log tells it (layer-params-145.cfg): rates, decay, color noise."""
+"""The recipe of net 145 against its log (layer-params-145.cfg): rates, decay, color noise."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ TRAIN_SIZE = 10 * CONFIG.batch_size  # 10 steps an epoch
 
 
 def updates(gradient: float, weight: float, **changes) -> dict[str, np.ndarray]:
-    """What each step of the run adds to a weight of which the gradient is always the same."""
+    """What each step of the run adds to a weight whose gradient is always the same."""
     config = CONFIG.copy_and_resolve_references()
     config.optimizer.update(changes)
     optimizer = make_optimizer(config, make_schedule(config, TRAIN_SIZE), TRAIN_SIZE)
@@ -36,13 +36,13 @@ def updates(gradient: float, weight: float, **changes) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope='module')
 def rates():
-    """By parameter and step; without momentum and decay."""
+    """Rates by parameter and step, without momentum and weight decay."""
     found = updates(1.0, 1.0, momentum=0.0, weight_decay=0.0)
     return {name: -values for name, values in found.items()}
 
 
 def at(values: np.ndarray, *epochs: int) -> list[float]:
-    """In the last step before each epoch and in its first one."""
+    """The values in the last step before each epoch and in its first step."""
     return [float(values[10 * epoch + i]) for epoch in epochs for i in (-1, 0)]
 
 
@@ -64,7 +64,7 @@ def test_conv1_is_slowed_and_then_frozen(rates):
     assert not rates['conv1/kernel'][720:].any()
 
 
-def test_frozen_means_that_the_velocity_does_not_move_it_either():
+def test_not_even_the_velocity_moves_a_frozen_layer():
     moved = updates(1.0, 1.0)  # with momentum
     assert moved['conv1/kernel'][719] < 0
     assert not moved['conv1/kernel'][720:].any()

@@ -136,20 +136,20 @@ class TestBeforeAnyWork:
             ),
             (
                 [QUICKSTART, '--config.variant=alexnet'],
-                f"variant: no 'alexnet'; allowed: {', '.join(VARIANTS)}",
+                f"variant: unknown 'alexnet'; allowed: {', '.join(VARIANTS)}",
             ),
             (
                 [QUICKSTART, '--config.edits=no_lnr'],
-                f"edits: no 'no_lnr'; allowed: {', '.join(EDITS)}",
+                f"edits: unknown 'no_lnr'; allowed: {', '.join(EDITS)}",
             ),
             (
                 [QUICKSTART, '--config.image_size=4'],  # conv1 has windows of 5
-                'image_size=4: conv1 gets 4x4 and its output would be empty; take larger images',
+                'image_size=4: conv1 gets 4x4 and its output would be empty; use larger images',
             ),
             (
                 # 12 -> 8 (conv1), 3 (pool1), 3 (conv2), 1 (pool2), 1 (conv3 to 5)
                 [QUICKSTART, '--config.image_size=12'],
-                'image_size=12: pool3 gets 1x1 and its output would be empty; take larger images',
+                'image_size=12: pool3 gets 1x1 and its output would be empty; use larger images',
             ),
             (
                 [QUICKSTART, '--config.init_from=nowhere'],

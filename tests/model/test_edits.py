@@ -1,4 +1,4 @@
-"""The named edits of a table: which layers they change, and how."""
+"""The named edits: which layers of a table they change, and how."""
 
 import pytest
 from tables import IMAGE_SIZES, count
@@ -16,8 +16,8 @@ from alexnet_jax.model.layers import (
     Tanh,
     WithinChannelLRN,
 )
-from alexnet_jax.model.shapes import layer_infos
-from alexnet_jax.model.variants import VARIANTS, build, check_shapes
+from alexnet_jax.model.shapes import check_shapes, layer_infos
+from alexnet_jax.model.variants import VARIANTS, build
 
 
 def kinds(table) -> list[type]:
@@ -29,7 +29,7 @@ def test_no_edit_leaves_the_table_as_it_is():
 
 
 def edited(variant: str, edit: str) -> list[tuple]:
-    """(old, new) of the layers that an edit changes."""
+    """(old, new) for each layer that an edit changes."""
     before, after = VARIANTS[variant], EDITS[edit](VARIANTS[variant])
     return [(old, new) for old, new in zip(before, after, strict=True) if old != new]
 
@@ -45,7 +45,7 @@ def edited(variant: str, edit: str) -> list[tuple]:
         ('no_dropout', 'cifar10_80sec', []),
     ],
 )
-def test_edits_that_take_layers_out(edit, variant, gone):
+def test_edits_that_remove_layers(edit, variant, gone):
     table = VARIANTS[variant]
     after = EDITS[edit](table)
     assert [type(layer) for layer in table if isinstance(layer, tuple(gone))] == gone
@@ -64,7 +64,7 @@ def test_non_overlapping_pool():
 
 
 def test_non_overlapping_average_pools():
-    """32 -> 16 -> 8 -> 4 as before; nothing hangs over the edge any more."""
+    """32 -> 16 -> 8 -> 4 as before, but no window hangs over the edge any more."""
     after = EDITS['non_overlapping_pool'](VARIANTS['cifar10_18pct'])
     pools = [row for row in layer_infos(after, 32) if isinstance(row.layer, MaxPool | AvgPool)]
     assert [type(row.layer) for row in pools] == [MaxPool, AvgPool, AvgPool]
@@ -84,7 +84,7 @@ def test_other_nonlinearities(edit, new):
     assert edited('course', edit) == [(ReLU(), new)] * 7
 
 
-def test_one_tower_makes_the_course_s_kernels_of_the_paper_s():
+def test_one_tower_turns_the_papers_kernels_into_the_course_nets():
     after = EDITS['one_tower'](VARIANTS['paper'])
     assert count(after, 227) == 62_378_344
     assert {layer.groups for layer in after if isinstance(layer, Conv | LRN | Dense)} == {1}
@@ -93,7 +93,7 @@ def test_one_tower_makes_the_course_s_kernels_of_the_paper_s():
 
 
 def test_no_tower_communication_is_net_150():
-    """layers-150.cfg, a tower: 48, 160, 192, 192, 128 filters, two layers of 4,096; then both."""
+    """layers-150.cfg, in each tower: 48, 160, 192, 192, 128 filters and two layers of 4,096."""
     after = build('source_2012', ('no_tower_communication',), 1000)
     by_hand = 2 * (
         48 * (11 * 11 * 3 + 1)
@@ -127,7 +127,7 @@ def test_half_width():
 
 
 def test_he_init():
-    for variant in ('course', 'torchvision'):  # torchvision's table does not begin with conv1
+    for variant in ('course', 'torchvision'):  # torchvision's table does not start with conv1
         changed = [new for _, new in edited(variant, 'he_init')]
         names = ['conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7']
         assert [layer.name for layer in changed] == names

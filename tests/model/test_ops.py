@@ -1,4 +1,4 @@
-"""ops against naive NumPy and against the `lax` formulations of reference_ops."""
+"""The ops against naive NumPy and against the `lax` formulations of reference_ops."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from alexnet_jax.benchmark import reference_ops
 from alexnet_jax.model import ops
+from alexnet_jax.model.layers import output_width
 
 
 def normal(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
@@ -15,7 +16,7 @@ def normal(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
 
 
 def both(function):
-    """(*arguments, gradient of the result) -> the result and the gradients of the arguments."""
+    """f(*arguments, gradient of the result) -> the result and the gradients of the arguments."""
 
     @jax.jit
     def value_and_gradients(*args):
@@ -29,34 +30,6 @@ def assert_within(actual, desired, fraction: float):
     """Within a fraction of the largest magnitude."""
     desired = np.asarray(desired)
     assert np.abs(np.asarray(actual) - desired).max() <= fraction * np.abs(desired).max()
-
-
-# Output widths
-
-
-@pytest.mark.parametrize(
-    ('width', 'window', 'stride', 'pad', 'expected'),
-    [
-        (227, 11, 4, 0, 55),
-        (55, 3, 2, 0, 27),
-        (27, 5, 1, 2, 27),
-        (27, 3, 2, 0, 13),
-        (13, 3, 1, 1, 13),
-        (13, 3, 2, 0, 6),
-        (32, 3, 2, 0, 15),  # 15.5, rounded down
-    ],
-)
-def test_output_width(width, window, stride, pad, expected):
-    assert ops.output_width(width + 2 * pad, window, stride) == expected
-
-
-@pytest.mark.parametrize(('width', 'expected'), [(32, 16), (16, 8), (8, 4), (27, 13), (2, 1)])
-def test_ceil_modeing_output_width(width, expected):
-    assert ops.output_width(width, 3, 2, ceil_mode=True) == expected
-
-
-def test_224_ceil_modeing_gives_the_grid_of_227():
-    assert ops.output_width(224, 11, 4, ceil_mode=True) == 55
 
 
 # Convolution
@@ -143,7 +116,7 @@ def test_max_pool_gives_the_gradient_to_the_first_maximum():
 
 
 @pytest.mark.parametrize('pool', [ops.max_pool, ops.avg_pool])
-def test_ceil_modeing_pools_take_32_to_16_to_8_to_4(pool):
+def test_pools_with_ceil_mode_take_32_to_16_to_8_to_4(pool):
     x = normal(1, 32, 32, 2)
     widths = []
     for _ in range(3):
@@ -158,7 +131,7 @@ def test_ceil_modeing_pools_take_32_to_16_to_8_to_4(pool):
 )
 def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ceil_mode):
     x = normal(2, *size, 3)
-    height, width = (ops.output_width(s, window, stride, ceil_mode=ceil_mode) for s in size)
+    height, width = (output_width(s, window, stride, ceil_mode=ceil_mode) for s in size)
     expected = np.zeros((2, height, width, 3))
     for i in range(height):
         for j in range(width):
@@ -207,7 +180,7 @@ LRN_CASES = [
 
 @pytest.mark.parametrize('case', LRN_CASES)
 def test_local_response_norm_is_the_formula(case):
-    x = normal(2, 3, 3, 12, std=100)  # so large that the sum counts beside k
+    x = normal(2, 3, 3, 12, std=100)  # large enough for the sum to matter beside k
     assert_within(ops.local_response_norm(x, *case), naive_lrn(x, *case), 1e-6)
 
 
@@ -239,7 +212,7 @@ def test_gradient_of_local_response_norm_is_that_of_finite_differences(case):
 
 
 @pytest.mark.parametrize('case', LRN_CASES)
-def test_local_response_norm_and_its_gradient_are_the_plain_ones(case):
+def test_local_response_norm_and_its_gradient_are_those_of_lax(case):
     x = normal(2, 7, 7, 96, std=100)
     gradient = normal(*x.shape, seed=1)
     ours = both(lambda x: ops.local_response_norm(x, *case))(x, gradient)
@@ -249,7 +222,7 @@ def test_local_response_norm_and_its_gradient_are_the_plain_ones(case):
 
 
 @pytest.mark.parametrize(('n', 'alpha', 'beta'), [(3, 5e-5 / 9, 0.75), (5, 1e-3 / 25, 0.5)])
-def test_within_channel_lrn_and_its_gradient_are_the_plain_ones(n, alpha, beta):
+def test_within_channel_lrn_and_its_gradient_are_those_of_lax(n, alpha, beta):
     x = normal(2, 8, 9, 5, std=300)
     gradient = normal(*x.shape, seed=1)
     ours = both(lambda x: ops.within_channel_lrn(x, 1.0, n, alpha, beta))(x, gradient)

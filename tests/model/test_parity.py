@@ -1,7 +1,7 @@
-"""The networks against PyTorch, built here from what was published and not from `variants`.
+"""The networks against PyTorch ones that are built from the publications, not from `variants`.
 
-Gradients are compared in float64: in float32 one rounding difference may move the maximum of a
-pooling window, and with it conv1's gradient by 2e-3.
+Gradients are compared in float64: in float32 a rounding difference can move the maximum of a
+pooling window, which changes conv1's gradient by 2e-3.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ import pytest
 
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import BatchNorm, Dense, Table
-from alexnet_jax.model.variants import VARIANTS, parameter_names
+from alexnet_jax.model.shapes import parameter_names
+from alexnet_jax.model.variants import VARIANTS
 
 if os.environ.get('CI') == 'true':
     import torch
@@ -28,7 +29,7 @@ BATCH = 2
 
 
 class Norm(nn.Module):
-    """Across channels, in each tower on its own. PyTorch divides alpha by its 5 channels."""
+    """LRN across the channels of each tower. PyTorch divides alpha by the 5 channels."""
 
     def __init__(self, alpha: float, k: float, towers: int = 1):
         super().__init__()
@@ -39,8 +40,8 @@ class Norm(nn.Module):
         return torch.cat([self.norm(tower) for tower in x.chunk(self.towers, 1)], 1)
 
 
-class MapNorm(nn.Module):
-    """x / (1 + scale mean(x^2))^0.75 over size x size pixels, those beyond the edge being 0."""
+class WithinChannelNorm(nn.Module):
+    """x / (1 + scale mean(x^2))^0.75 over size x size pixels, which are 0 beyond the edge."""
 
     def __init__(self, size: int, scale: float):
         super().__init__()
@@ -59,7 +60,7 @@ class Halve(nn.Module):
 
 
 class Normalize(nn.Module):
-    """torchvision's: of pixels scaled to 0 .. 1."""
+    """torchvision's normalization, of pixels scaled to 0 .. 1."""
 
     def forward(self, x):
         mean = torch.tensor([0.485, 0.456, 0.406], dtype=x.dtype).reshape(3, 1, 1)
@@ -92,7 +93,7 @@ def source_2012(hidden: int) -> list[nn.Module]:
         *(nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4)),
         *(Norm(1e-4, 2, 2), nn.MaxPool2d(3, 2), nn.ReLU()),
         *(nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU()),
-        *(Norm(1e-4, 2, 2), MapNorm(5, 1e-3), nn.MaxPool2d(3, 2)),
+        *(Norm(1e-4, 2, 2), WithinChannelNorm(5, 1e-3), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU()),
         *(nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU()),
         *(nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.MaxPool2d(3, 2), nn.ReLU()),
@@ -151,11 +152,11 @@ def alexnet_bn(hidden: int) -> list[nn.Module]:
 
 
 def cifar10_18pct(hidden: int) -> list[nn.Module]:
-    """layers-18pct.cfg: pools round up, and average the pixels that there are."""
+    """layers-18pct.cfg: pools round up, and average only the pixels that exist."""
     return [
         *(nn.Conv2d(3, 32, 5, 1, 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()),
-        *(MapNorm(3, 5e-5), nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU()),
-        *(nn.AvgPool2d(3, 2, ceil_mode=True), MapNorm(3, 5e-5)),
+        *(WithinChannelNorm(3, 5e-5), nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU()),
+        *(nn.AvgPool2d(3, 2, ceil_mode=True), WithinChannelNorm(3, 5e-5)),
         *(nn.Conv2d(32, 64, 5, 1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
         *(nn.Flatten(), nn.Linear(1024, 10)),
     ]
@@ -171,7 +172,7 @@ def cifar10_80sec(hidden: int) -> list[nn.Module]:
     ]
 
 
-# Image size, features of the hidden fully connected layers (4096 would take seconds each), network.
+# Image size, features of the hidden fully connected layers (4096 takes seconds per net), network.
 NETS: dict[str, tuple[int, int, Callable[[int], list]]] = {
     'course': (227, 4096, lambda hidden: one_or_two_towers(1, nn.Dropout, hidden)),
     'paper': (227, 500, lambda hidden: one_or_two_towers(2, Halve, hidden)),
@@ -186,7 +187,7 @@ NETS: dict[str, tuple[int, int, Callable[[int], list]]] = {
 
 
 def with_hidden(table: Table, features: int) -> Table:
-    """The table with so many features in each hidden fully connected layer."""
+    """The table with this number of features in each hidden fully connected layer."""
     return tuple(
         dataclasses.replace(layer, features=features)
         if isinstance(layer, Dense) and layer is not table[-1]
@@ -196,7 +197,7 @@ def with_hidden(table: Table, features: int) -> Table:
 
 
 def set_lively_weights(net: nn.Module) -> None:
-    """Activations keep their size down to the logits, and the norms' sums count beside their k."""
+    """Keep activations at one scale down to the logits, large enough for the norms to matter."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -214,7 +215,7 @@ def norms_of(net: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def variables_of(layers: Table, net: nn.Module) -> dict:
-    """What flax is given: the parameters, and the running averages of batch norm."""
+    """Flax's variables: the parameters and the running averages of batch norm."""
     names = [layer.name for layer in layers if isinstance(layer, BatchNorm)]
     stats = {
         name: {'mean': norm.running_mean.numpy(), 'var': norm.running_var.numpy()}
@@ -224,7 +225,7 @@ def variables_of(layers: Table, net: nn.Module) -> dict:
 
 
 def to_tree(layers: Table, arrays: list[torch.Tensor]) -> dict:
-    """Weights and biases in PyTorch's order and layout, or their gradients, as flax has them."""
+    """A flax tree of parameters (or gradients) in PyTorch's order and layout."""
     tree, filters = {}, None
     for name, array in zip(parameter_names(layers), arrays, strict=True):
         layer, kind = name.split('/')
@@ -250,7 +251,7 @@ def assert_within(actual, desired, fraction: float):
 
 @pytest.fixture(scope='module', params=NETS)
 def pair(request):
-    """A table, the PyTorch net of the same meaning in float64, images like real ones, labels."""
+    """A table, the equivalent PyTorch net in float64, images with a realistic scale, labels."""
     size, hidden, build = NETS[request.param]
     net = nn.Sequential(*build(hidden)).double().eval()
     set_lively_weights(net)

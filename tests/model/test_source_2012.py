@@ -1,7 +1,7 @@
-"""What the source of 2012 does and the paper does not say: each check fails without it.
+"""What the 2012 source does and the paper does not mention: without it, a check fails.
 
-The expected values come from NumPy written after layers-145.cfg, layer-params-145.cfg and layer.py.
-What the recipe adds (rates, color noise) is tested with the optimizer and the data.
+The expected values come from NumPy code that follows layers-145.cfg, layer-params-145.cfg and
+layer.py. The rest of the recipe (rates, color noise) is tested with the optimizer and the data.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ def close(actual, expected):
 
 
 def place_of(table, name):
-    """Of a layer with parameters."""
+    """The place of a layer with parameters."""
     return next(i for i, layer in enumerate(table) if getattr(layer, 'name', '') == name)
 
 
@@ -103,14 +103,14 @@ def second_layer(table):
 
 
 def third_pool(table):
-    """conv5 -> pool -> ReLU. The two commute, so that only the order can be looked at."""
+    """conv5 -> pool -> ReLU. Pool and ReLU commute, so only their order can be checked."""
     start = place_of(table, 'conv5')
     return [type(layer) for layer in table[start : start + 4]] == [Conv, MaxPool, ReLU, Dense]
 
 
 @functools.cache
 def start(layer):
-    """(std of the kernel, bias): initW and initB, as drawn."""
+    """(std of the kernel, biases), initW and initB, as initialized."""
     x = jnp.zeros((1, 13, 13, 16) if isinstance(layer, Conv) else (1, 16))
     params = jax.jit(AlexNet((layer,)).init)(jax.random.key(0), x)['params'][layer.name]
     return round(float(params['kernel'].std()), 3), *set(params['bias'].tolist())
@@ -125,7 +125,7 @@ def initial_values(table):
 
 
 def dropout(table):
-    """hs, keep 0.5: all outputs halved at test time, those left on as they are in training."""
+    """hs, keep 0.5: outputs are halved at test time and, where kept, unchanged in training."""
     layers = [layer for layer in table if isinstance(layer, Dropout)]
     keys = jax.random.split(jax.random.key(0), 1)
     x = jnp.full((1, 100), 3.0)
@@ -140,7 +140,7 @@ def dropout(table):
 CHECKS = (first_layer, second_layer, third_pool, initial_values, dropout)
 
 
-# The table without one of them
+# The table with one of them changed
 
 
 def changed(name, **changes):
@@ -150,7 +150,7 @@ def changed(name, **changes):
 
 
 def reordered(*names):
-    """The layers of these names, one after another in the table, in this order."""
+    """The table with these layers, which are adjacent, in this order."""
     start = min(PLACES[name] for name in names)
     end = start + len(names)
     return (
@@ -193,7 +193,7 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize('check', CHECKS)
-def test_the_table_is_as_the_source(check):
+def test_the_table_matches_the_source(check):
     assert check(SOURCE_2012)
 
 

@@ -1,4 +1,4 @@
-"""The paper's velocity rule against a loop in NumPy, and schedules by hand."""
+"""The paper's update against a loop in NumPy, and schedules by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def config_of(batch_size: int = 10, epochs: float = 90.0, **optimizer):
 
 
 def rates(steps, train_size: int = 100, **optimizer) -> list[float]:
-    """Batches of 10 from 100 examples: 10 steps are an epoch."""
+    """With batches of 10 from 100 examples, 10 steps make an epoch."""
     schedule = make_schedule(config_of(**optimizer), train_size)
     return [float(schedule(jnp.int32(step))) for step in steps]
 
@@ -43,7 +43,7 @@ def random_tree(seed: int) -> dict:
 
 
 def run(config, schedule, gradients: list[dict]) -> list[dict]:
-    """Parameters after each update."""
+    """The parameters after each update."""
     optimizer = make_optimizer(config, schedule, train_size=100)
     params = random_tree(0)
     state = optimizer.init(params)
@@ -84,12 +84,12 @@ def assert_same(actual: list[dict], desired: list[dict]):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), a, b)
 
 
-# The rule
+# The update
 
 GRADIENTS = [random_tree(seed) for seed in range(1, 9)]
 
 
-def test_velocity_rule_with_decay_through_a_drop_of_the_rate():
+def test_velocity_and_weight_decay_through_a_drop_of_the_rate():
     config = config_of(
         learning_rate=0.1, milestones=(0.4,), gamma=0.1, momentum=0.9, weight_decay=0.05
     )
@@ -133,7 +133,7 @@ def test_biases_at_twice_the_rate_without_decay():
     assert_same(run(config, make_schedule(config, 100), GRADIENTS), expected)
 
 
-def test_the_first_pattern_that_fits_counts():
+def test_the_first_pattern_that_matches_counts():
     config = config_of(
         learning_rate=0.1,
         schedule='constant',
@@ -165,14 +165,14 @@ def test_constant():
     assert rates([0, 1, 899], schedule='constant', learning_rate=0.02) == pytest.approx([0.02] * 3)
 
 
-def test_steps_are_those_of_the_2012_source_by_default():
+def test_the_default_milestones_are_those_of_the_2012_source():
     # 0.01; 1e-3 from epoch 25, 1e-4 from 51, 1e-5 from 79.
     assert rates([0, 249, 250, 509, 510, 789, 790, 899]) == pytest.approx(
         [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5]
     )
 
 
-def test_steps_at_fractions_of_an_epoch():
+def test_milestones_at_fractions_of_an_epoch():
     assert rates([2, 3], milestones=(0.3,), gamma=0.5, learning_rate=1.0) == [1.0, 0.5]
 
 
@@ -210,10 +210,10 @@ def test_poly():
     assert rates([450], schedule='poly', learning_rate=0.9, poly_power=1.0) == pytest.approx([0.45])
 
 
-# Rates of their own
+# Overrides
 
 
-def test_lr_overrides_by_epoch_instead_of_the_schedule():
+def test_lr_overrides_replace_the_schedule():
     """Gradients of 1, momentum 1/2, 10 steps an epoch; the schedule drops at step 4."""
     config = config_of(
         learning_rate=1.0,
@@ -269,14 +269,14 @@ def test_lars_by_hand():
 # Plateau
 
 
-def test_the_rate_drops_when_top1_stalls():
-    """Two evaluations without a better top-1; twice at most."""
+def test_plateau_reduces_the_rate_when_top1_stalls():
+    """After two evaluations without a better top-1, and at most twice."""
     config = config_of(
         schedule='plateau',
         learning_rate=0.1,
         gamma=0.1,
         plateau_patience=2,
-        plateau_drops=2,
+        plateau_max_reductions=2,
         lr_overrides=(('*/bias', ((0, 0.02),)),),
     )
     schedule = make_schedule(config, 100)
@@ -296,7 +296,7 @@ def test_the_rate_drops_when_top1_stalls():
     decayed = gradient['kernel'] + 5e-4 * params['fc8']['kernel']
     np.testing.assert_allclose(updates['fc8']['kernel'], -0.001 * decayed, rtol=1e-5)
     decayed = gradient['bias'] + 5e-4 * params['fc8']['bias']
-    np.testing.assert_allclose(updates['fc8']['bias'], -0.02 * decayed, rtol=1e-5)  # its own rate
+    np.testing.assert_allclose(updates['fc8']['bias'], -0.02 * decayed, rtol=1e-5)  # overridden
 
 
 def test_other_schedules_ignore_the_evaluations():

@@ -1,0 +1,86 @@
+"""A layer in its place: names, parameters, work, and images that are too small."""
+
+import pytest
+
+from alexnet_jax.errors import BadInput
+from alexnet_jax.model.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    MaxPool,
+    ReLU,
+    Tanh,
+    WithinChannelLRN,
+)
+from alexnet_jax.model.shapes import (
+    check_shapes,
+    forward_flops,
+    layer_infos,
+    parameter_names,
+    training_flops,
+)
+from alexnet_jax.model.variants import COURSE, VARIANTS
+
+SMALL = (
+    Conv('first', 4, 3, groups=3), ReLU(), LRN(), MaxPool(2, 2), BatchNorm('bn'),
+    Tanh(), WithinChannelLRN(), AvgPool(2, 2), ReLU(), Dense('last', 5),
+)  # fmt: skip
+
+
+def test_layers_without_a_name_are_numbered_by_prefix():
+    assert [info.name for info in layer_infos(SMALL, 10)] == [
+        'first', 'relu1', 'norm1', 'pool1', 'bn', 'tanh1', 'norm2', 'pool2', 'relu2', 'last',
+    ]  # fmt: skip
+
+
+def test_parameters_and_multiply_adds():
+    """10 -> 8 -> 4 -> 2: 4 filters of 3 x 3 x 1 at 8 x 8 places, 5 features of 2 x 2 x 4 inputs."""
+    found = {i.name: (i.kernel, i.parameters, i.multiply_adds) for i in layer_infos(SMALL, 10)}
+    assert found.pop('first') == ((3, 3, 1, 4), 36 + 4, 64 * 36)
+    assert found.pop('last') == ((16, 5), 80 + 5, 80)
+    assert set(found.values()) == {(None, 0, 0)}
+
+
+def test_flops_by_hand():
+    """Training adds two gradients of each product, but the first layer's input needs none."""
+    assert forward_flops(SMALL, 10) == 2 * (64 * 36 + 80)
+    assert training_flops(SMALL, 10) == 2 * (2 * 64 * 36 + 3 * 80)
+
+
+def test_flops_of_the_course_net():
+    """conv1 is 55 * 55 * 96 products of 363 weights, and its images need no gradient."""
+    forward = 2_270_512_192
+    conv1 = 2 * 55 * 55 * 96 * 11 * 11 * 3
+    assert conv1 == 210_830_400
+    assert forward_flops(COURSE, 227) == forward
+    assert training_flops(COURSE, 227) == 3 * forward - conv1
+
+
+def test_parameter_names():
+    assert parameter_names(VARIANTS['cifar10_18pct']) == [
+        'conv1/kernel', 'conv1/bias', 'conv2/kernel', 'conv2/bias',
+        'conv3/kernel', 'conv3/bias', 'fc10/kernel', 'fc10/bias',
+    ]  # fmt: skip
+    assert parameter_names(SMALL) == ['first/kernel', 'first/bias', 'last/kernel', 'last/bias']
+
+
+# 67 -> 15 -> 7 -> 7 -> 3 -> 3 -> 1 is the smallest image of COURSE; 63 leaves pool3 2x2, and 10
+# does not hold one 11x11 window.
+@pytest.mark.parametrize(('image_size', 'layer', 'size'), [(10, 'conv1', 10), (63, 'pool3', 2)])
+def test_an_image_that_is_too_small(image_size, layer, size):
+    with pytest.raises(BadInput) as error:
+        check_shapes(COURSE, image_size)
+    for part in (f'image_size={image_size}', f'{layer} gets {size}x{size}', 'use larger images'):
+        assert part in str(error.value)
+
+
+def test_the_smallest_image():
+    check_shapes(COURSE, 67)
+
+
+def test_pools_that_only_fit_with_ceil_mode():
+    check_shapes((MaxPool(3, 2, ceil_mode=True), AvgPool(3, 2, ceil_mode=True)), 4)
+    with pytest.raises(BadInput, match='pool2 gets 1x1'):
+        check_shapes((MaxPool(3, 2), AvgPool(3, 2)), 4)
