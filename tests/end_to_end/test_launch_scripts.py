@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from helpers import ROOT, STAND_IN
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch']
 
 # Makes a .venv that holds itself, and notes what it is called with, an argument a line.
