@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Set up .venv, lint and test:
+# Set up .venv, check the code and test it:
 #   bash launch/test.sh           everything, expensive tests at a small seeded dose
+#   bash launch/test.sh --fast    only tests that start no process and take no seconds
 #   bash launch/test.sh --all     the full counts
 # Other arguments go to pytest.
 set -euo pipefail
@@ -10,5 +11,6 @@ use_venv requirements.txt tests/requirements.txt
 
 ruff check .
 ruff format --check .
+case " $* " in *' --fast '*) ;; *) pyright ;; esac  # it takes 15 s
 # A file to a process: fixtures of a file are made once.
 exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"

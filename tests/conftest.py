@@ -1,20 +1,97 @@
-"""Tests run on 8 simulated CPU devices, with strict dtype promotion and warnings as errors."""
+"""Tests run on 8 simulated CPU devices; implicit promotion of dtypes and ranks is an error."""
 
 import os
 
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
+import re
+import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
 import pytest
+from helpers import ROOT
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# What a machine may lack: with CI=true, a test that is skipped for any other reason fails.
+OPTIONAL = r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|emulator|shared)\b'
+# Events of Python that start a process, and programs that libraries ask in a few milliseconds.
+STARTING = ('subprocess.Popen', 'os.fork', 'os.forkpty', 'os.posix_spawn', 'os.system')
+QUICK = ('git', 'uname')
+DOSES = pytest.StashKey[dict[str, Counter]]()
+
+_fast_test: str | None = None  # the one that is running
 
 
 def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the full counts of expensive tests')
+    parser.addoption('--fast', action='store_true', help='run the tests that are not marked slow')
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k and -m leave tests out
+def pytest_collection_modifyitems(config, items):
+    slow = [item for item in items if is_slow(item)]
+    fast = [item for item in items if not is_slow(item)]
+    config.stash[DOSES] = {
+        dose: Counter(str(item.path.parent.relative_to(ROOT)) for item in some)
+        for dose, some in (('fast', fast), ('slow', slow))
+    }
+    if config.getoption('--fast'):
+        config.hook.pytest_deselected(items=slow)
+        items[:] = fast
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker('slow') is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    global _fast_test
+    _fast_test = None if is_slow(item) else item.nodeid
+    try:
+        return (yield)
+    finally:
+        _fast_test = None
+
+
+def _refuse_processes(event: str, args: tuple) -> None:
+    if _fast_test and event in STARTING and not (args and args[0] in QUICK):
+        pytest.fail(f'{_fast_test} starts a process: mark it slow')
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return _without_needless_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return _without_needless_skip((yield))
+
+
+def _without_needless_skip(report):
+    if os.environ.get('CI') == 'true' and report.skipped:
+        reason = str(report.longrepr[2])
+        if not re.search(OPTIONAL, reason, re.IGNORECASE):
+            report.outcome = 'failed'
+            report.longrepr = f'{reason}: with CI=true this is not a reason to skip a test'
+    return report
+
+
+@pytest.fixture
+def doses(request) -> dict[str, Counter]:
+    """How many 'fast' and 'slow' tests each folder has; of the whole suite or not at all."""
+    if request.config.args != request.config.getini('testpaths'):
+        pytest.skip('only a part of the suite is collected')
+    return request.config.stash[DOSES]
 
 
 @pytest.fixture(scope='session')
@@ -24,12 +101,15 @@ def full(request) -> bool:
 
 
 @pytest.fixture(scope='session')
+def cache(tmp_path_factory) -> Path:
+    """The folder in which runs of all tests keep what they compile."""
+    return tmp_path_factory.getbasetemp() / 'compiled'
+
+
+@pytest.fixture(scope='session')
 def shared_data() -> Path:
     """Real data sets beside the checkout; a test that needs them skips where they are absent."""
-    path = (
-        Path(os.environ.get('ALEXNET_SHARED', Path(__file__).resolve().parents[2] / 'shared'))
-        / 'data'
-    )
+    path = Path(os.environ.get('ALEXNET_SHARED', ROOT.parent / 'shared')) / 'data'
     if not path.is_dir():
         pytest.skip(f'needs the data sets in {path}')
     return path

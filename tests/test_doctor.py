@@ -62,6 +62,7 @@ def used(finished, tmp_path):
     return folder, workdir.read_config(str(folder))
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     folder = tmp_path / 'new'
     done = run(QUICKSTART, f'--workdir={folder}')
@@ -92,12 +93,14 @@ def test_every_check_runs_whatever_the_others_find(tmp_path):
     assert len(bad) == 3
 
 
+@pytest.mark.slow
 def test_exit_code_and_a_config_without_workdir(tmp_path):
     done = run('--config=configs/imagenet.py', f'--config.data.data_dir={tmp_path}')
     assert (done.returncode, done.stderr) == (1, '')
     assert [line[:4] for line in done.stdout.splitlines()] == ['ok  ', 'ok  ', 'ok  ', 'FAIL']
 
 
+@pytest.mark.slow
 def test_usage():
     done = run()
     assert (done.returncode, done.stdout) == (2, '')
@@ -188,6 +191,7 @@ def test_ops_that_give_another_size(images):
 # The workdir
 
 
+@pytest.mark.slow
 def test_a_finished_run(used):
     folder, config = used
     before = tree(folder)
@@ -200,6 +204,7 @@ def test_a_finished_run(used):
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 def test_a_corrupt_checkpoint(used):
     folder, config = used
     (folder / 'checkpoints/20/manifest.json').unlink()
@@ -212,6 +217,7 @@ def test_a_corrupt_checkpoint(used):
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 def test_no_sound_checkpoint(used):
     folder, config = used
     for step in (10, 20):
@@ -221,6 +227,7 @@ def test_no_sound_checkpoint(used):
     assert 'none is sound: the next run moves it aside and stops' in bad[0]
 
 
+@pytest.mark.slow
 def test_a_workdir_of_another_config(used):
     folder, config = used
     config.seed = 1
@@ -228,6 +235,7 @@ def test_a_workdir_of_another_config(used):
     assert 'holds a run with another config (seed: 0 -> 1)' in bad
 
 
+@pytest.mark.slow
 def test_a_workdir_in_use(used):
     folder, config = used
     with (folder / '.lock').open() as lock:
@@ -236,6 +244,7 @@ def test_a_workdir_in_use(used):
     assert bad == f'workdir: {folder} is in use by another run; wait for it'
 
 
+@pytest.mark.slow
 def test_too_little_space(used, monkeypatch):
     """Two of five checkpoints are there: three more have to fit."""
     folder, config = used

@@ -1,6 +1,8 @@
-"""Which file imports what: the design's import direction, and life without TensorFlow."""
+"""Who may import whom: the floors of the package, its libraries, and life without TensorFlow."""
 
 import ast
+import functools
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,134 +11,147 @@ import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / 'alexnet_jax'
-FILES = sorted(PACKAGE.rglob('*.py'))
-TENSORFLOW = {'main', 'prepare'}  # besides data: the modules that may need it
+FILES = {
+    '.'.join(path.relative_to(PACKAGE).with_suffix('').parts).removesuffix('.__init__'): path
+    for path in sorted(PACKAGE.rglob('*.py'))
+}
+RECIPES = sorted((ROOT / 'configs').rglob('*.py'))
+COMMANDS = {name for name in FILES if '.' not in name and FILES[name].stem != '__init__'}
+COMMANDS -= {'main', 'config', 'cli', 'errors'}
+
+# Each floor reads those below it and none beside it; within a folder anything goes but a circle.
+FLOORS = (
+    {'main'},
+    {'__init__', *COMMANDS, 'report', 'experiments', 'benchmark'},
+    {'sweep', 'weights'},
+    {'training'},
+    {'evaluation'},
+    {'run', 'drawing', 'cli'},
+    {'config'},
+    {'model', 'data', 'parallel'},
+    {'errors'},
+)
+# The data pipeline is not the loop's: it can be fed anything that yields batches.
+NEVER = {'training': {'data'}}
+RECIPES_READ = ('config', 'errors', 'model', 'data.sources.listing', 'configs')
+
+# The only places that may import a library, anywhere in a file.
+LIBRARIES = {
+    'tensorflow': ('data', 'benchmark.throughput', 'benchmark.flax_baseline'),
+    'tensorflow_datasets': ('data', 'benchmark.flax_baseline'),
+    'jax.pmap': ('parallel.pmap',),
+    'onnx': ('weights.onnx_out',),
+    'orbax': ('run.checkpoint',),
+    'ray': ('sweep.backends.ray',),
+    'submitit': ('sweep.backends.slurm',),
+}
+# The pipeline runs in tf.data's threads; it must not start JAX's devices.
+NOT_IN_DATA = {'jax', 'flax', 'optax', 'orbax'}
+
+# The only modules that need TensorFlow to be imported; of `data`, these do not.
+NEED_TENSORFLOW = ('data', 'benchmark.throughput', 'benchmark.flax_baseline')
+LIGHT_DATA = {'data', 'data.sources.listing'}
 
 
-def name_of(path: Path) -> str:
-    """alexnet_jax/data/reader.py -> 'data.reader'."""
-    return '.'.join(path.relative_to(PACKAGE).with_suffix('').parts).removesuffix('.__init__')
+def is_in(name: str, places) -> bool:
+    """Whether a module is one of these, or in a folder of these: 'data.reader' is in 'data'."""
+    return any(f'{name}.'.startswith(f'{place}.') for place in places)
 
 
-def imports(path: Path, top_level: bool = False) -> set[str]:
-    """Dotted names that a file imports; at its top level only, or inside functions as well."""
-    tree = ast.parse(path.read_text())
+@functools.cache
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, at its top or in functions."""
     found = set()
-    for node in tree.body if top_level else ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path}: relative import'
             found |= {f'{node.module}.{alias.name}' for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.add(f'{node.value.id}.{node.attr}')  # jax.pmap
     return found
 
 
 def own(path: Path) -> set[str]:
-    """Modules of this package that a file imports, as in 'data.reader'."""
-    modules = {name_of(other) for other in FILES}
+    """Return the modules of this package that a file imports, such as 'data.reader'."""
     found = set()
     for dotted in imports(path):
         if dotted.startswith('alexnet_jax.'):
             name = dotted.removeprefix('alexnet_jax.')
-            found.add(name if name in modules else name.rpartition('.')[0])
+            found.add(name if name in FILES else name.rpartition('.')[0] or '__init__')
     return found
 
 
-def roots(path: Path) -> set[str]:
-    return {dotted.split('.')[0] for dotted in imports(path)}
+def room(name: str) -> str:
+    return name.split('.')[0]
 
 
-# What a module may import of this package; those not named here are commands, which may import any
-# but main and each other.
-CORE = {
-    'errors': set(),
-    'ops': set(),
-    'layers': set(),
-    'model': {'layers', 'ops'},
-    'edits': {'layers'},
-    'variants': {'edits', 'layers', 'model', 'errors'},
-    'config': {'variants', 'layers', 'errors'},
-    'command_line': {'config', 'errors'},
-    'optimizer': set(),
-    'malloc': set(),
-    'compilation': {'malloc'},
-    'steps': {'model', 'compilation'},
-    'plain': {'ops'},
-    'evaluate': {'steps', 'errors'},
-    'scores': {'errors'},
-    'manifest': set(),
-    'checkpoint': {'manifest', 'errors'},
-    'logger': {'errors'},
-    'stop': set(),
-    'cluster': {'errors'},
-    'lost_peer': {'cluster', 'errors'},
-    'workdir': {'config', 'variants', 'errors'},
-    'train': {
-        'checkpoint', 'evaluate', 'logger', 'lost_peer', 'optimizer', 'steps', 'stop', 'variants',
-        'errors',
-    },
-    'sweeps.space': {'command_line', 'config', 'errors'},
-    'sweeps.start': set(),
-    'sweeps.progress': {'logger'},
-    'sweeps.study': {'sweeps.space', 'errors'},
-    'sweeps.backends.__init__': set(),
-    'sweeps.backends.local': {'sweeps.backends', 'errors'},
-    'sweeps.backends.slurm': {'sweeps.backends', 'errors'},
-    'sweeps.backends.ray': {'sweeps.backends', 'errors'},
-    'main': {
-        'checkpoint', 'cluster', 'command_line', 'compilation', 'config', 'data.pipeline',
-        'ensemble', 'lost_peer', 'malloc', 'steps', 'train', 'workdir', 'errors',
-    },
-}  # fmt: skip
+def floor(name: str) -> int:
+    """Return the floor of a module, counted from the top."""
+    (number,) = (i for i, rooms in enumerate(FLOORS) if room(name) in rooms)
+    return number
 
 
-@pytest.mark.parametrize('name', CORE)
-def test_direction(name):
-    path = PACKAGE / f'{name.replace(".", "/")}.py'
-    assert own(path) - {''} <= CORE[name]
+def test_every_module_has_its_floor():
+    rooms = [name for names in FLOORS for name in names]
+    assert len(rooms) == len(set(rooms))
+    assert {room(name) for name in FILES} <= set(rooms)
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_nothing_imports_main(path):
-    assert 'main' not in own(path)
+@pytest.mark.parametrize('name', FILES)
+def test_each_floor_reads_those_below(name):
+    read = {other for other in own(FILES[name]) if room(other) != room(name)}
+    wrong = {other for other in read if floor(other) <= floor(name)}
+    wrong |= {other for other in read if is_in(other, NEVER.get(room(name), ()))}
+    assert not wrong
 
 
-@pytest.mark.parametrize('path', sorted((PACKAGE / 'data').glob('*.py')), ids=name_of)
-def test_data_knows_errors_only_and_no_jax(path):
-    assert not roots(path) & {'jax', 'flax', 'optax', 'orbax'}
-    assert {name.split('.')[0] for name in own(path)} <= {'data', 'errors'}
+def test_no_circles():
+    graphlib.TopologicalSorter({name: own(path) for name, path in FILES.items()}).prepare()
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_one_file_for_each_library(path):
-    name, libraries = name_of(path), roots(path)
-    if not name.startswith('data') and name not in TENSORFLOW:
-        assert not libraries & {'tensorflow', 'tensorflow_datasets'}
-    if name != 'checkpoint':
-        assert 'orbax' not in libraries
-    for library, place in (('submitit', 'sweeps.backends.slurm'), ('ray', 'sweeps.backends.ray')):
-        assert library not in roots(path) or name == place
-    if name != 'steps':
-        tree = ast.parse(path.read_text())
-        names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        assert 'pmap' not in names
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+def test_recipes_read_little(path):
+    assert {name for name in own(path) if not is_in(name, RECIPES_READ)} == set()
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_commands_import_data_inside_functions(path):
-    name = name_of(path)
-    if not name.startswith('data'):
-        top = {dotted for dotted in imports(path, top_level=True) if 'alexnet_jax' in dotted}
-        assert not {dotted for dotted in top if dotted.startswith('alexnet_jax.data')}
+@pytest.mark.parametrize('name', FILES)
+def test_libraries_have_their_places(name):
+    found = imports(FILES[name])
+    for library, places in LIBRARIES.items():
+        if not is_in(name, places):
+            assert not {dotted for dotted in found if is_in(dotted, [library])}
+    if is_in(name, ['data']):
+        assert not {room(dotted) for dotted in found} & NOT_IN_DATA
+
+
+def test_checks_see_what_they_forbid(tmp_path):
+    """The tests above fail for a file that breaks the rules in every way."""
+    path = tmp_path / 'bad.py'
+    path.write_text(
+        'import orbax.checkpoint as ocp\n'
+        'import jax\n'
+        'from alexnet_jax import main\n'
+        'def step():\n'
+        '    from alexnet_jax.data.reader import Reader\n'
+        '    return jax.pmap\n'
+    )
+    assert own(path) == {'main', 'data.reader'}
+    assert imports(path) >= {'orbax.checkpoint', 'jax.pmap'}
+    assert floor('main') < floor('summary') < floor('training.loop') < floor('data.reader')
+    assert is_in('data.reader', ['data'])
+    assert not is_in('database', ['data'])
 
 
 WITHOUT_TENSORFLOW = """
 import importlib, socket, sys
 
+ABSENT = {'tensorflow', 'tensorflow_datasets', 'submitit', 'ray', 'onnx', 'torch'}
+
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('tensorflow', 'tensorflow_datasets', 'submitit', 'ray'):
+        if name.split('.')[0] in ABSENT:
             raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 
 def refuse(*args, **kwargs):
@@ -153,16 +168,33 @@ print('done')
 """
 
 
-def test_imports_without_tensorflow_network_or_devices():
-    modules = [name_of(path) for path in FILES if not name_of(path).startswith('data')]
-    modules = ['alexnet_jax.' + name for name in modules if name not in {'prepare', '__init__'}]
-    recipes = ['configs.' + path.stem for path in sorted((ROOT / 'configs').glob('*.py'))]
-    recipes += ['configs.sweeps.' + path.stem for path in (ROOT / 'configs/sweeps').glob('*.py')]
-    assert len(modules) >= 15
-    done = subprocess.run(
-        [sys.executable, '-c', WITHOUT_TENSORFLOW, *modules, *recipes],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+def python(script: str, *args: str) -> None:
+    """Run a script in a Python of its own, which must print 'done' at its end."""
+    command = [sys.executable, '-c', script, *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, 'done\n'), done.stderr
+
+
+@pytest.mark.slow
+def test_imports_without_tensorflow_network_or_devices():
+    modules = {name for name in FILES if not is_in(name, NEED_TENSORFLOW)}
+    modules |= LIGHT_DATA & set(FILES)
+    modules -= {'__init__', 'benchmark.torch_baseline'}
+    names = [f'alexnet_jax.{name}' for name in sorted(modules)]
+    assert len(names) >= 60
+    recipes = ['.'.join(path.relative_to(ROOT).with_suffix('').parts) for path in RECIPES]
+    python(WITHOUT_TENSORFLOW, *names, *recipes)
+
+
+@pytest.mark.slow
+def test_the_package_is_imported_in_a_moment():
+    """`import alexnet_jax` loads no library: under 0.2 s besides Python's own start."""
+    script = """
+import sys, time
+began = time.process_time()
+import alexnet_jax
+assert time.process_time() - began < 0.2
+assert not {'jax', 'numpy', 'tensorflow', 'absl'} & set(sys.modules)
+print('done')
+"""
+    python(script)

@@ -13,6 +13,8 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 def command(*flags: str) -> list[str]:
     return [sys.executable, '-m', 'alexnet_jax.prepare', *flags]

@@ -142,6 +142,7 @@ def run(*args: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_command_prints_the_summary(tmp_path):
     recipe = tmp_path / 'recipe.py'
     recipe.write_text('from alexnet_jax.config import default_config as get_config\n')
@@ -152,6 +153,7 @@ def test_command_prints_the_summary(tmp_path):
     assert done.stdout == summary(config) + '\n'
 
 
+@pytest.mark.slow
 def test_command_without_config():
     done = run()
     assert done.returncode == 2

@@ -212,4 +212,5 @@ def _dropout(layer: Dropout, x: jax.Array, keys: jax.Array | None, place: int) -
 
 def _normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     wide = np.promote_types(x.dtype, np.float32)
-    return ((x.astype(wide) - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)).astype(x.dtype)
+    mean, std = (jnp.asarray(v, wide)[None, None, None] for v in (mean, std))
+    return ((x.astype(wide) - mean) / std).astype(x.dtype)

@@ -107,7 +107,7 @@ def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
         np.minimum(stride * np.arange(n) + window, size) - stride * np.arange(n)
         for n, size in zip(x.shape[1:3], (height, width), strict=True)
     )
-    return x / jnp.asarray(rows[:, None, None] * columns[:, None], x.dtype)
+    return x / jnp.asarray(rows[None, :, None, None] * columns[None, None, :, None], x.dtype)
 
 
 def _fill_ceil_mode(x: jax.Array, window: int, stride: int, value: float) -> jax.Array:
@@ -253,6 +253,7 @@ def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, 
 
 def normalize(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
     """Return (x - mean) / sqrt(variance + epsilon); x is [..., C], mean and variance are [C]."""
+    mean, variance = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (mean, variance))
     return ((_widened(x) - mean) * lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 

@@ -96,7 +96,8 @@ def make_train_step(
 
     def sums_over(state: TrainState, batch: dict[str, jax.Array], mean: jax.Array) -> dict:
         """Sums over the examples that count: gradients, batch statistics, loss, metrics."""
-        image = batch['image'].astype(jnp.float32) - mean + batch['color_shift'][:, None, None, :]
+        image = batch['image'].astype(jnp.float32) - mean[None]
+        image += batch['color_shift'][:, None, None, :]
         image *= batch['color_scale'][:, None, None, None]
         mask = batch['mask']
         step_key = jax.random.fold_in(jax.random.key(seed), state.step + 1)

@@ -47,6 +47,7 @@ def write_jpegs(folder: Path, count: int) -> None:
 # The command line
 
 
+@pytest.mark.slow
 def test_step(tmp_path):
     pytest.importorskip('torch')
     target = tmp_path / 'figures.json'
@@ -78,6 +79,7 @@ def test_step(tmp_path):
         assert all(map(str.startswith, lines[2:], starts))
 
 
+@pytest.mark.slow
 def test_data(tmp_path):
     write_jpegs(tmp_path / 'images', 4)
     folder, target = f'folder:{tmp_path}/images', tmp_path / 'figures.json'
@@ -99,6 +101,7 @@ def test_data(tmp_path):
     assert [row.split()[-1] for row in rows] == [folder, 'flax']
 
 
+@pytest.mark.slow
 def test_save(tmp_path):
     target = tmp_path / 'figures.json'
     done = command_line('save', *SHORT, '--repeats=3', f'--json={target}')
@@ -129,6 +132,7 @@ def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, accum_st
     assert found == {'without': [0, 0], 'with': [1, 1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
@@ -156,6 +160,7 @@ def test_bad_input_is_one_line(args, message):
 # Contenders that die
 
 
+@pytest.mark.slow
 def test_a_contender_that_does_not_start_is_one_line():
     script = """if True:
         import sys
@@ -187,6 +192,7 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, 'flags', SimpleNamespace(FLAGS=SimpleNamespace(seconds=4.0)))
 
 
+@pytest.mark.slow
 def test_turns(stand_in):
     with workers.Contender('alexnet_jax', 'train', [], 'cache') as contender:
         assert (contender.compile_seconds, contender.peak_gib) == (3, 2)
@@ -197,6 +203,7 @@ def test_turns(stand_in):
             contender.take_turn()  # its standard input is closed
 
 
+@pytest.mark.slow
 def test_a_contender_that_ends_in_its_turn(stand_in):
     contender = workers.Contender('matmul', 'train', [], 'cache')
     with pytest.raises(RunError, match='the process of matmul ended'):

@@ -1,12 +1,11 @@
 """The PyTorch nets that the benchmark times compute what AlexNet computes from the same table."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import assert_within
 
 from alexnet_jax.model.alexnet import (
     LRN,
@@ -22,12 +21,9 @@ from alexnet_jax.model.alexnet import (
 )
 from alexnet_jax.model.shapes import layer_infos
 
-if os.environ.get('CI') == 'true':
-    import torch
-else:
-    torch = pytest.importorskip('torch')
+torch = pytest.importorskip('torch')
 
-from alexnet_jax.benchmark import torch_baseline
+from alexnet_jax.benchmark import torch_baseline  # noqa: E402
 
 SIZE = 31
 TABLE = (
@@ -83,12 +79,6 @@ def net_of(kind: str, dtype: torch.dtype) -> torch.nn.Module:
 def images_for(net: torch.nn.Module) -> torch.Tensor:
     dtype = next(net.parameters()).dtype
     return torch.from_numpy(IMAGES).permute(0, 3, 1, 2).contiguous().to(dtype)
-
-
-def assert_within(actual, desired, fraction: float):
-    """Within a fraction of the largest magnitude."""
-    assert actual.shape == desired.shape
-    assert np.abs(actual - desired).max() <= fraction * np.abs(desired).max()
 
 
 @pytest.mark.parametrize('kind', ['eager', 'tuned'])

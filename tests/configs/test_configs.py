@@ -228,6 +228,7 @@ def is_stepped(name, config):
     return name in STEPPED_AT_LARGE or config.image_size < LARGE
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize('name', NAMES)
 def test_one_step(load, name):

@@ -143,6 +143,7 @@ class TestSteps:
         gc.collect()
         same(*(take(data.train_batches(), 1)[0] for _ in range(2)))
 
+    @pytest.mark.slow
     def test_python_may_end_with_a_live_iterator(self):
         # a read in flight when Python ends aborts the process, or hangs it
         script = """if True:

@@ -20,10 +20,7 @@ FLAGS = (
     '--config.optimizer.warmup_epochs=4.0',
 )
 
-
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / 'compiled'
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')

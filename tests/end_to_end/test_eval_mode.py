@@ -16,6 +16,8 @@ from alexnet_jax import errors, main
 from alexnet_jax.model import variants
 from alexnet_jax.run import checkpoint, recorded_config
 
+pytestmark = pytest.mark.slow
+
 FLAGS = (
     '--config.epochs=0.45',  # 10 steps
     '--config.log_every=5',
@@ -23,11 +25,6 @@ FLAGS = (
     '--config.checkpoint_every=5',
 )
 TEN_CROP = 'decode|resize(32)|ten_crop(28)'
-
-
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / 'compiled'
 
 
 @pytest.fixture(scope='module')

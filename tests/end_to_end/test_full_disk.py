@@ -16,10 +16,7 @@ FLAGS = (
     '--config.checkpoint_every=5',
 )
 
-
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / 'compiled'
+pytestmark = pytest.mark.slow
 
 
 def test_a_save_without_room(tmp_path, cache):

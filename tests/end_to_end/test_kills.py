@@ -5,6 +5,7 @@ import signal
 import time
 
 import cli_runs
+import pytest
 
 FLAGS = (
     '--config.epochs=4',  # 90 steps
@@ -14,10 +15,10 @@ FLAGS = (
 )
 
 
-def test_killed_at_random_moments_equals_uninterrupted(tmp_path, full):
+@pytest.mark.slow
+def test_killed_at_random_moments_equals_uninterrupted(tmp_path, cache, full):
     kills = 20 if full else 3
     rng = random.Random(0)
-    cache = tmp_path / 'compiled'
     cli_runs.train(tmp_path / 'whole', cache, *FLAGS)
     for step in sorted(rng.choices(range(1, 88), k=kills)):
         with cli_runs.Run(tmp_path / 'killed', cache, *FLAGS) as run:

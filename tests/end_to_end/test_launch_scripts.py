@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from helpers import ROOT, STAND_IN
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = [*sorted((ROOT / 'launch').rglob('*.sh')), ROOT / 'launch/slurm.sbatch']
 
 
@@ -76,11 +78,15 @@ SPREAD = ('--numprocesses=auto', '--maxprocesses=4', '--dist=loadfile')  # over 
 def test_test(launch):
     done, calls = launch('test.sh', '--all', '-k', 'a or b')
     assert (done.returncode, done.stderr) == (0, '')
-    assert calls[-3:] == [
+    assert calls[-4:] == [
         ['ruff', 'check', '.'],
         ['ruff', 'format', '--check', '.'],
+        ['pyright'],
         ['python', '-m', 'pytest', *SPREAD, '--all', '-k', 'a or b'],
     ]
+    _, calls = launch('test.sh', '--fast', 'tests/model')
+    assert ['pyright'] not in calls
+    assert calls[-1] == ['python', '-m', 'pytest', *SPREAD, '--fast', 'tests/model']
 
 
 def test_exit_code_is_passed_on(launch):

@@ -62,15 +62,18 @@ class TestSlurm:
         first = next(i for i, line in enumerate(script) if line and line[0] != '#')
         assert not any(line.startswith('#SBATCH') for line in script[first:])
 
+    @pytest.mark.slow
     def test_starts_tasks(self, tmp_path):
         done, calls = self.sbatch(tmp_path, *FLAGS)
         assert (done.returncode, done.stderr) == (0, '')
         assert calls == [['srun', 'python', '-m', 'alexnet_jax.main', *FLAGS]]
 
+    @pytest.mark.slow
     def test_tasks_have_their_cpus(self, tmp_path):
         done, _ = self.sbatch(tmp_path, *FLAGS, SLURM_CPUS_PER_TASK='64')
         assert done.stdout == '64 CPUs\n'
 
+    @pytest.mark.slow
     def test_array(self, tmp_path):
         _, calls = self.sbatch(tmp_path, *FLAGS, SLURM_ARRAY_TASK_ID='3')
         assert calls[0][4:] == [*FLAGS, '--config.seed=3', '--workdir=/a b/3']
@@ -79,17 +82,20 @@ class TestSlurm:
         _, calls = self.sbatch(tmp_path, *FLAGS, '--config.seed=5', SLURM_ARRAY_TASK_ID='3')
         assert calls[0][-2:] == ['--config.seed=5', '--workdir=/a b/3']
 
+    @pytest.mark.slow
     def test_array_without_workdir(self, tmp_path):
         done, calls = self.sbatch(tmp_path, FLAGS[0], SLURM_ARRAY_TASK_ID='3')
         assert done.returncode == 1
         assert 'pass --workdir=DIR' in done.stderr
         assert calls == []
 
+    @pytest.mark.slow
     def test_saved_before_the_time_limit(self, tmp_path):
         done, calls = self.sbatch(tmp_path, *FLAGS, code=143)
         assert done.returncode == 143
         assert calls[1] == ['scontrol', 'requeue', '7']
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('code', [0, 1, 2, 3, 130, 137])
     def test_other_ends(self, tmp_path, code):
         done, calls = self.sbatch(tmp_path, *FLAGS, code=code)
@@ -126,6 +132,7 @@ class TestTPU:
         assert lines('tpu.sh')[1].endswith('Three lines to edit:')
         assert [line.split('=')[0] for line in lines('tpu.sh')[2:5]] == ['NAME', 'ZONE', 'PROJECT']
 
+    @pytest.mark.slow
     def test_starts_all_hosts(self, tpu):
         done, calls = tpu(*FLAGS)
         assert (done.returncode, done.stderr) == (0, '')
@@ -138,9 +145,11 @@ class TestTPU:
         assert (tpu.host / 'alexnet/tpu.txt').read_text() == 'jax[tpu]==0.10.2\n'
         assert (tpu.host / 'alexnet/alexnet_jax/main.py').exists()
 
+    @pytest.mark.slow
     def test_exit_code_is_passed_on(self, tpu):
         assert tpu(*FLAGS, MAIN='3')[0].returncode == 3
 
+    @pytest.mark.slow
     def test_stop_and_a_second_start(self, tpu):
         with subprocess.Popen(['sleep', '100']) as training:
             (tpu.host / 'alexnet.pid').write_text(f'{training.pid}\n')
@@ -163,6 +172,7 @@ class TestSky:
         keys = [line.split(':')[0] for line in lines('sky.yaml')[1:4]]
         assert keys == ['num_nodes', 'resources', 'envs']
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('rank', ['0', '1'])
     def test_run(self, tmp_path, task, rank):
         done, calls = run(

@@ -10,6 +10,8 @@ from cli_runs import assert_same_state, final_state, records, train, two_process
 
 from alexnet_jax.parallel import processes
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 FLAGS = (
     '--config.epochs=0.9',  # 20 steps
@@ -18,11 +20,6 @@ FLAGS = (
     '--config.checkpoint_every=5',
 )
 BOUND = processes.HEARTBEAT_TIMEOUT + 30  # seconds
-
-
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / 'compiled'
 
 
 def finish_both(workdir, cache) -> str:

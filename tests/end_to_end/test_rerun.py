@@ -19,11 +19,6 @@ FLAGS = (
 
 
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / 'compiled'
-
-
-@pytest.fixture(scope='module')
 def finished(tmp_path_factory, cache):
     workdir = tmp_path_factory.mktemp('rerun') / 'finished'
     cli_runs.train(workdir, cache, *FLAGS)
@@ -35,11 +30,13 @@ def assert_same_run(found, expected) -> None:
     assert_same_state(final_state(found), final_state(expected))
 
 
+@pytest.mark.slow
 def test_two_runs_are_the_same_bits(tmp_path, cache, finished):
     cli_runs.train(tmp_path / 'again', cache, *FLAGS)
     assert_same_run(tmp_path / 'again', finished)
 
 
+@pytest.mark.slow
 def test_a_run_is_made_again_from_its_record(tmp_path, finished, monkeypatch):
     """config.json is the recipe; environment.json has the XLA flags and the devices."""
     environment = json.loads((finished / 'environment.json').read_text())
@@ -52,6 +49,7 @@ def test_a_run_is_made_again_from_its_record(tmp_path, finished, monkeypatch):
         assert (tmp_path / 'again' / name).read_text() == (finished / name).read_text()
 
 
+@pytest.mark.slow
 def test_deterministic_is_accepted_and_recorded(tmp_path, cache, finished):
     """It is for GPUs; on a CPU it changes nothing."""
     workdir = tmp_path / 'run'

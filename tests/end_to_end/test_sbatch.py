@@ -17,6 +17,8 @@ from cli_runs import (
     records,
 )
 
+pytestmark = pytest.mark.slow
+
 # Some 10 seconds of training: signals take one or two to arrive, and must find it in the middle.
 STEPS = 150
 BOUND = 600  # seconds; a start takes some 15

@@ -17,6 +17,8 @@ from helpers import ROOT
 from alexnet_jax.parallel import processes
 from alexnet_jax.run.checkpoint import find_steps
 
+pytestmark = pytest.mark.slow
+
 SHORT = (
     '--config.epochs=0.2',  # 4 steps
     '--config.log_every=1',
@@ -26,11 +28,6 @@ SHORT = (
 WAIT = 10  # seconds
 QUICK = f'--initialization_timeout={WAIT}'
 BOUND = WAIT + 60  # JAX tries some seconds longer, and Python has to start
-
-
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / 'compiled'
 
 
 def flags(process_id, port):

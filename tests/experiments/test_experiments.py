@@ -63,6 +63,7 @@ def starts(name: str) -> list[int]:
 # Running
 
 
+@pytest.mark.slow
 def test_trials_run_for_each_seed_and_leave_their_records(capsys):
     found = run(Trial('a', 'configs/a.py', {'edits': ('no_lrn',)}, 2.0),
                 Trial('b', 'configs/b.py', {}, 1.0), seeds=2)  # fmt: skip
@@ -89,6 +90,7 @@ def test_trials_run_for_each_seed_and_leave_their_records(capsys):
     assert '0:00:12 of training' in output  # 4 + 2 seconds, twice
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_skipped_though_its_workdir_is_gone():
     trial = Trial('a', 'configs/a.py', {}, 1.0)
     before = run(trial)
@@ -97,6 +99,7 @@ def test_what_is_recorded_is_skipped_though_its_workdir_is_gone():
     assert not Path('runs').exists()
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_from_the_workdir():
     run(Trial('a', 'configs/a.py', {}, 2.0))
     found = run(Trial('a', 'configs/a.py', {}, 3.0))
@@ -104,6 +107,7 @@ def test_more_epochs_continue_from_the_workdir():
     assert [(r['epochs'], r['seconds']) for r in found] == [(3.0, 6.0)]
 
 
+@pytest.mark.slow
 def test_the_budget_stops_a_trial_and_the_same_command_continues(capsys):
     trial = Trial('a', 'configs/a.py', SLOW, 12.0)
     (part,) = run(trial, minutes=0.6 / 60)
@@ -116,6 +120,7 @@ def test_the_budget_stops_a_trial_and_the_same_command_continues(capsys):
     assert 'budget' not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_trial_begun_again_elsewhere_keeps_the_further_record():
     trial = Trial('a', 'configs/a.py', {}, 12.0)
     records = Records(Path('experiments/x.jsonl'))
@@ -126,6 +131,7 @@ def test_a_trial_begun_again_elsewhere_keeps_the_further_record():
     assert [r['epoch'] for r in recorded()] == [7.0]
 
 
+@pytest.mark.slow
 def test_a_target_ends_a_trial_and_the_next_one_starts():
     # 0.8 / e averaged over an epoch is below 0.15 first at e = 6.
     found = run(Trial('a', 'configs/a.py', SLOW, 60.0, until=0.15),
@@ -136,6 +142,7 @@ def test_a_target_ends_a_trial_and_the_next_one_starts():
     assert epochs_to(a['train'], 0.15) == 6.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('epoch', [1, 3])
 def test_divergence_is_a_result(epoch):
     trials = Trial('a', 'configs/a.py', {'diverges': epoch}, 5.0), Trial('b', 'configs/b.py', {}, 1)
@@ -145,6 +152,7 @@ def test_divergence_is_a_result(epoch):
     assert starts('a_seed0') == [0]
 
 
+@pytest.mark.slow
 def test_a_trial_that_someone_else_stopped_is_not_started_again_at_once():
     def stop():
         os.kill(int(Path('runs/experiments/x/a_seed0/pid').read_text()), signal.SIGTERM)
@@ -154,6 +162,7 @@ def test_a_trial_that_someone_else_stopped_is_not_started_again_at_once():
         run(Trial('a', 'configs/a.py', SLOW, 100.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_trial_saved_and_recorded(number):
     def send():
@@ -168,12 +177,14 @@ def test_a_signal_ends_the_trial_saved_and_recorded(number):
     assert (part['state'], part['epoch'] > 0) == ('stopped', True)
 
 
+@pytest.mark.slow
 def test_a_trainer_that_refuses_its_config():
     with pytest.raises(BadInput, match='x/a_seed0: the trainer ended with exit code 2; see above'):
         run(Trial('a', 'configs/refused.py', {}, 1.0))
     assert not Path('experiments/x.jsonl').exists()
 
 
+@pytest.mark.slow
 def test_a_record_of_other_overrides_is_not_taken_for_the_trial():
     run(Trial('a', 'configs/a.py', {'batch_size': 64}, 1.0))
     with pytest.raises(BadInput, match=r"a was run with configs/a.py {'batch_size': 64}, now it"):
@@ -391,6 +402,7 @@ def command(*args: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_without_a_name_it_lists_them():
     done = command()
     assert done.returncode == 0, done.stderr
@@ -399,6 +411,7 @@ def test_without_a_name_it_lists_them():
     assert all('done; next: ' in line for line in lines[1::2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('args', 'line'),
     [
@@ -413,6 +426,7 @@ def test_bad_input_is_one_line(args, line):
     assert (done.returncode, done.stdout, done.stderr) == (2, '', line)
 
 
+@pytest.mark.slow
 def test_the_trainer_itself(monkeypatch):
     monkeypatch.setenv('XLA_FLAGS', '')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))

@@ -132,6 +132,7 @@ def test_rows_know_the_shapes_of_the_parameters(variant):
     }
 
 
+@pytest.mark.slow
 def test_parameters_are_named_after_the_layers(course):
     assert {name: layer['kernel'].shape for name, layer in course.items()} == {
         'conv1': (11, 11, 3, 96),
@@ -148,6 +149,7 @@ def test_parameters_are_named_after_the_layers(course):
 # Initial parameters
 
 
+@pytest.mark.slow
 def test_kernels_start_from_a_normal_distribution_of_std_a_hundredth(course):
     for layer in course.values():
         kernel = layer['kernel']
@@ -156,6 +158,7 @@ def test_kernels_start_from_a_normal_distribution_of_std_a_hundredth(course):
         assert 0.6727 < (np.abs(kernel) < 0.01).mean() < 0.6927  # erf(1/sqrt 2) = 0.6827
 
 
+@pytest.mark.slow
 def test_biases_start_from_1_where_the_paper_says(course):
     biases = {'conv1': 0, 'conv2': 1, 'conv3': 0, 'conv4': 1, 'conv5': 1}
     biases |= {'fc6': 1, 'fc7': 1, 'fc8': 0}
@@ -326,6 +329,7 @@ def test_the_paper_s_dropout_scales_at_test_time():
     np.testing.assert_array_equal(model.apply({}, x), 0.75 * x)
 
 
+@pytest.mark.slow
 def test_dropout_of_the_net_is_after_fc6_and_fc7_only(digits, image):
     test = outputs(DIGITS, digits, image, None)
     train = outputs(DIGITS, digits, image, keys_of(2))
@@ -336,6 +340,7 @@ def test_dropout_of_the_net_is_after_fc6_and_fc7_only(digits, image):
 # Precision
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_and_float32_logits(digits, image):
     found = outputs(DIGITS, digits, image, keys_of(2), jnp.bfloat16)
     assert {name: str(array.dtype) for name, array in found.items()} == {

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers import assert_within
 
 from alexnet_jax.benchmark import reference_ops
 from alexnet_jax.model import ops
@@ -24,12 +25,6 @@ def both(function):
         return value, *pullback(args[-1])
 
     return value_and_gradients
-
-
-def assert_within(actual, desired, fraction: float):
-    """Within a fraction of the largest magnitude."""
-    desired = np.asarray(desired)
-    assert np.abs(np.asarray(actual) - desired).max() <= fraction * np.abs(desired).max()
 
 
 # Convolution

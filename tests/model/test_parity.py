@@ -5,7 +5,6 @@ pooling window, which changes conv1's gradient by 2e-3.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import jax
@@ -13,16 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import assert_within
 
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import BatchNorm, Dense, Table
 from alexnet_jax.model.shapes import parameter_names
 from alexnet_jax.model.variants import VARIANTS
 
-if os.environ.get('CI') == 'true':
-    import torch
-else:
-    torch = pytest.importorskip('torch')
+torch = pytest.importorskip('torch')
 
 nn = torch.nn
 BATCH = 2
@@ -242,14 +239,16 @@ def to_tree(layers: Table, arrays: list[torch.Tensor]) -> dict:
     return tree
 
 
-def assert_within(actual, desired, fraction: float):
-    """Within a fraction of the largest magnitude."""
-    scale = np.abs(desired).max()
-    assert scale > 0
-    assert np.abs(np.asarray(actual) - desired).max() <= fraction * scale
+LARGE = 100  # pixels; such a net takes 5 to 20 s to compile
 
 
-@pytest.fixture(scope='module', params=NETS)
+@pytest.fixture(
+    scope='module',
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if size > LARGE else name
+        for name, (size, *_) in NETS.items()
+    ],
+)
 def pair(request):
     """A table, the equivalent PyTorch net in float64, images with a realistic scale, labels."""
     size, hidden, build = NETS[request.param]

@@ -192,6 +192,7 @@ WITHOUT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('check', CHECKS)
 def test_the_table_matches_the_source(check):
     assert check(SOURCE_2012)

@@ -92,6 +92,7 @@ def grown(keep: str) -> list[float]:
     return [float(number) for number in done.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_GLIBC, reason='glibc is told')
 def test_a_freed_block_stays_until_it_is_given_back():
     full, freed, given_back = grown('malloc.configure_malloc()')

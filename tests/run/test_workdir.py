@@ -284,6 +284,7 @@ def test_lock_is_held(tmp_path, restart):
     workdir.create(tmp_path, default_config(), CLASSES)
 
 
+@pytest.mark.slow
 def test_lock_is_of_the_process(tmp_path):
     """Another process is kept out, and a killed one leaves no lock behind."""
     code = (

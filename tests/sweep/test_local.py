@@ -91,6 +91,7 @@ def wait(handle) -> int:
     return code
 
 
+@pytest.mark.slow
 def test_a_process_has_what_it_was_given_and_nothing_of_a_launcher(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv('SLURM_NTASKS', '4')
@@ -112,6 +113,7 @@ print(*(os.environ.get(name) for name in {names.split()}))
     ]
 
 
+@pytest.mark.slow
 def test_exit_codes_and_slots_that_are_free_again(tmp_path):
     backend = local.Local('cpu', 1, 1)
     kill = 'import os; os.kill(os.getpid(), 9)'
@@ -144,6 +146,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_stops_its_trials_and_the_next_waits_for_them(tmp_path):
     """SIGKILL cannot be caught: the kernel sends the SIGTERM."""
     job = job_of(tmp_path, 'print("again")')

@@ -105,6 +105,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, full):
     """kill -9 of the sweep and of trials; in the end each point has its score, from all steps."""
     command = [*FAKE, CONFIG, SPACE, f'--workdir={tmp_path}', '--max_parallel=3']
@@ -154,6 +155,7 @@ def pids_of(argument: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_real_trials_on_the_digits(tmp_path):
     """The command as a user gives it: points, scores, the best one's command line, the page."""
     (tmp_path / 'space.py').write_text(

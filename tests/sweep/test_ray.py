@@ -10,6 +10,8 @@ import time
 import pytest
 from helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('ray', reason='needs Ray: pip install ray==2.60.0')
 
 SPACE = "def get_space():\n    return {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4]}\n"

@@ -12,6 +12,8 @@ from alexnet_jax.errors import Interrupted
 from alexnet_jax.sweep import runner, study
 from alexnet_jax.sweep.backends import local
 
+pytestmark = pytest.mark.slow
+
 TRAINER = Path(__file__).with_name('fake_trainer.py')
 RATES = {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
 

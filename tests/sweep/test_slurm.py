@@ -79,6 +79,7 @@ def finish(process: subprocess.Popen) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_killed_jobs_and_a_killed_sweep(tmp_path, cluster):
     """What was preempted goes on where it saved; what ran on or ended meanwhile is found."""
     sweep = Sweep(tmp_path, cluster)
@@ -98,6 +99,7 @@ def test_killed_jobs_and_a_killed_sweep(tmp_path, cluster):
         assert (environ['OMP_NUM_THREADS'], 'SLURM_JOB_ID' in environ) == ('1', False)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_lost_or_cancelled_is_submitted_again(tmp_path, cluster):
     sweep = Sweep(tmp_path, cluster)
     with sweep.start() as process:
@@ -116,6 +118,7 @@ def test_a_job_that_is_lost_or_cancelled_is_submitted_again(tmp_path, cluster):
     assert [len(sweep.starts(n)) for n in range(3)] == [2, 2, 1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves(tmp_path, cluster):
     sweep = Sweep(tmp_path, cluster, seconds=1)
     with sweep.start() as process:
@@ -130,6 +133,7 @@ def test_ctrl_c_saves(tmp_path, cluster):
         assert len(sweep.starts(trial)) == 1
 
 
+@pytest.mark.slow
 def test_what_slurm_refuses_starts_nothing(tmp_path, cluster):
     for flag, message in (
         ('--sbatch=partition=gpus', 'invalid partition specified: gpus'),

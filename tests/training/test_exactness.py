@@ -15,6 +15,8 @@ from alexnet_jax.parallel import pmap
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import NO_STEP, TrainState, make_train_step, zero_metrics
 
+pytestmark = pytest.mark.slow
+
 CONFIG = config_of(
     batch_size=2,
     image_size=227,

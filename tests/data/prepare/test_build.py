@@ -199,6 +199,7 @@ class TestContinuing:
             assert contents(output) == whole, stop
         assert stop > 12
 
+    @pytest.mark.slow
     def test_killed_at_random_moments(self, write_folder, tmp_path, full):
         folder, _ = write_folder(folder_of(600))
         prepare(folder, tmp_path / 'whole', 'jpeg', shard_size=20)

@@ -7,6 +7,8 @@ import zlib
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 RECORDS = """
 import random, sys
 import numpy as np

@@ -1,0 +1,88 @@
+"""The command, stopped by SIGTERM, killed by SIGKILL and run again: it computes the same run."""
+
+import signal
+import subprocess
+import sys
+
+import cli_runs
+import pytest
+from cli_runs import FLAGS, Run, assert_same_state, final_state, records
+from helpers import ROOT
+
+from alexnet_jax.run.checkpoint import find_steps
+
+pytestmark = pytest.mark.slow
+
+REAL = (
+    '--config.epochs=1.8',  # 40 steps
+    '--config.log_every=3',
+    '--config.eval_every=20',
+    '--config.checkpoint_every=5',
+)
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp('command') / 'straight'
+    cli_runs.train(workdir, cache, *REAL)
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory, cache, straight):
+    """A run that SIGTERM, then SIGKILL ended, then finished: (workdir, what was seen)."""
+    workdir = tmp_path_factory.mktemp('command') / 'killed'
+    seen = {}
+    with Run(workdir, cache, *REAL) as run:
+        run.wait_for_step(6)
+        run.signal(signal.SIGSTOP)
+        seen['second'] = subprocess.run(
+            [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *REAL, f'--workdir={workdir}'],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=cli_runs.TIMEOUT,
+            check=False,
+        )
+        run.signal(signal.SIGTERM)
+        run.signal(signal.SIGCONT)
+        seen['terminated'] = run.finish()
+        seen['saved'] = find_steps(str(workdir))
+    with Run(workdir, cache, *REAL) as run:
+        run.wait_for_step(24)
+        run.signal(signal.SIGKILL)
+        seen['killed'] = run.finish()
+    seen['last'] = cli_runs.train(workdir, cache, *REAL)
+    return workdir, seen
+
+
+def test_a_second_run_in_the_workdir_is_refused(killed):
+    _, seen = killed
+    assert seen['second'].returncode == 2
+    assert 'is in use by another run' in seen['second'].stderr
+    assert 'Traceback' not in seen['second'].stderr
+
+
+def test_sigterm_saves_the_step_and_ends_with_143(killed):
+    _, seen = killed
+    code, _, errors = seen['terminated']
+    step = seen['saved'][0]
+    assert code == 143
+    assert 6 <= step < 20
+    assert errors.rstrip().endswith(f'stopped; step {step} is saved')
+
+
+def test_sigkill_costs_the_steps_since_the_checkpoint(killed):
+    _, seen = killed
+    assert seen['killed'][0] == -signal.SIGKILL
+    assert 'continuing from the checkpoint of step' in seen['last']
+
+
+def test_what_was_killed_is_what_ran_through(killed, straight):
+    workdir, _ = killed
+    assert records(workdir) == records(straight)
+    assert_same_state(final_state(workdir), final_state(straight))
+    train_steps = [r['step'] for r in records(workdir, 'train')]
+    assert train_steps == [*range(3, 40, 3), 40]
+    assert [r['step'] for r in records(workdir, 'eval')] == [20, 40]
+    assert [r['examples'] for r in records(workdir, 'eval')] == [360, 360]
