@@ -49,7 +49,7 @@ def deleted_file(folder, rng):
 
 
 def extra_file(folder, rng):
-    place = rng.choice([folder, folder / 'default', folder / 'metrics', folder / 'default' / 'd'])
+    place = rng.choice([folder, folder / 'default', folder / 'default' / 'd'])
     (place / rng.choice(['x', '0', '_sharding', 'array_metadatas'])).write_bytes(rng.randbytes(20))
 
 
@@ -91,7 +91,7 @@ def file_instead_of_a_folder(folder, rng):
 
 
 def deleted_folder(folder, rng):
-    shutil.rmtree(folder / rng.choice(['default', 'metrics', 'default/d']))
+    shutil.rmtree(folder / rng.choice(['default', 'default/d']))
 
 
 def change_the_manifest(folder, rng):

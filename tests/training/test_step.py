@@ -67,7 +67,7 @@ def train_by_hand(state, mean, batches) -> tuple[dict, list[float]]:
     @jax.value_and_grad
     def loss_and_gradient(params, batch, step):
         shift = batch['color_shift'].reshape(B, 1, 1, 3)
-        images = jnp.float32(batch['image']) - mean + shift
+        images = jnp.float32(batch['image']) - mean[None] + shift
         key = jax.random.fold_in(jax.random.key(SEED), step)
         keys = jnp.stack([jax.random.fold_in(key, position) for position in range(B)])
         logits = model.apply({'params': params}, images, train=True, dropout_keys=keys)
