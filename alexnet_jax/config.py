@@ -50,18 +50,6 @@ NOT_NEGATIVE = (
 # `epochs` may grow as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir')
 
-# Keys that workdirs of an earlier version lack: their runs had the defaults.
-ADDED_KEYS = (
-    'deterministic',
-    'accum_steps',
-    'ghost_batch_size',
-    'optimizer.poly_power',
-    'optimizer.plateau_patience',
-    'optimizer.plateau_max_reductions',
-    'optimizer.lr_overrides',
-    'optimizer.trust_coefficient',
-)
-
 
 def default_config() -> ml_collections.ConfigDict:
     """The course net with the paper's optimizer. A recipe sets at least data, ops and epochs."""

@@ -73,9 +73,9 @@ def main() -> None:
         if members:
             ensemble.score(config, folder, data, members)
         else:
-            workdir.create(folder, config, data.class_names)
-            workdir.check_is_shared(folder)
-            loop.train_and_evaluate(config, folder, data)
+            with workdir.create(folder, config, data.class_names):
+                workdir.check_is_shared(folder)
+                loop.train_and_evaluate(config, folder, data)
 
 
 def _check_training(config: ml_collections.ConfigDict | None, folder: str | None) -> None:

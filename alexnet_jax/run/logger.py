@@ -15,6 +15,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
+from alexnet_jax import files
 from alexnet_jax.errors import RunError
 
 
@@ -201,6 +202,4 @@ def _cut_back(path: epath.Path, step: int) -> None:
     """Drop the records after a step: they will be written again."""
     if path.exists():
         kept = [json.dumps(r) + '\n' for r in read_records(path) if r['step'] <= step]
-        temporary = path.with_name('metrics.jsonl.tmp')
-        temporary.write_text(''.join(kept))
-        temporary.replace(path)
+        files.write(path, ''.join(kept))

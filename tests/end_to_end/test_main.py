@@ -23,7 +23,6 @@ QUICKSTART = '--config=configs/quickstart.py'
 def command(monkeypatch, capsys):
     """command('--flag=value', ...) -> (exit code, stdout, stderr) of `main`, in this process."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(workdir, '_locks', [])
 
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['main', *args])
@@ -31,9 +30,7 @@ def command(monkeypatch, capsys):
             errors.run_command(main.main)
         return exit_info.value.code, *capsys.readouterr()
 
-    yield run
-    for lock in workdir._locks:
-        lock.close()
+    return run
 
 
 @pytest.fixture
@@ -153,7 +150,7 @@ class TestBeforeAnyWork:
             ),
             (
                 [QUICKSTART, '--config.init_from=nowhere'],
-                'init_from: nowhere holds no run: nowhere/config.json cannot be read',
+                'init_from: nowhere holds no run: cannot read nowhere/config.json',
             ),
             (
                 ['--config=configs/folder.py'],
@@ -199,7 +196,7 @@ class TestBeforeAnyWork:
     def test_workdir_under_a_file(self, refused, tmp_path):
         (tmp_path / 'file').touch()
         folder = tmp_path / 'file' / 'a' / 'b'
-        message = f'workdir {folder} cannot be made: {tmp_path / "file"} is a file'
+        message = f'cannot create workdir {folder}: {tmp_path / "file"} is a file'
         assert refused(QUICKSTART, f'--workdir={folder}') == message
 
     def test_workdir_of_another_config(self, refused, tmp_path):
@@ -212,7 +209,7 @@ class TestBeforeAnyWork:
         before = (folder / 'config.json').stat()
         args = [QUICKSTART, f'--workdir={folder}', '--config.seed=7', '--config.variant=course']
         assert refused(*args, '--config.image_size=67').startswith(
-            f'{folder} holds a run with another config (image_size: 28 -> 67, seed: 0 -> 7, '
+            f'{folder} holds a run with a different config (image_size: 28 -> 67, seed: 0 -> 7, '
             f"variant: 'digits' -> 'course'); "
         )
         assert [p.name for p in folder.iterdir()] == ['config.json']
@@ -332,7 +329,7 @@ def test_workdir_in_use(refused, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         message = refused(QUICKSTART, f'--workdir={folder}')
     assert message == (
-        f'workdir {folder} is in use by another run; wait for it or take another --workdir'
+        f'workdir {folder} is in use by another run; wait for it or use a different --workdir'
     )
     assert [p.name for p in folder.iterdir()] == ['.lock']
 
