@@ -82,11 +82,11 @@ def default_config() -> ml_collections.ConfigDict:
     c.data = ml_collections.ConfigDict()
     # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH | prepared:DIR (see docs/data.md)
     c.data.name = 'digits'
-    # Where TFDS keeps its data sets. The default is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    # Where TFDS keeps its datasets. The default is $TFDS_DATA_DIR or ~/tensorflow_datasets.
     c.data.data_dir = config_dict.placeholder(str)
     c.data.train_split = 'train'  # a subfolder, or a TFDS split such as train[:90%]
     c.data.eval_split = 'validation'  # likewise
-    c.data.train_ops = 'decode'  # 'op|op|...': see docs/configs.md for the ops
+    c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
     c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
     c.data.mean = 'image'  # subtract the training set's mean image (image), or nothing (none)
     c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop above 1 %

@@ -117,6 +117,14 @@ def test_every_key_is_commented():
     assert found == dict.fromkeys(OVERRIDES, True)
 
 
+def test_the_page_has_every_key_with_its_default():
+    page = (ROOT / 'docs/configs.md').read_text().split('## Every key')[1]
+    rows = re.findall(r'^\| `([\w.]+)` \| `(.*?)` \| (\S.*) \|$', page, re.MULTILINE)
+    defaults = {key: repr(value) for key, value in leaves(default_config()).items()}
+    assert {key: default for key, default, _ in rows} == defaults
+    assert len(rows) == len(defaults)
+
+
 @pytest.mark.parametrize('key', OVERRIDES)
 def test_override(parse, key):
     text, value = OVERRIDES[key]

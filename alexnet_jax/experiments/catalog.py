@@ -32,7 +32,7 @@ def final_errors(trial: Trial, records: Records) -> dict[int, float]:
     return {r.seed: 100 * r.eval[-1][1] for r in finished}
 
 
-# The 18 % net with its published schedule.
+# The 18% net with its published schedule.
 
 SCHEDULE = Trial('published', 'configs/cifar10_18pct.py', {}, epochs=140.0)
 
@@ -43,13 +43,13 @@ def schedule_table(records: Records) -> str:
             f'seed {r.seed}',
             reached([r]),
             f'{r.eval[-1][1]:.2%} at epoch {r.eval[-1][0]:.0f}' if r.eval else 'no evaluation yet',
-            '18 % at epoch 140',
+            '18%',
         ]
         for r in records.of(SCHEDULE)
     ]
     errors = final_errors(SCHEDULE, records)
-    rows.append(['mean of the finished', '', spread(list(errors.values()), '.2f'), '18 %'])
-    return markdown(['18 % net', 'epochs', 'test error', 'published'], rows)
+    rows.append(['mean of the finished', '', spread(list(errors.values()), '.2f'), '18%'])
+    return markdown(['18% net', 'epochs', 'test error', 'published'], rows)
 
 
 # With and without norms and overlapping pools. The published figures are top-1 on ImageNet: the
@@ -103,7 +103,7 @@ DROPOUT = {
 
 
 DROPOUT_NOTE = """The training error is that of the last epoch, measured during training, with
-dropout. No figures are published for this data set; without dropout the paper's net "exhibits
+dropout. No figures are published for this dataset; without dropout the paper's net "exhibits
 substantial overfitting"."""
 
 
@@ -141,13 +141,13 @@ def dropout_figure(records: Records) -> Figure | None:
 
 EXPERIMENTS = {
     'relu_vs_tanh': Experiment(
-        'Figure 1 of the paper: epochs to 25 % training error with ReLU and with tanh',
+        'Figure 1 of the paper: epochs to 25% training error with ReLU and with tanh',
         relu_vs_tanh.next_trial,
         relu_vs_tanh.table,
         relu_vs_tanh.figure,
     ),
     'cifar10_18pct': Experiment(
-        'The 18 % net on CIFAR-10 with its published schedule', of_list([SCHEDULE]), schedule_table
+        'The 18% net on CIFAR-10 with its published schedule', of_list([SCHEDULE]), schedule_table
     ),
     'norm_and_pool': Experiment(
         'With and without local response norms and overlapping pools',

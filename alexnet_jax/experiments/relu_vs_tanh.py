@@ -21,8 +21,8 @@ def nth_rate(n: int) -> float:
 def make_trial(net: str, n: int, race: bool = False) -> Trial:
     """Return the trial of a net at a rate, for the sweep or until the target is reached.
 
-    Both nets start from He's weights in the hidden layers, because those of the 18 % net, of std
-    0.01, learn slowly at first. The rate is constant, and doubled for biases as in the 18 % net.
+    Both nets start from He's weights in the hidden layers, because those of the 18% net, of std
+    0.01, learn slowly at first. The rate is constant, and doubled for biases as in the 18% net.
     """
     return Trial(
         name=f'{net}_{nth_rate(n):g}',

@@ -126,10 +126,10 @@ def _error_table(runs: Sequence[Run]) -> Markup:
         for p in known:
             rows.append(['published', p.source, p.evaluation, '', p.top1, p.top5, ''])
         if not known:
-            rows.append(['published', 'none for this network and data set', '', '', '', '', ''])
+            rows.append(['published', 'none for this network and dataset', '', '', '', '', ''])
     caption = (
         'Measured: the best and the last evaluation in metrics.jsonl. Published, in italics: what '
-        'others report for the same variant, edits and data set.'
+        'others report for the same variant, edits and dataset.'
     )
     return pages.table(header, rows, caption, dict.fromkeys(of_others, 'published'))
 

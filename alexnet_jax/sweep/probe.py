@@ -1,7 +1,7 @@
 """Open the data of a recipe and count the devices, for a sweep that must hold neither.
 
 `python -m alexnet_jax.sweep.probe --config=...` prints `["cpu", 1]`. Opening makes TFDS prepare a
-data set that it has not prepared yet: once, and not in many trials at the same time.
+dataset that it has not prepared yet: once, and not in many trials at the same time.
 """
 
 import json

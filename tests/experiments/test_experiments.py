@@ -316,7 +316,7 @@ def test_a_sweep_goes_on_where_the_best_rate_is_at_the_edge():
 
 
 def raced(net: str, n: int, epochs: float, seed: int) -> Record:
-    """A record that reaches an error of 25 % over the epoch that ends at `epochs`."""
+    """A record that reaches an error of 25% over the epoch that ends at `epochs`."""
     trial = make_trial(net, n, race=True)
     curve = [(1.0, 0.9, 2), (2.0, 0.3, 1), (epochs - 1, 0.3, 1), (epochs, 0.2, 0.5)]
     return dataclasses.replace(record(trial, curve, seed, state='stopped'), epochs=60.0)
@@ -420,8 +420,8 @@ def test_table_of_the_published_schedule():
     evals = [(2.0, 0.5, 1.4), (4.0, 0.41, 1.2)]
     records.put(record(SCHEDULE, [(5.5, 0.4, 1)], state='stopped', evals=evals))
     assert schedule_table(records).splitlines()[2:] == [
-        '| seed 0 | 5.5 of 140 (stopped) | 41.00% at epoch 4 | 18 % at epoch 140 |',
-        '| mean of the finished |  | not run yet | 18 % |',
+        '| seed 0 | 5.5 of 140 (stopped) | 41.00% at epoch 4 | 18% |',
+        '| mean of the finished |  | not run yet | 18% |',
     ]
 
 
@@ -438,6 +438,14 @@ def test_what_is_committed_is_of_the_trials_as_they_are_now(name):
     records = Records(ROOT / f'results/{name}.jsonl')
     EXPERIMENTS[name].table(records)
     EXPERIMENTS[name].next_trial(records, 0)
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_the_page_has_the_tables_of_the_records(name):
+    page = (ROOT / 'EXPERIMENTS.md').read_text()
+    table = EXPERIMENTS[name].table(Records(ROOT / f'results/{name}.jsonl'))
+    for part in table.split('\n\n'):
+        assert part in page
 
 
 # The command

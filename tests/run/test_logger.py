@@ -193,9 +193,7 @@ def test_a_record_that_cannot_be_written_is_one_clear_error(tmp_path):
     log = open_log(tmp_path)
     log._file.close()
     log._file = open('/dev/full', 'w')  # noqa: SIM115
-    with pytest.raises(
-        RunError, match=r'metrics.jsonl or the events .* No space left on device'
-    ):
+    with pytest.raises(RunError, match=r'metrics.jsonl or the events .* No space left on device'):
         log.train(10, TRAIN, 0.1)
     log._file = open(tmp_path / 'metrics.jsonl', 'a')  # noqa: SIM115
     log.__exit__()
