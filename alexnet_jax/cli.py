@@ -1,4 +1,4 @@
-"""The command line that every command shares: `--config`, its overrides, `--workdir`, `--help`."""
+"""What the command lines share: `--config`, its overrides, `--workdir`, `--help`."""
 
 import difflib
 import inspect
@@ -18,7 +18,7 @@ from alexnet_jax import configs
 from alexnet_jax.config import default_config, leaves, suggest
 from alexnet_jax.errors import BadInput
 
-RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # reads a config.json
+RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # for --config=x/config.json
 
 
 def define_flags(require_workdir: bool = True) -> None:
@@ -30,17 +30,17 @@ def define_flags(require_workdir: bool = True) -> None:
         'of a run.',
     )
     if require_workdir:
-        flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.')
+        flags.DEFINE_string('workdir', None, "The run's folder: config, metrics, checkpoints.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parse the command line into `flags.FLAGS`; returns the command and its other arguments.
+    """Parse the command line into `flags.FLAGS`; return the command and its other arguments.
 
-    With `--help` it prints the flags and ends the program instead.
+    With `--help`, print the flags and end the program instead.
 
     Raises:
-      BadInput: a flag, config file or config key that does not exist, a config file that does not
-        run, or a value that does not parse.
+      BadInput: A flag, config file or config key does not exist, a config file does not run, or a
+        value does not parse.
     """
     if '--help' in argv or '-h' in argv:
         print(_help())
@@ -95,17 +95,17 @@ def _locate(recipe: str) -> list[str]:
 def call_in_file(
     path: str, function: str, arguments: Sequence[str], flag: str, example: str
 ) -> Any:
-    """What a function in a user's Python file returns.
+    """Call a function of a user's Python file and return its result.
 
     Args:
-      path: the file, as the user gave it.
-      function: its name in the file.
-      arguments: that it gets.
-      flag: 'config' or 'sweep', which named the file.
-      example: a file that has such a function, for the error.
+      path: The file, as the user gave it.
+      function: The function's name.
+      arguments: The function's arguments.
+      flag: The flag that named the file, 'config' or 'sweep', for errors.
+      example: A file that has such a function, for errors.
 
     Raises:
-      BadInput: no such file or function, it does not run, or it takes other arguments.
+      BadInput: The file or function does not exist, does not run, or takes other arguments.
     """
     _check_file(path, flag)
     try:
@@ -132,7 +132,7 @@ def _takes(function: Callable, arguments: Sequence[str]) -> bool:
 
 
 def _file_error(path: str, flag: str, error: Exception) -> str:
-    """What went wrong in a user's file, and in which of its lines."""
+    """Return what went wrong in a user's file, with the line in that file."""
     if isinstance(error, SyntaxError):
         line, reason = error.lineno, error.msg
     else:
@@ -154,7 +154,7 @@ def _check_file(path: str, flag: str) -> None:
 
 
 def _flag_error(argv: Sequence[str], keys: dict, error: Exception) -> str:
-    """What is wrong with a command line that did not parse; `keys` are the config's."""
+    """Return what is wrong with a command line that did not parse; `keys` are the config's."""
     match = re.match(r'flag --config\.([^=]+)=(.*?): ', str(error))
     if match and match[1] in keys:
         kind = 'str' if keys[match[1]] is None else type(keys[match[1]]).__name__
@@ -172,7 +172,7 @@ def _flag_error(argv: Sequence[str], keys: dict, error: Exception) -> str:
 
 
 def _own_flags() -> dict[str, str]:
-    """{name: help} of the flags of this command, without those of the libraries."""
+    """Return {name: help} of this command's flags, without those of the libraries."""
     own = [
         f for module in (sys.argv[0], __name__) for f in flags.FLAGS.get_flags_for_module(module)
     ]
@@ -185,7 +185,7 @@ def _help() -> str:
     width = max(map(len, own), default=0)
     lines += [f'  --{name:{width}} {text}' for name, text in own.items()]
     if 'config' in own:
-        lines.append('  --config.KEY=VALUE overrides a key of the recipe; the keys and defaults:')
+        lines.append('  --config.KEY=VALUE overrides a key of the recipe. Keys and defaults:')
         lines += [f'      {key} = {value!r}' for key, value in leaves(default_config()).items()]
     return '\n'.join(lines)
 

@@ -1,7 +1,7 @@
-"""The keys that every recipe has, and every check on a config that needs no data.
+"""The keys that every recipe has, and every check of a config that needs no data.
 
-A recipe in `configs/` is a function `get_config()` that takes `default_config()` and sets what
-differs. The command line overrides any key: `--config.batch_size=64`.
+A recipe in `configs/` is a function `get_config()` that starts from `default_config()` and changes
+what differs. The command line overrides any key: `--config.batch_size=64`.
 """
 
 import difflib
@@ -47,96 +47,85 @@ NOT_NEGATIVE = (
     'optimizer.trust_coefficient',
 )
 
-# Keys that may differ when a workdir is used again: they do not change what is computed.
-# `epochs` may grow as well: see `workdir.check`.
+# Keys that may differ when a run is resumed, because they do not change what is computed. `epochs`
+# may grow as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir')
-
-# Keys that workdirs of an earlier version lack: their runs had the defaults.
-ADDED_KEYS = (
-    'deterministic',
-    'accum_steps',
-    'ghost_batch_size',
-    'optimizer.poly_power',
-    'optimizer.plateau_patience',
-    'optimizer.plateau_max_reductions',
-    'optimizer.lr_overrides',
-    'optimizer.trust_coefficient',
-)
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """The course net with the paper's optimizer. A recipe sets at least data, ops and epochs."""
+    """Return the course net with the paper's optimizer; a recipe sets data, ops and epochs."""
     c = ml_collections.ConfigDict()
 
-    c.seed = 0  # of initialization, data order, augmentation and dropout
+    c.seed = 0  # for initialization, data order, augmentation and dropout
     c.batch_size = 128  # examples per step, over all devices and hosts
-    # Parts that a step's batch is read and computed in, in turn: for batches that do not fit into
-    # memory. The result is that of the whole batch, to rounding.
+    # Parts into which a step's batch is split, to be computed in turn when the batch does not fit
+    # into memory. The result is that of the whole batch, up to rounding.
     c.accum_steps = 1
-    c.epochs = 90.0  # passes over the training set; a fraction is allowed
-    c.log_every = 100  # steps between train records; each averages over the steps since the last
+    c.epochs = 90.0  # passes over the training set; fractions are allowed
+    c.log_every = 100  # steps between train records, which average over the steps in between
     c.eval_every = 1000  # steps between evaluations; a multiple of checkpoint_every
     c.checkpoint_every = 1000  # steps between checkpoints; the newest 3 and the best are kept
-    # On a GPU: the same bits in every run, by slower sums (XLA's own warning; not measured here).
-    # On a CPU runs are always the same.
+    # On a GPU, compute the same bits in every run. XLA warns that this is slower; that was not
+    # measured here. On a CPU all runs are the same anyway.
     c.deterministic = False
-    c.init_from = config_dict.placeholder(str)  # workdir of a run whose weights to start from
+    c.init_from = config_dict.placeholder(str)  # workdir of the run that provides initial weights
 
-    # The network: a table of alexnet_jax/variants.py, and named edits of it.
+    # The network: a table of alexnet_jax/model/variants.py, and edits of it from edits.py.
     c.variant = 'course'
     c.edits = ()  # e.g. ('no_lrn', 'tanh')
-    c.num_classes = 1000  # rows of the last fully connected layer
-    c.image_size = 227  # pixels a side that the network takes
-    c.dtype = 'float32'  # of activations; parameters, logits, loss, LRN denominators are float32
+    c.num_classes = 1000  # outputs of the last layer
+    c.image_size = 227  # height and width of the network's input, in pixels
+    # Of activations: float32 | bfloat16. Parameters, logits, loss and LRN denominators are float32.
+    c.dtype = 'float32'
     # Consecutive examples over which batch norm takes its statistics (Hoffer et al. 2017).
     c.ghost_batch_size = 32
 
     c.data = ml_collections.ConfigDict()
-    # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH | prepared:DIR (see prepare.py)
+    # digits | tfds:NAME[/CONFIG][:VERSION] | folder:PATH | prepared:DIR (see docs/data.md)
     c.data.name = 'digits'
-    # Where TFDS keeps its data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    # Where TFDS keeps its datasets. The default is $TFDS_DATA_DIR or ~/tensorflow_datasets.
     c.data.data_dir = config_dict.placeholder(str)
-    c.data.train_split = 'train'  # a folder's subfolder, a TFDS split as train[:90%]
+    c.data.train_split = 'train'  # a subfolder, or a TFDS split such as train[:90%]
     c.data.eval_split = 'validation'  # likewise
-    c.data.train_ops = 'decode'  # see alexnet_jax/data/preprocess.py for the ops
-    c.data.eval_ops = 'decode'  # without random ones; may end in ten_crop or crops
-    c.data.mean = 'image'  # subtract the training set's per-pixel mean image, or 'none'
-    c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it; above 1 % stop all the same
-    c.data.max_pixels = 100_000_000  # an image of more pixels is refused before it is decoded
+    c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
+    c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
+    c.data.mean = 'image'  # subtract the training set's mean image (image), or nothing (none)
+    c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop above 1 %
+    c.data.max_pixels = 100_000_000  # larger images are refused before they are decoded
 
     # v <- momentum v - lr (g + weight_decay w);  w <- w + v   (the paper's section 5)
     c.optimizer = ml_collections.ConfigDict()
-    c.optimizer.learning_rate = 0.01  # lr at its highest, after the warm-up
+    c.optimizer.learning_rate = 0.01  # the highest lr, after the warmup
     c.optimizer.schedule = 'step'  # constant | step | cosine | poly | plateau
-    c.optimizer.warmup_epochs = 0.0  # over which the rate rises linearly
-    c.optimizer.milestones = (25.0, 51.0, 79.0)  # schedule 'step': where the rate drops ...
-    c.optimizer.gamma = 0.1  # ... by this factor; the epochs are the 2012 source's
+    c.optimizer.warmup_epochs = 0.0  # during which lr rises linearly
+    c.optimizer.milestones = (25.0, 51.0, 79.0)  # schedule 'step': the epochs at which lr drops ...
+    c.optimizer.gamma = 0.1  # ... by this factor; these epochs are the 2012 source's
     c.optimizer.poly_power = 2.0  # schedule 'poly': learning_rate * (1 - done / all) ** poly_power
-    # Schedule 'plateau': the rate drops by gamma after so many evaluations without a better
-    # top-1, plateau_drops times at most: the paper's rule (section 5).
+    # Schedule 'plateau': lr drops by gamma after this many evaluations without a better top-1, at
+    # most plateau_max_reductions times: the paper's rule (section 5).
     c.optimizer.plateau_patience = 5
     c.optimizer.plateau_max_reductions = 3  # as often as the authors did
     c.optimizer.momentum = 0.9  # 0 for plain gradient descent
-    c.optimizer.weight_decay = 5e-4  # of every parameter, but for weight_decay_multipliers
-    # Factors by parameter name ('conv1/kernel', '*/bias'); the first pattern that fits counts.
+    c.optimizer.weight_decay = 5e-4  # of every parameter, times its weight_decay_multipliers
+    # Factors by parameter name ('conv1/kernel', '*/bias'); the first matching pattern counts.
     c.optimizer.lr_multipliers = ()  # e.g. (('*/bias', 2.0),)
-    c.optimizer.weight_decay_multipliers = ()  # likewise, of weight_decay
-    # Rates by epoch of their own instead of the schedule's, 0 to freeze; first pattern that fits:
+    c.optimizer.weight_decay_multipliers = ()  # likewise
+    # Learning rates by epoch instead of the schedule's, 0 to freeze; the first match counts:
     # (('conv1/*', ((0, 0.01), (67, 1e-5), (72, 0.0))), ('*/bias', ((0, 0.02),)))
     c.optimizer.lr_overrides = ()
-    # Above 0: LARS, which brings the update of each kernel to this fraction of its norm, times lr.
+    # Above 0: LARS, which scales the update of each kernel to this fraction of its norm, times lr.
     c.optimizer.trust_coefficient = 0.0
     return c
 
 
 def suggest(found: str, allowed: Sequence[str] | dict) -> str:
-    """'did you mean x?' if a name is close, else the list of those allowed."""
+    """Return 'did you mean x?' if a name is close, else the list of allowed names."""
     close = difflib.get_close_matches(found, list(allowed), n=1)
     return f'did you mean {close[0]}?' if close else f'allowed: {", ".join(allowed)}'
 
 
 def leaves(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
-    """{'data.name': 'digits', ...}: every key with its value, nested keys joined by dots."""
+    """Return {'data.name': 'digits', ...}: every key with its value, nested keys with dots."""
     result = {}
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
@@ -147,14 +136,14 @@ def leaves(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
 
 
 def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
-    """Check all that can be checked without data and without touching a device.
+    """Check everything that can be checked without data and without touching a device.
 
     Args:
-      config: a recipe with its overrides.
-      devices: accelerators over all hosts.
+      config: A recipe with its overrides.
+      devices: The number of accelerators over all hosts.
 
     Raises:
-      BadInput: says which key, what was found, and what is allowed.
+      BadInput: Names the key, what was found, and what is allowed.
     """
     expected = leaves(default_config())
     found = leaves(config)
@@ -181,15 +170,15 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
             raise BadInput(f'{key}={found[key]}; it must not be negative')
     if config.eval_every % config.checkpoint_every:
         raise BadInput(
-            f'eval_every={config.eval_every} is no multiple of checkpoint_every='
-            f'{config.checkpoint_every}; a checkpoint is kept for its eval metric, so make it one'
+            f'eval_every={config.eval_every} is not a multiple of checkpoint_every='
+            f'{config.checkpoint_every}; a checkpoint is kept for its score, so make it one'
         )
     _check_batch_size(config, devices)
     _check_network(config, devices)
 
 
 def _check_types(expected: dict, found: dict) -> None:
-    """Each value is of its default's type; entries of a tuple are as the key's comment says."""
+    """Check that each value has its default's type, and that entries of tuples are well-formed."""
     for key, default in expected.items():
         value = found[key]
         kinds = {type(None): (str, type(None)), float: (float, int)}.get(type(default))
@@ -212,8 +201,8 @@ def _check_types(expected: dict, found: dict) -> None:
     for entry in found['optimizer.lr_overrides']:
         if not _is_lr_override(entry):
             raise BadInput(
-                f'optimizer.lr_overrides: {entry!r} is not a pattern with its rates by epoch, from '
-                f"epoch 0 on, such as ('conv1/*', ((0, 0.01), (67, 1e-5)))"
+                f'optimizer.lr_overrides: {entry!r} is not a pattern with rates by epoch, starting '
+                f"at epoch 0, such as ('conv1/*', ((0, 0.01), (67, 1e-5)))"
             )
 
 
@@ -236,7 +225,7 @@ def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
     if batch_size % (parts * devices):
         below = batch_size // (parts * devices) * parts * devices
         options = ' or '.join(str(b) for b in (below, below + parts * devices) if b > 0)
-        over = f'{devices} devices' if parts == 1 else f'{parts} microbatches on {devices} devices'
+        over = f'{devices} devices' if parts == 1 else f'accum_steps={parts} on {devices} devices'
         raise BadInput(f'batch_size={batch_size} does not divide over {over}; try {options}')
 
 
@@ -256,5 +245,6 @@ def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
         for pattern, _ in config.optimizer[key]:
             if not fnmatch.filter(names, pattern):
                 raise BadInput(
-                    f'optimizer.{key}: {pattern!r} fits no parameter; allowed: {", ".join(names)}'
+                    f'optimizer.{key}: {pattern!r} matches no parameter; '
+                    f'allowed: {", ".join(names)}'
                 )

@@ -6,7 +6,6 @@ and writes nothing. Without --workdir it leaves out what concerns one. Exit code
 else 1.
 """
 
-import fcntl
 import os
 import shutil
 import sys
@@ -234,13 +233,8 @@ def _spread(size: int, most: int) -> np.ndarray:
 
 def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:
     workdir.check(folder, config)
-    lock = Path(folder) / '.lock'
-    if lock.exists():
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BadInput(f'{folder} is in use by another run; wait for it') from error
+    if workdir.is_in_use(folder):
+        raise BadInput(f'{folder} is in use by another run; wait for it')
     state = 'holds a run of this config' if workdir.has_run(folder) else 'is free to use'
     yield True, f'{folder} {state} and can be written'
 

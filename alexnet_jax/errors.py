@@ -1,4 +1,4 @@
-"""What can go wrong, by exit code. Commands print the message as one line and no traceback."""
+"""Errors by exit code. Commands print the message as one line, without a traceback."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ from absl import logging
 
 
 class AlexNetError(Exception):
-    """Base of the errors below. Its message says what was found, what is allowed and what to do."""
+    """The base class. The message gives what was found, what is allowed, and what to do."""
 
     exit_code: int
 
 
 class RunError(AlexNetError):
-    """A failure while running: an image that does not decode, no sound checkpoint, a lost peer."""
+    """A failure while running: a bad image, no valid checkpoint, a lost process."""
 
     exit_code = 1
 
@@ -34,7 +34,7 @@ class Diverged(AlexNetError):
 
 
 class Interrupted(AlexNetError):
-    """SIGINT or SIGTERM was received; the state is saved."""
+    """SIGINT or SIGTERM was received, and the state was saved."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -42,8 +42,8 @@ class Interrupted(AlexNetError):
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run a command's `main`; an AlexNetError becomes a line on stderr and its exit code."""
-    logging.set_verbosity(logging.FATAL)  # the libraries' notes and tracebacks: ours says it once
+    """Run a command's `main`; turn an AlexNetError into a line on stderr and its exit code."""
+    logging.set_verbosity(logging.FATAL)  # libraries log the same errors with tracebacks
     sys.unraisablehook = _hook
     try:
         main()
@@ -53,15 +53,15 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         _stop(f'error: {error}', error.exit_code)
     except KeyboardInterrupt:  # before training began, or in a command that saves nothing
         _stop('interrupted', 130)
-    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os._exit(128 + signal.SIGPIPE)
-    except OSError as error:  # a disk that is full or gone, where no message of ours says more
+    except OSError as error:  # for instance a full disk, where no more specific message applies
         _stop(f'error: {error}', 1)
     sys.exit(0)
 
 
 def _hook(unraisable: Any) -> None:
-    """Print what a thread could not raise, but for TensorStore's after a save that has failed."""
+    """Print what a thread could not raise, except TensorStore's echo of a failed save."""
     if str(unraisable.exc_value) != 'Event loop is closed':
         sys.__unraisablehook__(unraisable)
 

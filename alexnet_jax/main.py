@@ -64,9 +64,9 @@ def main() -> None:
         if members:
             ensemble.score(config, folder, data, members)
         else:
-            workdir.create(folder, config, data.class_names)
-            workdir.check_is_shared(folder)
-            loop.train_and_evaluate(config, folder, data)
+            with workdir.create(folder, config, data.class_names):
+                workdir.check_is_shared(folder)
+                loop.train_and_evaluate(config, folder, data)
 
 
 def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:

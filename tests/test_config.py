@@ -117,6 +117,14 @@ def test_every_key_is_commented():
     assert found == dict.fromkeys(OVERRIDES, True)
 
 
+def test_the_page_has_every_key_with_its_default():
+    page = (ROOT / 'docs/configs.md').read_text().split('## Every key')[1]
+    rows = re.findall(r'^\| `([\w.]+)` \| `(.*?)` \| (\S.*) \|$', page, re.MULTILINE)
+    defaults = {key: repr(value) for key, value in leaves(default_config()).items()}
+    assert {key: default for key, default, _ in rows} == defaults
+    assert len(rows) == len(defaults)
+
+
 @pytest.mark.parametrize('key', OVERRIDES)
 def test_override(parse, key):
     text, value = OVERRIDES[key]
@@ -237,8 +245,8 @@ def test_batch_size(batch_size, devices, advice):
         (
             'eval_every',
             1500,
-            'eval_every=1500 is no multiple of checkpoint_every=1000; a checkpoint is kept for its '
-            'eval metric, so make it one',
+            'eval_every=1500 is not a multiple of checkpoint_every=1000; a checkpoint is kept for '
+            'its score, so make it one',
         ),
         (
             'image_size',
@@ -269,7 +277,7 @@ class TestFactors:
         with pytest.raises(BadInput) as found:
             validate(changed(key, (('*/bias', 2.0), ('fc9/*', 2.0))))
         assert str(found.value).startswith(
-            f"{key}: 'fc9/*' fits no parameter; allowed: conv1/kernel, conv1/bias, conv2/kernel, "
+            f"{key}: 'fc9/*' matches no parameter; allowed: conv1/kernel, conv1/bias, "
         )
 
     @pytest.mark.parametrize(
@@ -326,7 +334,7 @@ def test_every_key_is_read():
     [
         (
             {'accum_steps': 3},
-            'batch_size=128 does not divide over 3 microbatches on 2 devices; try 126 or 132',
+            'batch_size=128 does not divide over accum_steps=3 on 2 devices; try 126 or 132',
         ),
         (
             {'variant': 'alexnet_bn', 'ghost_batch_size': 48},
@@ -334,10 +342,13 @@ def test_every_key_is_read():
         ),
         (
             {'optimizer.lr_overrides': (('conv9/*', ((0, 0.1),)),)},
-            r"optimizer.lr_overrides: 'conv9/\*' fits no parameter",
+            r"optimizer.lr_overrides: 'conv9/\*' matches no parameter",
         ),
-        ({'optimizer.lr_overrides': (('*/bias', ((5, 0.1),)),)}, 'from epoch 0 on'),
-        ({'optimizer.lr_overrides': (('*/bias', ((0, 0.1), (9, 1), (5, 1))),)}, 'rates by epoch'),
+        ({'optimizer.lr_overrides': (('*/bias', ((5, 0.1),)),)}, 'starting at epoch 0'),
+        (
+            {'optimizer.lr_overrides': (('*/bias', ((0, 0.1), (9, 1), (5, 1))),)},
+            'with rates by epoch',
+        ),
         ({'optimizer.lr_overrides': (('*/bias', ((0, -0.1),)),)}, 'rates by epoch'),
         ({'optimizer.lr_overrides': ('*/bias',)}, 'rates by epoch'),
     ],

@@ -232,7 +232,7 @@ def test_a_workdir_of_another_config(used):
     folder, config = used
     config.seed = 1
     (bad,) = failures(findings(config, folder))
-    assert 'holds a run with another config (seed: 0 -> 1)' in bad
+    assert 'holds a run with a different config (seed: 0 -> 1)' in bad
 
 
 @pytest.mark.slow

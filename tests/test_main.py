@@ -27,7 +27,6 @@ DEFAULT = (
 def command(monkeypatch, capsys):
     """command('--flag=value', ...) -> (exit code, stdout, stderr) of `main`, in this process."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(workdir, '_locks', [])
 
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['main', *args])
@@ -35,9 +34,7 @@ def command(monkeypatch, capsys):
             errors.run_command(main.main)
         return exit_info.value.code, *capsys.readouterr()
 
-    yield run
-    for lock in workdir._locks:
-        lock.close()
+    return run
 
 
 @pytest.fixture

@@ -37,7 +37,6 @@ def random_params(rng):
 @pytest.fixture
 def make_run(tmp_path, monkeypatch):
     """make_run({'data.mean': ...}, ...) -> (workdir, mean, params by step): an untrained run."""
-    monkeypatch.setattr(workdir, '_locks', [])
     monkeypatch.setitem(variants.VARIANTS, 'tiny', TABLE)
 
     def make(values=None, names=NAMES, scores=((10, 0.5),)):
@@ -46,7 +45,7 @@ def make_run(tmp_path, monkeypatch):
         config.data.eval_ops = f'decode|center_crop({SIZE})'
         config.update_from_flattened_dict(values or {})
         folder = tmp_path / 'run'
-        workdir.create(folder, config, names)
+        workdir.create(folder, config, names).close()
         rng = np.random.RandomState(0)
         image = rng.uniform(0, 255, (SIZE + 5, SIZE + 2, 3)).astype(np.float32)
         found = statistics.Statistics(image, np.ones(3), np.eye(3), 'here')
@@ -58,9 +57,7 @@ def make_run(tmp_path, monkeypatch):
                 checkpoints.save(step, {'params': params[step]}, {'top1': top1})
         return folder, image[2 : 2 + SIZE, 1 : 1 + SIZE], params
 
-    yield make
-    for lock in workdir._locks:
-        lock.close()
+    return make
 
 
 @pytest.fixture

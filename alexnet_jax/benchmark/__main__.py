@@ -23,7 +23,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, files
 from alexnet_jax.benchmark import workers
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
@@ -193,9 +193,7 @@ def _range(spread: Sequence[float]) -> str:
 
 
 def _write_json(path: Path, figures: dict) -> None:
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps(figures, indent=2) + '\n')
-    temporary.replace(path)
+    files.write(path, json.dumps(figures, indent=2) + '\n')
 
 
 def _check_torch(config: ml_collections.ConfigDict) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax import files
 from alexnet_jax.data.ops.chain import Chain
 from alexnet_jax.data.ops.image import require_size
 from alexnet_jax.data.reader import PADDING, Reader
@@ -127,9 +128,7 @@ def save(path: epath.Path, found: Statistics) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **dataclasses.asdict(found))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f'{path.name}.tmp'
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    files.write(path, buffer.getvalue())
 
 
 def load(path: epath.Path) -> Statistics:

@@ -1,1 +1,1 @@
-"""Pages, figures and pictures."""
+"""HTML pages, and the figures and pictures on them."""

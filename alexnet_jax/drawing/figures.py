@@ -1,13 +1,14 @@
-"""The plots of a report: pure functions from numbers to matplotlib figures.
+"""Plots: pure functions from numbers to matplotlib figures.
 
-Names of runs and classes come from others: text is never read as markup, and long text is cut.
-Colors are of Okabe and Ito's palette, which color-blind readers can tell apart.
+Names of runs and classes come from others: text is never parsed as math, and long text is cut.
+Colors are from Okabe and Ito's palette, which color-blind readers can tell apart.
 """
 
 import functools
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -18,9 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-MARKERS = 'os^Dv'  # a second round of colors has another marker
+MARKERS = 'os^Dv'  # each round of the palette has its own marker
 WIDTH = 10.0  # inches
-LABELLED_CLASSES = 30  # of a confusion matrix; above, names would not be legible
+LABELED_CLASSES = 30  # a larger confusion matrix has no legible names
 STYLE = {
     'text.parse_math': False,
     'font.size': 10,
@@ -43,26 +44,26 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG."""
+    """Return the figure as a PNG file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context(STYLE):
-        warnings.filterwarnings('ignore', 'Glyph .* missing from font')  # a box stands for it
+        warnings.filterwarnings('ignore', 'Glyph .* missing from font')  # a box is drawn instead
         figure.savefig(buffer, format='png', dpi=110, metadata={'Software': None})
     return buffer.getvalue()
 
 
 def shorten(text: str, length: int) -> str:
-    """The text in one line of at most `length` characters, '?' for bytes that were no UTF-8."""
+    """Return the text in one line of at most `length` characters; '?' stands for invalid UTF-8."""
     text = ' '.join(text.split()).encode('utf-8', 'replace').decode()
     return text if len(text) <= length else text[: length - 1] + '…'
 
 
 @styled
 def curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
-    """Top-1 error and loss over the epochs.
+    """Draw top-1 error and loss over epochs.
 
     Args:
-      runs: for each run its records, as in metrics.jsonl.
+      runs: The records of each run, as in metrics.jsonl.
     """
     figure = Figure(figsize=(WIDTH, 4.4))
     error, loss = figure.subplots(1, 2)
@@ -76,7 +77,7 @@ def curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
     error.set(title='top-1 error', xlabel='epoch', xlim=(0, None))
     _from_zero(error)
     error.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    loss.set(title='cross-entropy in nats, logarithmic', xlabel='epoch', xlim=(0, None))
+    loss.set(title='cross-entropy in nats, log scale', xlabel='epoch', xlim=(0, None))
     _logarithmic(loss)
     kinds = [
         Line2D([], [], label='evaluation', **_look(-1, False)),
@@ -88,10 +89,10 @@ def curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
 
 @styled
 def throughput(runs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Images a second over minutes of training; logarithmic if they differ by over 10 times.
+    """Draw images per second over minutes of training, on a log scale if they differ tenfold.
 
     Args:
-      runs: for each run the minutes and the rates.
+      runs: The minutes and the rates of each run.
     """
     figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.subplots()
@@ -102,14 +103,52 @@ def throughput(runs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> F
     axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f'{rate:,.0f}'))
     every = [rate for _, rates in runs.values() for rate in rates]
     if max(every) > 10 * min(every):
-        axes.set_ylabel('images/s, logarithmic')
+        axes.set_ylabel('images/s, log scale')
         _logarithmic(axes)
     _finish(figure, (axes,), runs, [])
     return figure
 
 
+class Line(NamedTuple):
+    """A curve of `errors`. Lines with the same label, such as seeds, share their legend entry."""
+
+    label: str
+    points: Sequence[tuple[float, float]]  # epoch, error
+    color: str
+    dashes: str  # '-' or '--'
+
+
+@styled
+def errors(lines: Sequence[Line], ylabel: str, level: float | None = None) -> Figure:
+    """Draw errors over epochs.
+
+    Args:
+      lines: The curves.
+      ylabel: What the error is.
+      level: Where to draw a horizontal line, if anywhere.
+    """
+    figure = Figure(figsize=(0.8 * WIDTH, 4.8))
+    axes = figure.subplots()
+    labels = set()
+    for label, points, color, dashes in lines:
+        epochs, values = zip(*points, strict=True)
+        shown = None if label in labels else label
+        axes.plot(epochs, values, dashes, color=color, label=shown, linewidth=1.8)
+        labels.add(label)
+    if level is not None:
+        axes.axhline(level, color='black', linestyle='--', linewidth=1)
+        axes.annotate(f'{level:.0%}', (1, level), (-4, -4), ha='right', va='top',
+                      xycoords=('axes fraction', 'data'), textcoords='offset points')  # fmt: skip
+    axes.set(xlabel='epoch', ylabel=ylabel, xlim=(0, None), ylim=(0, None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+    return figure
+
+
 def _look(place: int, is_train: bool) -> dict:
-    """Of the line of a run; place -1 is for the legend of what lines mean."""
+    """Return the style of a run's line; place -1 is the legend of line styles."""
     color = '#444444' if place < 0 else PALETTE[place % len(PALETTE)]
     if is_train:
         return {'color': color, 'linewidth': 1, 'linestyle': (0, (4, 1.5)), 'alpha': 0.75}
@@ -123,7 +162,7 @@ def _from_zero(axes: Axes) -> None:
 
 
 def _logarithmic(axes: Axes) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    """Make the axis logarithmic, with plain numbers at 1, 2 and 5."""
     values = [v for line in axes.lines for v in line.get_ydata() if 0 < v < np.inf]
     low, high = (min(values), max(values)) if values else (0.1, 1.0)
     axes.set_yscale('log', nonpositive='mask')
@@ -157,22 +196,22 @@ def _finish(
 
 @styled
 def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """A confusion matrix; above LABELLED_CLASSES without names and numbers.
+    """Draw a confusion matrix; above LABELED_CLASSES, without names and numbers.
 
     Args:
-      counts: int [classes, classes]: of the true class (row), how many were taken for which.
-      names: of the classes.
+      counts: Images by true class (row) and predicted class (column), int [classes, classes].
+      names: The class names.
     """
     size = len(counts)
-    labeled = size <= LABELLED_CLASSES
+    labeled = size <= LABELED_CLASSES
     inches = min(9.0, 2.2 + 0.6 * size) if labeled else 7.5
     figure = Figure(figsize=(inches + 1.0, inches))
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    norm = PowerNorm(1.0 if labeled else 0.5, 0, 1)  # 0.5: single pixels have to be seen
+    norm = PowerNorm(1.0 if labeled else 0.5, 0, 1)  # 0.5 keeps single pixels visible
     image = axes.imshow(share, cmap='Blues', norm=norm)
     bar = figure.colorbar(image, shrink=0.7, format=PercentFormatter(1, decimals=0))
-    bar.set_label('of the images of the true class')
+    bar.set_label('share of the true class')
     axes.spines[:].set_visible(False)
     axes.set(xlabel='predicted class', ylabel='true class')
     if labeled:

@@ -1,4 +1,4 @@
-"""The figures of a report that show images: pure functions from arrays to matplotlib figures."""
+"""Figures that show images: pure functions from arrays to matplotlib figures."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ SAME, ANOTHER, TRUE, FALSE = PALETTE[0], PALETTE[1], PALETTE[4], '#C9D3DC'  # cl
 
 
 def kernel_grid(kernels: np.ndarray, columns: int) -> np.ndarray:
-    """Kernels side by side, each scaled to 0 .. 1 by its own least and greatest weight.
+    """Lay kernels side by side, each scaled to 0 .. 1 by its own smallest and largest weight.
 
     Args:
-      kernels: [h, w, 3, n].
-      columns: kernels a row.
+      kernels: Weights, [h, w, 3, n].
+      columns: Kernels per row.
 
     Returns:
-      Colors in 0 .. 1, [rows * (h + 1) - 1, columns * (w + 1) - 1, 3]; a white pixel is between
-      kernels, and a kernel of one value is gray.
+      Colors in 0 .. 1, [rows * (h + 1) - 1, columns * (w + 1) - 1, 3]. A white pixel separates
+      kernels; a constant kernel is gray.
     """
     height, width, _, count = kernels.shape
     low = kernels.min((0, 1, 2))
@@ -36,11 +36,11 @@ def kernel_grid(kernels: np.ndarray, columns: int) -> np.ndarray:
 
 @styled
 def kernels(weights: np.ndarray, towers: int) -> Figure:
-    """The first layer's kernels; the paper's figure 3.
+    """Draw the first layer's kernels, as in the paper's figure 3.
 
     Args:
-      weights: [h, w, 3, n].
-      towers: groups of kernels, shown one below the other.
+      weights: The kernels, [h, w, 3, n].
+      towers: The number of groups of kernels, drawn one below the other.
     """
     blocks = np.split(weights, towers, axis=-1)
     columns = 16 if blocks[0].shape[-1] >= 48 else 8
@@ -62,12 +62,12 @@ def kernels(weights: np.ndarray, towers: int) -> Figure:
 def predictions(
     images: np.ndarray, truths: Sequence[str], tops: Sequence[Sequence[tuple[str, float]]]
 ) -> Figure:
-    """Images with their most probable classes; the paper's figure 4, left.
+    """Draw images with their most probable classes, as in the paper's figure 4, left.
 
     Args:
-      images: uint8 [n, h, w, 3].
-      truths: the classes that they are of.
-      tops: for each image (class, probability), most probable first.
+      images: The images, uint8 [n, h, w, 3].
+      truths: Their true classes.
+      tops: The (class, probability) pairs of each image, most probable first.
     """
     columns = 4
     rows = -(-len(images) // columns)
@@ -92,13 +92,13 @@ def predictions(
 def neighbors(
     images: np.ndarray, truths: Sequence[str], near: np.ndarray, classes: Sequence[Sequence[str]]
 ) -> Figure:
-    """Test images and the training images nearest to each; the paper's figure 4, right.
+    """Draw test images and the training images nearest to each, as in figure 4, right.
 
     Args:
-      images: uint8 [n, h, w, 3].
-      truths: their classes.
-      near: uint8 [n, k, h, w, 3], nearest first.
-      classes: of `near`.
+      images: The test images, uint8 [n, h, w, 3].
+      truths: Their classes.
+      near: The training images, nearest first, uint8 [n, k, h, w, 3].
+      classes: Their classes, [n][k].
     """
     count = near.shape[1]
     figure = Figure(figsize=(WIDTH, 1.62 * len(images)))
@@ -126,11 +126,11 @@ def _picture(axes: Axes, image: np.ndarray, name: str, frame: str | None) -> Non
 
 @styled
 def augmentation(original: np.ndarray, versions: np.ndarray) -> Figure:
-    """An image and what training makes of it, epoch by epoch.
+    """Draw an image and its augmented versions, epoch by epoch.
 
     Args:
-      original: uint8 [h, w, 3].
-      versions: uint8 [n, h, w, 3].
+      original: The image, uint8 [h, w, 3].
+      versions: What training sees in epochs 1 to n, uint8 [n, h, w, 3].
     """
     columns = 4
     rows = -(-(len(versions) + 1) // columns)

@@ -20,6 +20,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from alexnet_jax import files
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation import scores, steps
 from alexnet_jax.model import variants
@@ -242,14 +243,14 @@ def _report(
         'command': sys.orig_argv,
         'config': json.loads(config.to_json()),
     }
-    files = {
+    texts = {
         '.per_class.csv': scores.per_class_csv(tally, names),
         '.confusion.csv': scores.confusion_csv(tally, names),
         '.json': json.dumps(record, indent=2) + '\n',  # the last: it says that all are there
     }
-    for ending, text in files.items():
-        workdir.write_text(stem.with_name(stem.name + ending), text)
-    print(f'{"files":14}  {stem}{{{",".join(files)}}}')
+    for ending, text in texts.items():
+        files.write(stem.with_name(stem.name + ending), text)
+    print(f'{"files":14}  {stem}{{{",".join(texts)}}}')
 
 
 def _file_name(

@@ -1,1 +1,1 @@
-"""Published experiments, run again: `python -m alexnet_jax.experiments NAME`."""
+"""Published experiments, repeated: `python -m alexnet_jax.experiments NAME`."""

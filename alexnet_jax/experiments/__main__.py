@@ -1,9 +1,9 @@
-"""Published experiments, run again: `python -m alexnet_jax.experiments NAME`.
+"""Repeat a published experiment: `python -m alexnet_jax.experiments NAME`.
 
-Each is a set of training runs. What is recorded in experiments/NAME.jsonl is not run again, what is
-part-way in runs/experiments/NAME continues: stop it with Ctrl-C, or give it a --budget, and type
-the same command later. It ends with a table: what was measured, beside what was published. Without
-NAME it lists the experiments and how far they are.
+An experiment is a set of training runs. Runs recorded in results/NAME.jsonl are not repeated, and
+unfinished ones in runs/experiments/NAME continue: stop it with Ctrl-C or a --budget, and run the
+same command later. It ends with a table of what was measured and what was published. Without NAME,
+it lists the experiments and how far they have come.
 """
 
 import datetime
@@ -14,23 +14,25 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import suggest
+from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
-from alexnet_jax.experiments.catalogue import EXPERIMENTS, Experiment
-from alexnet_jax.experiments.trials import Records, Session
+from alexnet_jax.experiments.catalog import EXPERIMENTS, Experiment
+from alexnet_jax.experiments.records import Records
+from alexnet_jax.experiments.session import Session
 
 _BUDGET = flags.DEFINE_float(
-    'budget', None, 'Minutes; then the running trial is stopped, to be continued another time.'
+    'budget', None, 'Minutes after which the running trial stops, to be continued another time.'
 )
-_SEEDS = flags.DEFINE_integer('seeds', 1, 'How many: 0, 1, ...')
+_SEEDS = flags.DEFINE_integer('seeds', 1, 'Number of seeds: 0, 1, ...')
 _FOLDER = flags.DEFINE_string(
-    'folder', '../shared/data/tiny10', 'For the experiment dropout: an image folder.'
+    'folder', None, 'For the experiment dropout: a folder of images, PATH/{train,validation}/CLASS.'
 )
-RECORDS = Path('experiments')
+RECORDS = Path('results')
 RUNS = Path('runs/experiments')
 
 
 def main() -> None:
-    """Run what is left of an experiment and print its table, or list them all."""
+    """Run what is left of an experiment and print its table, or list all experiments."""
     _, *names = cli.parse_flags(sys.argv)
     if not names:
         print('\n'.join(_listed(name) for name in EXPERIMENTS))
@@ -41,14 +43,14 @@ def main() -> None:
 
 
 def _check(names: list[str]) -> str:
-    """The one experiment that was named."""
+    """Return the one experiment that was named."""
     name, *others = names
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; one experiment at a time')
     if name not in EXPERIMENTS:
-        raise BadInput(f'no experiment {name!r}; {suggest(name, EXPERIMENTS)}')
+        raise BadInput(f'unknown experiment {name!r}; {suggest(name, EXPERIMENTS)}')
     if _SEEDS.value < 1:
-        raise BadInput(f'--seeds={_SEEDS.value}; it must be 1 or more')
+        raise BadInput(f'--seeds={_SEEDS.value}; it must be at least 1')
     if _BUDGET.value is not None and not _BUDGET.value > 0:
         raise BadInput(f'--budget={_BUDGET.value}; it must be above 0 minutes')
     return name
@@ -58,8 +60,8 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
     """Run the trials that are left, within the session's budget; print and draw the result.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came; what was done is recorded.
-      RunError, BadInput: a trial failed.
+      Interrupted: SIGINT or SIGTERM was received; what was done is recorded.
+      RunError, BadInput: A trial failed.
     """
     records = Records(RECORDS / f'{name}.jsonl')
     for seed in range(seeds):
@@ -68,26 +70,27 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
             if record := session.run(trial, seed):
                 records.put(record)
             if not session.is_over and not records.is_done(trial, seed):
-                raise RunError(f'{trial.name} was stopped; the same command continues')
+                raise RunError(f'{trial.name} was stopped; run the same command again to continue')
     print(f'\n{report(name, experiment, records)}\n')
     if any(experiment.next_trial(records, seed) for seed in range(seeds)):
-        print('the budget is spent; the same command continues')
+        print('the budget is spent; run the same command again to continue')
 
 
 def report(name: str, experiment: Experiment, records: Records) -> str:
-    """The table, with the time that it took; the figure is drawn beside the records."""
+    """Return the table and the time that it took; draw the figure beside the records."""
     lines = [experiment.table(records), '']
     if records.seconds:
         lines.append(f'{datetime.timedelta(seconds=round(records.seconds))} of training')
     lines.append(f'records  {RECORDS / name}.jsonl')
-    figure = RECORDS / f'{name}.png'
-    if experiment.figure and experiment.figure(records, figure):
-        lines.append(f'figure   {figure}')
+    if experiment.figure and (figure := experiment.figure(records)):
+        path = RECORDS / f'{name}.png'
+        path.write_bytes(figures.to_png(figure))
+        lines.append(f'figure   {path}')
     return '\n'.join(lines)
 
 
 def _listed(name: str) -> str:
-    """An experiment and how far it is."""
+    """Return the lines on an experiment: its title, and how far it has come."""
     experiment, records = EXPERIMENTS[name], Records(RECORDS / f'{name}.jsonl')
     seed = 0
     while not (trial := experiment.next_trial(records, seed)):

@@ -1,28 +1,28 @@
-"""The paper's figure 1: a 4-layer net on CIFAR-10 with ReLU and with tanh, not regularized."""
+"""The paper's figure 1: a four-layer net on CIFAR-10 with ReLU and tanh, not regularized."""
 
-from pathlib import Path
+from matplotlib.figure import Figure
 
-from alexnet_jax.experiments.plot import Line, plot
+from alexnet_jax.drawing import figures
+from alexnet_jax.experiments.records import Record, Records, Trial, epochs_to, smooth
 from alexnet_jax.experiments.tables import first_left, markdown, spread
-from alexnet_jax.experiments.trials import Record, Records, Trial, epochs_to, smooth
 
 TARGET = 0.25  # training error
-SWEEP_EPOCHS = 2.0  # after which the rates are compared
-RACE_EPOCHS = 60.0  # at which a net that has not reached the target is given up
+SWEEP_EPOCHS = 2.0  # when the rates are compared
+RACE_EPOCHS = 60.0  # when to give up on a net that has not reached the target
 NETS = {'relu': (), 'tanh': ('tanh',)}
 LABELS = {'relu': 'ReLU', 'tanh': 'tanh'}
 
 
 def nth_rate(n: int) -> float:
-    """..., 0.0003, 0.001 (n = 0), 0.003, 0.01, 0.03, 0.1, ..."""
+    """Return rate n of ..., 0.0003, 0.001 (n = 0), 0.003, 0.01, 0.03, ..."""
     return float(f'{(1, 3)[n % 2]}e{n // 2 - 3}')
 
 
 def make_trial(net: str, n: int, race: bool = False) -> Trial:
-    """A net at a rate, for the epochs of the sweep or until the target is reached.
+    """Return the trial of a net at a rate, for the sweep or until the target is reached.
 
-    Both start from He's weights in the hidden layers, as the 18 % net's own, of std 0.01, start
-    slowly. The rate is constant, and doubled for biases, as in the 18 % net.
+    Both nets start from He's weights in the hidden layers, because those of the 18% net, of std
+    0.01, learn slowly at first. The rate is constant, and doubled for biases as in the 18% net.
     """
     return Trial(
         name=f'{net}_{nth_rate(n):g}',
@@ -44,7 +44,7 @@ def make_trial(net: str, n: int, race: bool = False) -> Trial:
 
 
 def next_trial(records: Records, seed: int) -> Trial | None:
-    """Both sweeps, with seed 0; then each net at its best rate, from where the sweep left it."""
+    """Sweep both nets with seed 0, then continue each at its best rate."""
     for net in NETS:
         if left := _next_of_sweep(net, records):
             return left
@@ -53,7 +53,7 @@ def next_trial(records: Records, seed: int) -> Trial | None:
 
 
 def _next_of_sweep(net: str, records: Records) -> Trial | None:
-    """Three rates, then further ones for as long as the best is at the edge."""
+    """Return three rates in turn, then further ones as long as the best is at the edge."""
     if left := first_left([make_trial(net, n) for n in range(3)], records, 0):
         return left
     swept, best = sweep(net, records), best_rate(net, records)
@@ -62,7 +62,7 @@ def _next_of_sweep(net: str, records: Records) -> Trial | None:
 
 
 def sweep(net: str, records: Records) -> dict[int, float]:
-    """Number of a rate -> training error over the sweep's last epoch, infinite if it diverged."""
+    """Return {rate number: training error in the sweep's last epoch}, infinity if it diverged."""
     errors = {}
     for n in range(-10, 11):
         trial = make_trial(net, n)
@@ -78,20 +78,20 @@ def _sweep_error(record: Record) -> float:
 
 
 def best_rate(net: str, records: Records) -> int:
-    """The number of the rate with the lowest training error in the sweep."""
+    """Return the number of the rate with the lowest training error in the sweep."""
     errors = sweep(net, records)
     return min(errors, key=errors.__getitem__)
 
 
 def _races(net: str, records: Records) -> list[Record]:
-    """A net at its best rate, of every seed; none before its sweep is through."""
+    """Return the records of a net at its best rate; none until its sweep is complete."""
     if _next_of_sweep(net, records):
         return []
     return records.of(make_trial(net, best_rate(net, records), race=True))
 
 
 def table(records: Records) -> str:
-    """Epochs to the target and their ratio, then the sweeps."""
+    """Tabulate the epochs to the target and their ratio, then the sweeps."""
     epochs = {
         net: {r.seed: e for r in _races(net, records) if (e := epochs_to(r.train, TARGET))}
         for net in NETS
@@ -138,11 +138,12 @@ def _percent(error: float) -> str:
     return 'diverged' if error == float('inf') else f'{error:.1%}'
 
 
-def figure(records: Records, path: Path) -> bool:
-    """The learning curves as in the paper: ReLU solid, tanh dashed, the target a horizontal."""
+def figure(records: Records) -> Figure | None:
+    """Draw the learning curves as in the paper: ReLU solid, tanh dashed, the target horizontal."""
+    looks = {'relu': (figures.PALETTE[0], '-'), 'tanh': (figures.PALETTE[1], '--')}
     lines = [
-        Line(f'{LABELS[net]}, rate {_rate(net, records)}', smooth(record.train), f'C{i}', dashes)
-        for i, (net, dashes) in enumerate({'relu': '-', 'tanh': '--'}.items())
+        figures.Line(f'{LABELS[net]}, rate {_rate(net, records)}', smooth(record.train), *look)
+        for net, look in looks.items()
         for record in _races(net, records)
     ]
-    return plot(path, lines, 'training error, averaged over the epoch before', level=TARGET)
+    return figures.errors(lines, 'training error, mean over an epoch', TARGET) if lines else None

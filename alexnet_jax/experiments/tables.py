@@ -3,16 +3,16 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
-from alexnet_jax.experiments.trials import Record, Records, Trial
+from alexnet_jax.experiments.records import Record, Records, Trial
 
 
 def first_left(trials: Iterable[Trial], records: Records, seed: int) -> Trial | None:
-    """The first trial that is not done."""
+    """Return the first trial that is not done."""
     return next((trial for trial in trials if not records.is_done(trial, seed)), None)
 
 
 def spread(values: Sequence[float], form: str = '.1f') -> str:
-    """'5.0 ± 0.5 (3 seeds)': mean and standard deviation (of n - 1) over the seeds."""
+    """Return '5.0 ± 0.5 (3 seeds)': mean and standard deviation (n - 1) over the seeds."""
     if not values:
         return 'not run yet'
     text = f'{statistics.mean(values):{form}}'
@@ -22,7 +22,7 @@ def spread(values: Sequence[float], form: str = '.1f') -> str:
 
 
 def reached(records: Sequence[Record]) -> str:
-    """The epochs that the seeds reached: '5', or '3.2 of 5, 5' where one is not finished."""
+    """Return the epochs of each seed: '5', or '3.2 of 5 (stopped), 5' if one is unfinished."""
     return ', '.join(
         f'{r.epochs:g}' if r.state == 'finished' else f'{r.epoch:.1f} of {r.epochs:g} ({r.state})'
         for r in records
@@ -30,6 +30,6 @@ def reached(records: Sequence[Record]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """Return a table in Markdown."""
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)

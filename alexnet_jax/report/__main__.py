@@ -1,10 +1,10 @@
-"""Look at runs: python -m alexnet_jax.report RUN [RUN...] --out=report.html
+"""Draw a report on one or more runs: `python -m alexnet_jax.report RUN [RUN...] --output=x.html`.
 
-Writes one HTML page that works offline and by itself, and its figures as PNGs in a folder beside
-it: how the configs differ, learning curves, errors beside the published ones, throughput, and for
-each run the first layer's kernels, test images with the classes that its best checkpoint sees and
-their nearest neighbors, the confusion matrix, and the augmentation. What cannot be shown, for
-want of the data say, is named with the reason. Nothing else in a workdir is touched.
+Writes one HTML page that works offline, and its figures as PNG files in a folder beside it: how the
+configs differ, learning curves, errors beside the published ones, throughput, and for each run the
+kernels of the first layer, predictions of the best checkpoint on test images and their nearest
+neighbors, the confusion matrix, and the augmentation. Where something cannot be shown, for instance
+because the data is missing, the page gives the reason. Nothing else in a workdir changes.
 """
 
 import re
@@ -24,23 +24,23 @@ from alexnet_jax.report import published
 from alexnet_jax.report.one_run import parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 
-USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --out=report.html'
+USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --output=report.html'
 
 
-def write_report(folders: Sequence[str], out: str, among: int) -> None:
+def write_report(folders: Sequence[str], output: str, among: int) -> None:
     """Write the page and its figures.
 
     Args:
-      folders: workdirs of the runs.
-      out: the HTML file. Its figures go into a folder of its name beside it; a page in a folder of
-        its own name shares that.
-      among: how many training images to look for neighbors among.
+      folders: The workdirs of the runs.
+      output: The HTML file. The figures go into a folder of the same name beside it, or, if the
+        file is in a folder of its own name, into that folder.
+      among: The number of training images among which to search for neighbors.
 
     Raises:
-      BadInput: a folder that holds no run.
+      BadInput: A folder holds no run.
     """
     runs = read_runs(folders)
-    path = epath.Path(out)
+    path = epath.Path(output)
     album = Album(path.parent if path.parent.name == path.stem else path.with_suffix(''))
     parts = [
         pages.heading(2, 'How the runs differ' if len(runs) > 1 else 'Config'),
@@ -59,18 +59,18 @@ def write_report(folders: Sequence[str], out: str, among: int) -> None:
         parts += parts_of(run, album, prefix, among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
     path.write_bytes(pages.page(title, parts))
-    print(f'{path} is written; its figures are in {album.folder}')
+    print(f'wrote {path} and its figures in {album.folder}')
 
 
 def _config_table(runs: Sequence[Run]) -> Markup:
     found = differences([run.config for run in runs])
     names = [run.name for run in runs]
-    caption = 'Every key in which the configs differ.'
+    caption = 'All keys in which the configs differ.'
     if len(runs) == 1:
         names.append('default')
-        caption = 'Every key in which the config differs from the defaults.'
+        caption = 'All keys in which the config differs from the defaults.'
     elif not found:
-        return pages.paragraph('The configs are the same, key by key.')
+        return pages.paragraph('The configs are equal.')
     rows = [[key, *map(text_of, values)] for key, values in found]
     return pages.table(['key', *names], rows, caption)
 
@@ -79,9 +79,9 @@ def _curves(runs: Sequence[Run], album: Album) -> list[Markup]:
     drawn = {run.name: run.records for run in runs if run.records}
     last = [f'{r.name} {1 - r.of("eval")[-1]["top1"]:.2%}' for r in runs if r.of('eval')]
     caption = (
-        'Top-1 error and cross-entropy. Training values are averages over the steps since the last '
-        'record, on augmented images and with dropout; evaluation is over the whole evaluation '
-        f'split, without. Last evaluation error: {", ".join(last) or "none yet"}.'
+        'Top-1 error and cross-entropy. Training values are averages over the steps since the '
+        'previous record, with augmentation and dropout; evaluation covers the whole evaluation '
+        f'split, without either. Last evaluation error: {", ".join(last) or "none yet"}.'
     )
     alt = f'Two line plots: error and loss over epochs of {", ".join(drawn)}'
     shown = [album.add('curves', figures.curves(drawn), alt, caption)] if drawn else []
@@ -93,21 +93,21 @@ def _throughput(runs: Sequence[Run], album: Album) -> list[Markup]:
     drawn = {name: points for name, points in drawn.items() if points[0]}
     medians = [f'{name} {np.median(rates):,.4g}' for name, (_, rates) in drawn.items()]
     caption = (
-        'Training images a second, each point over the steps since the record before; the time is '
+        'Training images per second, averaged over the steps since the previous record; time is '
         f'that of training alone, without evaluations and saves. Medians: {", ".join(medians)}.'
     )
-    alt = f'Line plot: images a second over minutes of training of {", ".join(drawn)}'
+    alt = f'Line plot: images per second over minutes of training of {", ".join(drawn)}'
     shown = [album.add('throughput', figures.throughput(drawn), alt, caption)] if drawn else []
     return shown + _without_records(runs)
 
 
 def _without_records(runs: Sequence[Run]) -> list[Markup]:
-    why = 'its metrics.jsonl has no record'
+    why = 'its metrics.jsonl has no records'
     return [pages.missing(f'The curve of {run.name} is', why) for run in runs if not run.records]
 
 
 def _error_table(runs: Sequence[Run]) -> Markup:
-    """For each run its best and its last evaluation, and what others report for such a run."""
+    """Tabulate the best and the last evaluation of each run, and what others report for it."""
     header = ['', 'network', 'evaluated on', 'epoch', 'top-1 error', 'top-5 error', 'cross-entropy']
     rows, of_others = [], []
     for run in runs:
@@ -126,29 +126,29 @@ def _error_table(runs: Sequence[Run]) -> Markup:
         for p in known:
             rows.append(['published', p.source, p.evaluation, '', p.top1, p.top5, ''])
         if not known:
-            rows.append(['published', 'none for this network and data set', '', '', '', '', ''])
+            rows.append(['published', 'none for this network and dataset', '', '', '', '', ''])
     caption = (
-        'Measured: from metrics.jsonl, at the best and at the last evaluation. Published, in '
-        'italics: what others report for this variant, these edits and this data set.'
+        'Measured: the best and the last evaluation in metrics.jsonl. Published, in italics: what '
+        'others report for the same variant, edits and dataset.'
     )
-    return pages.table(header, rows, caption, of_others)
+    return pages.table(header, rows, caption, dict.fromkeys(of_others, 'published'))
 
 
 def main() -> None:
-    """Write the report of the runs on the command line."""
-    flags.DEFINE_string('out', None, 'The pages. Of one run RUN/report/report.html if not given.')
+    """Write a report on the runs that the command line names."""
+    flags.DEFINE_string('output', None, 'HTML file; for a single run, RUN/report/report.html.')
     flags.DEFINE_integer('neighbors_among', 2000, 'Training images to search for neighbors.')
     _, *folders = cli.parse_flags(sys.argv)
-    out, among = flags.FLAGS.out, flags.FLAGS.neighbors_among
+    output, among = flags.FLAGS.output, flags.FLAGS.neighbors_among
     if not folders:
         raise BadInput(USAGE)
-    if not out and len(folders) > 1:
-        raise BadInput(f'several runs need --out; {USAGE}')
-    if out and not out.endswith('.html'):
-        raise BadInput(f'--out={out}; it must end in .html')
+    if not output and len(folders) > 1:
+        raise BadInput(f'several runs need --output; {USAGE}')
+    if output and not output.endswith('.html'):
+        raise BadInput(f'--output={output}; it must end in .html')
     if among < 1:
         raise BadInput(f'--neighbors_among={among}; it must be above 0')
-    write_report(folders, out or f'{folders[0].rstrip("/")}/report/report.html', among)
+    write_report(folders, output or f'{folders[0].rstrip("/")}/report/report.html', among)
 
 
 if __name__ == '__main__':

@@ -188,7 +188,7 @@ def _confusion(
         f'Which class (row) was taken for which (column), over the whole evaluation split: '
         f'{wrong:,} of {total:,} wrong, {wrong / total:.2%}. Color is the share of the row.'
     )
-    if size > figures.LABELLED_CLASSES:
+    if size > figures.LABELED_CLASSES:
         caption += ' Classes are by number, from 0, in the order of classes.json.'
     figure = figures.confusion(counts, names[:size])
     parts = [

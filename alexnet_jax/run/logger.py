@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl (the record), TensorBoard events (a view), the terminal."""
+"""Where metrics go: metrics.jsonl (the record), TensorBoard events (a view), the terminal."""
 
 import contextlib
 import datetime
@@ -15,21 +15,21 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
+from alexnet_jax import files
 from alexnet_jax.errors import RunError
 
 
 class Log:
-    """Writes the records of a run from process 0; on the others it does nothing.
+    """Writes the records of a run in process 0; does nothing in the others.
+
+    The constructor and the methods that write raise RunError if they cannot.
 
     Args:
-      workdir: of the run.
-      start: step that the run starts from; later records, of steps to be done again, are dropped.
-      total: steps of the whole run.
-      batch_size: examples a step.
-      train_size: examples an epoch.
-
-    Raises:
-      RunError: a record cannot be written; likewise what writes one.
+      workdir: The run's workdir.
+      start: The step to continue from; records of later steps, which are done again, are dropped.
+      total: The number of steps of the whole run.
+      batch_size: The number of examples per step.
+      train_size: The number of examples per epoch.
     """
 
     def __init__(self, workdir: str, start: int, total: int, batch_size: int, train_size: int):
@@ -38,7 +38,7 @@ class Log:
         self._total = total
         self._batch_size = batch_size
         self._train_size = train_size
-        self._clock: tuple[int, float] | None = None  # step and time that the rate counts from
+        self._clock: tuple[int, float] | None = None  # step and time where the rate starts
         self._rate = 0.0
         if not self._is_writer:
             return
@@ -56,18 +56,18 @@ class Log:
         )
 
     def tick(self, step: int) -> None:
-        """Note that a step was started."""
+        """Count a step that was started."""
         if self._clock is None:
             self._clock = (step, time.perf_counter())
         if self._is_writer:
             self._bar.update()
 
     def stop_clock(self) -> None:
-        """Leave what follows (an evaluation, a save) out of images_per_second."""
+        """Exclude what follows, an evaluation or a save, from images_per_second."""
         self._clock = None
 
     def train(self, step: int, metrics: dict[str, float], learning_rate: float) -> None:
-        """Write a train record: averages over the steps since the last one."""
+        """Write a train record: averages over the steps since the previous one."""
         if self._clock and step > self._clock[0]:
             steps, seconds = step - self._clock[0], time.perf_counter() - self._clock[1]
             self._rate = steps * self._batch_size / seconds
@@ -76,12 +76,12 @@ class Log:
         self._write(step, 'train', metrics | rates)
 
     def eval(self, step: int, metrics: dict[str, float]) -> None:
-        """Write an eval record: scores over the whole split."""
+        """Write an eval record: the scores on the whole split."""
         self._write(step, 'eval', metrics)
         self.stop_clock()
 
     def say(self, line: str) -> None:
-        """Print a line, above the progress bar."""
+        """Print a line above the progress bar."""
         if self._is_writer:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
@@ -127,7 +127,7 @@ class Log:
 
 
 def track(batches: Iterable, count: int) -> Iterable:
-    """Batches with a progress bar, which process 0 shows on a terminal until they end."""
+    """Return the batches with a progress bar, which process 0 shows if it has a terminal."""
     return tqdm(
         batches,
         'eval',
@@ -140,11 +140,11 @@ def track(batches: Iterable, count: int) -> Iterable:
 
 
 class _Events:
-    """A new file of TensorBoard events; it drops those of earlier files from a step on.
+    """A new file of TensorBoard events, which hides those of earlier files from a step on.
 
-    By TensorBoard's own record writer. Its EventFileWriter, as tensorboardX's, writes in a thread,
-    where a full disk goes unseen; and tensorboardX takes a second to import PyTorch where it finds
-    it. The name has the process id, as two starts can fall into one second.
+    Uses TensorBoard's own record writer: its EventFileWriter writes in a thread, where a full disk
+    goes unnoticed, as does tensorboardX's, which also imports PyTorch, if installed, for a second.
+    The file name contains the process id because two starts can share a second.
     """
 
     def __init__(self, workdir: str, first_step: int):
@@ -155,7 +155,7 @@ class _Events:
         self._write(step=first_step, session_log=start)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Write them through to the disk."""
+        """Write scalars, without leaving any in a buffer."""
         scalar = summary_pb2.Summary.Value
         values = [scalar(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(step=step, summary=summary_pb2.Summary(value=values))
@@ -175,8 +175,8 @@ def _named_failure(path: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f'{path} and the events beside it cannot be written: {error.strerror or error}; make '
-            f'room or give permission, then run again: it continues from the newest checkpoint'
+            f'cannot write {path} or the events beside it: {error.strerror or error}; free disk '
+            f'space or fix permissions, then run the same command again to continue'
         ) from error
 
 
@@ -187,7 +187,7 @@ def _scores(record: dict) -> str:
 
 
 def read_records(path: epath.Path) -> list[dict]:
-    """The records of a metrics.jsonl; a last line that was cut short is left out."""
+    """Return the records of a metrics.jsonl, except a last line that was cut short."""
     records = []
     for line in path.read_text().splitlines():
         try:
@@ -198,9 +198,7 @@ def read_records(path: epath.Path) -> list[dict]:
 
 
 def _cut_back(path: epath.Path, step: int) -> None:
-    """Drop the records after a step: they will be written again."""
+    """Drop the records after a step, which will be written again."""
     if path.exists():
         kept = [json.dumps(r) + '\n' for r in read_records(path) if r['step'] <= step]
-        temporary = path.with_name('metrics.jsonl.tmp')
-        temporary.write_text(''.join(kept))
-        temporary.replace(path)
+        files.write(path, ''.join(kept))

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: SHA-256 hashes of its files, by which damage is found."""
+"""The manifest of a checkpoint: SHA-256 hashes of its files, which reveal damage."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from etils import epath
 
 MANIFEST = 'manifest.json'
 METADATA = '_CHECKPOINT_METADATA'
-# Not hashed: Orbax writes the other two when it gives the folder its name, and restores neither.
+# Not hashed: Orbax writes the other two while it finalizes the folder, and restores neither.
 UNHASHED = (MANIFEST, METADATA, 'commit_success.txt')
 
 
@@ -20,10 +20,10 @@ def write(folder: epath.Path) -> None:
 
 
 def find_corruption(folder: epath.Path) -> str | None:
-    """Why a checkpoint cannot be trusted; None if its files are those of its manifest.
+    """Return why a checkpoint cannot be trusted; None if its files match its manifest.
 
-    Names in a manifest are compared, never opened, and a link is refused, so that nothing outside
-    the folder is read.
+    Names in a manifest are compared but never opened, and links are refused, so that nothing
+    outside the folder is read.
     """
     if not (folder / MANIFEST).exists():
         return 'no manifest'
@@ -46,7 +46,7 @@ def find_corruption(folder: epath.Path) -> str | None:
 
 
 def _is_metadata(value: Any) -> bool:
-    """Whether values are of Orbax's kinds: if not, it opens no checkpoint of the run at all."""
+    """Return whether values have the types Orbax expects; else it opens no checkpoint at all."""
     if not isinstance(value, dict):
         return False
     kinds = {'init_timestamp_nsecs': int, 'commit_timestamp_nsecs': int}
@@ -54,7 +54,7 @@ def _is_metadata(value: Any) -> bool:
 
 
 def read_json(path: epath.Path) -> Any:
-    """None where there is no readable JSON."""
+    """Return the content of a JSON file, or None if it cannot be read."""
     try:
         return json.loads(path.read_text())
     except (ValueError, OSError, RecursionError):

@@ -3,22 +3,18 @@
 import ml_collections
 from etils import epath
 
-from alexnet_jax.config import default_config
 from alexnet_jax.errors import BadInput
 from alexnet_jax.run import workdir
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:
-    """The config of a finished or stopped run; keys that are newer than it have their defaults.
+    """Return the config of a run.
 
     Raises:
-      BadInput: it is not the config.json of a run, or damaged.
+      BadInput: The file is not the config.json of a run, is damaged, or has other keys than today.
     """
     if epath.Path(path).name != 'config.json':
-        raise BadInput(f'config file {path}: a recipe in JSON is the config.json of a workdir')
-    config = default_config()
-    try:
-        config.update(workdir.read_config(str(epath.Path(path).parent)))
-    except (TypeError, ValueError, KeyError) as error:
-        raise BadInput(f'config file {path} is damaged: {error}') from error
-    return config
+        raise BadInput(
+            f'config file {path}: the only JSON file that works here is the config.json of a run'
+        )
+    return workdir.read_config(str(epath.Path(path).parent))

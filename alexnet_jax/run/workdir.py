@@ -1,14 +1,9 @@
-"""The folder of a run: its config, its environment, and the lock that keeps a second run out."""
+"""The folder of a run: its config, its class names, and the lock that keeps a second run out."""
 
-import datetime
-import fcntl
-import importlib.metadata
+import contextlib
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -20,20 +15,23 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from alexnet_jax.config import ADDED_KEYS, FREE_KEYS, default_config, leaves
+from alexnet_jax import files
+from alexnet_jax.config import FREE_KEYS, default_config, leaves
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.shapes import parameter_names
+from alexnet_jax.run import environment
 
-LAG = 60  # seconds after which NFS, by default, has asked again what is in a folder
+LAG = 60  # seconds after which NFS, by default, has refreshed its listing of a folder
+LOCK = '.lock'
 
 
 def check(workdir: str, config: ml_collections.ConfigDict) -> None:
-    """Refuse a workdir that this config cannot use; writes nothing.
+    """Refuse a workdir that this config cannot use. Writes nothing.
 
     Raises:
-      BadInput: it cannot be written, or holds a run whose config differs in a key that changes
-        results; or `init_from` holds no run, or one of another network.
+      BadInput: The workdir is not writable, or holds a run whose config differs in a key that
+        changes results; or `init_from` holds no run, or a run of a different network.
     """
     if has_run(workdir):
         _check_config(workdir, read_config(workdir), config)
@@ -43,27 +41,29 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
 
 
 def check_writable(workdir: str) -> None:
-    """Refuse a local folder that cannot be made or written; writes nothing.
+    """Refuse a local folder that cannot be created or written. Writes nothing.
 
     Raises:
-      BadInput: says why.
+      BadInput: With the reason.
     """
-    if isinstance(epath.Path(workdir), Path) or '://' not in str(workdir):
+    if _is_local(workdir):
         parent = Path(workdir).absolute()
         while not parent.exists() and parent != parent.parent:
             parent = parent.parent
         if not parent.is_dir():
-            raise BadInput(f'workdir {workdir} cannot be made: {parent} is a file')
+            raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
         if not os.access(parent, os.W_OK):
-            raise BadInput(f'workdir {workdir} cannot be written: no permission in {parent}')
+            raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
+
+
+def _is_local(workdir: str | os.PathLike) -> bool:
+    return '://' not in str(workdir)
 
 
 def _check_config(
     workdir: str, before: ml_collections.ConfigDict, now: ml_collections.ConfigDict
 ) -> None:
-    defaults = leaves(default_config())
-    both = ({key: defaults[key] for key in ADDED_KEYS} | leaves(before), leaves(now))
-    old, new = (json.loads(json.dumps(values)) for values in both)
+    old, new = (json.loads(json.dumps(leaves(config))) for config in (before, now))
     changed = [
         key
         for key in sorted(old.keys() | new.keys())
@@ -74,13 +74,13 @@ def _check_config(
     if changed:
         differences = ', '.join(f'{k}: {old.get(k)!r} -> {new.get(k)!r}' for k in changed)
         raise BadInput(
-            f'{workdir} holds a run with another config ({differences}); '
-            f'undo the change or take another --workdir'
+            f'{workdir} holds a run with a different config ({differences}); '
+            f'undo the change or use a different --workdir'
         )
 
 
 def _check_init_from(config: ml_collections.ConfigDict) -> None:
-    """The other run has the layers of this one; their sizes may differ."""
+    """Refuse a run that lacks a layer of this one; the layers' sizes may differ."""
     try:
         other = read_config(config.init_from)
     except BadInput as error:
@@ -90,44 +90,71 @@ def _check_init_from(config: ml_collections.ConfigDict) -> None:
     )
     if missing := sorted(set(now) - set(before)):
         raise BadInput(
-            f'init_from={config.init_from} has no {missing[0]}; it has {", ".join(before)}: take a '
-            f'run of a like network'
+            f'init_from={config.init_from} has no {missing[0]}; it has {", ".join(before)}: use a '
+            f'run of a similar network'
         )
 
 
-def create(workdir: str, config: ml_collections.ConfigDict, class_names: list[str]) -> None:
-    """Make the folder, lock it for this run, and write what describes it; process 0 does.
+def create(
+    workdir: str, config: ml_collections.ConfigDict, class_names: list[str]
+) -> contextlib.ExitStack:
+    """Create the folder, lock it, and write what describes the run. Only process 0 does anything.
+
+    Returns:
+      The lock of a local folder, to be kept for as long as the run lasts: a context manager that
+      releases it, as does the end of the process.
 
     Raises:
-      BadInput: it cannot be written, another process is using it, or its run had other classes.
+      BadInput: The folder is not writable or in use, or its run had other classes.
     """
-    if jax.process_index() > 0:
-        return
     folder = epath.Path(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _lock(folder)
-        if (folder / 'classes.json').exists() and read_classes(workdir) != list(class_names):
+    with contextlib.ExitStack() as lock:
+        if jax.process_index() > 0:
+            return lock
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if _is_local(workdir):
+                lock.enter_context(files.lock(folder / LOCK))
+            _describe(folder, config, class_names)
+        except BlockingIOError as error:
             raise BadInput(
-                f'{workdir} holds a run with other classes than {config.data.name} has now: '
-                f'restore the data or take another --workdir'
-            )
-        _write_json(folder / 'config.json', json.loads(config.to_json()))
-        _write_json(folder / 'classes.json', list(class_names))
-        _write_json(folder / 'environment.json', _environment(folder / 'environment.json', config))
-    except OSError as error:
-        raise BadInput(f'workdir {workdir} cannot be written: {error.strerror}') from error
+                f'workdir {workdir} is in use by another run; wait for it or use a different '
+                f'--workdir'
+            ) from error
+        except OSError as error:
+            raise BadInput(f'cannot write workdir {workdir}: {error.strerror}') from error
+        return lock.pop_all()
+
+
+def _describe(
+    folder: epath.Path, config: ml_collections.ConfigDict, class_names: list[str]
+) -> None:
+    if (folder / 'classes.json').exists() and read_classes(str(folder)) != list(class_names):
+        raise BadInput(
+            f'{folder} holds a run with other classes than {config.data.name} has now: restore the '
+            f'data or use a different --workdir'
+        )
+    path = folder / 'environment.json'
+    previous = _read_json(str(folder), path.name, dict) if path.exists() else None
+    _write_json(folder / 'config.json', json.loads(config.to_json()))
+    _write_json(folder / 'classes.json', list(class_names))
+    _write_json(path, environment.describe(config, previous))
+
+
+def is_in_use(workdir: str) -> bool:
+    """Return whether a run holds the lock of a workdir; False for a URL, which has none."""
+    return _is_local(workdir) and files.is_locked(Path(workdir) / LOCK)
 
 
 def check_is_shared(workdir: str) -> None:
-    """Of several processes, each sees what process 0 has written; call after `create`.
+    """Check that every process sees what process 0 has written. Call after `create`.
 
     Raises:
-      BadInput: this one does not. It would wait for the statistics forever.
+      BadInput: This process does not see it. It would wait forever for the statistics.
     """
     if jax.process_count() == 1:
         return
-    path = epath.Path(workdir) / 'environment.json'  # has the time of this start
+    path = epath.Path(workdir) / 'environment.json'  # contains the time of this start
 
     def seen() -> int:
         return zlib.crc32(path.read_bytes()) if path.exists() else 0
@@ -137,32 +164,48 @@ def check_is_shared(workdir: str) -> None:
     while seen() != written:
         if time.monotonic() > until:
             raise BadInput(
-                f'workdir {workdir} is not here the folder that process 0 writes; take one that '
-                f'every host sees, on a network file system or cloud storage'
+                f'workdir {workdir} on this host is not the folder that process 0 writes; use one '
+                f'that every host sees, on a network file system or cloud storage'
             )
         time.sleep(0.5)
 
 
 def has_run(workdir: str) -> bool:
-    """Whether a run was started in this folder."""
+    """Return whether a run was started in this folder."""
     return (epath.Path(workdir) / 'config.json').exists()
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config of the run in a workdir.
+    """Return the config of the run in a workdir.
 
     Raises:
-      BadInput: there is none.
+      BadInput: There is none, it is damaged, or an earlier version with other keys wrote it.
     """
-    values = _read_json(workdir, 'config.json', dict)
-    return ml_collections.ConfigDict(_tuples(values))
+    path = epath.Path(workdir) / 'config.json'
+    found = ml_collections.ConfigDict(_to_tuples(_read_json(workdir, path.name, dict)))
+    config = default_config()
+    expected = leaves(config)
+    for problem, keys in (
+        ('unknown', leaves(found).keys() - expected.keys()),
+        ('missing', expected.keys() - leaves(found).keys()),
+    ):
+        if keys:
+            raise BadInput(
+                f'{path} is from another version of alexnet_jax ({problem} key {min(keys)}): use a '
+                f'different --workdir; CHANGELOG.md lists the keys that were renamed'
+            )
+    try:
+        config.update(found)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
+    return config
 
 
 def read_classes(workdir: str) -> list[str]:
-    """Class names in label order.
+    """Return the class names, in label order.
 
     Raises:
-      BadInput: there are none.
+      BadInput: There are none.
     """
     return _read_json(workdir, 'classes.json', list)
 
@@ -172,86 +215,20 @@ def _read_json(workdir: str, name: str, kind: type) -> Any:
     try:
         value = json.loads(path.read_text())
     except OSError as error:
-        raise BadInput(f'{workdir} holds no run: {path} cannot be read') from error
+        raise BadInput(f'{workdir} holds no run: cannot read {path}') from error
     except ValueError as error:
-        raise BadInput(f'{path} is damaged: {error}; take another --workdir') from error
+        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
     if not isinstance(value, kind):
-        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; take another --workdir')
+        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; use a different --workdir')
     return value
 
 
-def _tuples(value):
-    """JSON's lists as the tuples that configs have."""
+def _to_tuples(value: Any) -> Any:
+    """Turn the lists of JSON into the tuples of configs."""
     if isinstance(value, dict):
-        return {key: _tuples(v) for key, v in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+        return {key: _to_tuples(v) for key, v in value.items()}
+    return tuple(_to_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _lock(folder: epath.Path) -> None:
-    """Hold an advisory lock until this process ends, however it ends. On local folders only."""
-    if '://' in str(folder):
-        return
-    file = open(folder / '.lock', 'w')  # noqa: SIM115  closing it would give up the lock
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BadInput(
-            f'workdir {folder} is in use by another run; wait for it or take another --workdir'
-        ) from error
-    _locks.append(file)
-
-
-_locks: list = []
-
-
-def write_text(path: epath.Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _write_json(path: epath.Path, value) -> None:
-    write_text(path, json.dumps(value, indent=2) + '\n')
-
-
-def _environment(path: epath.Path, config: ml_collections.ConfigDict) -> dict:
-    """Of this start, with the starts before it under `earlier`."""
-    earlier = []
-    if path.exists():
-        last = _read_json(str(path.parent), path.name, dict)
-        earlier = [*last.pop('earlier', []), last]
-    free = {key: leaves(config)[key] for key in (*FREE_KEYS, 'epochs')}
-    return {
-        'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-        'command': sys.orig_argv,
-        'free_keys': free,
-        'versions': _versions(),
-        'platform': platform.platform(),
-        'hosts': jax.process_count(),
-        'devices': [f'{device.platform}: {device.device_kind}' for device in jax.devices()],
-        'xla_flags': os.environ.get('XLA_FLAGS', ''),
-        'git_revision': _git_revision(),
-        'earlier': earlier,
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Of Python and of every package that is installed."""
-    found = {package.name: package.version for package in importlib.metadata.distributions()}
-    return {'python': sys.version} | dict(sorted(found.items()))
-
-
-def _git_revision() -> str | None:
-    """The commit of this code, '-dirty' behind it where files were changed; None outside git."""
-    try:
-        return subprocess.run(
-            ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _write_json(path: epath.Path, value: Any) -> None:
+    files.write(path, json.dumps(value, indent=2) + '\n')

@@ -1,11 +1,12 @@
-"""Many runs of one recipe, over the values of its keys that a file names.
+"""Run a recipe many times, with other values of the keys that a file names.
 
     python -m alexnet_jax.sweep --config=configs/cifar10.py --sweep=configs/sweeps/lr_lrn.py \\
         --workdir=runs/lr_lrn
 
-A trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. Stopped or killed, the same command
-continues. Afterwards WORKDIR has trials.csv and index.html, and the best trial's command line is
-printed. Exit codes: 0; 1 if no trial finished; 2 bad input; 130 and 143 after SIGINT and SIGTERM.
+Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. Stopped or killed, the sweep
+continues when the same command is run again. At the end it writes trials.csv and index.html into
+WORKDIR and prints the command line of the best trial. Exit codes: 0; 1 if no trial finished; 2 bad
+input; 130 and 143 after SIGINT and SIGTERM.
 """
 
 import sys
@@ -25,28 +26,28 @@ from alexnet_jax.sweep.table import Table
 
 BACKENDS = ('local', 'slurm', 'ray')
 
-_SWEEP = flags.DEFINE_string('sweep', None, 'Space: configs/sweeps/NAME.py[:argument].')
+_SWEEP = flags.DEFINE_string('sweep', None, 'What varies: configs/sweeps/NAME.py[:argument].')
 _SEARCH = flags.DEFINE_string('search', 'grid', f'{" | ".join(study.SEARCHES)}.')
-_TRIALS = flags.DEFINE_integer('trials', None, 'With --search=random or tpe: how many.')
+_TRIALS = flags.DEFINE_integer('trials', None, 'Number of trials, with --search=random or tpe.')
 _METRIC = flags.DEFINE_string(
-    'metric', 'top1', f'Of the last evaluation, to compare by: {" | ".join(study.METRICS)}.'
+    'metric', 'top1', f'Last score, to rank trials by: {" | ".join(study.METRICS)}.'
 )
 _EARLY_STOPPING = flags.DEFINE_bool(
-    'early_stopping', False, 'Stop hopeless trials, by successive halving.'
+    'early_stopping', False, 'Stop unpromising trials, by successive halving.'
 )
 _BACKEND = flags.DEFINE_string('backend', 'local', f'{" | ".join(BACKENDS)}.')
-_DEVICES = flags.DEFINE_integer('devices_per_trial', 1, 'Accelerators of a trial.')
+_DEVICES = flags.DEFINE_integer('devices_per_trial', 1, 'Accelerators per trial.')
 _PARALLEL = flags.DEFINE_integer(
-    'max_parallel', None, 'Trials at a time; more than there are accelerators share them.'
+    'max_parallel', None, 'Trials at a time; if they outnumber the accelerators, they share them.'
 )
 _SBATCH = flags.DEFINE_multi_string(
-    'sbatch', [], 'With --backend=slurm: an option of sbatch, as partition=gpu; may be repeated.'
+    'sbatch', [], 'With --backend=slurm: an option for sbatch, as partition=gpu; repeatable.'
 )
-_REPORTS = flags.DEFINE_bool('reports', False, 'At the end, make the report of each trial.')
+_REPORTS = flags.DEFINE_bool('reports', False, 'Write a report on each trial at the end.')
 
 
 def main() -> None:
-    """Check, run, sum up."""
+    """Check everything, run the trials, and write the results."""
     cli.define_flags()
     _, *others = cli.parse_flags(sys.argv)
     _check_flags(others)
@@ -56,13 +57,13 @@ def main() -> None:
     is_grid = _SEARCH.value == 'grid'
     space.check(config, table, is_grid, _DEVICES.value)
     if (folder / 'config.json').exists():
-        raise BadInput(f'{folder} holds a run, not a sweep; take another --workdir')
+        raise BadInput(f'{folder} holds a run, not a sweep; use a different --workdir')
 
     recipe = config_flags.get_config_filename(flags.FLAGS['config'])
     recipe = recipe.removeprefix(f'{cli.RECORDED}:')
     base = Base(f'--config={recipe}', cli.load_recipe(recipe), config, _DEVICES.value)
     backend = _make_backend(base)
-    with study.locked(folder):
+    with study.lock(folder):
         _run(base, backend, folder, table)
 
 
@@ -95,7 +96,7 @@ def _check_flags(others: list[str]) -> None:
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
     if '://' in flags.FLAGS.workdir:
-        raise BadInput(f'--workdir={flags.FLAGS.workdir}; a sweep needs a folder of a file system')
+        raise BadInput(f'--workdir={flags.FLAGS.workdir}; a sweep needs a folder on a file system')
     for flag, allowed in (
         (_SEARCH, study.SEARCHES),
         (_METRIC, study.METRICS),
@@ -105,7 +106,7 @@ def _check_flags(others: list[str]) -> None:
             raise BadInput(f'--{flag.name}={flag.value}; allowed: {", ".join(allowed)}')
     if (_SEARCH.value == 'grid') == (_TRIALS.value is not None):
         raise BadInput(
-            '--search=grid runs every point; leave --trials out'
+            '--search=grid runs every point; omit --trials'
             if _SEARCH.value == 'grid'
             else f'--search={_SEARCH.value} needs --trials=N'
         )
@@ -113,11 +114,11 @@ def _check_flags(others: list[str]) -> None:
         if flag.value is not None and flag.value < 1:
             raise BadInput(f'--{flag.name}={flag.value}; it must be at least 1')
     if _SBATCH.value and _BACKEND.value != 'slurm':
-        raise BadInput('--sbatch is for --backend=slurm')
+        raise BadInput('--sbatch works with --backend=slurm only')
 
 
 def _make_backend(base: Base) -> Backend:
-    """The backend that was asked for; the packages of the others need not be there."""
+    """Return the requested backend; the packages of the others need not be installed."""
     match _BACKEND.value:
         case 'slurm':
             from alexnet_jax.sweep.backends.slurm import Slurm

@@ -1,7 +1,7 @@
-"""Opens the data of a recipe and counts the devices here, for a sweep that must hold neither.
+"""Open the data of a recipe and count the devices, for a sweep that must hold neither.
 
-`python -m alexnet_jax.sweep.probe --config=...` prints `["cpu", 1]`. Data that TFDS has not
-prepared yet is, once, before many trials would at a time.
+`python -m alexnet_jax.sweep.probe --config=...` prints `["cpu", 1]`. Opening makes TFDS prepare a
+dataset that it has not prepared yet: once, and not in many trials at the same time.
 """
 
 import json
@@ -15,7 +15,7 @@ from alexnet_jax.errors import BadInput, run_command
 
 
 def main() -> None:
-    """Open, count, print."""
+    """Print the platform and the number of devices."""
     cli.define_flags(require_workdir=False)
     cli.parse_flags(sys.argv)
     from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
@@ -25,9 +25,9 @@ def main() -> None:
         devices = jax.local_devices()
     except RuntimeError as error:
         raise BadInput(f'JAX found no devices: {error}') from error
-    # The older TPUs have two devices on a chip; a process takes whole chips.
-    places = {tuple(d.coords) if d.platform == 'tpu' else d.id for d in devices}
-    print(json.dumps([devices[0].platform, len(places)]))
+    # Older TPUs have two devices per chip, and a process takes whole chips.
+    chips = {tuple(d.coords) if d.platform == 'tpu' else d.id for d in devices}
+    print(json.dumps([devices[0].platform, len(chips)]))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""How far a trial is, from the records that its run writes."""
+"""How far a trial has come, according to the records that its run writes."""
 
 import dataclasses
 from pathlib import Path
@@ -11,13 +11,13 @@ from alexnet_jax.run.logger import read_records
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Of one trial.
+    """The progress of one trial.
 
     Attributes:
-      step: of the newest record; 0 before the first.
-      total: steps of the whole run, once known.
-      evals: its eval records.
-      seconds_left: by the speed of the last steps; without evaluations.
+      step: The step of the newest record; 0 before the first.
+      total: The steps of the whole run, once known.
+      evals: The eval records.
+      seconds_left: The time left at the speed of the last steps, without evaluations.
     """
 
     step: int = 0
@@ -30,7 +30,7 @@ NO_PROGRESS = Progress()
 
 
 def read_progress(folder: Path, config: ml_collections.ConfigDict) -> Progress:
-    """The progress of the run in a folder."""
+    """Return the progress of the run in a folder."""
     path = epath.Path(folder) / 'metrics.jsonl'
     records = read_records(path) if path.exists() else []
     if not records:
@@ -46,6 +46,6 @@ def read_progress(folder: Path, config: ml_collections.ConfigDict) -> Progress:
 
 
 def last_error(output: Path) -> str:
-    """The last line of what a trial printed, without 'error: '."""
+    """Return the last line that a trial printed, without 'error: '."""
     lines = output.read_text(errors='replace').splitlines() if output.exists() else []
     return lines[-1].removeprefix('error: ') if lines else 'it printed nothing'

@@ -1,9 +1,8 @@
-"""What came out of a sweep: trials.csv, a page of plots, the best trial's command line."""
+"""The results of a sweep: trials.csv, a page of plots, the command line of the best trial."""
 
 import contextlib
 import csv
-import html
-import os
+import io
 import shlex
 import statistics
 import subprocess
@@ -13,69 +12,66 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
+from markupsafe import Markup
 from optuna.trial import FrozenTrial, TrialState
 
+from alexnet_jax import files
+from alexnet_jax.drawing import pages
 from alexnet_jax.errors import RunError
 from alexnet_jax.sweep.runner import Base
 from alexnet_jax.sweep.study import Study
 from alexnet_jax.sweep.table import changed_keys, short, short_names
 
 SCORES = ('step', 'epoch', 'loss', 'top1', 'top5')
-REPORT = 'report/report.html'  # of alexnet_jax.report, in a trial's folder
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }}
-table {{ border-collapse: collapse; margin: 1em 0; }}
-th, td {{ border-bottom: 1px solid #ddd; padding: .2em .8em; text-align: right; }}
-pre {{ background: #f4f4f4; padding: 1em; white-space: pre-wrap; }}
-tr.best {{ background: #e8f4e8; }}
-</style></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
-"""
+REPORT = 'report/report.html'  # in a trial's folder, where alexnet_jax.report writes it
 
 
 def write(study: Study, base: Base, folder: Path) -> list[str]:
-    """Write trials.csv and index.html; returns the lines that end the sweep."""
+    """Write trials.csv and index.html; return the lines to print at the end of the sweep."""
     trials = study.all()
     _write_csv(trials, folder)
-    commands = _best_command(study, base, folder)
-    (folder / 'index.html').write_text(_page(study, trials, folder, commands))
+    command = _best_command(study, base, folder)
+    files.write(folder / 'index.html', _page(study, trials, folder, command))
     lines = [f'trials  {folder}/trials.csv', f'plots   {folder}/index.html']
     if best := study.best():
         means = _over_seeds(trials, study.metric)
         lines = [
-            *(f'{row[0]}  {row[1]}  ({row[2]} seeds)' for row in means),
+            *(f'{settings}  {scores}  ({seeds})' for settings, scores, seeds in means),
             f'best    trial {best.number}, {study.metric} {best.value:.4f}: {_changes(best)}',
             *lines,
-            f'again   {commands}',
+            f'again   {command}',
         ]
     return lines
 
 
 def make_reports(study: Study, folder: Path, say: Callable[[str], None]) -> None:
-    """Run alexnet_jax.report for each finished trial that has none.
+    """Run alexnet_jax.report for each finished trial that has no report.
 
     Args:
-      study: of the sweep.
-      folder: of the sweep.
-      say: prints a line.
+      study: The study.
+      folder: The sweep's folder.
+      say: Prints a line.
 
     Raises:
-      RunError: a report could not be made.
+      RunError: A report could not be written.
     """
     for trial in study.all():
-        workdir = folder / 'trials' / f'{trial.number:03}'
-        if trial.state != TrialState.COMPLETE or (workdir / REPORT).exists():
+        workdir = folder / _place(trial)
+        report = workdir / REPORT
+        if trial.state != TrialState.COMPLETE or report.exists():
             continue
-        say(f'report of trial {trial.number}')
-        (workdir / REPORT).parent.mkdir(exist_ok=True)
-        command = [sys.executable, '-m', 'alexnet_jax.report', workdir, f'--out={workdir / REPORT}']
+        say(f'report on trial {trial.number}')
+        report.parent.mkdir(exist_ok=True)
+        command = [sys.executable, '-m', 'alexnet_jax.report', workdir, f'--output={report}']
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ['it ended without a word'])[-1]
-            raise RunError(f'report of trial {trial.number}: {last.removeprefix("error: ")}')
+            last = (done.stderr.strip().splitlines() or ['it printed no error'])[-1]
+            raise RunError(f'report on trial {trial.number}: {last.removeprefix("error: ")}')
+
+
+def _place(trial: FrozenTrial) -> str:
+    """Return a trial's workdir, relative to the sweep's folder."""
+    return f'trials/{trial.number:03}'
 
 
 def _changes(trial: FrozenTrial) -> str:
@@ -83,7 +79,7 @@ def _changes(trial: FrozenTrial) -> str:
 
 
 def _best_command(study: Study, base: Base, folder: Path) -> str:
-    """The command line that runs the best trial again, in a folder of its own."""
+    """Return the command line that runs the best trial again, in a folder of its own."""
     best = study.best()
     if best is None:
         return ''
@@ -92,101 +88,94 @@ def _best_command(study: Study, base: Base, folder: Path) -> str:
 
 def _write_csv(trials: Sequence[FrozenTrial], folder: Path) -> None:
     keys = changed_keys(trials)
-    temporary = folder / 'trials.csv.tmp'
-    with temporary.open('w', newline='') as file:
-        writer = csv.writer(file)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(
+        ['trial', 'outcome', *keys, *SCORES, 'best_top1', 'exit_code', 'reason', 'workdir']
+    )
+    for trial in trials:
+        found = trial.user_attrs
+        changes, scores = found.get('changes', {}), found.get('scores', {})
         writer.writerow(
-            ['trial', 'outcome', *keys, *SCORES, 'best_top1', 'exit_code', 'reason', 'workdir']
+            [
+                trial.number,
+                _outcome(trial),
+                *(changes.get(key, '') for key in keys),
+                *(scores.get(key, '') for key in SCORES),
+                *(found.get(key, '') for key in ('best', 'exit_code', 'reason')),
+                folder / _place(trial),
+            ]
         )
-        for trial in trials:
-            found = trial.user_attrs
-            changes, scores = found.get('changes', {}), found.get('scores', {})
-            writer.writerow(
-                [
-                    trial.number,
-                    _outcome(trial),
-                    *(changes.get(key, '') for key in keys),
-                    *(scores.get(key, '') for key in SCORES),
-                    *(found.get(key, '') for key in ('best', 'exit_code', 'reason')),
-                    folder / 'trials' / f'{trial.number:03}',
-                ]
-            )
-    os.replace(temporary, folder / 'trials.csv')
+    files.write(folder / 'trials.csv', text.getvalue())
 
 
 def _outcome(trial: FrozenTrial) -> str:
     return trial.user_attrs.get('outcome', trial.state.name.lower())
 
 
-def _over_seeds(trials: Sequence[FrozenTrial], metric: str) -> list[tuple[str, str, int]]:
-    """(settings, mean and range over the seeds, how many) of finished trials, if seeds vary."""
+def _over_seeds(trials: Sequence[FrozenTrial], metric: str) -> list[tuple[str, str, str]]:
+    """Return (settings, mean and range, number of seeds) of finished trials, if seeds vary."""
     groups = defaultdict(list)
     for trial in trials:
         changes = dict(trial.user_attrs.get('changes', {}))
         if trial.state == TrialState.COMPLETE and changes.pop('seed', None) is not None:
             groups[' '.join(f'{k}={v}' for k, v in changes.items())].append(trial.value)
     return [
-        (name, f'{metric} {statistics.mean(v):.4f} ({min(v):.4f} to {max(v):.4f})', len(v))
+        (
+            name,
+            f'{metric} {statistics.mean(v):.4f} ({min(v):.4f} to {max(v):.4f})',
+            f'{len(v)} seed{"s"[: len(v) != 1]}',
+        )
         for name, v in groups.items()
     ]
 
 
-def _page(study: Study, trials: Sequence[FrozenTrial], folder: Path, command: str) -> str:
+def _page(study: Study, trials: Sequence[FrozenTrial], folder: Path, command: str) -> bytes:
     keys = changed_keys(trials)
     best = study.best()
-    head = ['trial', 'outcome', *short_names(keys), 'step', 'top-1', 'top-5', 'loss', 'report']
-    rows = []
-    for trial in trials:
-        changes, scores = trial.user_attrs.get('changes', {}), trial.user_attrs.get('scores', {})
-        place = f'trials/{trial.number:03}'
-        report = f'{place}/{REPORT}'
-        cells = [
-            f'<a href="{place}/">{trial.number}</a>',
-            html.escape(_outcome(trial)),
-            *(html.escape(short(changes.get(key, ''))) for key in keys),
-            *(
-                (f'{scores["step"]:,}', f'{scores["top1"]:.2%}', f'{scores["top5"]:.2%}',
-                 f'{scores["loss"]:.4f}')
-                if scores else [''] * 4
-            ),
-            f'<a href="{report}">report</a>' if (folder / report).exists() else '',
-        ]  # fmt: skip
-        rows.append((best is not None and trial.number == best.number, cells))
-    body = [_html_table(head, rows)]
-    if command:
-        body.insert(0, f'<p>The best trial again:</p><pre>{html.escape(command)}</pre>')
+    header = ['trial', 'outcome', *short_names(keys), 'step', 'top-1', 'top-5', 'loss', 'report']
+    rows = [_row(trial, keys, folder) for trial in trials]
+    parts = []
+    if best is not None:
+        parts = [pages.paragraph('To run the best trial again:'), pages.code(command)]
+    classes = {} if best is None else {best.number: 'best'}
+    parts.append(pages.table(header, rows, classes=classes))
     if means := _over_seeds(trials, study.metric):
-        cells = [(False, [html.escape(str(cell)) for cell in row]) for row in means]
-        body.append('<h2>Over the seeds</h2>' + _html_table(['', 'mean (range)', 'seeds'], cells))
-    body += _plots(study, trials)
-    return PAGE.format(title=html.escape(f'Sweep {folder.name}'), body='\n'.join(body))
+        parts.append(pages.heading(2, 'Over the seeds'))
+        parts.append(pages.table(['settings', 'mean (range)', 'seeds'], means))
+    return pages.page(f'Sweep {folder.name}', [*parts, *_plots(study, trials)])
 
 
-def _html_table(head: Sequence[str], rows: Sequence[tuple[bool, Sequence[str]]]) -> str:
-    lines = [''.join(f'<th>{html.escape(cell)}</th>' for cell in head)]
-    lines = [f'<tr>{lines[0]}</tr>']
-    for is_best, cells in rows:
-        style = ' class="best"' if is_best else ''
-        lines.append(f'<tr{style}>' + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>')
-    return '<table>\n' + '\n'.join(lines) + '\n</table>'
+def _row(trial: FrozenTrial, keys: Sequence[str], folder: Path) -> list[str]:
+    changes, scores = trial.user_attrs.get('changes', {}), trial.user_attrs.get('scores', {})
+    shown = [''] * 4
+    if scores:
+        errors = (f'{scores["top1"]:.2%}', f'{scores["top5"]:.2%}')
+        shown = [f'{scores["step"]:,}', *errors, f'{scores["loss"]:.4f}']
+    report = f'{_place(trial)}/{REPORT}'
+    return [
+        pages.link(f'{_place(trial)}/', str(trial.number)),
+        _outcome(trial),
+        *(short(changes.get(key, '')) for key in keys),
+        *shown,
+        pages.link(report, 'report') if (folder / report).exists() else '',
+    ]
 
 
-def _plots(study: Study, trials: Sequence[FrozenTrial]) -> list[str]:
-    """Optuna's plots; the first brings plotly.js with it, so that the page works offline."""
+def _plots(study: Study, trials: Sequence[FrozenTrial]) -> list[Markup]:
+    """Return Optuna's plots. The first includes plotly.js, so that the page works offline."""
     done = [t for t in trials if t.state == TrialState.COMPLETE]
     if len(done) < 2:
-        return ['<p>Plots need two finished trials.</p>']
+        return [pages.paragraph('The plots need two finished trials.')]
     shared = [name for name in done[0].params if all(name in t.params for t in done)]
     varied = [name for name in shared if len({t.params[name] for t in done}) > 1]
     draw = optuna.visualization
     figures = {'History': draw.plot_optimization_history(study.optuna, target_name=study.metric)}
     if varied:
-        figures |= {
-            'Parallel coordinates': draw.plot_parallel_coordinate(
-                study.optuna, params=varied, target_name=study.metric
-            ),
-        }
-        with contextlib.suppress(RuntimeError):  # all scores are the same, or too few
+        figures['Parallel coordinates'] = draw.plot_parallel_coordinate(
+            study.optuna, params=varied, target_name=study.metric
+        )
+        with contextlib.suppress(RuntimeError):  # all scores are equal, or there are too few
             figures['Importance'] = draw.plot_param_importances(
                 study.optuna,
                 evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
@@ -197,9 +186,9 @@ def _plots(study: Study, trials: Sequence[FrozenTrial]) -> list[str]:
         curves = draw.plot_intermediate_values(study.optuna)
         curves.update_layout(xaxis_title='% of the run', yaxis_title=study.metric)
         figures['Evaluations'] = curves
-    result = []
+    parts = []
     for i, (name, figure) in enumerate(figures.items()):
         figure.update_layout(title=None, margin={'t': 40})
-        result.append(f'<h2>{name}</h2>')
-        result.append(figure.to_html(full_html=False, include_plotlyjs=i == 0))
-    return result
+        parts.append(pages.heading(2, name))
+        parts.append(Markup(figure.to_html(full_html=False, include_plotlyjs=i == 0)))
+    return parts

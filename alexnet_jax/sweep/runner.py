@@ -1,4 +1,4 @@
-"""Keeps a backend filled with the trials of a study, and acts on how each ends."""
+"""Keep a backend busy with the trials of a study, and act on how each ends."""
 
 import dataclasses
 import math
@@ -21,8 +21,8 @@ from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_p
 
 TRAINER = ('-m', 'alexnet_jax.main')
 POLL = 0.5  # seconds between looks at the trials
-CAN_PASS = (143, 137)  # preemption; a lost node, or not enough memory
-MAX_STARTS = 3  # in a row that end so without a step further
+TRANSIENT = (143, 137)  # preemption; a lost node, or out of memory
+MAX_STARTS = 3  # in a row that end like this without getting further
 
 
 @dataclasses.dataclass
@@ -30,11 +30,16 @@ class Running:
     """A trial that is under way.
 
     Attributes:
-      number: of the trial.
-      changes: the keys that vary, with its values.
-      furthest: step that it has ever reached.
-      starts: since it last got further.
-      hopeless: whether it was told to stop for that.
+      trial: The trial in the study.
+      number: Its number.
+      changes: The keys that vary, with this trial's values.
+      config: The config that results.
+      job: What runs.
+      handle: The started job.
+      progress: How far it has come.
+      furthest: The highest step that it ever reached.
+      starts: Starts since it last got further.
+      hopeless: Whether it was told to stop early.
     """
 
     trial: Trial
@@ -50,7 +55,7 @@ class Running:
 
     @property
     def state(self) -> str:
-        """As the table shows it."""
+        """The state that the table shows."""
         if self.hopeless:
             return 'stopping'
         if self.progress.step:
@@ -64,9 +69,9 @@ class Base:
 
     Attributes:
       flag: '--config=configs/NAME.py'.
-      recipe: the config that this gives.
-      config: the same with the overrides of the sweep's command line.
-      devices: accelerators of a trial.
+      recipe: The config that the flag names.
+      config: The same with the overrides of the sweep's command line.
+      devices: Accelerators per trial.
     """
 
     flag: str
@@ -75,7 +80,7 @@ class Base:
     devices: int
 
     def command(self, changes: space.Settings, workdir: Path) -> tuple[str, ...]:
-        """Runs the recipe with some of its keys changed; without the program."""
+        """Return the arguments to Python that run the recipe with some of its keys changed."""
         flags = space.overrides(space.apply(self.config, changes), self.recipe)
         return (*TRAINER, self.flag, *flags, f'--workdir={workdir}')
 
@@ -84,13 +89,13 @@ class Runner:
     """Runs the trials of a study until there are enough.
 
     Args:
-      trials: the study.
-      backend: where they run.
-      folder: of the sweep; trial n runs in folder/trials/n.
-      base: what the trials start from.
-      early_stopping: whether hopeless trials are stopped.
-      say: prints a line.
-      show: called with the running trials, often.
+      trials: The study.
+      backend: Where trials run.
+      folder: The sweep's folder; trial 7 runs in folder/trials/007.
+      base: What the trials have in common.
+      early_stopping: Whether to stop hopeless trials.
+      say: Prints a line.
+      show: Called with the running trials, twice a second.
     """
 
     def __init__(
@@ -116,10 +121,10 @@ class Runner:
         self._wake = threading.Event()
 
     def run(self) -> None:
-        """Until every trial has ended.
+        """Run until every trial has ended.
 
         Raises:
-          Interrupted: SIGINT or SIGTERM came; the trials have saved and ended.
+          Interrupted: SIGINT or SIGTERM was received; the trials have saved and ended.
         """
         before = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -138,20 +143,20 @@ class Runner:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signal:
-            raise Interrupted('stopped; the same command continues with what is left', self._signal)
+            raise Interrupted('stopped; run the same command again to continue', self._signal)
 
     def _receive(self, number: int, _) -> None:
         self._signal = self._signal or number
         self._wake.set()
 
     def _stop(self) -> None:
-        """Tell the trials; told twice, they end without saving."""
+        """Send SIGTERM to the trials: the first makes them save and end, a second end at once."""
         self._say('stopping: the trials save and end')
         for running in self._running:
             running.handle.stop()
 
     def _fill(self) -> None:
-        """Start what can be started."""
+        """Start trials while there is room."""
         while self._signal is None and len(self._running) < self._backend.parallel:
             if self._waiting:
                 running = self._waiting.popleft()
@@ -159,12 +164,12 @@ class Runner:
                 running = self._prepare(trial)
             else:
                 return
-            if running.hopeless:  # and the sweep was killed before it had ended
+            if running.hopeless:  # the sweep was killed before this trial had ended
                 running.progress = read_progress(running.job.folder, running.config)
                 self._finish(running, study.STOPPED_EARLY, 128 + signal.SIGTERM)
                 continue
             try:
-                # A point of a continuous space was not seen before.
+                # Not all points of a continuous space were validated at the start.
                 validate(running.config, self._base.devices)
             except BadInput as error:
                 self._finish(running, study.FAILED, BadInput.exit_code, str(error))
@@ -177,7 +182,7 @@ class Runner:
         changes = self._study.settings(trial)
         folder = self._folder / 'trials' / f'{trial.number:03}'
         command = (sys.executable, *self._base.command(changes, folder))
-        # Two sweeps on a cluster may have folders of one name.
+        # Two sweeps on a cluster may have folders of the same name.
         name = f'{self._folder.name}-{zlib.crc32(bytes(self._folder)):08x}-{trial.number:03}'
         return Running(
             trial,
@@ -189,8 +194,8 @@ class Runner:
         )
 
     def _look(self, running: Running) -> None:
-        """Take note of what a trial did since the last look."""
-        code = running.handle.poll()  # first, so that all records are there when it has ended
+        """Process what a trial did since the last call."""
+        code = running.handle.poll()  # first: once it has ended, all records are there
         now = read_progress(running.job.folder, running.config)
         if now.step > running.furthest:
             running.furthest, running.starts = now.step, 1
@@ -217,13 +222,13 @@ class Runner:
             self._finish(running, study.STOPPED_EARLY, code)
         elif code == Diverged.exit_code:
             self._finish(running, study.DIVERGED, code, last_error(running.job.output))
-        elif self._signal is not None and code in CAN_PASS:
-            return  # it continues when the sweep does
-        elif code in CAN_PASS and running.starts < MAX_STARTS:
-            self._say(f'trial {running.number}: ended by exit code {code}; starting it again')
+        elif self._signal is not None and code in TRANSIENT:
+            return  # it continues with the sweep
+        elif code in TRANSIENT and running.starts < MAX_STARTS:
+            self._say(f'trial {running.number}: exit code {code}; restarting it')
             self._waiting.appendleft(running)
-        elif code in CAN_PASS:
-            reason = f'ended by exit code {code}, {MAX_STARTS} times without a step further'
+        elif code in TRANSIENT:
+            reason = f'exit code {code}, {MAX_STARTS} times in a row without progress'
             self._finish(running, study.FAILED, code, reason)
         else:
             self._finish(running, study.FAILED, code, last_error(running.job.output))

@@ -11,8 +11,8 @@
             'seed': range(2),
         }
 
-The values of a key are a list or a `range`, or an Optuna distribution, or a table: then its keys
-are the values, and what stands beside a value varies with that value only.
+The values of a key are a list, a `range`, an Optuna distribution, or a table. The keys of a table
+are the values, and each maps to further keys that vary with this value only.
 """
 
 import itertools
@@ -35,21 +35,21 @@ from alexnet_jax.errors import BadInput
 
 EXAMPLE = 'configs/sweeps/lr_lrn.py'
 MAX_GRID = 10_000
-SAMPLES = 1000  # of a space that is not searched by grid: these are validated at the start
+SAMPLES = 1000  # points that are validated at the start, of a space that is not a grid
 
 Space = dict[str, Any]
-Settings = dict[str, Any]  # {'edits': ('no_lrn',), 'seed': 0}: config keys with their values
-Choose = Callable[[str, BaseDistribution], Any]  # of a parameter's name and what it may be
+Settings = dict[str, Any]  # config keys with values: {'edits': ('no_lrn',), 'seed': 0}
+Choose = Callable[[str, BaseDistribution], Any]  # parameter, its distribution -> value
 
 
 def load(path: str) -> Space:
-    """The space that `get_space()` of a file returns, each of its keys and values well-formed.
+    """Return what `get_space()` of a file returns, checked key by key.
 
     Args:
       path: configs/sweeps/NAME.py[:argument].
 
     Raises:
-      BadInput: no such file, it does not run, or its space is empty or has an unknown key.
+      BadInput: The file does not exist or does not run, or its space is empty or has unknown keys.
     """
     path, *arguments = path.split(':', 1)
     space = call_in_file(path, 'get_space', arguments, 'sweep', EXAMPLE)
@@ -65,28 +65,28 @@ def load(path: str) -> Space:
 
 
 def _checked(space: Space, outer: Sequence[str]) -> Space:
-    """The space with its iterables as lists."""
+    """Return the space with its iterables as lists."""
     if not isinstance(space, dict):
-        raise BadInput(f'{space!r} is no table of keys; for no further keys write {{}}')
+        raise BadInput(f'{space!r} is not a table of keys; write {{}} for no further keys')
     keys, result = leaves(default_config()), {}
     for key, spec in space.items():
         if key not in keys:
             raise BadInput(f'unknown config key {key}; {suggest(str(key), keys)}')
         if key in outer:
-            raise BadInput(f'{key} varies inside a table that it is in')
+            raise BadInput(f'{key} varies inside a table of its own values')
         if isinstance(spec, FloatDistribution | IntDistribution):
             result[key] = spec
             continue
         if isinstance(spec, str) or not hasattr(spec, '__iter__'):
             raise BadInput(
-                f'{key}: {spec!r} is no list of values, such as [{spec!r}], nor a range, '
+                f'{key}: {spec!r} is not a list of values, such as [{spec!r}], and not a range, '
                 f'FloatDistribution, IntDistribution or table'
             )
         values = list(spec)
         if not values:
             raise BadInput(f'{key} has no values')
         if len(set(map(_label, values))) < len(values):
-            raise BadInput(f'{key}: a value is there twice in {values!r}')
+            raise BadInput(f'{key}: duplicate value in {values!r}')
         if isinstance(spec, dict):
             taken = [*outer, *space]
             result[key] = {value: _checked(inner, taken) for value, inner in spec.items()}
@@ -96,12 +96,12 @@ def _checked(space: Space, outer: Sequence[str]) -> Space:
 
 
 def settings(space: Space, choose: Choose, where: str = '') -> Settings:
-    """One point of the space.
+    """Return one point of the space.
 
     Args:
-      space: of `load`.
-      choose: returns the value of a parameter; called once for each that applies.
-      where: ends the names of parameters inside a table.
+      space: What `load` returns.
+      choose: Returns the value of a parameter; called once for each parameter that applies.
+      where: A suffix for the names of parameters inside a table.
     """
     result = {}
     for key, spec in space.items():
@@ -118,7 +118,7 @@ def settings(space: Space, choose: Choose, where: str = '') -> Settings:
 
 
 def spell(space: Space) -> dict[str, Any]:
-    """The space in JSON, to see whether two are the same."""
+    """Return the space as JSON, which shows whether two spaces are the same."""
     return {
         key: {str(_label(value)): spell(inner) for value, inner in spec.items()}
         if isinstance(spec, dict)
@@ -128,25 +128,25 @@ def spell(space: Space) -> dict[str, Any]:
 
 
 def _label(value: Any) -> Any:
-    """A value as Optuna stores it: JSON has no tuples."""
+    """Return a value as Optuna stores it: JSON has no tuples."""
     return value if isinstance(value, str | bool | int | float | None) else repr(value)
 
 
 def grid(space: Space) -> list[dict[str, Any]]:
-    """Every point of a space without continuous ranges, as Optuna's parameters {name: value}.
+    """Return every point of a space without continuous ranges, as Optuna's {parameter: value}.
 
     Raises:
-      BadInput: a distribution has no step, or there are more than MAX_GRID points.
+      BadInput: A distribution has no step, or there are more than MAX_GRID points.
     """
     items = [(key, '', spec) for key, spec in space.items()]
     points = list(itertools.islice(_points(items), MAX_GRID + 1))
     if len(points) > MAX_GRID:
-        raise BadInput(f'the grid has more than {MAX_GRID:,} points; take --search=random or tpe')
+        raise BadInput(f'the grid has more than {MAX_GRID:,} points; use --search=random or tpe')
     return points
 
 
 def _points(items: Sequence[tuple[str, str, Any]]) -> Iterator[dict[str, Any]]:
-    """Of (key, where, values), the last key fastest."""
+    """Yield the points of (key, where, values) items; the last key varies fastest."""
     if not items:
         yield {}
         return
@@ -167,24 +167,24 @@ def _steps(key: str, spec: Any) -> Iterable:
             return [spec.low + i * step for i in range(count + 1)]
         case BaseDistribution():
             raise BadInput(
-                f'{key}: a grid cannot try every value of {spec}; give a list or a step, or take '
+                f'{key}: a grid cannot try every value of {spec}; give a list or a step, or use '
                 f'--search=random or tpe'
             )
     return spec
 
 
 def _ends(distribution: BaseDistribution) -> Sequence:
-    """The values of a list, the lowest and the highest of a distribution."""
+    """Return the values of a list, or the lowest and the highest of a range."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     return distribution.low, distribution.high
 
 
 def apply(config: ml_collections.ConfigDict, changes: Settings) -> ml_collections.ConfigDict:
-    """A config with some of its values changed.
+    """Return a config with some of its values changed.
 
     Raises:
-      BadInput: a value is of another type than its key's.
+      BadInput: A value is not of its key's type.
     """
     result = config.copy_and_resolve_references()
     for key, value in changes.items():
@@ -200,13 +200,13 @@ def check(config: ml_collections.ConfigDict, space: Space, is_grid: bool, device
     """Validate the config at every point of a grid, otherwise at random corners of the space.
 
     Args:
-      config: what the sweep starts from.
-      space: of `load`.
-      is_grid: whether every point will be run.
-      devices: accelerators of a trial.
+      config: The config that the sweep starts from.
+      space: What `load` returns.
+      is_grid: Whether every point will be run.
+      devices: Accelerators per trial.
 
     Raises:
-      BadInput: as `config.validate`; with the point.
+      BadInput: A point that `config.validate` refuses.
     """
     if is_grid:
         points = iter(grid(space))
@@ -222,17 +222,17 @@ def check(config: ml_collections.ConfigDict, space: Space, is_grid: bool, device
 
 
 def describe(point: Settings) -> str:
-    """edits=('no_lrn',) seed=0."""
+    """Return a point as text: edits=('no_lrn',) seed=0."""
     return ' '.join(f'{key}={text(value)}' for key, value in point.items())
 
 
 def text(value: Any) -> str:
-    """A value as the command line takes it."""
+    """Return a value as the command line takes it."""
     return value if isinstance(value, str) else repr(value)
 
 
 def overrides(config: ml_collections.ConfigDict, recipe: ml_collections.ConfigDict) -> list[str]:
-    """The flags that make a recipe into a config."""
+    """Return the flags that turn a recipe into a config."""
     before = leaves(recipe)
     return [
         f'--config.{key}={text(value)}'

@@ -1,7 +1,8 @@
-"""Becomes a trial: `python -m alexnet_jax.sweep.start CORES PARENT COMMAND...`.
+"""Become a trial: `python -m alexnet_jax.sweep.start CORES PARENT COMMAND...`.
 
-Takes the cores 'i,j,...' and asks for SIGTERM when the parent ends, however it ends; both hold for
-the command that replaces it. In a process of its own since JAX's threads forbid work after a fork.
+Restricts itself to the cores 'i,j,...' and asks the kernel for SIGTERM when the parent ends,
+however it ends. Both stay in force for the command that replaces it. This is a program of its own
+because a process with JAX's threads must not run code between fork and exec.
 """
 
 import ctypes
@@ -13,12 +14,12 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main() -> None:
-    """Set up, then become the command."""
+    """Set up this process, then replace it by the command."""
     cores, parent, *command = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent may ignore it
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):  # it ended before
+        if os.getppid() != int(parent):  # it ended before the call
             sys.exit(128 + signal.SIGTERM)
         if cores:
             os.sched_setaffinity(0, map(int, cores.split(',')))

@@ -1,4 +1,4 @@
-"""The live table of a sweep on a terminal; elsewhere a line for each thing that happens."""
+"""The progress of a sweep: a live table on a terminal, elsewhere a line for each event."""
 
 import datetime
 import re
@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from alexnet_jax.sweep.runner import Running
 from alexnet_jax.sweep.study import FINISHED, Study
 
-MARGIN = 8  # lines of a terminal that the table leaves: its head and foot, and the last lines said
+MARGIN = 8  # lines of a terminal that are left to the header, the footer and printed lines
 STYLES = {'running': 'cyan', FINISHED: 'green', 'failed': 'red', 'diverged': 'red'}
 
 
@@ -22,8 +22,8 @@ class Table:
     """Shows a study while it runs; a context manager.
 
     Args:
-      study: whose trials are shown.
-      console: where to.
+      study: The study.
+      console: The terminal or file to print to.
     """
 
     def __init__(self, study: Study, console: rich.console.Console):
@@ -41,11 +41,11 @@ class Table:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        """Print a line, above the table."""
+        """Print a line above the table."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, running: Sequence[Running]) -> None:
-        """Draw the table anew, or print the summary if it is another one."""
+        """Redraw the table, or off a terminal print the summary if it has changed."""
         if self._console.is_terminal:
             self._live.update(render(self._study, running, self._console.height - MARGIN))
         elif (line := _summary(self._study, self._study.all(), running)) != self._last:
@@ -54,7 +54,7 @@ class Table:
 
 
 def render(study: Study, running: Sequence[Running], lines: int) -> rich.table.Table:
-    """The running trials, then those that have ended, the last first, as far as lines reach."""
+    """Draw the running trials, then those that have ended, latest first, in so many lines."""
     trials = study.all()
     keys = changed_keys(trials)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, caption=_summary(study, trials, running))
@@ -73,12 +73,12 @@ def _ended_at(trial: FrozenTrial) -> datetime.datetime:
 
 
 def changed_keys(trials: Sequence[FrozenTrial]) -> list[str]:
-    """The config keys that differ between trials, in the order of the space."""
+    """Return the config keys that vary, in the order of the space."""
     return list(dict.fromkeys(k for t in trials for k in t.user_attrs.get('changes', {})))
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
-    """'optimizer.learning_rate' as 'learning_rate', where that names one key only."""
+    """Shorten 'optimizer.learning_rate' to 'learning_rate' where that is unambiguous."""
     last = [key.rpartition('.')[2] for key in keys]
     return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
 
@@ -105,7 +105,7 @@ def _values(trial: FrozenTrial, keys: Sequence[str]) -> list[str]:
 
 
 def short(value: str) -> str:
-    """A drawn number to four digits; other values as they are."""
+    """Round a number that was drawn at random to four digits; leave other values alone."""
     is_drawn = len(value) > 8 and re.fullmatch(r'-?[0-9.]+(e-?[0-9]+)?', value)
     return f'{float(value):.4g}' if is_drawn else value
 

@@ -53,6 +53,8 @@ def parse(module: str, words: list[str], folder: str) -> list[str]:
     # A flag without a value is a switch.
     switches = [f'{word}=true' if re.fullmatch(r'--\w+', word) else word for word in words]
     command = [word.replace('folder.py:PATH', f'folder.py:{folder}') for word in switches]
+    recorded = re.compile(r'runs/\w+/config.json')  # of a run, which may have been of any recipe
+    command = [recorded.sub('configs/quickstart.py', word) for word in command]
     argv = [module, *(word for word in command if not PLACEHOLDER.fullmatch(word))]
     with mock.patch.object(sys, 'argv', argv):  # ml_collections looks for overrides there
         _, *arguments = values(argv)

@@ -54,14 +54,14 @@ def test_predictions_mark_the_true_class():
     figures.to_png(figure)  # '$x^$' is no formula
 
 
-@pytest.mark.parametrize('size', [2, 10, figures.LABELLED_CLASSES, 200])
+@pytest.mark.parametrize('size', [2, 10, figures.LABELED_CLASSES, 200])
 def test_confusion(size):
     counts = np.diag(np.arange(size))  # the first class has no image
     figure = figures.confusion(counts, [f'class {i} {"x" * 40}' for i in range(size)])
     share = figure.axes[0].images[0].get_array()
     np.testing.assert_array_equal(share, np.diag(np.arange(size) > 0))
     texts = [text.get_text() for text in figure.axes[0].texts]
-    labeled = size <= figures.LABELLED_CLASSES
+    labeled = size <= figures.LABELED_CLASSES
     assert texts == ([str(i) for i in range(1, size)] if labeled else [])
     assert pixels(figure).shape[1] <= 1110  # the width of a page
 

@@ -199,7 +199,7 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
     ('args', 'message'),
     [
         ('', 'pass --workdir=DIR, the folder of a run'),
-        ('--workdir=nowhere', 'nowhere holds no run: nowhere/config.json cannot be read'),
+        ('--workdir=nowhere', 'nowhere holds no run: cannot read nowhere/config.json'),
         ('--workdir={tmp}/x --checkpoints={run}@7',
          '{run} has no checkpoint of step 7; it has 10, 5 (best: '),
         ('--workdir={tmp}/x --checkpoints={run},',
@@ -219,7 +219,7 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
         ('--workdir={run} --eval_ops=decode|random_crop(28)',
          "data.eval_ops='decode|random_crop(28)': evaluation takes no random op"),
         ('--workdir={run}/config.json/x --checkpoints={run}',
-         'workdir {run}/config.json/x cannot be made'),
+         'cannot create workdir {run}/config.json/x'),
         ('--workdir={run} --mode=evl', 'flag --mode=evl: value should be one of <train|eval>'),
     ],
 )  # fmt: skip

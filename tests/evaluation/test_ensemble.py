@@ -41,7 +41,6 @@ class Pixels:
 @pytest.fixture
 def make_run(tmp_path, monkeypatch):
     """make_run('name', kernel) -> workdir of a run whose logits are pixel @ kernel."""
-    monkeypatch.setattr(workdir, '_locks', [])
     monkeypatch.setitem(variants.VARIANTS, 'pixel', (Dense('fc', 3),))
     config = recorded_config.default_config()
     config.variant, config.num_classes, config.image_size, config.batch_size = 'pixel', 3, 1, 8
@@ -49,15 +48,13 @@ def make_run(tmp_path, monkeypatch):
 
     def make(name, kernel, classes=NAMES, step=1):
         folder = str(tmp_path / name)
-        workdir.create(folder, config, classes)
+        workdir.create(folder, config, classes).close()
         params = {'fc': {'kernel': np.float32(kernel), 'bias': np.zeros(3, np.float32)}}
         with checkpoint.Checkpoints(folder) as checkpoints:
             checkpoints.save(step, {'params': params}, {'top1': 0.5})
         return folder
 
-    yield make
-    for lock in workdir._locks:
-        lock.close()
+    return make
 
 
 def score(tmp_path, data, *folders) -> dict:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from helpers import ROOT
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
-from alexnet_jax.experiments import trials
-from alexnet_jax.experiments.catalogue import (
+from alexnet_jax.experiments import session as sessions
+from alexnet_jax.experiments.catalog import (
     DROPOUT,
     EXPERIMENTS,
     NORM_AND_POOL,
@@ -27,11 +28,12 @@ from alexnet_jax.experiments.catalogue import (
     of_list,
     schedule_table,
 )
+from alexnet_jax.experiments.records import Record, Records, Trial, epochs_to, smooth
 from alexnet_jax.experiments.relu_vs_tanh import best_rate, make_trial, next_trial, nth_rate
 from alexnet_jax.experiments.relu_vs_tanh import figure as relu_figure
 from alexnet_jax.experiments.relu_vs_tanh import table as relu_table
+from alexnet_jax.experiments.session import Session
 from alexnet_jax.experiments.tables import spread
-from alexnet_jax.experiments.trials import Record, Records, Session, Trial, epochs_to, smooth
 
 FAKE = (sys.executable, str(ROOT / 'tests' / 'fake_trainer.py'))
 SLOW = {'pause': 0.1}  # seconds an epoch
@@ -40,7 +42,8 @@ SLOW = {'pause': 0.1}  # seconds an epoch
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trials, 'POLL', 0.02)
+    monkeypatch.setattr(sessions, 'POLL', 0.02)
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
 
 
 def run(*trials: Trial, minutes: float | None = None, seeds: int = 1) -> list[dict]:
@@ -52,12 +55,24 @@ def run(*trials: Trial, minutes: float | None = None, seeds: int = 1) -> list[di
 
 
 def recorded() -> list[dict]:
-    return [json.loads(line) for line in Path('experiments/x.jsonl').read_text().splitlines()]
+    return [json.loads(line) for line in Path('results/x.jsonl').read_text().splitlines()]
 
 
 def starts(name: str) -> list[int]:
     """Epoch from which each start of a trial went on."""
     return [int(n) for n in Path(f'runs/experiments/x/{name}/starts').read_text().split()]
+
+
+def after_a_record(action) -> None:
+    """Start to wait for the first record of trial a, then do something to it."""
+    metrics = Path('runs/experiments/x/a_seed0/metrics.jsonl').absolute()
+
+    def wait():
+        while not metrics.exists() or b'\n' not in metrics.read_bytes():
+            time.sleep(0.02)
+        action()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # Running
@@ -109,13 +124,13 @@ def test_more_epochs_continue_from_the_workdir():
 
 @pytest.mark.slow
 def test_the_budget_stops_a_trial_and_the_same_command_continues(capsys):
-    trial = Trial('a', 'configs/a.py', SLOW, 12.0)
-    (part,) = run(trial, minutes=0.6 / 60)
+    trial = Trial('a', 'configs/a.py', SLOW, 30.0)
+    (part,) = run(trial, minutes=1.5 / 60)
     assert part['state'] == 'stopped'
-    assert 0 < part['epoch'] < 12
-    assert 'the budget is spent; the same command continues' in capsys.readouterr().out
+    assert 0 < part['epoch'] < 30
+    assert 'the budget is spent; run the same command again to continue' in capsys.readouterr().out
     (whole,) = run(trial)
-    assert (whole['state'], whole['epoch'], whole['seconds']) == ('finished', 12.0, 24.0)
+    assert (whole['state'], whole['epoch'], whole['seconds']) == ('finished', 30.0, 60.0)
     assert starts('a_seed0') == [0, part['epoch']]
     assert 'budget' not in capsys.readouterr().out
 
@@ -123,7 +138,7 @@ def test_the_budget_stops_a_trial_and_the_same_command_continues(capsys):
 @pytest.mark.slow
 def test_a_trial_begun_again_elsewhere_keeps_the_further_record():
     trial = Trial('a', 'configs/a.py', {}, 12.0)
-    records = Records(Path('experiments/x.jsonl'))
+    records = Records(Path('results/x.jsonl'))
     for epoch in (5.0, 3.0):
         records.put(record(trial, [(epoch, 0.5, 1)], state='stopped'))
     assert records.find(trial, 0).epoch == 5.0
@@ -157,20 +172,65 @@ def test_a_trial_that_someone_else_stopped_is_not_started_again_at_once():
     def stop():
         os.kill(int(Path('runs/experiments/x/a_seed0/pid').read_text()), signal.SIGTERM)
 
-    threading.Timer(0.6, stop).start()
-    with pytest.raises(RunError, match='a was stopped; the same command continues'):
+    after_a_record(stop)
+    with pytest.raises(RunError, match='a was stopped; run the same command again to continue'):
         run(Trial('a', 'configs/a.py', SLOW, 100.0))
+
+
+@pytest.mark.slow
+def test_the_output_of_a_trial_is_printed_once(capfd, tmp_path):
+    """As it is written, also in the start that continues it."""
+    loud = tmp_path / 'loud.py'
+    loud.write_text(
+        'import runpy, sys\n'
+        f'print("epochs", sys.argv[-1].split("=")[1], flush=True)\n'
+        f'runpy.run_path({str(FAKE[1])!r})\n'
+    )
+    with Session(Path('runs'), trainer=(sys.executable, str(loud))) as session:
+        for epochs in (1.0, 2.0):
+            session.run(Trial('a', 'configs/a.py', {}, epochs), 0)
+            assert capfd.readouterr().out == f'epochs {epochs}\n'
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_trial_at_once(tmp_path):
+    stubborn = tmp_path / 'stubborn.py'
+    stubborn.write_text(
+        'import signal, sys, time\n'
+        'told = []\n'
+        'def stop(*_):\n'
+        '    told.append(1)\n'
+        '    if len(told) == 2:\n'
+        '        sys.exit(143)\n'
+        'signal.signal(signal.SIGTERM, stop)\n'
+        'print("ready", flush=True)\n'
+        'time.sleep(60)\n'
+    )
+    output = Path('runs/a_seed0/output.txt')
+
+    def send():
+        while not output.exists() or 'ready' not in output.read_text():
+            time.sleep(0.02)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    before = time.monotonic()
+    with Session(Path('runs'), trainer=(sys.executable, str(stubborn))) as session:
+        assert session.run(Trial('a', 'configs/a.py', {}, 1.0), 0) is None
+        assert time.monotonic() - before < 50
+        with pytest.raises(Interrupted):
+            session.is_over  # noqa: B018
+        sender.join()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_trial_saved_and_recorded(number):
-    def send():
-        os.kill(os.getpid(), number)
-
-    timer = threading.Timer(0.6, send)
-    timer.start()
-    with pytest.raises(Interrupted, match='the same command continues') as stopped:
+    after_a_record(lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted, match='run the same command again to continue') as stopped:
         run(Trial('a', 'configs/a.py', SLOW, 100.0))
     assert stopped.value.exit_code == 128 + number
     (part,) = recorded()
@@ -179,22 +239,22 @@ def test_a_signal_ends_the_trial_saved_and_recorded(number):
 
 @pytest.mark.slow
 def test_a_trainer_that_refuses_its_config():
-    with pytest.raises(BadInput, match='x/a_seed0: the trainer ended with exit code 2; see above'):
+    with pytest.raises(BadInput, match=r'x/a_seed0: .* exit code 2; see .*a_seed0/output.txt'):
         run(Trial('a', 'configs/refused.py', {}, 1.0))
-    assert not Path('experiments/x.jsonl').exists()
+    assert not Path('results/x.jsonl').exists()
 
 
 @pytest.mark.slow
 def test_a_record_of_other_overrides_is_not_taken_for_the_trial():
     run(Trial('a', 'configs/a.py', {'batch_size': 64}, 1.0))
-    with pytest.raises(BadInput, match=r"a was run with configs/a.py {'batch_size': 64}, now it"):
+    with pytest.raises(BadInput, match=r"a was run with configs/a.py {'batch_size': 64}, but is"):
         run(Trial('a', 'configs/a.py', {'batch_size': 128}, 1.0))
 
 
 def test_a_damaged_record_file_is_named():
-    Path('experiments').mkdir()
-    Path('experiments/x.jsonl').write_text('{"trial": \n')
-    with pytest.raises(BadInput, match=r'experiments/x.jsonl is damaged: .*; restore it from git'):
+    Path('results').mkdir()
+    Path('results/x.jsonl').write_text('{"trial": \n')
+    with pytest.raises(BadInput, match=r'results/x.jsonl is damaged: .*; restore it from git'):
         run(Trial('a', 'configs/a.py', {}, 1.0))
 
 
@@ -246,7 +306,7 @@ def record(trial: Trial, train, seed=0, state='finished', evals=()) -> Record:
 
 def swept(*errors: tuple[str, int, float]) -> Records:
     """Records of sweeps: net, number of the rate, training error in the second epoch."""
-    records = Records(Path('experiments/sweep.jsonl'))
+    records = Records(Path('results/sweep.jsonl'))
     for net, n, error in errors:
         records.put(record(make_trial(net, n), [(1.0, 0.9, 2), (2.0, error, 1)]))
     return records
@@ -269,7 +329,7 @@ def test_a_sweep_goes_on_where_the_best_rate_is_at_the_edge():
 
 
 def raced(net: str, n: int, epochs: float, seed: int) -> Record:
-    """A record that reaches an error of 25 % over the epoch that ends at `epochs`."""
+    """A record that reaches an error of 25% over the epoch that ends at `epochs`."""
     trial = make_trial(net, n, race=True)
     curve = [(1.0, 0.9, 2), (2.0, 0.3, 1), (epochs - 1, 0.3, 1), (epochs, 0.2, 0.5)]
     return dataclasses.replace(record(trial, curve, seed, state='stopped'), epochs=60.0)
@@ -319,19 +379,22 @@ def test_a_rate_that_diverges_is_not_taken():
 
 def test_a_net_that_is_not_swept_has_no_rate():
     assert '| ReLU | not chosen yet | not run yet |' in relu_table(swept())
-    assert not relu_figure(swept(), Path('x.png'))
-    assert not Path('x.png').exists()
+    assert not relu_figure(swept())
 
 
 def test_figure_1_is_drawn():
     records = both_swept()
     records.put(raced('relu', 1, 5.0, 0))
-    assert relu_figure(records, Path('experiments/x.png'))
-    assert Path('experiments/x.png').read_bytes()[:4] == b'\x89PNG'
+    (axes,) = relu_figure(records).axes
+    curve, swept_only, target = axes.lines
+    labels = [curve.get_label(), swept_only.get_label()]
+    assert labels == ['ReLU, rate 0.003', 'tanh, rate 0.003']
+    assert curve.get_xydata()[-1].tolist() == pytest.approx([5.0, 0.2])  # over the epoch before
+    assert target.get_ydata() == [0.25, 0.25]
 
 
 def test_changes_are_paired_by_seed():
-    records = Records(Path('experiments/pairs.jsonl'))
+    records = Records(Path('results/pairs.jsonl'))
     errors = {'both': [0.25, 0.27], 'no_lrn': [0.26, 0.30], 'non_overlapping_pool': [0.26]}
     for name, found in errors.items():
         for seed, error in enumerate(found):
@@ -350,7 +413,7 @@ def test_changes_are_paired_by_seed():
 
 
 def test_table_and_figure_of_dropout():
-    records = Records(Path('experiments/pairs.jsonl'))
+    records = Records(Path('results/pairs.jsonl'))
     for seed, final in enumerate((0.40, 0.44)):
         # Over the last epoch the training error is (0.3 + 0.1) / 2.
         train = [(1.0, 0.5, 1), (24.0, 0.4, 1), (24.5, 0.3, 1), (25.0, 0.1, 1)]
@@ -362,16 +425,16 @@ def test_table_and_figure_of_dropout():
         '| no dropout | 25, 25 | 20.0 ± 0.0 (2 seeds) | 42.0 ± 2.8 (2 seeds) | '
         '38.0 ± 0.0 (2 seeds) | 1.25 ± 0.00 (2 seeds) |'
     )
-    assert dropout_figure(records, Path('x.png'))
+    assert len(dropout_figure(records).axes[0].lines) == 4  # two seeds, training and validation
 
 
 def test_table_of_the_published_schedule():
-    records = Records(Path('experiments/schedule.jsonl'))
+    records = Records(Path('results/schedule.jsonl'))
     evals = [(2.0, 0.5, 1.4), (4.0, 0.41, 1.2)]
     records.put(record(SCHEDULE, [(5.5, 0.4, 1)], state='stopped', evals=evals))
     assert schedule_table(records).splitlines()[2:] == [
-        '| seed 0 | 5.5 of 140 (stopped) | 41.00% at epoch 4 | 18 % at epoch 140 |',
-        '| mean of the finished |  | not run yet | 18 % |',
+        '| seed 0 | 5.5 of 140 (stopped) | 41.00% at epoch 4 | 18% |',
+        '| mean of the finished |  | not run yet | 18% |',
     ]
 
 
@@ -385,9 +448,17 @@ def test_every_experiment_has_a_table_before_it_is_run(name):
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_what_is_committed_is_of_the_trials_as_they_are_now(name):
-    records = Records(ROOT / f'experiments/{name}.jsonl')
+    records = Records(ROOT / f'results/{name}.jsonl')
     EXPERIMENTS[name].table(records)
     EXPERIMENTS[name].next_trial(records, 0)
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_the_page_has_the_tables_of_the_records(name):
+    page = (ROOT / 'EXPERIMENTS.md').read_text()
+    table = EXPERIMENTS[name].table(Records(ROOT / f'results/{name}.jsonl'))
+    for part in table.split('\n\n'):
+        assert part in page
 
 
 # The command
@@ -415,21 +486,25 @@ def test_without_a_name_it_lists_them():
 @pytest.mark.parametrize(
     ('args', 'line'),
     [
-        (['drop_out'], "error: no experiment 'drop_out'; did you mean dropout?\n"),
+        (['drop_out'], "error: unknown experiment 'drop_out'; did you mean dropout?\n"),
         (['dropout', 'x'], "error: unexpected argument 'x'; one experiment at a time\n"),
-        (['dropout', '--seeds=0'], 'error: --seeds=0; it must be 1 or more\n'),
+        (['dropout', '--seeds=0'], 'error: --seeds=0; it must be at least 1\n'),
+        (
+            ['dropout', '--seeds=2'],
+            'error: the trial dropout needs --folder=PATH, a folder of images: PATH/train/CLASS/* '
+            'and PATH/validation/CLASS/*\n',
+        ),
         (['dropout', '--budget=-1'], 'error: --budget=-1.0; it must be above 0 minutes\n'),
     ],
 )
 def test_bad_input_is_one_line(args, line):
     done = command(*args)
-    assert (done.returncode, done.stdout, done.stderr) == (2, '', line)
+    assert (done.returncode, done.stderr) == (2, line)
 
 
 @pytest.mark.slow
 def test_the_trainer_itself(monkeypatch):
     monkeypatch.setenv('XLA_FLAGS', '')
-    monkeypatch.setenv('PYTHONPATH', str(ROOT))
     every = {'log_every': 5, 'eval_every': 20, 'checkpoint_every': 20}
     trial = Trial('digits', f'{ROOT}/configs/quickstart.py', every, 1.0)
     with Session(Path('runs')) as session:

@@ -16,7 +16,7 @@ from PIL import Image
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import run_command
-from alexnet_jax.model import variants
+from alexnet_jax.model import shapes, variants
 from alexnet_jax.model.alexnet import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.report import __main__ as report
 from alexnet_jax.report.published import PUBLISHED, dataset_of, find
@@ -45,7 +45,7 @@ RECORDS = [
 
 def random_params(table):
     rng, size, params = np.random.RandomState(0), (8, 8, 3), {}
-    for row in variants.rows(table, size[0]):
+    for row in shapes.layer_infos(table, size[0]):
         if row.kernel:
             kernel = rng.normal(0, 0.02, row.kernel).astype(np.float32)
             params[row.name] = {'kernel': kernel, 'bias': np.zeros(row.kernel[-1], np.float32)}
@@ -55,7 +55,6 @@ def random_params(table):
 @pytest.fixture
 def make_run(tmp_path, monkeypatch):
     """make_run(name, table, {'seed': 1, ...}, classes) -> (workdir, params): an untrained run."""
-    monkeypatch.setattr(workdir, '_locks', [])
 
     def make(name='run', table=CONVS, values=None, classes=tuple('0123456789')):
         monkeypatch.setitem(variants.VARIANTS, f'table_{name}', table)
@@ -64,7 +63,7 @@ def make_run(tmp_path, monkeypatch):
         config.data.eval_split = 'test'
         config.update_from_flattened_dict(values or {})
         folder = tmp_path / name
-        workdir.create(folder, config, classes)
+        workdir.create(folder, config, classes).close()
         image = np.full((8, 8, 3), 100.0, np.float32)
         found = statistics.Statistics(image, np.full(3, 900.0), np.eye(3), 'here')
         statistics.save(folder / 'statistics.npz', found)
@@ -74,9 +73,7 @@ def make_run(tmp_path, monkeypatch):
             checkpoints.save(4, {'params': params}, {'top1': 0.625})
         return folder, params
 
-    yield make
-    for lock in workdir._locks:
-        lock.close()
+    return make
 
 
 @pytest.fixture
@@ -188,7 +185,7 @@ def test_hostile_names(make_run, command, tmp_path):
     folder, _ = make_run('_<b>$y$', values=values, classes=sorted(HOSTILE))
     other, _ = make_run('other', values=values | {'seed': 1}, classes=sorted(HOSTILE))
     out = tmp_path / 'pages' / 'both.html'
-    assert command(folder, other, f'--out={out}') == (0, '')
+    assert command(folder, other, f'--output={out}') == (0, '')
     page = Page(out)
     check_self_contained(page)
     assert not {'b', 'und'} & set(page.tags)
@@ -214,8 +211,8 @@ def test_without_data(make_run, command, tmp_path):
 
 def test_without_tensorflow(make_run, command, monkeypatch):
     folder, _ = make_run()
-    monkeypatch.setitem(sys.modules, 'alexnet_jax.data.samples', None)
-    monkeypatch.delattr('alexnet_jax.data.samples', raising=False)
+    monkeypatch.setitem(sys.modules, 'alexnet_jax.data.examples', None)
+    monkeypatch.delattr('alexnet_jax.data.examples', raising=False)
     assert command(folder) == (0, '')
     assert 'All that needs the images is missing: ' in Page(folder / 'report/report.html').text
 
@@ -233,7 +230,7 @@ def test_without_checkpoint_or_records(make_run, command, tmp_path):
     (folder / 'checkpoints').rename(tmp_path / 'elsewhere')
     assert command(folder) == (0, '')
     text = Page(folder / 'report/report.html').text
-    assert 'The curve of run is missing: its metrics.jsonl has no record' in text
+    assert 'The curve of run is missing: its metrics.jsonl has no records' in text
     assert f'missing: {folder} has no checkpoint' in text
     assert 'not evaluated yet' in text
 
@@ -242,9 +239,9 @@ def test_without_checkpoint_or_records(make_run, command, tmp_path):
     ('args', 'line'),
     [
         ((), report.USAGE),
-        (('nowhere',), 'nowhere holds no run: nowhere/config.json cannot be read'),
-        (('a', 'b'), f'several runs need --out; {report.USAGE}'),
-        (('a', '--out=page.txt'), '--out=page.txt; it must end in .html'),
+        (('nowhere',), 'nowhere holds no run: cannot read nowhere/config.json'),
+        (('a', 'b'), f'several runs need --output; {report.USAGE}'),
+        (('a', '--output=page.txt'), '--output=page.txt; it must end in .html'),
         (('a', '--neighbors_among=0'), '--neighbors_among=0; it must be above 0'),
         (('a', '--neighbors=3'), 'unknown flag --neighbors; '),
     ],

@@ -58,11 +58,11 @@ def refused(monkeypatch, capsys, tmp_path):
         ([CONFIG, SPACE, '--search=bayes'], '--search=bayes; allowed: grid, random, tpe'),
         ([CONFIG, SPACE, '--backend=k8s'], '--backend=k8s; allowed: local, slurm, ray'),
         ([CONFIG, SPACE, '--metric=top2'], '--metric=top2; allowed: top1, top5, loss'),
-        ([CONFIG, SPACE, '--trials=3'], '--search=grid runs every point; leave --trials out'),
+        ([CONFIG, SPACE, '--trials=3'], '--search=grid runs every point; omit --trials'),
         ([CONFIG, SPACE, '--search=tpe'], '--search=tpe needs --trials=N'),
         ([CONFIG, SPACE, '--search=tpe', '--trials=0'], '--trials=0; it must be at least 1'),
         ([CONFIG, SPACE, '--max_parallel=0'], '--max_parallel=0; it must be at least 1'),
-        ([CONFIG, SPACE, '--sbatch=partition=x'], '--sbatch is for --backend=slurm'),
+        ([CONFIG, SPACE, '--sbatch=partition=x'], '--sbatch works with --backend=slurm only'),
         ([CONFIG, SPACE, '--devices_per_trial=4'], 'but this machine has 2 gpu devices'),
     ],
 )

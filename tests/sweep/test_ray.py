@@ -87,7 +87,7 @@ def test_ctrl_c_saves(tmp_path, start):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=180)
     assert process.returncode == 130, output
-    assert 'the same command continues with what is left' in output
+    assert 'run the same command again to continue' in output
 
 
 def test_more_devices_than_there_are(tmp_path, start):

@@ -69,7 +69,7 @@ def test_the_last_lines(make, tmp_path):
     assert lines == [
         'optimizer.learning_rate=0.1 edits=()  top1 0.2000 (0.1000 to 0.3000)  (2 seeds)',
         "optimizer.learning_rate=0.1 edits=('no_lrn',)  top1 0.5500 (0.5000 to 0.6000)  (2 seeds)",
-        'optimizer.learning_rate=0.2 edits=()  top1 0.2500 (0.2500 to 0.2500)  (1 seeds)',
+        'optimizer.learning_rate=0.2 edits=()  top1 0.2500 (0.2500 to 0.2500)  (1 seed)',
         "best    trial 3, top1 0.6000: optimizer.learning_rate=0.1 edits=('no_lrn',) seed=1",
         f'trials  {tmp_path}/trials.csv',
         f'plots   {tmp_path}/index.html',
@@ -93,6 +93,22 @@ def test_the_page(make, tmp_path):
     assert page.count('class="plotly-graph-div"') == 3
     assert '<script src' not in page  # it is all in the page
     assert '<link' not in page
+    assert '--config.edits=(&#39;&#34;&#39;&#34;&#39;no_lrn' in page  # escaped, as all text is
+
+
+def test_hostile_text_on_the_page(make, tmp_path):
+    """Of a config value, and of a folder whose name is not UTF-8."""
+    folder = tmp_path / '<b>\udcff'
+    folder.mkdir()
+    made = make({'init_from': ['<script>alert(1)</script>', '"><i>']}, {0: 0.5, 1: 0.25})
+    results.write(made, BASE, folder)
+    page = (folder / 'index.html').read_text()
+    assert '<title>Sweep &lt;b&gt;?</title>' in page
+    assert '&lt;script&gt;alert(1)&lt;/script&gt;' in page
+    table, plots = page.split('<h2>History</h2>')
+    assert '<script>' not in table
+    assert '<i>' not in table
+    assert 'alert(1)</script>' not in plots
 
 
 @pytest.mark.parametrize(
@@ -132,12 +148,12 @@ def test_reports_of_those_that_have_none(make, tmp_path, monkeypatch):
     for number in (0, 2, 3, 5):
         (tmp_path / f'trials/{number:03}').mkdir(parents=True)
     monkeypatch.setattr(subprocess, 'run', run)
-    with pytest.raises(RunError, match='report of trial 3: no data'):
+    with pytest.raises(RunError, match='report on trial 3: no data'):
         results.make_reports(made, tmp_path, lines.append)
     workdir = tmp_path / 'trials' / '000'
     first = [sys.executable, '-m', 'alexnet_jax.report', workdir]
-    assert commands[0] == [*first, f'--out={workdir}/report/report.html']
-    assert lines == ['report of trial 0', 'report of trial 2', 'report of trial 3']
+    assert commands[0] == [*first, f'--output={workdir}/report/report.html']
+    assert lines == ['report on trial 0', 'report on trial 2', 'report on trial 3']
 
 
 def test_the_live_table(make, tmp_path):

@@ -31,7 +31,7 @@ def sweep(tmp_path, monkeypatch):
         config.epochs = 60.0
         base = runner.Base('--config=x', configs.default_config(), config, 1)
         lines = []
-        with study.locked(tmp_path):
+        with study.lock(tmp_path):
             trials = study.Study(tmp_path, {}, space, 'grid', 0, 'top1')
             backend = local.Local('cpu', 1, 1, parallel)
             arguments = (trials, backend, tmp_path, base, early_stopping)
@@ -62,9 +62,9 @@ def test_what_is_tried_again_and_what_is_a_result(sweep, starts):
     assert [starts(n) for n in range(6)] == [[0, 5], [0, 0], [0], [0], [0], [0, 0, 0]]
     assert [trial.value for trial in trials[:2]] == [0.1, 0.2]
     assert trials[2].user_attrs['reason'] == 'this one ends with 2'
-    again = 'ended by exit code 143, 3 times without a step further'
+    again = 'exit code 143, 3 times in a row without progress'
     assert trials[5].user_attrs['reason'] == again
-    assert 'trial 0: ended by exit code 137; starting it again' in lines
+    assert 'trial 0: exit code 137; restarting it' in lines
     failed = 'trial 2: failed  optimizer.learning_rate=0.3  (this one ends with 2)'
     assert failed in lines
 

@@ -113,8 +113,8 @@ def test_a_job_that_is_lost_or_cancelled_is_submitted_again(tmp_path, cluster):
                 if all(line in found for line in wanted):
                     os.kill(int(path.parent.name), signal.SIGKILL)
         output = finish(process)
-    assert 'trial 1: ended by exit code 137; starting it again' in output
-    assert 'trial 0: ended by exit code 143; starting it again' in output
+    assert 'trial 1: exit code 137; restarting it' in output
+    assert 'trial 0: exit code 143; restarting it' in output
     assert [len(sweep.starts(n)) for n in range(3)] == [2, 2, 1]
 
 
@@ -127,7 +127,7 @@ def test_ctrl_c_saves(tmp_path, cluster):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=180)
     assert process.returncode == 130
-    assert 'the same command continues with what is left' in output
+    assert 'run the same command again to continue' in output
     assert sweep.jobs() == []
     for trial in (0, 1):
         assert len(sweep.starts(trial)) == 1

@@ -18,7 +18,7 @@ RATES = RATE | {'optimizer.momentum': FloatDistribution(0, 1)}
 
 @contextlib.contextmanager
 def open_study(folder, space=GRID, search='grid', trials=0, plan=None, metric='top1'):
-    with study.locked(folder):
+    with study.lock(folder):
         yield study.Study(folder, plan or {}, space, search, trials, metric)
 
 
@@ -140,7 +140,7 @@ def test_two_sweeps_in_a_folder(tmp_path):
     with (
         open_study(tmp_path),
         pytest.raises(BadInput, match='in use by another sweep'),
-        study.locked(tmp_path),
+        study.lock(tmp_path),
     ):
         raise AssertionError('it should not run')
 
@@ -149,10 +149,13 @@ def test_another_plan_is_refused(tmp_path):
     plan = {'--config.seed': 0, '--search': 'grid'}
     with open_study(tmp_path, plan=plan):
         pass
-    with open_study(tmp_path, plan=plan | {'--config.added_later': 1}):
-        pass
-    message = r"another sweep \(--search: 'grid' -> 'tpe'\); undo the change or take another"
-    with pytest.raises(BadInput, match=message), open_study(tmp_path, plan={'--search': 'tpe'}):
+    message = r"a different sweep \(--search: 'grid' -> 'tpe'\); undo the change or use a different"
+    other = plan | {'--search': 'tpe'}
+    with pytest.raises(BadInput, match=message), open_study(tmp_path, plan=other):
+        raise AssertionError('it should not run')
+    other = plan | {'--config.accum_steps': 1}
+    message = r'--config.accum_steps: None -> 1'
+    with pytest.raises(BadInput, match=message), open_study(tmp_path, plan=other):
         raise AssertionError('it should not run')
 
 
@@ -168,7 +171,7 @@ def test_a_damaged_journal(tmp_path):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').write_text('')
     with (
-        pytest.raises(BadInput, match='cannot be written: Not a directory'),
-        study.locked(tmp_path / 'file' / 'x'),
+        pytest.raises(BadInput, match=r'cannot write workdir .*: Not a directory'),
+        study.lock(tmp_path / 'file' / 'x'),
     ):
         raise AssertionError('it should not run')

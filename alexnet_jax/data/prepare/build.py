@@ -13,7 +13,6 @@ step:
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -26,9 +25,10 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from alexnet_jax import files
 from alexnet_jax.data import statistics
 from alexnet_jax.data.ops.chain import fit, parse
-from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, sync, write_json
+from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, write_json
 from alexnet_jax.data.reader import Reader
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.sources.prepared import (
@@ -87,7 +87,7 @@ def prepare(
         _check_recipe(work, _recipe(request, source, shard_size))
         _make(work, request, source, config_data, shard_size)
         os.rename(work / 'set', output)
-        sync(output.parent)
+        files.sync(output.parent)
         shutil.rmtree(work)
     return True
 
@@ -122,13 +122,13 @@ def _refuse_changes(before: dict, now: dict, what: str, remedy: str) -> None:
 def _lock(work: epath.Path) -> Iterator[None]:
     """Keep other processes out; leave no folder behind if nothing was begun in it."""
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / 'lock', 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(
-                f'{work} is in use: another process is preparing this set; wait for it'
-            ) from error
+    try:
+        lock = files.lock(work / 'lock')
+    except BlockingIOError as error:
+        raise BadInput(
+            f'{work} is in use: another process is preparing this set; wait for it'
+        ) from error
+    with lock:
         try:
             yield
         finally:

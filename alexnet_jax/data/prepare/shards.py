@@ -17,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax import files
 from alexnet_jax.data.ops.chain import Chain, parse
 from alexnet_jax.data.reader import PADDING, Reader
 from alexnet_jax.data.sources.prepared import shard_name
@@ -168,24 +169,12 @@ class SplitMaker:
 
 def file_entry(path: epath.Path) -> dict:
     """Size and SHA-256 of a file, which is on the disk when this returns."""
-    sync(path)
+    files.sync(path)
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
     return {'bytes': path.stat().length, 'sha256': digest}
 
 
-def sync(path: epath.Path) -> None:
-    """Make sure of a file or folder: its content is on the disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: epath.Path, value: dict) -> None:
     """Write a file that is there whole or not at all."""
-    temporary = path.with_name(f'{path.name}.tmp')
-    temporary.write_text(json.dumps(value, indent=1) + '\n')
-    sync(temporary)
-    temporary.replace(path)
+    files.write(path, json.dumps(value, indent=1) + '\n')

@@ -1,7 +1,6 @@
-"""Where trials run: the interface of a backend, and what all of them do the same way."""
+"""Where trials run: the interface of a backend, and what all backends have in common."""
 
 import dataclasses
-import fcntl
 import os
 import signal
 import subprocess
@@ -10,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-# A trial is one process, also where the sweep itself was started as a task of many.
+from alexnet_jax import files
+
+# A trial is one process, even if a launcher started the sweep as one task of many.
 LAUNCHERS = ('SLURM_', 'OMPI_', 'PMI', 'JOBSET_', 'TPU_WORKER_')
 LOST = 128 + signal.SIGKILL
-LOCK = '.trial'  # in a trial's folder: held by its process, so free when that has ended
+LOCK = '.trial'  # in a trial's folder: its process holds it, so it is free once that has ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Job:
     """A trial to run.
 
     Attributes:
-      name: of the trial, unique on the cluster.
-      command: what to run, the program first.
-      folder: its workdir; what it prints is added to output.txt there.
-      directory: that it starts in, from which it finds its files.
+      name: The trial's name, unique on the cluster.
+      command: What to run, the program first.
+      folder: The trial's workdir; what it prints is appended to output.txt there.
+      directory: The working directory.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """What the trial printed, over all of its starts."""
+        """The file with what the trial printed, over all its starts."""
         return self.folder / 'output.txt'
 
 
@@ -42,34 +43,34 @@ class Handle(Protocol):
     """A job that was started."""
 
     def poll(self) -> int | None:
-        """Its exit code, 128 + n after signal n; None while it waits or runs.
+        """Return the exit code, 128 + n after signal n; None while the job waits or runs.
 
-        137 if it was lost without one, as with its node.
+        137 stands for a job that was lost without one, for instance with its node.
         """
 
     def stop(self) -> None:
-        """Send it SIGTERM: it saves and ends."""
+        """Send SIGTERM: the trial saves and ends."""
 
 
 class Backend(Protocol):
-    """Runs jobs. Its constructor raises BadInput where it cannot."""
+    """Runs jobs. The constructor raises BadInput where it cannot."""
 
-    parallel: int  # jobs at a time
+    parallel: int  # jobs at the same time
 
     def start(self, job: Job) -> Handle:
-        """Start a job, or find it again if it still runs since an earlier sweep."""
+        """Start a job, or find it if it is still running from an earlier start of the sweep."""
 
 
 def spawn(
     job: Job, environ: Mapping[str, str], cores: Sequence[int] = (), keep: Sequence[int] = ()
 ) -> subprocess.Popen:
-    """Start a job's process on this machine; it gets SIGTERM when this process ends.
+    """Start a job's process on this machine. It gets SIGTERM when this process ends.
 
     Args:
-      job: to run.
-      environ: added to this process's environment, which is cleaned of launchers.
-      cores: that it may use; none for all.
-      keep: file descriptors that it inherits.
+      job: The job.
+      environ: Variables to add to the environment of this process, minus those of launchers.
+      cores: The cores that it may use; empty for all.
+      keep: File descriptors for it to inherit.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -82,19 +83,19 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the sweep, which then tells its trials
+            start_new_session=True,  # Ctrl-C reaches the sweep only, which stops its trials
             pass_fds=keep,
         )
 
 
 def run(job: Job, environ: Mapping[str, str]) -> int:
-    """Run a job to its end on the node that a cluster chose; returns its exit code.
+    """Run a job to its end on the node that a cluster chose; return its exit code.
 
-    KeyboardInterrupt, by which Ray stops a task, stops it.
+    KeyboardInterrupt, which is how Ray stops a task, stops the job.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / LOCK).open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one that a killed sweep left may still be saving
+    # The process that a killed sweep left behind may still be saving.
+    with files.lock(job.folder / LOCK, wait=True) as lock:
         process = spawn(job, environ, keep=[lock.fileno()])
         try:
             return exit_code(process.wait())
@@ -104,10 +105,10 @@ def run(job: Job, environ: Mapping[str, str]) -> int:
 
 
 def threads(count: int) -> dict[str, str]:
-    """The environment that makes XLA and BLAS use so many threads."""
+    """Return the environment that makes XLA and BLAS use this many threads."""
     return {'NPROC': str(count), 'OMP_NUM_THREADS': str(count)}
 
 
 def exit_code(returncode: int) -> int:
-    """As a shell's: 128 + n after signal n."""
+    """Return the exit code as a shell does: 128 + n after signal n."""
     return 128 - returncode if returncode < 0 else returncode

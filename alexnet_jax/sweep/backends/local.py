@@ -1,6 +1,5 @@
 """Trials as processes on this machine, each with its own accelerators and cores."""
 
-import fcntl
 import json
 import math
 import os
@@ -8,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from alexnet_jax import files
 from alexnet_jax.errors import BadInput
 from alexnet_jax.sweep.backends import LOCK, Job, exit_code, spawn, threads
 
-# The shape of so many chips: https://gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3
+# The topology of this many chips: https://gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3
 TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
-SHARED_MEMORY = 0.9  # of an accelerator, for the trials that share it; the rest is the driver's
+SHARED_MEMORY = 0.9  # of an accelerator, divided among the trials on it; the driver needs some
 
 
 class Local:
@@ -21,12 +21,12 @@ class Local:
 
     Args:
       platform: 'cpu', 'gpu' or 'tpu'.
-      count: its devices.
-      devices_per_trial: accelerators of a trial.
-      max_parallel: trials at a time; None for as many as have devices of their own.
+      count: The number of its devices.
+      devices_per_trial: Accelerators per trial.
+      max_parallel: Trials at a time; None for as many as can have devices of their own.
 
     Raises:
-      BadInput: there are not so many devices.
+      BadInput: There are not enough devices.
     """
 
     def __init__(
@@ -47,8 +47,13 @@ class Local:
         self._cores = [_cores(slot, self.parallel) for slot in range(self.parallel)]
         self._free = list(range(self.parallel))
 
+    @classmethod
+    def undivided(cls) -> 'Local':
+        """Return a backend for one trial at a time, which sees every device and core."""
+        return cls('cpu', 1, 1)  # where a single device is not named, none is hidden
+
     def start(self, job: Job) -> '_Process':
-        """Start a job; if one of an earlier sweep still runs in the folder, when that has ended."""
+        """Start a job, once a process that an earlier sweep left in the folder has ended."""
         slot = self._free.pop(0)
         cores = self._cores[slot]
         environ = self._environs[slot] | threads(len(cores))
@@ -69,11 +74,11 @@ class _Process:
         if self._process is None:
             if self._stopped:
                 return self._end(143)
-            with self._lock_path.open('w') as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return None
+            try:
+                lock = files.lock(self._lock_path)
+            except BlockingIOError:
+                return None
+            with lock:  # the process inherits it
                 self._process = self._start(lock)
         if self._process.poll() is None:
             return None
@@ -91,16 +96,16 @@ class _Process:
 
 
 def probe(arguments: Sequence[str]) -> tuple[str, int]:
-    """Look at the data and the devices in a process of its own, which then gives both back.
+    """Open the data and count the devices in a separate process, which then releases both.
 
     Args:
       arguments: `--config=...` and its overrides.
 
     Returns:
-      The platform and how many devices it has.
+      The platform and the number of its devices.
 
     Raises:
-      BadInput: what is wrong with the data, or JAX finds no devices.
+      BadInput: The data cannot be opened, or JAX finds no devices.
     """
     print(
         'opening the data, which TFDS downloads on first use, and counting the devices', flush=True
@@ -112,18 +117,18 @@ def probe(arguments: Sequence[str]) -> tuple[str, int]:
         text=True,
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ['it ended without a word'])[-1]
+        last = (done.stderr.strip().splitlines() or ['it printed no error'])[-1]
         raise BadInput(last.removeprefix('error: '))
     platform, count = json.loads(done.stdout.splitlines()[-1])
     return platform, count
 
 
 def _devices(platform: str, count: int, each: int, group: int, sharing: int) -> dict[str, str]:
-    """The environment in which a trial sees its devices only."""
+    """Return the environment in which a trial sees only its own devices."""
     places = range(group * each, (group + 1) * each)
     environ = {}
     if platform == 'cpu':
-        if count > 1:  # simulated
+        if count > 1:  # simulated devices
             flag = f'--xla_force_host_platform_device_count={each}'
             environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
     elif platform == 'tpu':
@@ -144,7 +149,7 @@ def _devices(platform: str, count: int, each: int, group: int, sharing: int) -> 
 
 
 def _cores(slot: int, slots: int) -> list[int]:
-    """An equal share of the cores that this process may use, or one that others have too."""
+    """Return an equal share of the cores; one core, shared, if there are more slots than cores."""
     if hasattr(os, 'sched_getaffinity'):
         cores = sorted(os.sched_getaffinity(0))
     else:

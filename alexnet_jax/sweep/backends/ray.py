@@ -1,6 +1,6 @@
-"""Trials as tasks of a Ray cluster that is there; its nodes share the sweep's file system.
+"""Trials as tasks of an existing Ray cluster, whose nodes share the sweep's file system.
 
-Ray ends the tasks of a sweep that has ended, and each ends its trial, which saves.
+When a sweep ends, Ray ends its tasks, and each task ends its trial, which saves.
 """
 
 import math
@@ -12,20 +12,21 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.sweep.backends import LOST, Job, run, threads
 
 INSTALL = 'pip install ray==2.60.0'
-SHARED_MEMORY = 0.9  # of an accelerator, for the trials that share it; the rest is the driver's
+SHARED_MEMORY = 0.9  # of an accelerator, divided among the trials on it; the driver needs some
 STOPPED = 143
-CONNECT_SECONDS = 10  # Ray itself tries for minutes
+CONNECT_SECONDS = 10  # Ray itself keeps trying for minutes
 
 
 class Ray:
-    """The backend of the cluster at $RAY_ADDRESS, or of the one that this machine is part of.
+    """The backend of the cluster at $RAY_ADDRESS, or of the one that this machine belongs to.
 
     Args:
-      devices_per_trial: GPUs or TPU chips of a task, where any node has them.
-      max_parallel: tasks at a time; None for as many as have devices of their own, or one a node.
+      devices_per_trial: GPUs or TPU chips per task, if any node has some.
+      max_parallel: Tasks at a time; None for as many as can have devices of their own, or for one
+        per node.
 
     Raises:
-      BadInput: Ray is not installed, there is no cluster, or no node has so many devices.
+      BadInput: Ray is not installed, there is no cluster, or no node has enough devices.
     """
 
     def __init__(self, devices_per_trial: int, max_parallel: int | None):
@@ -64,7 +65,7 @@ class Ray:
         if share < 1 and devices_per_trial > 1:
             raise BadInput(
                 f'--max_parallel={max_parallel}, but {groups} trials of --devices_per_trial='
-                f'{devices_per_trial} fill this Ray cluster; only single devices are shared'
+                f'{devices_per_trial} fill this Ray cluster; only single devices can be shared'
             )
         fewest = min(int(node['CPU']) for node in nodes)
         cores = max(1, fewest // math.ceil(self.parallel / len(nodes)))

@@ -1,8 +1,8 @@
-"""Trials as jobs of Slurm, by submitit.
+"""Trials as Slurm jobs, by submitit.
 
-The sweep alone decides what is run again, so jobs are not requeued by Slurm: preempted, or 90 s
-before their time limit, they get SIGTERM, save, end with 143, and are submitted anew. The jobs of
-a sweep that was killed run on, and its next start finds them.
+Only the sweep decides what is run again; Slurm requeues no job. On preemption, or 90 s before the
+time limit, a job gets SIGTERM, saves, ends with 143, and is submitted again. The jobs of a sweep
+that was killed keep running, and the next start of the sweep finds them.
 """
 
 import os
@@ -19,23 +19,23 @@ from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.sweep.backends import LOST, Job, run, threads
 
 INSTALL = 'pip install submitit==1.5.4'
-PARALLEL = 16  # jobs in the queue at a time, unless --max_parallel says otherwise
+PARALLEL = 16  # jobs in the queue at a time, by default
 SIGNAL = 'TERM@90'  # seconds before the time limit
-QUEUE_EVERY = 5  # seconds between two looks at the queue, for all jobs together
+QUEUE_EVERY = 5  # seconds between calls of squeue, for all jobs together
 RESULT_DELAY = 15  # seconds after which a job that left the queue without a result is lost
 
 
 class Slurm:
-    """The backend of a cluster.
+    """The backend of a Slurm cluster.
 
     Args:
-      folder: of the sweep, on a file system that the nodes share.
-      devices_per_trial: GPUs of a job, where any node has GPUs.
-      max_parallel: jobs in the queue at a time.
-      options: of sbatch, 'partition=gpu' or 'exclusive'.
+      folder: The sweep's folder, on a file system that the nodes share.
+      devices_per_trial: GPUs per job, if any node has GPUs.
+      max_parallel: Jobs in the queue at a time; None for PARALLEL.
+      options: Options for sbatch, such as 'partition=gpu' or 'exclusive'.
 
     Raises:
-      BadInput: submitit or Slurm is not there, no node has so many GPUs, or sbatch refuses.
+      BadInput: submitit or Slurm is missing, no node has enough GPUs, or sbatch refuses.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Slurm:
         max_parallel: int | None,
         options: Sequence[str],
     ):
-        # Its way to set up logging closes the handlers that are there.
+        # The way submitit sets up logging would close the existing handlers.
         os.environ.setdefault('SUBMITIT_LOG_LEVEL', 'NOCONFIG')
         try:
             import submitit
@@ -56,8 +56,8 @@ class Slurm:
         gpus = _most_gpus(_ask('sinfo', '--noheader', '--format=%G'))
         if devices_per_trial > max(gpus, 1):
             raise BadInput(
-                f'--devices_per_trial={devices_per_trial}, but no node of this Slurm has more than '
-                f'{gpus} GPUs'
+                f'--devices_per_trial={devices_per_trial}, but no node of this Slurm cluster has '
+                f'more than {gpus} GPUs'
             )
         parameters = dict(option.partition('=')[::2] for option in options)
         parameters = {key: value or True for key, value in parameters.items()}
@@ -70,14 +70,14 @@ class Slurm:
         self._queue = _Queue()
         self._executor = submitit.SlurmExecutor(folder / 'slurm')
         self._executor.update_parameters(
-            time=None,  # the partition's
+            time=None,  # the partition's default
             stderr_to_stdout=True,
             additional_parameters={**parameters, 'signal': SIGNAL, 'no-requeue': True},
         )
 
     def start(self, job: Job) -> '_SlurmJob':
-        """Submit a job, unless one of an earlier start of the sweep waits, runs or has ended."""
-        note = job.folder / 'slurm_job'  # its number, until its end is known
+        """Submit a job, unless an earlier start of the sweep has done so."""
+        note = job.folder / 'slurm_job'  # the job's number, until its exit code is known
         if not note.exists():
             job.folder.mkdir(parents=True, exist_ok=True)
             note.write_text(self._running(job) or self._submit(job))
@@ -89,9 +89,9 @@ class Slurm:
         return submitit.SlurmJob(self._executor.folder, number)
 
     def _running(self, job: Job) -> str | None:
-        """The number of a job that was submitted by a sweep that was killed before it noted it."""
+        """Return the number of a job whose sweep was killed before it wrote the number down."""
         number = self._queue.number(job.name)
-        # The queue still has a job whose result is there, and was seen, for a moment.
+        # A job whose result was read already stays in the queue for a moment.
         if number and not self._job(number).paths.result_pickle.exists():
             return number
         return None
@@ -104,8 +104,8 @@ class Slurm:
             number = self._executor.submit(run_on_node, job).job_id
         except submitit.core.utils.FailedJobError as error:
             raise RunError(
-                f'sbatch: {error}; started again, the sweep continues: with a lower --max_parallel '
-                f'if there were too many jobs'
+                f'sbatch: {error}; run the same command again to continue, with a lower '
+                f'--max_parallel if there were too many jobs'
             ) from error
         self._queue.forget()
         return number
@@ -134,7 +134,8 @@ class _SlurmJob:
         return LOST if time.monotonic() - self._gone_since > RESULT_DELAY else None
 
     def stop(self) -> None:
-        # A running job gets no more than SIGTERM: saving may take longer than Slurm's patience.
+        # A running job gets SIGTERM only: a plain scancel follows up with SIGKILL after KillWait,
+        # which may be too soon for it to save.
         running = self._queue.state(self._job.job_id) not in ('PENDING', 'CONFIGURING')
         subprocess.run(
             ['scancel', *(['--signal=TERM'] if running else []), self._job.job_id],
@@ -143,22 +144,22 @@ class _SlurmJob:
 
 
 class _Queue:
-    """What squeue says of the user's jobs, asked now and then."""
+    """The user's jobs in the queue, as squeue lists them every QUEUE_EVERY seconds."""
 
     def __init__(self):
         self._found: dict[str, tuple[str, str]] = {}
         self.forget()
 
     def forget(self) -> None:
-        """Ask again at the next call."""
+        """Call squeue again at the next question."""
         self._asked = float('-inf')
 
     def state(self, number: str) -> str | None:
-        """Of a job, or None if it is not in the queue."""
+        """Return the state of a job, or None if it is not in the queue."""
         return self._jobs().get(number, (None, None))[1]
 
     def number(self, name: str) -> str | None:
-        """Of the job of a name."""
+        """Return the number of the job with this name, if there is one."""
         found = (number for number, (other, _) in self._jobs().items() if other == name)
         return next(found, None)
 
@@ -167,7 +168,7 @@ class _Queue:
             user = str(os.getuid())
             try:
                 output = _ask('squeue', '--noheader', '--format=%i %j %T', f'--user={user}')
-            except BadInput:  # the controller is away for a while: the jobs run on
+            except BadInput:  # the controller is unreachable; the jobs keep running
                 return self._found
             lines = [line.split() for line in output.splitlines()]
             self._found = {number: (name, state) for number, name, state in lines}
@@ -176,15 +177,15 @@ class _Queue:
 
 
 def run_on_node(job: Job) -> int:
-    """The job itself; returns the trial's exit code."""
-    # Slurm sends it to every process of the job, so the trial has it too.
+    """Run the trial inside its Slurm job; return its exit code."""
+    # Slurm signals every process of the job, so the trial gets it too.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cores = os.environ.get('SLURM_CPUS_PER_TASK') or os.environ['SLURM_CPUS_ON_NODE']
     return run(job, threads(int(cores)))
 
 
 def _most_gpus(gres: str) -> int:
-    """Of a node, by lines such as 'gpu:a100:4(S:0-1),nvme:1'."""
+    """Return the most GPUs that a node has, given lines such as 'gpu:a100:4(S:0-1),nvme:1'."""
     return max((int(n) for n in re.findall(r'gpu(?::[^:,(\s]+)?:(\d+)', gres)), default=0)
 
 

@@ -1,37 +1,38 @@
-"""The experiments by name: what to run next, and what the records say beside the literature."""
+"""The experiments by name: what to run next, and what came out, beside the literature."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from alexnet_jax.drawing import figures
 from alexnet_jax.experiments import relu_vs_tanh
-from alexnet_jax.experiments.plot import Line, plot
+from alexnet_jax.experiments.records import Records, Trial, smooth
 from alexnet_jax.experiments.tables import first_left, markdown, reached, spread
-from alexnet_jax.experiments.trials import Records, Trial, smooth
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What to run, as a function of what has been run, and what to tell of it."""
+    """What to run, as a function of what has been run, and how to report it."""
 
     title: str
-    next_trial: Callable[[Records, int], Trial | None]  # records, seed -> what is left first
+    next_trial: Callable[[Records, int], Trial | None]  # records, seed -> the next trial
     table: Callable[[Records], str]  # Markdown
-    figure: Callable[[Records, Path], bool] | None = None  # draws a PNG, if it has what to draw
+    figure: Callable[[Records], Figure | None] | None = None  # None if there is nothing to draw
 
 
 def of_list(trials: Sequence[Trial]) -> Callable[[Records, int], Trial | None]:
-    """The `next_trial` of an experiment whose trials do not depend on each other."""
+    """Return the `next_trial` of an experiment whose trials do not depend on each other."""
     return lambda records, seed: first_left(trials, records, seed)
 
 
 def final_errors(trial: Trial, records: Records) -> dict[int, float]:
-    """Seed -> test error in percent, of the runs that are finished."""
+    """Return {seed: test error in percent} of the finished runs."""
     finished = [r for r in records.of(trial) if r.state == 'finished' and r.fulfils(trial)]
     return {r.seed: 100 * r.eval[-1][1] for r in finished}
 
 
-# The 18 % net, by its published schedule.
+# The 18% net with its published schedule.
 
 SCHEDULE = Trial('published', 'configs/cifar10_18pct.py', {}, epochs=140.0)
 
@@ -42,17 +43,17 @@ def schedule_table(records: Records) -> str:
             f'seed {r.seed}',
             reached([r]),
             f'{r.eval[-1][1]:.2%} at epoch {r.eval[-1][0]:.0f}' if r.eval else 'no evaluation yet',
-            '18 % at epoch 140',
+            '18%',
         ]
         for r in records.of(SCHEDULE)
     ]
     errors = final_errors(SCHEDULE, records)
-    rows.append(['mean of the finished', '', spread(list(errors.values()), '.2f'), '18 %'])
-    return markdown(['18 % net', 'epochs', 'test error', 'published'], rows)
+    rows.append(['mean of the finished', '', spread(list(errors.values()), '.2f'), '18%'])
+    return markdown(['18% net', 'epochs', 'test error', 'published'], rows)
 
 
-# Norms and overlapping pools, on and off. What was published is of ImageNet, top-1: the paper's
-# sections 3.3 and 3.4, and the logs of nets 147 and 148 beside net 145 in the 2012 source.
+# With and without norms and overlapping pools. The published figures are top-1 on ImageNet: the
+# paper's sections 3.3 and 3.4, and the logs of nets 147 and 148 beside net 145 in the 2012 source.
 
 EDITS = {
     'both': ('norms, overlapping pools', (), ''),
@@ -79,7 +80,7 @@ def norm_table(records: Records) -> str:
     return markdown(header, rows)
 
 
-# Dropout on and off, on an image folder of ten classes.
+# With and without dropout, on a folder of images of ten classes.
 
 _CROP = 'decode|resize(72)|'
 DROPOUT = {
@@ -88,7 +89,7 @@ DROPOUT = {
         'configs/folder.py:{folder}',
         {
             'edits': ('he_init', 'half_width', *edits),
-            'image_size': 67,  # the smallest that the course net takes
+            'image_size': 67,  # the smallest for the course net
             'data.train_ops': f'{_CROP}random_crop(67)|random_mirror',
             'data.eval_ops': f'{_CROP}center_crop(67)',
             'log_every': 39,  # half an epoch of 5,000 images
@@ -101,8 +102,9 @@ DROPOUT = {
 }
 
 
-DROPOUT_NOTE = """Training error: while training, so with dropout on, over the last epoch. No figure
-is published for this set; without dropout the paper's net "exhibits substantial overfitting"."""
+DROPOUT_NOTE = """The training error is that of the last epoch, measured during training, with
+dropout. No figures are published for this dataset; without dropout the paper's net "exhibits
+substantial overfitting"."""
 
 
 def dropout_table(records: Records) -> str:
@@ -125,34 +127,35 @@ def dropout_table(records: Records) -> str:
     return f'{markdown(header, rows)}\n\n{DROPOUT_NOTE}'
 
 
-def dropout_figure(records: Records, path: Path) -> bool:
+def dropout_figure(records: Records) -> Figure | None:
     lines = []
-    for color, (name, trial) in zip(('C0', 'C1'), DROPOUT.items(), strict=True):
+    for color, (name, trial) in zip(figures.PALETTE, DROPOUT.items(), strict=False):
         for record in records.of(trial):
             scores = [(epoch, error) for epoch, error, _ in record.eval]
             label = name.replace('_', ' ')
-            lines.append(Line(f'{label}, training', smooth(record.train), color, '--'))
-            lines.append(Line(f'{label}, validation', scores, color, '-'))
-    return plot(path, lines, 'error (of training: over the epoch before)')
+            training = smooth(record.train)
+            lines.append(figures.Line(f'{label}, training', training, color, '--'))
+            lines.append(figures.Line(f'{label}, validation', scores, color, '-'))
+    return figures.errors(lines, 'error (training: mean over an epoch)') if lines else None
 
 
 EXPERIMENTS = {
     'relu_vs_tanh': Experiment(
-        'Figure 1 of the paper: epochs to 25 % training error with ReLU and with tanh',
+        'Figure 1 of the paper: epochs to 25% training error with ReLU and with tanh',
         relu_vs_tanh.next_trial,
         relu_vs_tanh.table,
         relu_vs_tanh.figure,
     ),
     'cifar10_18pct': Experiment(
-        'the 18 % net on CIFAR-10 by its published schedule', of_list([SCHEDULE]), schedule_table
+        'The 18% net on CIFAR-10 with its published schedule', of_list([SCHEDULE]), schedule_table
     ),
     'norm_and_pool': Experiment(
-        'local response norms and overlapping pools, on and off',
+        'With and without local response norms and overlapping pools',
         of_list(list(NORM_AND_POOL.values())),
         norm_table,
     ),
     'dropout': Experiment(
-        'dropout on and off, on a small image folder',
+        'With and without dropout, on a small folder of images',
         of_list(list(DROPOUT.values())),
         dropout_table,
         dropout_figure,

@@ -1,0 +1,148 @@
+"""Trials of an experiment, and the records that they leave."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax import files
+from alexnet_jax.errors import BadInput
+
+Curve = list[tuple[float, float, float]]  # epoch, error, loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A training run to make.
+
+    Attributes:
+      name: Stands for config and overrides; only `epochs` may grow later.
+      config: configs/NAME.py[:argument]; {folder} in it stands for the command's --folder.
+      overrides: Config keys with values, besides `seed` and `epochs`.
+      epochs: How long to train.
+      until: The training error at which to stop early.
+    """
+
+    name: str
+    config: str
+    overrides: dict
+    epochs: float
+    until: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The result of a trial with one seed.
+
+    Attributes:
+      trial: The trial's name.
+      seed: The seed.
+      config: The trial's config.
+      overrides: The trial's overrides.
+      epochs: How long it was to train.
+      epoch: How far it came.
+      state: finished | stopped | diverged.
+      revision: The commit of the code at its last start.
+      seconds: Training time over all its starts, without startup, compilation and evaluation.
+      train: The training curve; each point averages over the steps since the previous one.
+      eval: The evaluation curve.
+      scores: The last eval record.
+    """
+
+    trial: str
+    seed: int
+    config: str
+    overrides: dict
+    epochs: float
+    epoch: float
+    state: str
+    revision: str | None
+    seconds: float
+    train: Curve
+    eval: Curve
+    scores: dict
+
+    def is_of(self, trial: Trial) -> bool:
+        """Return whether the trial, as it is now, would repeat this run."""
+        now = json.loads(json.dumps(trial.overrides))  # tuples as lists
+        return (self.config, self.overrides) == (trial.config, now)
+
+    def fulfils(self, trial: Trial) -> bool:
+        """Return whether nothing of the trial is left to run."""
+        return (
+            self.state == 'diverged'
+            or (self.state == 'finished' and self.epochs >= trial.epochs)
+            or self.epoch >= trial.epochs
+            or epochs_to(self.train, trial.until) is not None
+        )
+
+
+class Records:
+    """The records of an experiment by trial and seed, in a file of one line each."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._all: dict[tuple[str, int], Record] = {}
+        if path.exists():
+            try:
+                records = [Record(**json.loads(line)) for line in path.read_text().splitlines()]
+            except (ValueError, TypeError) as error:
+                raise BadInput(f'{path} is damaged: {error}; restore it from git') from error
+            self._all = {(record.trial, record.seed): record for record in records}
+
+    def find(self, trial: Trial, seed: int) -> Record | None:
+        """Return the record of a trial, if there is one.
+
+        Raises:
+          BadInput: It was made with another config or other overrides.
+        """
+        record = self._all.get((trial.name, seed))
+        if record and not record.is_of(trial):
+            raise BadInput(
+                f'{self._path}: {trial.name} was run with {record.config} {record.overrides}, but '
+                f'is {trial.config} {trial.overrides} now; rename the trial or delete its line'
+            )
+        return record
+
+    def of(self, trial: Trial) -> list[Record]:
+        """Return the records of a trial, by seed."""
+        seeds = sorted(seed for name, seed in self._all if name == trial.name)
+        return [record for seed in seeds if (record := self.find(trial, seed))]
+
+    def is_done(self, trial: Trial, seed: int) -> bool:
+        """Return whether nothing of the trial is left to run."""
+        record = self.find(trial, seed)
+        return record is not None and record.fulfils(trial)
+
+    @property
+    def seconds(self) -> float:
+        """The training time of all records together."""
+        return sum(record.seconds for record in self._all.values())
+
+    def put(self, record: Record) -> None:
+        """Store a record. It replaces the trial's earlier one unless that went further."""
+        before = self._all.get((record.trial, record.seed))
+        if before and before.epoch > record.epoch:  # restarted on a machine without the workdir
+            return
+        self._all[record.trial, record.seed] = record
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(dataclasses.asdict(record)) + '\n' for record in self._all.values())
+        files.write(self._path, ''.join(lines))
+
+
+def smooth(curve: Curve) -> list[tuple[float, float]]:
+    """Return (epoch, error) at each point of a training curve, averaged over the epoch before it.
+
+    Points before epoch 1 average over everything so far.
+    """
+    epochs, errors, _ = np.array([(0.0, 0.0, 0.0), *curve]).T
+    total = np.cumsum(errors * np.diff(epochs, prepend=0.0))
+    starts = np.maximum(epochs - 1, 0)
+    means = (total - np.interp(starts, epochs, total))[1:] / (epochs - starts)[1:]
+    return list(zip(epochs[1:].tolist(), means.tolist(), strict=True))
+
+
+def epochs_to(curve: Curve, error: float) -> float | None:
+    """Return the first epoch, from 1 on, with a smoothed training error this low, or None."""
+    return next((epoch for epoch, mean in smooth(curve) if epoch >= 1 and mean <= error), None)

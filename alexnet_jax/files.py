@@ -1,0 +1,72 @@
+"""Write a file completely or not at all; lock a folder against other processes.
+
+On the lowest floor, beside `errors`, because `data/` needs both and may not import `run/`.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from etils import epath
+
+
+def write(path: Path | epath.Path, content: str | bytes) -> None:
+    """Replace a file in one move, so that a reader or a crash finds the old content or the new.
+
+    Args:
+      path: The file. If it is local, its content has reached the disk when this returns.
+      content: Text is encoded as UTF-8; file names in it that are not UTF-8 keep their bytes.
+    """
+    temporary = path.with_name(f'{path.name}.tmp')
+    if isinstance(content, str):
+        content = content.encode(errors='surrogateescape')
+    temporary.write_bytes(content)
+    if '://' not in str(path):
+        sync(temporary)
+    temporary.replace(path)
+
+
+def sync(path: Path | epath.Path) -> None:
+    """Wait until what was written to a local file or folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(path: Path | epath.Path, wait: bool = False) -> IO:
+    """Take an exclusive advisory lock.
+
+    Args:
+      path: A local file. It is created if absent and must never be removed while in use: another
+        process would lock a new file of that name.
+      wait: Whether to wait for whoever holds the lock, instead of raising.
+
+    Returns:
+      The open file. The lock is held until the file is closed, or until this process and those
+      that inherited the file have ended, however they end.
+
+    Raises:
+      BlockingIOError: The lock is held, by another process or by this one.
+    """
+    file = open(path, 'w')  # noqa: SIM115  closing it would release the lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
+
+
+def is_locked(path: Path | epath.Path) -> bool:
+    """Return whether the lock of a file is held. Leaves no lock and no file behind."""
+    if not path.exists():
+        return False
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,59 @@
+"""The revision of the code that a run records."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from alexnet_jax.run import environment
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A git checkout with a package, a recipe and records, as the code would see its own."""
+    monkeypatch.setattr(environment, '__file__', str(tmp_path / 'alexnet_jax/run/environment.py'))
+    for name in ('alexnet_jax/run/x.py', 'configs/x.py', 'results/x.jsonl'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('1')
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ('-c', 'user.name=x', '-c', 'user.email=x@example.com')
+    command = ['git', '-C', str(folder), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ('changed', 'ending'),
+    [
+        ('alexnet_jax/run/x.py', '-dirty'),
+        ('configs/x.py', '-dirty'),
+        ('results/x.jsonl', ''),  # records grow while experiments run
+    ],
+)
+def test_the_commit_and_whether_code_has_changed(checkout, changed, ending):
+    git(checkout, 'init', '--quiet')
+    git(checkout, 'add', '.')
+    git(checkout, 'commit', '--quiet', '--message=first')
+    commit = git(checkout, 'rev-parse', 'HEAD')
+    assert environment.git_revision() == commit
+    (checkout / changed).write_text('2')
+    assert environment.git_revision() == commit + ending
+
+
+def test_outside_git(checkout, monkeypatch):
+    monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(checkout.parent))
+    assert environment.git_revision() is None
+    monkeypatch.setenv('PATH', '')
+    assert environment.git_revision() is None
+
+
+def test_it_is_of_the_code_and_not_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = environment.git_revision()
+    if (ROOT / '.git').exists():
+        assert found.removesuffix('-dirty') == git(ROOT, 'rev-parse', 'HEAD')
+    else:
+        assert found is None

@@ -1,0 +1,98 @@
+"""Files that are whole or absent, and locks that end with their holder."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from alexnet_jax import files
+
+
+@pytest.mark.parametrize('kind', [Path, epath.Path])
+def test_the_new_content_takes_the_place_of_the_old(tmp_path, kind):
+    path = tmp_path / 'a.txt'
+    for content, expected in (
+        ('größer\n', 'größer\n'.encode()),
+        ('a name: \udcff', b'a name: \xff'),
+        (b'\x00\xff', b'\x00\xff'),
+    ):
+        files.write(kind(path), content)
+        assert path.read_bytes() == expected
+    assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+
+@pytest.mark.parametrize('failing', ['fsync', 'replace'])
+def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch, failing):
+    """Until the very last step, which moves the new file over the old one."""
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+
+    def fail(*_):
+        raise OSError('no space left')
+
+    monkeypatch.setattr(*((os, 'fsync') if failing == 'fsync' else (Path, 'replace')), fail)
+    with pytest.raises(OSError, match='no space left'):
+        files.write(path, 'new')
+    assert path.read_text() == 'old'
+
+
+def test_content_is_on_the_disk_before_it_takes_the_place_of_the_old(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, 'fsync', lambda file: seen.append(os.path.exists(tmp_path / 'a.txt')))
+    files.write(tmp_path / 'a.txt', 'x')
+    assert seen == [False]
+
+
+def test_a_lock_is_held_until_it_is_closed(tmp_path):
+    path = tmp_path / 'lock'
+    assert not files.is_locked(path)
+    assert not path.exists()
+    held = files.lock(path)
+    gc.collect()
+    assert files.is_locked(path)
+    with pytest.raises(BlockingIOError):
+        files.lock(path)
+    held.close()
+    assert not files.is_locked(path)
+    files.lock(path).close()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from alexnet_jax import files
+lock = files.lock(Path(sys.argv[1]))
+print('locked', flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds tmp_path / 'lock'."""
+    command = [sys.executable, '-c', HOLDER, str(tmp_path / 'lock')]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout.readline() == b'locked\n'
+        yield process
+        process.kill()
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
+    with pytest.raises(BlockingIOError):
+        files.lock(tmp_path / 'lock')
+    holder.kill()
+    files.lock(tmp_path / 'lock', wait=True).close()
+
+
+def test_a_child_that_inherits_the_file_holds_the_lock(tmp_path):
+    with files.lock(tmp_path / 'lock') as lock:
+        child = subprocess.Popen(['sleep', '60'], pass_fds=[lock.fileno()])
+    assert files.is_locked(tmp_path / 'lock')
+    child.kill()
+    child.wait()
+    assert not files.is_locked(tmp_path / 'lock')
