@@ -17,7 +17,7 @@ FILES = {
 }
 RECIPES = sorted((ROOT / 'configs').rglob('*.py'))
 COMMANDS = {name for name in FILES if '.' not in name and FILES[name].stem != '__init__'}
-COMMANDS -= {'main', 'config', 'cli', 'errors'}
+COMMANDS -= {'main', 'config', 'cli', 'errors', 'files'}
 
 # Each floor reads those below it and none beside it; within a folder anything goes but a circle.
 FLOORS = (
@@ -27,9 +27,10 @@ FLOORS = (
     {'training'},
     {'evaluation'},
     {'run', 'drawing', 'cli'},
+    {'configs'},
     {'config'},
     {'model', 'data', 'parallel'},
-    {'errors'},
+    {'errors', 'files'},
 )
 # The data pipeline is not the loop's: it can be fed anything that yields batches.
 NEVER = {'training': {'data'}}

@@ -197,8 +197,8 @@ def test_no_devices(refused, monkeypatch):
 
 
 def test_coordinator_without_the_number_of_processes(refused):
-    message = refused(QUICKSTART, '--coordinator=localhost:1234')
-    assert_has(message, '--coordinator', '--num_processes', '--process_id')
+    message = refused(QUICKSTART, '--coordinator_address=localhost:1234')
+    assert_has(message, '--coordinator_address', '--num_processes', '--process_id')
 
 
 def test_a_launcher_that_makes_no_sense(refused, monkeypatch):
@@ -221,7 +221,7 @@ class TestData:
             (['--config.data.eval_ops=decode|resize(30)'], ['30 x 30', 'image_size=28']),
             (['--config.data.name=digit'], ["'digit'", 'digits', 'tfds:']),
             (['--config.data.name=tfds:cifar11'], ["'cifar11'", 'did you mean', 'cifar10']),
-            (['--config.data.eval_split=tset'], ["'tset'", 'loop, test']),
+            (['--config.data.eval_split=tset'], ["'tset'", 'train, test']),
             (
                 ['--config.num_classes=9'],
                 ['10 classes', '9', '--config.num_classes=10'],
