@@ -1,4 +1,4 @@
-"""Scores over a whole split: sums and counts over masked batches."""
+"""Scores over a whole split, from sums and counts over masked batches."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -20,32 +20,32 @@ def evaluate(
     """Score every example exactly once.
 
     Args:
-      eval_step: of `steps.make_eval_step`.
-      variables: params and batch_stats, on the devices.
-      batches: padded and masked batches of the split.
-      size: examples in the split.
+      eval_step: The result of `steps.make_eval_step`.
+      variables: The params and batch_stats, on the devices.
+      batches: Padded and masked batches of the split.
+      size: The number of examples in the split.
 
     Returns:
       loss (mean cross-entropy in nats), top1 and top5 (fractions), examples, bad_images,
       images_per_second.
 
     Raises:
-      RunError: the batches do not hold every example once.
+      RunError: The batches do not contain every example exactly once.
     """
     began = time.perf_counter()
     sums = jax.device_get([eval_step(variables, batch) for batch in batches])
     metrics = means({key: np.sum([s[key] for s in sums], dtype=np.float64) for key in sums[0]})
     found = metrics['examples'] + metrics['bad_images']
     if found != size:
-        raise RunError(f'evaluation saw {found} examples where the split has {size}')
+        raise RunError(f'the evaluation saw {found} examples, but the split has {size}')
     return metrics | {'images_per_second': found / (time.perf_counter() - began)}
 
 
 def means(sums: dict[str, Any]) -> dict[str, float]:
-    """From sums over examples to means, as plain numbers.
+    """Turn sums over examples into means, as plain numbers.
 
     Args:
-      sums: loss, top1, top5, examples, bad_images; other keys are left out.
+      sums: loss, top1, top5, examples and bad_images; other keys are ignored.
     """
     examples = int(sums['examples'])
     result = {key: float(sums[key]) / max(examples, 1) for key in ('loss', 'top1', 'top5')}

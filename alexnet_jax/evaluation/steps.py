@@ -1,13 +1,13 @@
-"""The steps that score and predict, sharded over the devices.
+"""The evaluation and prediction steps, sharded over the devices.
 
 A batch is a dict of arrays, the slice of the global batch that this process reads:
   image        uint8 [b, H, W, 3], in evaluation also [b, views, H, W, 3]
   label        int32 [b], -1 for padding
-  mask         float32 [b], 1 for an example that counts and 0 for padding or a bad image
+  mask         float32 [b], 1 for an example that counts, 0 for padding or a bad image
 and for training
-  position     int32 [b], place in the global batch
+  position     int32 [b], position in the global batch
   color_shift  float32 [b, 3], added to every pixel of the image
-  color_scale  float32 [b], factor of the result
+  color_scale  float32 [b], multiplies the result
 """
 
 from collections.abc import Callable
@@ -26,7 +26,11 @@ Batch = dict[str, np.ndarray]
 def make_eval_step(
     model: AlexNet, mean: np.ndarray
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Build the evaluation step: of a network, and the float32 [H, W, 3] that it subtracts.
+    """Build the evaluation step.
+
+    Args:
+      model: The network.
+      mean: float32 [H, W, 3], subtracted from every image.
 
     Returns:
       (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
@@ -47,11 +51,15 @@ def make_eval_step(
 def make_predict_step(
     model: AlexNet, mean: np.ndarray
 ) -> Callable[[dict[str, Any], np.ndarray], jax.Array]:
-    """Build the step that gives every example's class probabilities; of the same model and mean.
+    """Build the prediction step.
+
+    Args:
+      model: The network.
+      mean: float32 [H, W, 3], subtracted from every image.
 
     Returns:
-      (variables, image uint8 as in a batch) -> log-probabilities averaged over views, float32
-      [b, classes]: with several processes, of this one's images.
+      (variables, image uint8 as in a batch) -> the logarithm of the class probabilities, averaged
+      over views: float32 [b, classes], for the images of this process.
     """
 
     def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
@@ -70,11 +78,11 @@ def make_predict_step(
 def view_log_probs(
     model: AlexNet, variables: dict[str, Any], image: jax.Array, mean: jax.Array
 ) -> jax.Array:
-    """Logarithm of the class probabilities, averaged over the views of each image.
+    """Return the logarithm of the class probabilities, averaged over the views of each image.
 
     Args:
-      model: the network.
-      variables: its params and batch_stats.
+      model: The network.
+      variables: Its params and batch_stats.
       image: uint8 [N, H, W, 3] or [N, views, H, W, 3].
       mean: float32 [H, W, 3].
 
@@ -88,14 +96,23 @@ def view_log_probs(
 
 
 def counts(scores: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Numbers of examples, of bad images, and of labels with the highest or a top-5 score."""
-    counts = mask > 0
+    """Count examples, bad images, and labels whose score is the highest or among the top five.
+
+    Args:
+      scores: float [b, classes]; logits or log-probabilities.
+      label: int32 [b], -1 for padding.
+      mask: float32 [b], 0 for padding and bad images.
+
+    Returns:
+      int32 scalars: top1, top5, examples, bad_images.
+    """
+    is_example = mask > 0
     _, best = jax.lax.top_k(scores, min(5, scores.shape[-1]))
-    hit = (best == label[:, None]) & counts[:, None]
+    hit = (best == label[:, None]) & is_example[:, None]
     numbers = {
         'top1': hit[:, 0],
         'top5': hit,
-        'examples': counts,
-        'bad_images': ~counts & (label >= 0),
+        'examples': is_example,
+        'bad_images': ~is_example & (label >= 0),
     }
     return {key: value.sum(dtype=jnp.int32) for key, value in numbers.items()}

@@ -1,8 +1,8 @@
-"""glibc's malloc, told to keep large blocks: for training on a CPU.
+"""glibc's malloc, configured to keep large blocks: for training on a CPU.
 
-XLA asks for a step's temporaries anew at every step (1.6 GB at batch 128), and glibc returns blocks
-of that size to the system at once: the step then spends its time in page faults. On two cores the
-course net's step goes from 20 to 24.2 images/s (batch 32) and from 22 to 25.5 (batch 128).
+XLA allocates a step's temporaries anew at every step (1.6 GB at batch 128), and glibc returns
+blocks of that size to the system immediately, so the step spends its time in page faults. On two
+cores this takes the course net from 20 to 24.2 images/s (batch 32) and from 22 to 25.5 (batch 128).
 """
 
 import ctypes
@@ -14,9 +14,9 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of <malloc.h>
 
 
 def configure_malloc() -> None:
-    """Serve large blocks from one heap that does not shrink. Call before JAX starts its devices.
+    """Serve large blocks from one heap that does not shrink; call it before JAX starts its devices.
 
-    Does nothing where JAX may use an accelerator, whose host threads allocate side by side, or
+    It does nothing where JAX may use an accelerator, whose host threads allocate in parallel, or
     where the C library is not glibc.
     """
     if _is_tunable():
@@ -27,7 +27,7 @@ def configure_malloc() -> None:
 
 
 def trim_heap() -> None:
-    """Return what lies free to the system: once, when the first state and the compiler are done."""
+    """Return free memory to the system; call it once, when the first state is in place."""
     if _is_tunable():
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,8 +1,8 @@
 """Checkpoints: saved by Orbax in the background, hashed, verified before they are used.
 
-Orbax restores a flipped byte without a word, and takes an empty folder for the newest step. So
-every checkpoint has a manifest of SHA-256 hashes of its files, written last; what does not match
-its manifest is moved aside, and the newest valid checkpoint is used.
+Orbax restores a flipped byte without an error and takes an empty folder for the newest step. So
+every checkpoint has a manifest of the SHA-256 hashes of its files, which is written last. A
+checkpoint that does not match its manifest is quarantined, and the newest valid one is used.
 """
 
 import contextlib
@@ -110,19 +110,19 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(host))
 
     def restore(self, template: Any) -> Any:
-        """The newest checkpoint, as host arrays.
+        """Read the newest checkpoint into host arrays.
 
         Args:
-          template: a state with the shapes and dtypes that are expected.
+          template: A state with the expected shapes and dtypes.
 
         Raises:
-          RunError: its shapes or dtypes differ from the template's.
+          RunError: The shapes or dtypes of the checkpoint differ from the template's.
         """
         folder = self._folder / str(self.newest)
         try:
             state = serialization.from_state_dict(template, _read(folder))
         except (ValueError, KeyError) as error:
-            raise RunError(f'checkpoint {folder} is of another network: {error}') from error
+            raise RunError(f'checkpoint {folder} belongs to another network: {error}') from error
         expected, _ = jax.tree_util.tree_flatten_with_path(template)
         for (path, want), have in zip(expected, jax.tree.leaves(state), strict=True):
             if (want.shape, want.dtype) != (have.shape, have.dtype):
@@ -133,7 +133,7 @@ class Checkpoints:
         return state
 
     def wait(self) -> None:
-        """Return when everything saved is on disk."""
+        """Wait until everything saved is on disk."""
         with _named_failure('checkpoint could not be saved', self._folder):
             self._manager.wait_until_finished()
 
@@ -155,13 +155,13 @@ class Checkpoints:
 
 
 def folder_of(workdir: str) -> epath.Path:
-    """The folder of a run's checkpoints; absolute, as Orbax wants it."""
+    """Return the folder of a run's checkpoints; absolute, as Orbax requires."""
     local = '://' not in str(workdir)
     return epath.Path(os.path.abspath(workdir) if local else workdir) / 'checkpoints'
 
 
 def find_steps(workdir: str) -> list[int]:
-    """The steps that have a checkpoint, newest first."""
+    """Return the steps that have a checkpoint, newest first."""
     folder = folder_of(workdir)
     if not folder.exists():
         return []
@@ -172,7 +172,17 @@ def read_scores(workdir: str) -> dict[int, dict[str, float]]:
     """Return the evaluation records of metrics.jsonl by step; the last of several of one step."""
     path = epath.Path(workdir) / 'metrics.jsonl'
     records = logger.read_records(path) if path.exists() else []
-    return {record['step']: record for record in records if record.get('split') == 'eval'}
+    return {record['step']: record for record in records if _is_evaluation(record)}
+
+
+def _is_evaluation(record: Any) -> bool:
+    """Return whether a line is an evaluation record; anyone may have edited the file."""
+    return (
+        isinstance(record, dict)
+        and record.get('split') == 'eval'
+        and type(record.get('step')) is int
+        and type(record.get('top1')) in (int, float)
+    )
 
 
 def best_step(workdir: str) -> int:
@@ -188,7 +198,7 @@ def best_step(workdir: str) -> int:
 
 
 def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int | None:
-    """The step with the best top-1, the newest of several; without a score, below all others."""
+    """Return the step with the best top-1, the newest of several; no score ranks last."""
 
     def rank(step: int) -> tuple[float, int]:
         top1 = scores.get(step, {}).get('top1', math.nan)
@@ -198,10 +208,10 @@ def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> in
 
 
 def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """The `params` and `batch_stats` of one checkpoint, verified: arrays by layer and name.
+    """Return the verified `params` and `batch_stats` of a checkpoint: arrays by layer and name.
 
     Raises:
-      RunError: it is corrupt.
+      RunError: It is corrupt.
     """
     folder = folder_of(workdir) / str(step)
     _check(folder)
@@ -210,13 +220,15 @@ def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.
 
 
 def check_weights(workdir: str) -> None:
-    """Raise what `load_variables` of the best checkpoint would; reads the files, not the arrays."""
+    """Raise what `load_variables` of the best checkpoint would, without loading its arrays."""
     _check(folder_of(workdir) / str(best_step(workdir)))
 
 
 def _check(folder: epath.Path) -> None:
     if reason := manifest.find_corruption(folder):
-        raise RunError(f'checkpoint {folder} is corrupt ({reason}); remove it and train on')
+        raise RunError(
+            f'checkpoint {folder} is corrupt ({reason}); remove it and continue training'
+        )
 
 
 def _read(folder: epath.Path) -> dict:
@@ -225,7 +237,7 @@ def _read(folder: epath.Path) -> dict:
 
 
 def _quarantine(folder: epath.Path, reason: str) -> str:
-    """Move a corrupt checkpoint to `<workdir>/corrupt/<step>`; returns a line that says so."""
+    """Move a corrupt checkpoint to `<workdir>/corrupt/<step>`; return a line that reports it."""
     target = folder.parent.parent / 'corrupt' / folder.name
     target.parent.mkdir(exist_ok=True)
     number = 1
@@ -237,7 +249,7 @@ def _quarantine(folder: epath.Path, reason: str) -> str:
 
 @dataclasses.dataclass
 class _KeepBest(preservation_policy.PreservationPolicy):
-    """Preserves the checkpoint with the best score, if any has one."""
+    """Preserve the checkpoint with the best score, besides what other policies preserve."""
 
     scores: Mapping[int, Mapping[str, float]]  # by step; it grows
 
