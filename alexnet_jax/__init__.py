@@ -1,1 +1,28 @@
-"""AlexNet in JAX: the network, its 2012 recipe and its relatives."""
+"""AlexNet in JAX: the network, its 2012 recipe and its relatives.
+
+net = alexnet_jax.load('runs/quickstart')
+net.predict('digit.png')
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    from alexnet_jax.evaluation.trained import TrainedNet
+
+
+def load(workdir: 'str | os.PathLike[str]', step: int | None = None) -> 'TrainedNet':
+    """Load a trained net: the best checkpoint of a run, or that of a step.
+
+    Args:
+      workdir: The run's folder.
+      step: The checkpoint's step; None for the one with the best eval top-1.
+
+    Raises:
+      BadInput: The folder holds no run, or no checkpoint of that step.
+      RunError: There is no checkpoint yet, or it is corrupt or of another network.
+    """
+    from alexnet_jax.evaluation.trained import TrainedNet  # imports JAX, which takes a second
+
+    return TrainedNet.load(workdir, step)

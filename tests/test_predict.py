@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from PIL import Image
+from trained_runs import save_run
 
 from alexnet_jax import predict
 from alexnet_jax.config import default_config
@@ -16,7 +17,6 @@ from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Conv, Dense, Dropout, MaxPool, ReLU
-from alexnet_jax.run import checkpoint, workdir
 
 NAMES = ['ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu']
 SIZE = 28
@@ -44,17 +44,13 @@ def make_run(tmp_path, monkeypatch):
         config.variant, config.image_size, config.num_classes = 'tiny', SIZE, 9
         config.data.eval_ops = f'decode|center_crop({SIZE})'
         config.update_from_flattened_dict(values or {})
-        folder = tmp_path / 'run'
-        workdir.create(folder, config, names).close()
-        rng = np.random.RandomState(0)
+        folder, rng = tmp_path / 'run', np.random.RandomState(0)
         image = rng.uniform(0, 255, (SIZE + 5, SIZE + 2, 3)).astype(np.float32)
+        params = {step: random_params(rng) for step, _ in scores}
+        nets = {step: ({'params': params[step]}, top1) for step, top1 in scores}
+        save_run(folder, config, names, nets)
         found = statistics.Statistics(image, np.ones(3), np.eye(3), 'here')
         statistics.save(folder / 'statistics.npz', found)
-        params = {}
-        with checkpoint.Checkpoints(folder) as checkpoints:
-            for step, top1 in scores:
-                params[step] = random_params(rng)
-                checkpoints.save(step, {'params': params[step]}, {'top1': top1})
         return folder, image[2 : 2 + SIZE, 1 : 1 + SIZE], params
 
     return make
@@ -74,13 +70,25 @@ def photo(tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """command('--flag=value', ...) -> stdout."""
+    """command('--flag=value', ...) -> the lines on stdout."""
 
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['predict', *map(str, args)])
         with flagsaver.flagsaver():
             predict.main()
-        return capsys.readouterr().out
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def classify(command):
+    """classify(workdir, path, ...) -> for each image what `--json` prints, [(name, p), ...]."""
+
+    def run(folder, *paths):
+        records = [json.loads(line) for line in command('--json', f'--workdir={folder}', *paths)]
+        assert [record['image'] for record in records] == list(paths)
+        return [[(c['class'], c['probability']) for c in r['classes']] for r in records]
 
     return run
 
@@ -100,75 +108,60 @@ def check(found, expected, names=NAMES, count=5):
     np.testing.assert_allclose([p for _, p in found], expected[order], rtol=1e-4)
 
 
-def test_five_classes(make_run, photo):
+def test_five_classes(make_run, photo, classify):
     folder, mean, params = make_run()
     images = [photo('a.png'), photo('bb.jpeg.png')]
-    found = list(predict.predict(folder, [path for path, _ in images]))
+    found = classify(folder, *(path for path, _ in images))
     for classes, (_, pixels) in zip(found, images, strict=True):
         crop = pixels[2 : 2 + SIZE, 3 : 3 + SIZE]
         check(classes, softmax(params[10], crop[None], mean))
     assert found[0] != found[1]
 
 
-def test_best_checkpoint_and_not_the_newest(make_run, photo):
+def test_best_checkpoint_and_not_the_newest(make_run, photo, classify):
     folder, mean, params = make_run(scores=((10, 0.5), (20, 0.75), (30, 0.25)))
     path, pixels = photo(height=SIZE, width=SIZE)
-    (found,) = predict.predict(folder, [path])
+    (found,) = classify(folder, path)
     check(found, softmax(params[20], pixels[None], mean))
 
 
-def test_no_mean(make_run, photo):
+def test_no_mean(make_run, photo, classify):
     folder, _, params = make_run({'data.mean': 'none'})
     (folder / 'statistics.npz').unlink()
     path, pixels = photo(height=SIZE, width=SIZE)
-    (found,) = predict.predict(folder, [path])
+    (found,) = classify(folder, path)
     check(found, softmax(params[10], pixels[None], 0))
 
 
-def test_ten_crop(make_run, photo):
+def test_ten_crop(make_run, photo, classify):
     ops = f'decode|center_crop({SIZE + 2})|ten_crop({SIZE})'
     folder, mean, params = make_run({'data.eval_ops': ops})
     path, pixels = photo(height=SIZE + 2, width=SIZE + 2)
     corners = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
     crops = [pixels[y : y + SIZE, x : x + SIZE] for y, x in corners]
     views = np.stack(crops + [crop[:, ::-1] for crop in crops])
-    (found,) = predict.predict(folder, [path])
+    (found,) = classify(folder, path)
     check(found, softmax(params[10], views, mean))
 
 
-def test_fewer_than_five_classes(make_run, photo):
+def test_fewer_than_five_classes(make_run, photo, classify):
     folder, mean, params = make_run(names=NAMES[:3])
     path, pixels = photo(height=SIZE, width=SIZE)
-    (found,) = predict.predict(folder, [path])
+    (found,) = classify(folder, path)
     check(found, softmax(params[10], pixels[None], mean), NAMES[:3], count=3)
-
-
-# The command
 
 
 def test_table(make_run, photo, command):
     folder, mean, params = make_run()
     path, pixels = photo(height=SIZE, width=SIZE)
     expected = softmax(params[10], pixels[None], mean)
-    first, *lines = command(f'--workdir={folder}', path).splitlines()
+    first, *lines = command(f'--workdir={folder}', path)
     assert first == path
     order = sorted(range(len(NAMES)), key=lambda i: -expected[i])[:5]
     assert [line.split()[1] for line in lines] == [NAMES[i] for i in order]
     for line, index in zip(lines, order, strict=True):
         assert float(line.split('%')[0]) == pytest.approx(100 * expected[index], abs=0.011)
         assert line == f'  {line.split("%")[0].strip():>6}%  {NAMES[index]}'
-
-
-def test_json(make_run, photo, command):
-    folder, mean, params = make_run()
-    images = [photo('a.png', SIZE, SIZE), photo('bb.png', SIZE, SIZE)]
-    lines = command('--json', f'--workdir={folder}', *(p for p, _ in images)).splitlines()
-    for line, (path, pixels) in zip(lines, images, strict=True):
-        record = json.loads(line)
-        assert record.keys() == {'image', 'classes'}
-        assert record['image'] == path
-        found = [(c['class'], c['probability']) for c in record['classes']]
-        check(found, softmax(params[10], pixels[None], mean))
 
 
 def refused(call, kind):
@@ -188,17 +181,16 @@ def test_nothing_asked(command):
 def test_no_run(command, photo, tmp_path):
     path, _ = photo()
     message = refused(lambda: command(f'--workdir={tmp_path}/nowhere', path), 2)
-    assert message.startswith(f'{tmp_path}/nowhere holds no run: ')
+    assert f'{tmp_path}/nowhere holds no run' in message
 
 
 def test_missing_image(make_run, command, photo, tmp_path, capsys):
     folder, _, _ = make_run()
     path, _ = photo()
     missing = f'{tmp_path}/missing.jpg'
-    assert refused(lambda: command(f'--workdir={folder}', path, missing), 2) == (
-        f'image {missing} does not exist'
-    )
-    assert capsys.readouterr().out == ''  # told before the first image is looked at
+    message = refused(lambda: command(f'--workdir={folder}', path, missing), 2)
+    assert f'{missing} does not exist' in message
+    assert capsys.readouterr().out == ''  # reported before the first image is classified
 
 
 def test_text_called_jpg(make_run, command, photo, tmp_path):
@@ -212,23 +204,22 @@ def test_text_called_jpg(make_run, command, photo, tmp_path):
 def test_image_of_another_size(make_run, command, photo):
     folder, _, _ = make_run({'data.eval_ops': 'decode'})
     path, _ = photo(height=30, width=40)
-    assert refused(lambda: command(f'--workdir={folder}', path), 2) == (
-        f"image {path} is 30 x 40 after data.eval_ops='decode', and the network takes 28 x 28; "
-        'resize it first'
-    )
+    message = refused(lambda: command(f'--workdir={folder}', path), 2)
+    for part in (path, '30 x 40', "data.eval_ops='decode'", '28 x 28', 'resize'):
+        assert part in message
 
 
 def test_no_checkpoint(make_run, command, photo):
     folder, _, _ = make_run(scores=())
     message = refused(lambda: command(f'--workdir={folder}', photo()[0]), 1)
-    assert message == f'{folder} has no checkpoint; train with --workdir={folder} first'
+    assert message.startswith(f'{folder} has no checkpoint')
 
 
 def test_corrupt_checkpoint(make_run, command, photo):
     folder, _, _ = make_run()
     (folder / 'checkpoints/10/manifest.json').unlink()
     message = refused(lambda: command(f'--workdir={folder}', photo()[0]), 1)
-    assert 'is corrupt (no manifest)' in message
+    assert f'{folder}/checkpoints/10 is corrupt' in message
 
 
 def test_no_statistics(make_run, command, photo):

@@ -1,6 +1,6 @@
-"""From log-probabilities to scores: errors, cross-entropy, accuracy of each class, confusions.
+"""From log-probabilities to scores: errors, cross-entropy, per-class accuracy, confusion matrix.
 
-On the host, in float64: what the devices give is averaged over nets and counted here.
+All of it happens on the host, in float64.
 """
 
 import csv
@@ -16,17 +16,17 @@ from jax.experimental import multihost_utils
 from alexnet_jax.errors import RunError
 
 TOP = 5
-SHOWN = 3  # best classes, worst classes and confusions in the table
+SHOWN = 3  # best classes, worst classes and mistakes in the table
 
 
 def average(log_probs: Sequence[np.ndarray]) -> np.ndarray:
-    """Logarithm of the mean of probabilities: of nets, not of their logits or logarithms.
+    """Average the probabilities (not the logits or logarithms) of several nets.
 
     Args:
-      log_probs: arrays of one shape.
+      log_probs: One array of log-probabilities per net, all of the same shape.
 
     Returns:
-      float64 of that shape.
+      The logarithm of the mean, float64 of that shape.
     """
     wide = (p.astype(np.float64) for p in log_probs)
     return functools.reduce(np.logaddexp, wide) - np.log(len(log_probs))
@@ -34,13 +34,13 @@ def average(log_probs: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """What was counted over examples; `add` counts on.
+    """Counts over examples; `add` updates them in place.
 
     Attributes:
-      confusion: int64 [classes, classes], examples by their class and their most probable class.
+      confusion: int64 [classes, classes], examples by true class and most probable class.
       top5: int64 [classes], examples of each class with it among the five most probable.
-      loss: float64 [1], sum of the cross-entropies in nats.
-      bad_images: int64 [1], examples that could not be read.
+      loss: float64 [1], the sum of the cross-entropies in nats.
+      bad_images: int64 [1], the number of examples that could not be read.
     """
 
     confusion: np.ndarray
@@ -50,14 +50,18 @@ class Tally:
 
     @classmethod
     def of(cls, classes: int) -> 'Tally':
-        """Of no example yet."""
-        counts = (np.zeros(shape, np.int64) for shape in ((classes, classes), classes))
-        return cls(*counts, np.zeros(1), np.zeros(1, np.int64))
+        """Return a tally of no examples, for a network with so many outputs."""
+        return cls(
+            confusion=np.zeros((classes, classes), np.int64),
+            top5=np.zeros(classes, np.int64),
+            loss=np.zeros(1),
+            bad_images=np.zeros(1, np.int64),
+        )
 
     def add(self, log_probs: np.ndarray, label: np.ndarray, mask: np.ndarray) -> None:
         """Count a batch.
 
-        Of equal probabilities the first class's counts as the highest, as in training's scores.
+        Among equal probabilities the first class ranks highest, as in training's scores.
 
         Args:
           log_probs: float64 [b, classes].
@@ -65,36 +69,36 @@ class Tally:
           mask: float32 [b], 0 for padding and bad images.
 
         Raises:
-          RunError: a probability is not a number.
+          RunError: A probability is not a number.
         """
         counts = mask > 0
         self.bad_images[0] += np.count_nonzero(~counts & (label >= 0))
         label, log_probs = label[counts], log_probs[counts]
         if np.isnan(log_probs).any():
-            raise RunError('the probabilities of some images are not numbers')
+            raise RunError('the probabilities of some images are NaN')
         best = np.argsort(-log_probs, axis=1, kind='stable')[:, :TOP]
         np.add.at(self.confusion, (label, best[:, 0]), 1)
         np.add.at(self.top5, label, (best == label[:, None]).any(1))
         self.loss[0] -= np.take_along_axis(log_probs, label[:, None], axis=1).sum()
 
     def over_processes(self) -> 'Tally':
-        """The sum of what all processes counted; each calls this once."""
+        """Return the sum over all processes, each of which calls this once."""
         return Tally(*(_over_processes(getattr(self, f.name)) for f in dataclasses.fields(self)))
 
     @property
     def examples(self) -> np.ndarray:
-        """int64 [classes]."""
+        """The number of examples of each class, int64 [classes]."""
         return self.confusion.sum(1)
 
     def figures(self) -> dict[str, float]:
-        """top1_error and top5_error (fractions), cross_entropy (nats), examples, bad_images.
+        """Return top1_error and top5_error (fractions), cross_entropy (nats), examples, bad_images.
 
         Raises:
-          RunError: there are no examples.
+          RunError: There are no examples.
         """
         examples = int(self.examples.sum())
         if not examples:
-            raise RunError('no image of the split could be used')
+            raise RunError('none of the images in the split could be read')
         return {
             'top1_error': (examples - int(self.confusion.trace())) / examples,
             'top5_error': (examples - int(self.top5.sum())) / examples,
@@ -107,13 +111,13 @@ class Tally:
 def _over_processes(array: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return array
-    # As bytes: JAX would make float32 and int32 of them.
+    # As bytes, since JAX would round them to float32 and int32.
     gathered = np.asarray(multihost_utils.process_allgather(array.view(np.uint8)))
     return gathered.view(array.dtype).sum(0)
 
 
 def per_class_csv(tally: Tally, names: Sequence[str]) -> str:
-    """A line for each class: its name, examples, top-1 and top-5 accuracy as fractions."""
+    """Return a CSV with a line per class: name, examples, top-1 and top-5 accuracy (fractions)."""
     examples = tally.examples
     rows = [
         (name, n, hits / n, hits5 / n) if n else (name, 0, '', '')
@@ -126,10 +130,18 @@ def per_class_csv(tally: Tally, names: Sequence[str]) -> str:
 
 
 def confusion_csv(tally: Tally, names: Sequence[str]) -> str:
-    """Examples by class (rows) and by most probable class (columns)."""
+    """Return the confusion matrix as CSV: true classes in rows, most probable ones in columns."""
     outputs = [*names, *(f'output {i}' for i in range(len(names), len(tally.confusion)))]
     rows = ((name, *row) for name, row in zip(names, tally.confusion.tolist(), strict=False))
     return _csv([('class \\ predicted', *outputs), *rows])
+
+
+def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
+    """Return the `count` most frequent mistakes, as (true class, predicted class, examples)."""
+    mistakes = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
+    order = np.argsort(-mistakes, axis=None, kind='stable')[:count]
+    places = [divmod(int(i), len(mistakes)) for i in order]
+    return [(i, j, int(mistakes[i, j])) for i, j in places if mistakes[i, j]]
 
 
 def _csv(rows: Iterable[Sequence]) -> str:
@@ -139,7 +151,7 @@ def _csv(rows: Iterable[Sequence]) -> str:
 
 
 def table(tally: Tally, names: Sequence[str]) -> list[tuple[str, str]]:
-    """(what, figure) for the terminal: errors in percent as they are published."""
+    """Return (name, value) rows for the terminal, errors in percent as papers give them."""
     figures = tally.figures()
     rows = [
         ('top-1 error', f'{figures["top1_error"]:.2%}'),
@@ -153,14 +165,11 @@ def table(tally: Tally, names: Sequence[str]) -> list[tuple[str, str]]:
     top1 = tally.confusion.diagonal()[seen] / tally.examples[seen]
     order = np.argsort(-top1, kind='stable')
     for what, places in (('best classes', order), ('worst classes', order[::-1])):
-        shown = [f'{names[seen[i]]} {top1[i]:.2%}' for i in places[:SHOWN]]
+        shown = [f'{names[int(seen[i])]} {top1[i]:.2%}' for i in places[:SHOWN]]
         rows.append((what, '  '.join(shown)))
-    mistakes = tally.confusion * (1 - np.eye(len(tally.confusion), dtype=np.int64))
-    order = np.argsort(-mistakes, axis=None, kind='stable')[:SHOWN]
-    places = [divmod(int(i), len(mistakes)) for i in order if mistakes.flat[i]]
-    if places:
-        shown = [f'{names[i]} for {_name(names, j)} ({mistakes[i, j]:,})' for i, j in places]
-        rows.append(('mistaken most', '  '.join(shown)))
+    if mistakes := most_confused(tally.confusion, SHOWN):
+        shown = [f'{names[i]} as {_name(names, j)} ({count:,})' for i, j, count in mistakes]
+        rows.append(('most confused', '  '.join(shown)))
     return rows
 
 

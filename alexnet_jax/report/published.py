@@ -1,4 +1,4 @@
-"""The errors that others report for these networks, to stand beside measured ones.
+"""Published errors of these networks, for comparison with measured ones.
 
 Sources: [P] the paper, sections 4 and 6. [S] the log of the authors' released source
 (computerhistory/AlexNet-Source-Code, layers-145.cfg and its relatives; layers-18pct.cfg,
@@ -14,11 +14,11 @@ import ml_collections
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Errors of a network on a data set, as text: sources differ in how many digits they give."""
+    """A network's errors on a data set, as text, since sources give different numbers of digits."""
 
     variant: str
     edits: tuple[str, ...]  # in any order
-    dataset: str  # as `dataset_of` gives it
+    dataset: str  # as `dataset_of` returns it
     evaluation: str
     top1: str
     top5: str
@@ -49,9 +49,10 @@ PUBLISHED = (
 
 
 def dataset_of(name: str) -> str:
-    """'tfds:cifar10:3.0.2' or 'prepared:DIR/cifar10-jpeg95' -> 'cifar10': what `data.name` is of.
+    """Return the data set behind a `data.name`, '' if there is none.
 
-    The first word of letters and digits, in the last part of a path; '' where there is none.
+    It is the first word of letters and digits, in the last part of a path:
+    'tfds:cifar10:3.0.2' and 'prepared:DIR/cifar10-jpeg95' -> 'cifar10'.
     """
     kind, _, rest = name.partition(':')
     place = rest.rstrip('/').split('/')[-1 if kind in ('folder', 'prepared') else 0]
@@ -60,6 +61,6 @@ def dataset_of(name: str) -> str:
 
 
 def find(config: ml_collections.ConfigDict) -> list[Published]:
-    """The published errors of the network and data set that a config names."""
+    """Return the published errors of the network and data set that a config names."""
     run = (config.variant, set(config.edits), dataset_of(config.data.name))
     return [p for p in PUBLISHED if (p.variant, set(p.edits), p.dataset) == run]

@@ -1,27 +1,20 @@
-"""What a report reads from a run, and what it computes with the run's best checkpoint."""
+"""What a report reads from a run, and what it derives from the numbers."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
 
 from alexnet_jax.config import default_config, leaves, validate
 from alexnet_jax.errors import BadInput
-from alexnet_jax.evaluation import steps
-from alexnet_jax.model import variants
-from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.model.layers import Conv, Dense
-from alexnet_jax.run import logger, recorded_config, workdir
+from alexnet_jax.model.layers import Conv, Dense, Table
+from alexnet_jax.run import logger, workdir
 
 NUMBERS = ('step', 'epoch', 'loss', 'top1', 'top5', 'examples', 'images_per_second')
-BATCH = 64  # images that the network computes at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +22,11 @@ class Run:
     """A run as its workdir describes it.
 
     Attributes:
-      name: short, and another for each run of a report.
-      folder: the workdir.
-      config: with the defaults of keys that are newer than the run.
-      classes: names in label order.
-      records: of metrics.jsonl.
+      name: A short name, unique in a report.
+      folder: The workdir.
+      config: The run's config.
+      classes: The class names in label order.
+      records: The records in metrics.jsonl.
     """
 
     name: str
@@ -43,7 +36,7 @@ class Run:
     records: list[dict]
 
     def of(self, split: str) -> list[dict]:
-        """The records of 'train' or of 'eval'."""
+        """Return the records of one split, 'train' or 'eval'."""
         return [record for record in self.records if record['split'] == split]
 
     @property
@@ -53,10 +46,10 @@ class Run:
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Read what describes the runs; neither data nor checkpoints.
+    """Read the configs and records of runs, but neither data nor checkpoints.
 
     Raises:
-      BadInput: a folder that holds no run, or a damaged one.
+      BadInput: A folder holds no run, or a damaged one.
     """
     folders = list(dict.fromkeys(str(folder).rstrip('/') for folder in folders))
     short = [epath.Path(folder).name for folder in folders]
@@ -65,7 +58,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def _read_run(folder: str, name: str) -> Run:
-    config = recorded_config.get_config(str(epath.Path(folder) / 'config.json'))
+    config = workdir.read_config(folder)
     validate(config)
     path = epath.Path(folder) / 'metrics.jsonl'
     try:
@@ -77,14 +70,14 @@ def _read_run(folder: str, name: str) -> Run:
 
 
 def _is_record(record: Any) -> bool:
-    """Whether a line of metrics.jsonl can be drawn."""
+    """Return whether a line of metrics.jsonl can be drawn."""
     if not isinstance(record, dict) or record.get('split') not in ('train', 'eval'):
         return False
     return all(type(record.get(key)) in (int, float) for key in NUMBERS)
 
 
 def differences(configs: Sequence[ml_collections.ConfigDict]) -> list[tuple[str, list]]:
-    """The keys in which configs differ, each with its value in every config.
+    """Return the keys in which configs differ, each with its value in every config.
 
     A single config is compared with the defaults, which come second.
     """
@@ -97,10 +90,10 @@ def differences(configs: Sequence[ml_collections.ConfigDict]) -> list[tuple[str,
 
 
 def training_minutes(records: Sequence[dict], batch_size: int) -> tuple[list[float], list[float]]:
-    """Minutes of training at each train record, and images/s there.
+    """Return the minutes of training up to each train record, and its images/s.
 
-    From the rates: evaluations, saves and pauses between starts are not in it. A record without a
-    rate, such as the first of a start that logs every step, takes no time.
+    The minutes follow from the rates, so they leave out evaluations, saves and pauses. A record
+    without a rate, such as the first after a start that logs every step, takes no time.
     """
     minutes, rates, total, before = [], [], 0.0, 0
     for record in records:
@@ -113,84 +106,47 @@ def training_minutes(records: Sequence[dict], batch_size: int) -> tuple[list[flo
     return minutes, rates
 
 
-class Network:
-    """The network of a run with the weights of a checkpoint.
-
-    Args:
-      config: of the run.
-      found: of `checkpoint.load_variables`.
-      mean: float32 [H, W, 3], subtracted from every image.
-
-    Attributes:
-      head: name of the last layer.
-    """
-
-    def __init__(self, config: ml_collections.ConfigDict, found: Any, mean: np.ndarray):
-        model = variants.make_model(config)
-        body = AlexNet(model.layers[:-1], model.dtype)
-        self.head = model.layers[-1].name
-
-        def features(found, image, mean):
-            hidden = body.apply(found, image.astype(jnp.float32) - mean)
-            return hidden.reshape(len(image), -1).astype(jnp.float32)
-
-        score = partial(steps.view_log_probs, model)
-        self._score, self._features = (
-            partial(self._run, jax.jit(f), found, mean) for f in (score, features)
-        )
-
-    def log_probs(self, images: np.ndarray) -> np.ndarray:
-        """float32 [n, classes] of uint8 [n, h, w, 3] or [n, views, h, w, 3]; n up to BATCH."""
-        return self._score(images)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """What the last layer gets: float32 [n, features] of uint8 [n, h, w, 3]."""
-        return self._features(images)
-
-    def _run(self, function: Callable, found, mean, images: np.ndarray) -> np.ndarray:
-        """Padded to the batch: another size would be compiled anew."""
-        padding = [(0, BATCH - len(images))] + [(0, 0)] * (images.ndim - 1)
-        return np.asarray(function(found, np.pad(images, padding), mean))[: len(images)]
-
-
 def collect(
     batches: Iterable[tuple[np.ndarray, ...]], function: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices, labels, and what `function` gives for the images, of all batches."""
+    """Return the indices and labels of all batches, and `function` of their images."""
     columns = [(indices, labels, function(images)) for indices, images, labels in batches]
-    return tuple(np.concatenate(pieces) for pieces in zip(*columns, strict=True))
+    indices, labels, found = map(np.concatenate, zip(*columns, strict=True))
+    return indices, labels, found
 
 
 def nearest(queries: np.ndarray, features: np.ndarray, count: int) -> np.ndarray:
-    """For each query the rows of `features` at the least Euclidean distance, nearest first.
+    """Find the rows of `features` nearest to each query by Euclidean distance, nearest first.
 
     Args:
       queries: float [n, f].
       features: float [m, f].
-      count: rows to give; all, if there are fewer.
+      count: The number of rows to find; all m if there are fewer.
 
     Returns:
-      int [n, count].
+      The rows' indices, int [n, count].
     """
     distances = [np.linalg.norm(features - query, axis=1) for query in queries]
     return np.argsort(distances, axis=1, kind='stable')[:, :count]
 
 
-def first_kernels(config: ml_collections.ConfigDict, params: Any) -> tuple[str, np.ndarray, int]:
-    """Name and kernels [h, w, 3, n] of the convolution that sees the image, and its towers.
+def first_kernels(layers: Table, params: Any) -> tuple[str, np.ndarray, int]:
+    """Find the convolution that sees the image.
+
+    Returns:
+      Its name, its kernels [h, w, 3, n], and the number of towers they belong to.
 
     Raises:
-      BadInput: the first layer with weights is no convolution of colors.
+      BadInput: The first layer with weights is not a convolution of RGB images.
     """
-    layers = variants.build(config.variant, config.edits, config.num_classes)
     first = next(layer for layer in layers if isinstance(layer, Conv | Dense))
     kernel = params[first.name]['kernel']
     if not isinstance(first, Conv) or kernel.shape[2] != 3:
-        raise BadInput(f'{first.name} has no kernels over colors')
+        raise BadInput(f'the first layer, {first.name}, has no color kernels')
     towers = math.lcm(*(getattr(layer, 'groups', 1) for layer in layers))
     return first.name, kernel, towers if first.filters % towers == 0 else 1
 
 
 def text_of(value: Any) -> str:
-    """A config's value as one types it on the command line."""
+    """Return a config's value as it is typed on the command line."""
     return value if isinstance(value, str) else repr(value)

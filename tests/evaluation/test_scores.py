@@ -86,9 +86,9 @@ def test_batches_add_up():
 
 
 def test_no_examples_and_no_numbers_are_errors():
-    with pytest.raises(RunError, match='no image of the split could be used'):
+    with pytest.raises(RunError, match='none of the images'):
         tally_of(PROBABILITIES, LABELS, [0] * 5).figures()
-    with pytest.raises(RunError, match='not numbers'):
+    with pytest.raises(RunError, match='NaN'):
         tally_of([[np.nan] * 3], [0])
 
 
@@ -114,7 +114,7 @@ def test_table():
         'examples': '5',
         'best classes': 'bee, wild 100.00%  ant 50.00%  cat 50.00%',
         'worst classes': 'cat 50.00%  ant 50.00%  bee, wild 100.00%',
-        'mistaken most': 'ant for bee, wild (1)  cat for ant (1)',
+        'most confused': 'ant as bee, wild (1)  cat as ant (1)',
     }
 
 
@@ -124,9 +124,9 @@ def test_table_of_bad_images_and_outputs_without_a_class():
     rows = dict(table(tally, NAMES[:2]))
     assert rows['bad images'] == '1, not scored'
     assert rows['worst classes'] == 'bee, wild 0.00%'
-    assert rows['mistaken most'] == 'bee, wild for output 2 (1)'
+    assert rows['most confused'] == 'bee, wild as output 2 (1)'
     assert confusion_csv(tally, ['a', 'b']) == 'class \\ predicted,a,b,output 2\na,0,0,0\nb,0,0,1\n'
 
 
 def test_a_table_without_mistakes():
-    assert 'mistaken most' not in dict(table(tally_of([[1.0, 1e-9]], [0]), 'ab'))
+    assert 'most confused' not in dict(table(tally_of([[1.0, 1e-9]], [0]), 'ab'))

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from PIL import Image
+from trained_runs import save_run
 
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import run_command
-from alexnet_jax.model import shapes, variants
-from alexnet_jax.model.alexnet import LRN, Conv, Dense, MaxPool, ReLU
+from alexnet_jax.model import variants
+from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU
+from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.report import __main__ as report
 from alexnet_jax.report.published import PUBLISHED, dataset_of, find
 from alexnet_jax.report.run import differences, first_kernels, nearest, training_minutes
-from alexnet_jax.run import checkpoint, workdir
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>$x^$', '_und & co']
 LINEAR = (Dense('fc', 10),)
@@ -45,10 +46,10 @@ RECORDS = [
 
 def random_params(table):
     rng, size, params = np.random.RandomState(0), (8, 8, 3), {}
-    for row in shapes.layer_infos(table, size[0]):
-        if row.kernel:
-            kernel = rng.normal(0, 0.02, row.kernel).astype(np.float32)
-            params[row.name] = {'kernel': kernel, 'bias': np.zeros(row.kernel[-1], np.float32)}
+    for info in layer_infos(table, size[0]):
+        if info.kernel:
+            kernel = rng.normal(0, 0.02, info.kernel).astype(np.float32)
+            params[info.name] = {'kernel': kernel, 'bias': np.zeros(info.kernel[-1], np.float32)}
     return params
 
 
@@ -62,15 +63,12 @@ def make_run(tmp_path, monkeypatch):
         config.variant, config.image_size, config.num_classes = f'table_{name}', 8, 10
         config.data.eval_split = 'test'
         config.update_from_flattened_dict(values or {})
-        folder = tmp_path / name
-        workdir.create(folder, config, classes).close()
+        folder, params = tmp_path / name, random_params(table)
+        save_run(folder, config, classes, {4: ({'params': params}, 0.625)})
         image = np.full((8, 8, 3), 100.0, np.float32)
         found = statistics.Statistics(image, np.full(3, 900.0), np.eye(3), 'here')
         statistics.save(folder / 'statistics.npz', found)
         (folder / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in RECORDS))
-        params = random_params(table)
-        with checkpoint.Checkpoints(folder) as checkpoints:
-            checkpoints.save(4, {'params': params}, {'top1': 0.625})
         return folder, params
 
     return make
@@ -140,7 +138,7 @@ def test_one_run(make_run, command):
     assert hashes(folder).items() >= before.items()
     assert 'missing' not in page.text
     assert f'data.train_ops {ops} decode' in page.text
-    assert 'the training images, of 40 drawn at random' in page.text
+    assert 'among 40 drawn at random, the training images' in page.text
     assert 'run, best table_run digits, test: decode 0.40 37.50% 25.00% 0.8750' in page.text
     assert 'run, last table_run digits, test: decode 0.60 62.50% 25.00% 1.1250' in page.text
 
@@ -162,15 +160,15 @@ def test_scores_and_neighbors_of_a_linear_net(make_run, command):
     most = max(pairs.count(pair) for pair in pairs)
     truth = next(pair for pair in sorted(pairs) if pairs.count(pair) == most)
     count = (labels == truth[0]).sum()
-    assert f'true class taken for images {truth[0]} {truth[1]} {most} of {count}' in text
+    assert f'true class predicted class images {truth[0]} {truth[1]} {most} of {count}' in text
     shown = np.linspace(0, 359, 8).astype(int)
     same = 0
     for query, label in zip(pixels[-360:][shown], labels[shown], strict=True):
         near = np.argsort(((pixels[:-360] - query) ** 2).sum(1))[:6]
         same += (digits.target[near] == label).sum()
-    assert f'{same} of 48 are of the same class' in text
-    assert 'The kernels are missing: fc has no kernels over colors' in text
-    assert 'None: data.train_ops is decode, without a random op.' in text
+    assert f'{same} of 48 neighbors have the same class' in text
+    assert 'The kernels are missing: the first layer, fc, has no color kernels' in text
+    assert 'None: data.train_ops is decode, which has no random op.' in text
 
 
 def test_hostile_names(make_run, command, tmp_path):
@@ -191,7 +189,7 @@ def test_hostile_names(make_run, command, tmp_path):
     assert not {'b', 'und'} & set(page.tags)
     assert 'missing' not in page.text
     for name in HOSTILE:
-        assert name in page.text  # as text: in the table of the classes confused most often
+        assert name in page.text  # as text: in the table of the most frequent mistakes
     assert 'key _<b>$y$ other seed 0 1 variant table__<b>$y$ table_other' in page.text
     names = {path.name for path in (tmp_path / 'pages' / 'both').iterdir()}
     assert {'curves.png', '1-__b__y_-kernels.png', '2-other-kernels.png'} <= names
@@ -204,7 +202,7 @@ def test_without_data(make_run, command, tmp_path):
     page = Page(folder / 'report' / 'report.html')
     assert len(check_self_contained(page)) == 3  # curves, throughput, kernels
     assert (
-        'All that needs the images is missing: data.name: the folder '
+        'Everything that needs the images is missing: data.name: the folder '
         f'{tmp_path}/gone does not exist' in page.text
     )
 
@@ -214,14 +212,16 @@ def test_without_tensorflow(make_run, command, monkeypatch):
     monkeypatch.setitem(sys.modules, 'alexnet_jax.data.examples', None)
     monkeypatch.delattr('alexnet_jax.data.examples', raising=False)
     assert command(folder) == (0, '')
-    assert 'All that needs the images is missing: ' in Page(folder / 'report/report.html').text
+    text = Page(folder / 'report/report.html').text
+    assert 'Everything that needs the images is missing: ' in text
+    assert 'The 8 kernels of conv1' in text
 
 
 def test_other_classes_now(make_run, command):
     folder, _ = make_run(classes=list('abcdefghij'))
     assert command(folder) == (0, '')
     text = Page(folder / 'report/report.html').text
-    assert f'digits has other classes now than when {folder} was trained' in text
+    assert f'digits now has other classes than when {folder} was trained' in text
 
 
 def test_without_checkpoint_or_records(make_run, command, tmp_path):
@@ -279,11 +279,10 @@ def test_training_minutes():
 
 
 def test_first_kernels():
-    config = default_config()
     kernel = np.zeros((11, 11, 3, 96), np.float32)
     for variant, towers in (('course', 1), ('paper', 2)):
-        config.variant = variant
-        name, found, groups = first_kernels(config, {'conv1': {'kernel': kernel}})
+        table = variants.VARIANTS[variant]
+        name, found, groups = first_kernels(table, {'conv1': {'kernel': kernel}})
         assert (name, found.shape, groups) == ('conv1', kernel.shape, towers)
 
 

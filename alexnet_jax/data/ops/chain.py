@@ -205,12 +205,17 @@ def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       BadInput: no such file, or bad ops.
       RunError: an image that does not decode.
     """
-    chain = parse(ops, max_pixels)
     try:
         encoded = epath.Path(path).read_bytes()
     except OSError as error:
         raise BadInput(f'{path} cannot be read: {error.strerror or error}') from error
+    return apply_ops(encoded, ops, max_pixels, path)
+
+
+def apply_ops(encoded: bytes, ops: str, max_pixels: int, name: str) -> np.ndarray:
+    """Apply a chain without randomness to an encoded image; errors call it `name`."""
+    chain = parse(ops, max_pixels)
     try:
         return chain(encoded)[0].numpy()
     except (BadImage, tf.errors.OpError) as error:
-        raise RunError(f'{path} cannot be used: {clean(error)}') from error
+        raise RunError(f'{name} cannot be used: {clean(error)}') from error

@@ -1,0 +1,286 @@
+"""TrainedNet: the one place that loads a trained net."""
+
+import dataclasses
+import functools
+import io
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.evaluation import steps
+from alexnet_jax.model import variants
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import Activation, Conv, Dense, Dropout, Table
+from alexnet_jax.model.shapes import layer_infos
+from alexnet_jax.parallel import pmap
+from alexnet_jax.run import checkpoint
+from alexnet_jax.run.workdir import read_classes, read_config
+
+BATCH = 64  # images, or views of them, that a device computes at once
+
+Step = Callable[[np.ndarray], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedNet:
+    """The network of a run with the weights of one of its checkpoints.
+
+        net = TrainedNet.load('runs/quickstart')
+        net.predict('digit.png')
+        images = np.stack([net.preprocess(path) for path in paths])
+        net.probabilities(images)
+        net.features(images, layer='fc7')
+
+    It computes on all devices. With several processes, each passes its own images, as many as the
+    others do, and gets the results for them.
+
+    Attributes:
+      workdir: The run's folder.
+      step: The checkpoint's step.
+      config: The run's config.
+      class_names: The classes in label order; the network may have more outputs than that.
+      model: The Flax module.
+      variables: The collections `params` and `batch_stats`, on every device.
+    """
+
+    workdir: str
+    step: int
+    config: ml_collections.ConfigDict = dataclasses.field(repr=False)
+    class_names: list[str] = dataclasses.field(repr=False)
+    model: AlexNet = dataclasses.field(repr=False)
+    variables: dict[str, Any] = dataclasses.field(repr=False)
+
+    @classmethod
+    def load(
+        cls, workdir: str | os.PathLike[str], step: int | None = None, dtype: str | None = None
+    ) -> 'TrainedNet':
+        """Load a checkpoint of a run, verified. The run may be training: nothing is locked.
+
+        Args:
+          workdir: The run's folder.
+          step: The checkpoint's step; None for the one with the best eval top-1.
+          dtype: The dtype to compute in; None for the run's.
+
+        Raises:
+          BadInput: The folder holds no run, or no checkpoint of that step.
+          RunError: There is no checkpoint yet, or it is corrupt or of another network.
+        """
+        workdir = os.fspath(workdir)
+        config = read_config(workdir)
+        config.dtype = dtype or config.dtype
+        found = find_step(workdir, step)
+        try:
+            variables = checkpoint.load_variables(workdir, found)
+        except RunError:
+            if step is None and found not in checkpoint.find_steps(workdir):
+                return cls.load(workdir, dtype=dtype)  # training has replaced the best meanwhile
+            raise
+        model, size = variants.make_model(config), config.image_size
+        image = np.zeros((1, size, size, 3), np.float32)
+        expected = {'batch_stats': {}} | jax.eval_shape(model.init, jax.random.key(0), image)
+        if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
+            raise RunError(
+                f'checkpoint {checkpoint.folder_of(workdir) / str(found)} is of another network '
+                f'than {config.variant} is now; train again with a different --workdir'
+            )
+        return cls(workdir, found, config, read_classes(workdir), model, pmap.replicate(variables))
+
+    @property
+    def params(self) -> dict[str, dict[str, np.ndarray]]:
+        """The parameters on the host, as in `params['conv1']['kernel']`."""
+        return jax.device_get(self.variables['params'])
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """What is subtracted from every image: float32 [image_size, image_size, 3]."""
+        size = self.config.image_size
+        if self.config.data.mean != 'image':
+            return np.zeros((size, size, 3), np.float32)
+        from alexnet_jax.data import statistics  # imports TensorFlow, which takes seconds
+
+        return statistics.load(epath.Path(self.workdir) / 'statistics.npz').center(size)
+
+    def preprocess(self, image: str | os.PathLike[str] | np.ndarray | Image.Image) -> np.ndarray:
+        """Apply the run's `data.eval_ops` to one image.
+
+        Args:
+          image: A file, an array uint8 [H, W, 3] or [H, W], or a Pillow image.
+
+        Returns:
+          uint8 [image_size, image_size, 3]; [views, image_size, image_size, 3] if the ops give
+          several views.
+
+        Raises:
+          BadInput: The file cannot be read, or the image ends up with another size.
+          RunError: The image cannot be decoded.
+        """
+        from alexnet_jax.data.ops import chain  # imports TensorFlow, which takes seconds
+
+        data, size = self.config.data, self.config.image_size
+        if isinstance(image, str | os.PathLike):
+            name = f'image {os.fspath(image)}'
+            views = chain.read_image(os.fspath(image), data.eval_ops, data.max_pixels)
+        else:
+            name = 'the image'
+            views = chain.apply_ops(_as_png(image), data.eval_ops, data.max_pixels, name)
+        if views.shape[-3:-1] != (size, size):
+            height, width = views.shape[-3:-1]
+            raise BadInput(
+                f'{name} is {height} x {width} after data.eval_ops={data.eval_ops!r}, and the '
+                f'network takes {size} x {size}; resize it first'
+            )
+        return views
+
+    def predict(
+        self, image: str | os.PathLike[str] | np.ndarray | Image.Image, top: int = 5
+    ) -> list[tuple[str, float]]:
+        """Return the most probable classes of one image, (name, probability), best first.
+
+        Args:
+          image: As for `preprocess`, which raises the same errors.
+          top: The number of classes.
+        """
+        named = self.probabilities(self.preprocess(image)[None])[0][: len(self.class_names)]
+        best = np.argsort(-named, kind='stable')[:top]
+        return [(self.class_names[i], float(named[i])) for i in best]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return class probabilities, averaged over the views of each image.
+
+        Args:
+          images: uint8 [n, H, W, 3] or [n, views, H, W, 3], from `preprocess`; any n.
+
+        Returns:
+          float32 [n, outputs].
+
+        Raises:
+          BadInput: The images are of another shape or dtype.
+        """
+        return np.exp(self.log_probs(images))
+
+    def log_probs(self, images: np.ndarray) -> np.ndarray:
+        """Return the logarithms of `probabilities`, which hold what exp would round to 0 or 1."""
+        return self._in_batches(self.predict_step, images)
+
+    def features(self, images: np.ndarray, layer: str | None = None) -> np.ndarray:
+        """Return what a layer gives for images.
+
+        Layers are named as `summary` prints them. The name of a convolution or fully connected
+        layer stands for its output after the nonlinearity and dropout (off, but scaled where the
+        variant does so at test time) that follow it directly: 'fc7' is the input of fc8, as in
+        Caffe. The name of the last layer gives the logits.
+
+        Args:
+          images: As for `probabilities`.
+          layer: The layer's name; None for the input of the last layer, in AlexNet that of 'fc7'.
+
+        Returns:
+          float32 [n, features] or [n, h, w, channels]; with views, [n, views, ...].
+
+        Raises:
+          BadInput: There is no layer of that name, or the images are of another shape or dtype.
+        """
+        table = self.model.layers
+        layers = table[:-1] if layer is None else _up_to(table, layer, self.config.image_size)
+        return self._in_batches(self._feature_step(layers), images)
+
+    @functools.cached_property
+    def predict_step(self) -> Step:
+        """Log-probabilities of a whole batch, left on the devices.
+
+        (uint8 [b, ...] as `log_probs` takes, b a multiple of the devices) -> float32 [b, outputs].
+        Each new b is compiled.
+        """
+        return functools.partial(steps.make_predict_step(self.model, self.mean), self.variables)
+
+    @functools.cached_property
+    def _feature_step(self) -> Callable[[Table], Step]:
+        return functools.cache(self._make_feature_step)
+
+    def _make_feature_step(self, layers: Table) -> Step:
+        body = self.model.clone(layers=layers)
+
+        def step_fn(variables, batch, mean):
+            image = batch['image']
+            views = image.reshape(-1, *image.shape[-3:]).astype(jnp.float32) - mean[None]
+            found = jnp.asarray(body.apply(variables, views), jnp.float32)
+            return found.reshape(*image.shape[:-3], *found.shape[1:])
+
+        step, mean = pmap.pmapped(step_fn, (None, 0, None), out_axes=0), pmap.replicate(self.mean)
+
+        def features(images: np.ndarray) -> jax.Array:
+            found = step(self.variables, pmap.shard({'image': images}), mean)
+            return found.reshape(len(images), *found.shape[2:])
+
+        return features
+
+    def _in_batches(self, step: Step, images: np.ndarray) -> np.ndarray:
+        """Apply a step to any number of images, padded to few sizes, for each is compiled."""
+        size = self.config.image_size
+        fits = images.ndim in (4, 5) and images.shape[-3:] == (size, size, 3)
+        if images.dtype != np.uint8 or not fits:
+            raise BadInput(
+                f'images are {images.dtype} {list(images.shape)}; they must be uint8 '
+                f'[n, {size}, {size}, 3] or [n, views, {size}, {size}, 3]: see preprocess()'
+            )
+        devices, views = jax.local_device_count(), math.prod(images.shape[1:-3])
+        most = max(1, BATCH // views)  # images a device
+        found = []
+        for first in range(0, len(images), most * devices):
+            piece = images[first : first + most * devices]
+            each = -(-len(piece) // devices)
+            padded = min(most, 1 << (each - 1).bit_length()) * devices  # the next power of two
+            padding = [(0, padded - len(piece))] + [(0, 0)] * (images.ndim - 1)
+            found.append(np.asarray(step(np.pad(piece, padding)))[: len(piece)])
+        return np.concatenate(found)
+
+
+def find_step(workdir: str, step: int | None) -> int:
+    """Return the step of a run's checkpoint: the best one's, if `step` is None.
+
+    Raises:
+      BadInput: There is no checkpoint of that step.
+      RunError: There is no checkpoint at all.
+    """
+    best = checkpoint.best_step(workdir)
+    if step is None:
+        return best
+    if step not in (found := checkpoint.find_steps(workdir)):
+        known = ', '.join(map(str, found))
+        raise BadInput(f'{workdir} has no checkpoint of step {step}; it has {known} (best: {best})')
+    return step
+
+
+def _as_png(image: np.ndarray | Image.Image) -> bytes:
+    """Encode pixels, for the ops to decode as they do a file's."""
+    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
+            raise BadInput(
+                f'the image is {image.dtype} {list(image.shape)}; it must be uint8 '
+                f'[height, width, 3] or [height, width]'
+            )
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, 'PNG', compress_level=0)
+    return buffer.getvalue()
+
+
+def _up_to(table: Table, name: str, image_size: int) -> Table:
+    """Return the first layers of a table, up to the named one and what acts on it in place."""
+    names = [info.name for info in layer_infos(table, image_size)]
+    if name not in names:
+        raise BadInput(f'unknown layer {name!r}; allowed: {", ".join(names)}')
+    end = names.index(name) + 1
+    if isinstance(table[end - 1], Conv | Dense):
+        while end < len(table) and isinstance(table[end], Activation | Dropout):
+            end += 1
+    return table[:end]
