@@ -1,4 +1,6 @@
-"""What would go wrong: `python -m alexnet_jax.doctor --config=configs/NAME.py --workdir=runs/x`.
+"""Check devices, data and workdir before training.
+
+  python -m alexnet_jax.doctor --config=configs/NAME.py --workdir=runs/x
 
 Looks at the devices, their memory, the data, the workdir and every checkpoint in it, and prints a
 line for each: `ok`, or `FAIL` and what to do. It runs every check, whatever the ones before found,

@@ -1,6 +1,6 @@
-"""Train AlexNet: `python -m alexnet_jax.main --config=configs/quickstart.py --workdir=runs/x`.
+"""Train or score AlexNet: `python -m alexnet_jax.main --config=configs/NAME.py --workdir=runs/x`.
 
-Score it: `python -m alexnet_jax.main --mode=eval --workdir=runs/x [--eval_ops=OPS]`.
+To score: `python -m alexnet_jax.main --mode=eval --workdir=runs/x [--eval_ops=OPS]`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Rescale a dataset once: `python -m alexnet_jax.prepare --dataset=imagenet2012 --data_dir=DATA`.
+"""Rescale a dataset before training: `python -m alexnet_jax.prepare --dataset=NAME --data_dir=DIR`.
 
 Writes the images with the shorter side at 256 and cropped to the center 256 x 256, as the paper
 does, with labels, file names, mean image and color axes. Train on the result with

@@ -1,4 +1,4 @@
-"""Print a network as a table: the output, formula, parameters and multiply-adds of every layer.
+"""Print a network as a table: shapes, formulas, parameters and multiply-adds.
 
   python -m alexnet_jax.summary --config=configs/NAME.py
 
