@@ -11,6 +11,6 @@ use_venv requirements.txt tests/requirements.txt
 
 ruff check .
 ruff format --check .
-case " $* " in *' --fast '*) ;; *) pyright ;; esac  # it takes 15 s
+case " $* " in *' --fast '*) ;; *) pyright --project . ;; esac  # it takes 15 s
 # A file to a process: fixtures of a file are made once.
 exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"

@@ -82,6 +82,7 @@ def holder(tmp_path):
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
     with pytest.raises(BlockingIOError):
         files.lock(tmp_path / 'lock')
@@ -89,6 +90,7 @@ def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
     files.lock(tmp_path / 'lock', wait=True).close()
 
 
+@pytest.mark.slow
 def test_a_child_that_inherits_the_file_holds_the_lock(tmp_path):
     with files.lock(tmp_path / 'lock') as lock:
         child = subprocess.Popen(['sleep', '60'], pass_fds=[lock.fileno()])

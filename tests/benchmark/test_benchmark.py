@@ -114,6 +114,7 @@ def test_save(tmp_path):
     assert done.stdout.startswith(f'save: {figures["cost"]:+.1%} for a checkpoint every 100 steps')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('accum_steps', [1, 2])
 def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, accum_steps):
     """On a clock that only saves move."""

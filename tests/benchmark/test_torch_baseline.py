@@ -81,6 +81,7 @@ def images_for(net: torch.nn.Module) -> torch.Tensor:
     return torch.from_numpy(IMAGES).permute(0, 3, 1, 2).contiguous().to(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['eager', 'tuned'])
 def test_logits(kind):
     params = jax.tree.map(np.float32, weights())
@@ -92,6 +93,7 @@ def test_logits(kind):
     assert_within(found, expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['eager', 'tuned'])
 def test_gradients(kind):
     with jax.enable_x64(True):
@@ -115,6 +117,7 @@ def test_gradients(kind):
         assert_within(found[name], gradient, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['eager', 'tuned'])
 def test_steps_run(kind):
     """What is timed runs, in both tasks, and training moves the weights."""

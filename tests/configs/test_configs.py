@@ -177,6 +177,7 @@ def test_no_such_recipe(name, parts):
     assert all(part in str(error.value) for part in parts)
 
 
+@pytest.mark.slow
 def test_a_recipe_elsewhere_starts_from_ours(tmp_path):
     """In a process of its own, with another working directory and nothing imported yet."""
     (tmp_path / 'mine.py').write_text(

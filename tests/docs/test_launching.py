@@ -98,6 +98,7 @@ def test_every_section_is_listed():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('section', CLUSTERS)
 def test_training_commands(section, tree, tmp_path, dry_run):
     found = []
@@ -114,6 +115,7 @@ def test_training_commands(section, tree, tmp_path, dry_run):
     assert found == CLUSTERS[section]
 
 
+@pytest.mark.slow
 def test_the_first_section_checks_with_the_doctor(tree, tmp_path, monkeypatch):
     (command,) = SECTIONS['Launching: from one GPU to many hosts']
     ((arguments, _),) = calls_of(command, tree, tmp_path)

@@ -81,11 +81,11 @@ def test_test(launch):
     assert calls[-4:] == [
         ['ruff', 'check', '.'],
         ['ruff', 'format', '--check', '.'],
-        ['pyright'],
+        ['pyright', '--project', '.'],
         ['python', '-m', 'pytest', *SPREAD, '--all', '-k', 'a or b'],
     ]
     _, calls = launch('test.sh', '--fast', 'tests/model')
-    assert ['pyright'] not in calls
+    assert not any(call[0] == 'pyright' for call in calls)
     assert calls[-1] == ['python', '-m', 'pytest', *SPREAD, '--fast', 'tests/model']
 
 

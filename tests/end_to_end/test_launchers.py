@@ -78,6 +78,7 @@ class TestSlurm:
         _, calls = self.sbatch(tmp_path, *FLAGS, SLURM_ARRAY_TASK_ID='3')
         assert calls[0][4:] == [*FLAGS, '--config.seed=3', '--workdir=/a b/3']
 
+    @pytest.mark.slow
     def test_array_with_one_seed(self, tmp_path):
         _, calls = self.sbatch(tmp_path, *FLAGS, '--config.seed=5', SLURM_ARRAY_TASK_ID='3')
         assert calls[0][-2:] == ['--config.seed=5', '--workdir=/a b/3']

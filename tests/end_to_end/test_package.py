@@ -69,8 +69,6 @@ def test_every_file_is_installed(python, source, tmp_path):
 
 
 def test_a_recipe_is_used_from_another_folder(python, tmp_path):
-    script = 'import alexnet_jax.configs as c; print(*c.__path__)'
-    config = f'--config={run(python, "-c", script, cwd=tmp_path).strip()}/quickstart.py'
-    table = run(python, '-m', 'alexnet_jax.summary', config, cwd=tmp_path)
-    assert '165,514 parameters' in table
-    assert_has(run(python, '-m', 'alexnet_jax.main', config, '--help', cwd=tmp_path), '--workdir')
+    recipe = '--config=quickstart'
+    assert '165,514 parameters' in run(python, '-m', 'alexnet_jax.summary', recipe, cwd=tmp_path)
+    assert_has(run(python, '-m', 'alexnet_jax.main', recipe, '--help', cwd=tmp_path), '--workdir')
