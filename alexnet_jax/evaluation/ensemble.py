@@ -42,8 +42,9 @@ class Data(Protocol):
     """What scoring needs of a data set: `data.pipeline.Data`, or plain NumPy in tests."""
 
     eval_size: int
-    class_names: Sequence[str]
 
+    @property
+    def class_names(self) -> Sequence[str]: ...
     def eval_batches(self) -> Iterator[Batch]: ...
 
 
@@ -74,20 +75,20 @@ def plan(
     texts = checkpoints.split(',') if checkpoints else [folder]
     members = [_parse(text) if checkpoints else Member(text, None) for text in texts]
     configs = [_check_member(member) for member in members]
-    config = config or configs[0]
+    scored = configs[0] if config is None else config
     for member, other in zip(members, configs, strict=True):
-        _check_network(member, other, config, COMMON_KEYS if checkpoints else NETWORK_KEYS)
+        _check_network(member, other, scored, COMMON_KEYS if checkpoints else NETWORK_KEYS)
         if workdir.read_classes(member.workdir) != workdir.read_classes(members[0].workdir):
             raise BadInput(
                 f'{member.workdir} and {members[0].workdir} were trained on different classes; '
                 f'score them separately'
             )
     if eval_ops is not None:
-        config.data.eval_ops = eval_ops
+        scored.data.eval_ops = eval_ops
     # These concern training: a batch here is one of the parts of a step there.
-    config.batch_size //= config.accum_steps
-    config.accum_steps = config.ghost_batch_size = 1
-    return config, members
+    scored.batch_size //= scored.accum_steps
+    scored.accum_steps = scored.ghost_batch_size = 1
+    return scored, members
 
 
 def _parse(text: str) -> Member:

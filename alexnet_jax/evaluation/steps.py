@@ -90,7 +90,7 @@ def view_log_probs(
       float32 [N, classes].
     """
     views = image.reshape(-1, *image.shape[-3:]).astype(jnp.float32) - mean[None]
-    log_probs = jax.nn.log_softmax(model.apply(variables, views))
+    log_probs = jax.nn.log_softmax(jnp.asarray(model.apply(variables, views)))
     log_probs = log_probs.reshape(len(image), -1, log_probs.shape[-1])
     return jax.nn.logsumexp(log_probs, axis=1) - np.log(log_probs.shape[1])
 

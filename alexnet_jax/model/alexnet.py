@@ -144,12 +144,12 @@ class GhostBatchNorm(nn.Module):
         if not train:
             return ops.normalize(x, mean.value, variance.value, self.epsilon)
         groups = x.reshape(-1, self.group_size, *x.shape[1:])
-        weights = mask.reshape(-1, self.group_size)
+        weights = jnp.asarray(mask).reshape(-1, self.group_size)
         group_mean, group_variance = ops.batch_statistics(groups, weights)
         examples = weights.sum(axis=1)[:, None]
         self.put_variable('batch_sums', 'mean', (group_mean * examples).sum(axis=0))
         self.put_variable('batch_sums', 'var', (group_variance * examples).sum(axis=0))
-        normalize = jax.vmap(lambda *args: ops.normalize(*args, self.epsilon))
+        normalize = jax.vmap(partial(ops.normalize, epsilon=self.epsilon))
         return normalize(groups, group_mean, group_variance).reshape(x.shape)
 
 
@@ -212,5 +212,5 @@ def _dropout(layer: Dropout, x: jax.Array, keys: jax.Array | None, place: int) -
 
 def _normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     wide = np.promote_types(x.dtype, np.float32)
-    mean, std = (jnp.asarray(v, wide)[None, None, None] for v in (mean, std))
-    return ((x.astype(wide) - mean) / std).astype(x.dtype)
+    center, scale = (jnp.asarray(v, wide)[None, None, None] for v in (mean, std))
+    return ((x.astype(wide) - center) / scale).astype(x.dtype)

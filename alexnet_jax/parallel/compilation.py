@@ -34,6 +34,6 @@ def enable_compilation_cache() -> None:
 
     Compiling the course net's steps takes 4 s on a CPU, reading them back 0.4 s.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values['jax_compilation_cache_dir']:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(CACHE))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)

@@ -6,6 +6,7 @@ import math
 import os
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _check_init_from(config: ml_collections.ConfigDict) -> None:
 
 
 def create(
-    workdir: str, config: ml_collections.ConfigDict, class_names: list[str]
+    workdir: str, config: ml_collections.ConfigDict, class_names: Sequence[str]
 ) -> contextlib.ExitStack:
     """Create the folder, lock it, and write what describes the run. Only process 0 does anything.
 
@@ -127,7 +128,7 @@ def create(
 
 
 def _describe(
-    folder: epath.Path, config: ml_collections.ConfigDict, class_names: list[str]
+    folder: epath.Path, config: ml_collections.ConfigDict, class_names: Sequence[str]
 ) -> None:
     if (folder / 'classes.json').exists() and read_classes(str(folder)) != list(class_names):
         raise BadInput(

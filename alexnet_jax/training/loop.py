@@ -135,7 +135,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             if due.eval:
                 state = adapt(step, state, score(step, state))
         ckpt.wait()
-        log.say(_closing_lines(workdir, ckpt))
+        log.say(_closing_lines(workdir, total_steps, ckpt))
 
 
 def _continued(
@@ -192,13 +192,14 @@ def _stop_diverged(workdir: str, step: int, rate: float, data: Data) -> NoReturn
     )
 
 
-def _closing_lines(workdir: str, ckpt: checkpoint.Checkpoints) -> str:
-    """Final and best accuracy, and where everything is."""
-    final, best = ckpt.scores[ckpt.newest], ckpt.scores[ckpt.best]
+def _closing_lines(workdir: str, total_steps: int, ckpt: checkpoint.Checkpoints) -> str:
+    """Report final and best accuracy, and where everything is."""
+    best_step = ckpt.best or total_steps
+    final, best = ckpt.scores[total_steps], ckpt.scores[best_step]
     lines = [
-        f'finished: {ckpt.newest:,} steps',
+        f'finished: {total_steps:,} steps',
         f'  final       top-1 {final["top1"]:.2%}  top-5 {final["top5"]:.2%}',
-        f'  best        top-1 {best["top1"]:.2%}  at step {ckpt.best:,}',
+        f'  best        top-1 {best["top1"]:.2%}  at step {best_step:,}',
         f'  records     {workdir}/metrics.jsonl  (tensorboard --logdir={workdir})',
         f'  checkpoints {workdir}/checkpoints',
         f'  try it      python -m alexnet_jax.predict --workdir={workdir} IMAGE...',

@@ -16,8 +16,7 @@ from alexnet_jax.parallel import pmap
 NO_STEP = np.iinfo(np.int32).max
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything a step depends on besides its batch, and everything a checkpoint holds.
 
     Attributes:
