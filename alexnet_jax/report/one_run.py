@@ -71,7 +71,7 @@ def _describe(run: Run, params: Any, step: int) -> str:
 def _open_samples(run: Run):
     from alexnet_jax.data import examples  # brings TensorFlow
 
-    opened = examples.Samples(run.config, run.folder)
+    opened = examples.Examples(run.config, run.folder)
     if list(opened.class_names) != run.classes:
         raise BadInput(
             f'{run.config.data.name} has other classes now than when {run.folder} was trained'
