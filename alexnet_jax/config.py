@@ -97,7 +97,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.data_dir = config_dict.placeholder(str)
     c.data.train_split = 'train'  # a folder's subfolder, a TFDS split as train[:90%]
     c.data.eval_split = 'validation'  # likewise
-    c.data.train_ops = 'decode'  # see alexnet_jax/data/preprocess.py for the ops
+    c.data.train_ops = 'decode'  # see alexnet_jax/data/ops for the ops
     c.data.eval_ops = 'decode'  # without random ones; may end in ten_crop or crops
     c.data.mean = 'image'  # subtract the training set's per-pixel mean image, or 'none'
     c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it; above 1 % stop all the same

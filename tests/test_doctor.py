@@ -160,7 +160,7 @@ def test_too_few_outputs(images):
     _, config = images
     config.num_classes = 1
     (bad,) = failures(findings(config))
-    assert bad.endswith('has 2 classes and the network 1; set --config.num_classes=2')
+    assert bad.endswith('has 2 classes, but the network has 1; set --config.num_classes=2')
 
 
 def test_an_image_that_does_not_decode_is_named(images):

@@ -60,7 +60,7 @@ class Data:
         """
         self.config = config
         self.process_index = process_index
-        # Examples that all processes take at once: of a step, or of one of its microbatches.
+        # Examples of a step, or of one of its parts, over all processes.
         self.part_size = config.batch_size // config.accum_steps
         self.local_size, remainder = divmod(self.part_size, process_count)
         if remainder:
@@ -77,7 +77,7 @@ class Data:
         self.class_names = dataset.class_names
         if len(self.class_names) > config.num_classes:
             raise BadInput(
-                f'{config.data.name} has {len(self.class_names)} classes but the network only '
+                f'{config.data.name} has {len(self.class_names)} classes, but the network has '
                 f'{config.num_classes}; set --config.num_classes={len(self.class_names)}'
             )
         self.train_size, self.eval_size = len(dataset.train), len(dataset.eval)
@@ -268,7 +268,7 @@ def _parse_ops(config_data: ml_collections.ConfigDict) -> tuple[Preprocessor, Pr
         )
     if evaluation.random_ops:
         raise BadInput(
-            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random op such as '
+            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random ops; remove '
             f'{evaluation.random_ops[0].name}'
         )
     return train, evaluation

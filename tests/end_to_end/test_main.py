@@ -161,7 +161,8 @@ class TestBeforeAnyWork:
             ),
             (
                 ['--config=configs/folder.py:nowhere'],
-                'no folder nowhere/train; put your images into nowhere/train/<class>/',
+                'data.train_split: the folder nowhere/train does not exist (beside it: none); '
+                'images belong in nowhere/train/<class>/<image>.jpg',
             ),
         ],
         ids=lambda value: ' '.join(value) or 'nothing' if isinstance(value, list) else '',
@@ -254,15 +255,15 @@ class TestData:
         [
             (
                 ['--config.data.train_ops=decode|rezise(28)'],
-                ["'rezise(28)' is no known op", 'allowed: decode'],
+                ["unknown op 'rezise(28)'", 'allowed: decode'],
             ),
             (['--config.data.eval_ops=decode|resize(30)'], ['30 x 30', 'image_size=28']),
-            (['--config.data.name=digit'], ["'digit' is no known source", 'digits, tfds:']),
+            (['--config.data.name=digit'], ["unknown dataset data.name='digit'", 'digits, tfds:']),
             (['--config.data.name=tfds:cifar11'], ["'cifar11'", 'did you mean', 'cifar10']),
-            (['--config.data.eval_split=tset'], ["no split 'tset'", 'allowed: loop, test']),
+            (['--config.data.eval_split=tset'], ["no split 'tset'", 'allowed: train, test']),
             (
                 ['--config.num_classes=9'],
-                ['10 classes', 'network 9', 'set --config.num_classes=10'],
+                ['10 classes', 'network has 9', 'set --config.num_classes=10'],
             ),
             (
                 ['--config.data.name=folder:{tmp}/nowhere'],
@@ -311,7 +312,7 @@ class TestData:
 
     def test_folder_of_one_class(self, refused, tmp_path):
         message = refused(*self.folder(tmp_path, 'train/cat', 'validation/cat'))
-        assert 'has one class folder only, cat; it needs two or more' in message
+        assert 'has only one class folder, cat; add another' in message
 
     def test_image_that_does_not_decode(self, refused, tmp_path):
         args = self.folder(tmp_path, 'train/cat', 'train/dog', 'validation/cat')
@@ -384,7 +385,7 @@ def test_bad_input_prints_one_line(tmp_path):
 def test_bad_data_prints_one_line(tmp_path):
     done = run(QUICKSTART, '--config.num_classes=5', f'--workdir={tmp_path}/x')
     assert (done.returncode, done.stdout) == (2, '')
-    message = 'error: digits has 10 classes and the network 5; set --config.num_classes=10\n'
+    message = 'error: digits has 10 classes, but the network has 5; set --config.num_classes=10\n'
     assert done.stderr == message
     assert not (tmp_path / 'x').exists()
 

@@ -214,8 +214,8 @@ def test_without_data(make_run, command, tmp_path):
 
 def test_without_tensorflow(make_run, command, monkeypatch):
     folder, _ = make_run()
-    monkeypatch.setitem(sys.modules, 'alexnet_jax.data.samples', None)
-    monkeypatch.delattr('alexnet_jax.data.samples', raising=False)
+    monkeypatch.setitem(sys.modules, 'alexnet_jax.data.examples', None)
+    monkeypatch.delattr('alexnet_jax.data.examples', raising=False)
     assert command(folder) == (0, '')
     assert 'All that needs the images is missing: ' in Page(folder / 'report/report.html').text
 

@@ -23,8 +23,8 @@ def class_folders(split: str | os.PathLike, key: str = 'train_split') -> list[st
     if classes is None:
         found = ', '.join(_folders(epath.Path(split).parent) or ()) or 'none'
         raise BadInput(
-            f'data.{key}: the folder {split} does not exist; folders beside it: {found}. '
-            f'Images belong in {split}/<class>/<image>.jpg'
+            f'data.{key}: the folder {split} does not exist (beside it: {found}); '
+            f'images belong in {split}/<class>/<image>.jpg'
         )
     if not classes:
         raise BadInput(
