@@ -182,7 +182,7 @@ def test_ops_that_give_another_size(images):
     _, config = images
     config.data.eval_ops = 'decode|resize(30)'
     (bad,) = failures(findings(config))
-    assert 'gives images of 30 x 30, and the network takes image_size=28' in bad
+    assert 'gives images of 30 x 30, but the network takes image_size=28' in bad
 
 
 # The workdir

@@ -226,8 +226,8 @@ class Data:
         if (height, width) != (size, size):
             raise BadInput(
                 f'data.{key}={self.config.data[key]!r} gives images of {height} x {width}, but '
-                f'the network takes image_size={size}: end the ops with, for instance, '
-                f'resize_short({size})|center_crop({size}), or set --config.image_size={height}'
+                f'the network takes image_size={size}: for example end the ops with resize_short('
+                f'{size})|center_crop({size}), or set --config.image_size={height}'
             )
 
     def _check_mean(self) -> None:

@@ -209,11 +209,11 @@ class TestChecks:
     @pytest.mark.parametrize(
         ('changes', 'message'),
         [
-            ({'num_classes': 9}, r'digits has 10 classes .* 9; set --config.num_classes=10'),
+            ({'num_classes': 9}, r'digits has 10 classes.* 9; set --config.num_classes=10'),
             ({'image_size': 9}, r"train_ops='decode' gives images of 8 x 8, .* image_size=9"),
             (
                 {'data.eval_ops': 'decode|resize(4)'},
-                r'eval_ops=.*gives images of 4 x 4, .*image_size=8: end the ops with resize_short',
+                r'eval_ops=.* 4 x 4, .*image_size=8: .*end the ops with resize_short',
             ),
             ({'data.train_ops': 'decode|ten_crop(8)'}, r'ten_crop is for eval_ops only'),
             ({'data.train_ops': 'decode|crops(8, 1)'}, r'\bcrops is for eval_ops only'),

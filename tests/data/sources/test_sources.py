@@ -82,7 +82,7 @@ class TestFolder:
         [
             (
                 {'val/a/x.png': (4, 4)},
-                r'data.train_split: the folder .*/train does not exist; .*val',
+                r'data.train_split: the folder .*/train does not exist .*val',
             ),
             (TRAIN, r'data.eval_split: the folder .*/val does not exist'),
             (
