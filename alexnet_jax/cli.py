@@ -180,7 +180,9 @@ def _own_flags() -> dict[str, str]:
 
 
 def _help() -> str:
-    lines = [sys.modules['__main__'].__doc__.strip(), '']
+    # `python -OO` strips docstrings.
+    usage = sys.modules['__main__'].__doc__ or f'usage: {sys.argv[0]} [--flag=value ...]'
+    lines = [usage.strip(), '']
     own = _own_flags()
     width = max(map(len, own), default=0)
     lines += [f'  --{name:{width}} {text}' for name, text in own.items()]

@@ -158,22 +158,21 @@ def _size(count: int) -> str:
 def _check_data(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     from alexnet_jax.data import pipeline, sources  # bring TensorFlow
     from alexnet_jax.data.ops.chain import parse
-    from alexnet_jax.data.sources import tfds
 
-    kind, _, name = config.data.name.partition(':')
-    if kind == 'tfds' and (note := tfds.to_prepare(name, config.data.data_dir)):
+    source = sources.find_source(config.data)
+    if note := source.to_prepare():
         yield True, note
         return
-    source = sources.open_source(config.data)
-    splits = {config.data.train_split: source.train, config.data.eval_split: source.eval}
+    dataset = source.open()
+    splits = {config.data.train_split: dataset.train, config.data.eval_split: dataset.eval}
     sizes = ', '.join(f'{len(split):,} {name}' for name, split in splits.items())
-    yield True, f'{config.data.name} has {sizes} examples of {len(source.class_names):,} classes'
+    yield True, f'{config.data.name} has {sizes} examples of {len(dataset.class_names):,} classes'
     chain = parse('decode', config.data.max_pixels)
     for split in splits.values():
         yield _decode_sample(chain, split, config.data.on_bad_image)
     for name, split in splits.items():
-        yield _count_classes(name, split, source.class_names)
-    del source, splits, split
+        yield _count_classes(name, split, dataset.class_names)
+    del dataset, splits, split
     data = pipeline.Data(config)
     outputs = f'the network has {config.num_classes:,} outputs'
     if len(data.class_names) < config.num_classes:
@@ -192,12 +191,10 @@ def _decode_sample(chain, split, on_bad_image: str) -> Finding:
         try:
             chain(split.read(np.array([index]))[0][0])
         except IMAGE_ERRORS as error:
-            bad[split.name(index)] = clean(error)
+            bad[split.describe(index)] = clean(error)
     if not bad:
-        return (
-            True,
-            f'{len(indices)} images decode, from {split.name(0)} to {split.name(len(split) - 1)}',
-        )
+        first, last = split.describe(0), split.describe(len(split) - 1)
+        return True, f'{len(indices)} images decode, from {first} to {last}'
     name, reason = next(iter(bad.items()))
     text = f'{len(bad)} of {len(indices)} images cannot be used, the first {name}: {reason}'
     if on_bad_image == 'stop':

@@ -1,9 +1,9 @@
 """Rescale a dataset before training: `python -m alexnet_jax.prepare --dataset=NAME --data_dir=DIR`.
 
-Writes the images with the shorter side at 256 and cropped to the center 256 x 256, as the paper
-does, with labels, file names, mean image and color axes. Train on the result with
---config.data.name=prepared:DIR. From archives fetched by hand, add --manual_dir=MANUAL. A command
-that was killed continues when given again.
+As in the paper, every image is resized to a shorter side of 256 and cropped to the center
+256 x 256; labels, file names, mean image and color axes are stored with them. Train on the result
+with --config.data.name=prepared:DIR. For a dataset whose archives must be downloaded by hand, add
+--manual_dir=MANUAL. If the command is killed, run it again: it continues where it stopped.
 """
 
 import os
@@ -22,21 +22,26 @@ from alexnet_jax.config import ON_BAD_IMAGE, default_config
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
 
 FORMATS = ('jpeg', 'raw')
-KINDS = ('tfds', 'folder')
 
 _DATASET = flags.DEFINE_string(
-    'dataset', None, 'tfds:NAME (or NAME), folder:PATH or digits, as config.data.name has it.'
+    'dataset', None, 'The dataset, named as in config.data.name; NAME alone means tfds:NAME.'
 )
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS keeps its data, and for the output.')
-_MANUAL_DIR = flags.DEFINE_string('manual_dir', None, 'Where the archives fetched by hand are.')
-_OUTPUT = flags.DEFINE_string('output', None, 'By default DATA_DIR/NAME-256-jpeg95 or such.')
-_SIZE = flags.DEFINE_integer('size', 256, 'Pixels a side.')
-_FORMAT = flags.DEFINE_string('format', 'jpeg', 'jpeg, or raw: larger, and quicker to read.')
-_QUALITY = flags.DEFINE_integer('quality', 95, 'Of JPEG, 1 to 100.')
+_DATA_DIR = flags.DEFINE_string(
+    'data_dir', None, 'The folder of TFDS datasets, and of the output if --output is not given.'
+)
+_MANUAL_DIR = flags.DEFINE_string(
+    'manual_dir', None, 'The folder of archives that were downloaded by hand.'
+)
+_OUTPUT = flags.DEFINE_string(
+    'output', None, 'The folder to make; by default DATA_DIR/NAME-SIZE-FORMAT.'
+)
+_SIZE = flags.DEFINE_integer('size', 256, 'Height and width of the images, in pixels.')
+_FORMAT = flags.DEFINE_string('format', 'jpeg', 'jpeg, or raw: larger but faster to read.')
+_QUALITY = flags.DEFINE_integer('quality', 95, 'The JPEG quality, 1 to 100.')
 _TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'As config.data.train_split.')
 _EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'As config.data.eval_split.')
 _ON_BAD_IMAGE = flags.DEFINE_string(
-    'on_bad_image', 'stop', 'Or skip: leave it out and list it; above 1 % stop all the same.'
+    'on_bad_image', 'stop', 'stop, or skip: leave bad images out and list them, up to 1 %.'
 )
 
 
@@ -48,13 +53,14 @@ def main() -> None:
     if not _DATASET.value:
         raise BadInput('pass --dataset=NAME and --data_dir=DIR, e.g. --dataset=imagenet2012')
     _check_flags()
+    dataset = _full_name(_DATASET.value)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        _prepare()
+        _prepare(dataset)
     except KeyboardInterrupt as stop:
         number = stop.args[0]
-        raise Interrupted('interrupted; the same command continues', number) from stop
+        raise Interrupted('interrupted; run the same command to continue', number) from stop
 
 
 def _check_flags() -> None:
@@ -67,18 +73,19 @@ def _check_flags() -> None:
     if not 1 <= _QUALITY.value <= 100:
         raise BadInput(f'--quality={_QUALITY.value}; it must be 1 to 100')
     if not _OUTPUT.value and not _DATA_DIR.value:
-        raise BadInput('pass --data_dir=DIR, where the set is made, or --output=DIR')
+        raise BadInput('pass --data_dir=DIR, the folder to make the set in, or --output=DIR')
 
 
-def _dataset() -> str:
-    """The dataset as config.data.name has it, with the whole path of a folder."""
-    name = _DATASET.value
+def _full_name(name: str) -> str:
+    """Return the dataset as in config.data.name, a folder with its absolute path."""
+    from alexnet_jax.data.sources import KINDS
+
     kind, _, rest = name.partition(':')
     if kind == 'prepared':
-        raise BadInput(f'--dataset={name} is prepared already; name what it was made from')
+        raise BadInput(f'--dataset={name} is already prepared; name what it was made from')
     if kind == 'folder' and '://' not in rest:
         return f'folder:{os.path.abspath(rest)}' if rest else name
-    return name if kind in KINDS or name == 'digits' else f'tfds:{name}'
+    return name if kind in KINDS else f'tfds:{name}'
 
 
 def _interrupt(number: int, _) -> NoReturn:
@@ -87,11 +94,11 @@ def _interrupt(number: int, _) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
-def _prepare() -> None:
+def _prepare(dataset: str) -> None:
     from alexnet_jax.data.prepare import build  # TensorFlow takes seconds to import
 
     request = build.Request(
-        dataset=_dataset(),
+        dataset=dataset,
         train_split=_TRAIN_SPLIT.value,
         eval_split=_EVAL_SPLIT.value,
         size=_SIZE.value,
@@ -101,16 +108,17 @@ def _prepare() -> None:
     data = default_config().data
     data.data_dir = _DATA_DIR.value
     data.on_bad_image = _ON_BAD_IMAGE.value
-    output = epath.Path(Path(_OUTPUT.value or Path(_DATA_DIR.value) / request.name).absolute())
+    output = _OUTPUT.value or os.path.join(_DATA_DIR.value or '', request.name)
+    output = epath.Path(Path(output).absolute())
     began = time.monotonic()
     try:
         new = build.prepare(request, data, output, _MANUAL_DIR.value)
     except OSError as error:
         raise RunError(
-            f'{output} cannot be made: {error.strerror or error}; the same command continues'
+            f'{output} cannot be made: {error.strerror or error}; run the same command to continue'
         ) from error
     seconds = timedelta(seconds=round(time.monotonic() - began))
-    print(f'{output} is prepared' + (f', in {seconds}' if new else ' already: nothing to do'))
+    print(f'prepared {output} in {seconds}' if new else f'{output} is already prepared')
     for line in build.describe(output):
         print(f'  {line}')
     print(f'  train on it with --config.data.name=prepared:{output}')

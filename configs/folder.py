@@ -12,11 +12,10 @@ On sets as small as that one the paper's initial weights and rate do not learn (
 after 60 steps), so this recipe starts from He's weights, `he_init`, at a fifth of the rate.
 """
 
-import os
-
 import ml_collections
 
 from alexnet_jax.config import default_config
+from alexnet_jax.data.sources.listing import class_folders
 from alexnet_jax.errors import BadInput
 
 
@@ -26,7 +25,7 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
     c = default_config()
     c.variant = 'course'
     c.edits = ('he_init',)
-    c.num_classes = _count_classes(os.path.join(path, 'train'))
+    c.num_classes = len(class_folders(f'{path}/train'))
     c.image_size = 227
 
     c.batch_size = 64
@@ -45,12 +44,3 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
     c.optimizer.schedule = 'cosine'
     c.optimizer.warmup_epochs = 1.0
     return c
-
-
-def _count_classes(train: str) -> int:
-    if not os.path.isdir(train):
-        raise BadInput(f'no folder {train}; put your images into {train}/<class>/')
-    count = sum(entry.is_dir() for entry in os.scandir(train))
-    if not count:
-        raise BadInput(f'{train} has no class folders; put your images into {train}/<class>/')
-    return count

@@ -1,4 +1,4 @@
-"""Small prepared sets, and what their records have to be."""
+"""Small prepared sets, and what their records must be."""
 
 import json
 from pathlib import Path
@@ -9,21 +9,22 @@ from etils import epath
 
 from alexnet_jax.config import default_config
 from alexnet_jax.data.prepare import build
+from alexnet_jax.data.sources.prepared import Prepared
+from alexnet_jax.data.sources.splits import Dataset
 
 SIZE = 16
 OPS = f'decode|resize_short({SIZE})|center_crop({SIZE})'
-# Sizes in turn, so that most images are resized and cropped: wide, high, as wanted, small.
+# Used in turn, so that most images are resized and cropped: wide, high, as wanted, small.
 SHAPES = ((20, 30), (31, 17), (16, 16), (9, 13))
 
 
 def folder_of(train: int, validation: int = 5) -> dict[str, tuple[int, int]]:
-    """Images of classes a, b in turn; in file order all of a come first."""
-    files = {
+    """Return images of the classes a, b in turn; in file order all of a come first."""
+    return {
         f'{split}/{"ab"[i % 2]}/{i:03}.png': SHAPES[i % 4]
         for split, count in (('train', train), ('validation', validation))
         for i in range(count)
     }
-    return files
 
 
 def request_for(folder, encoding='raw', **changes):
@@ -41,8 +42,13 @@ def prepare(folder, output, encoding='raw', policy='stop', shard_size=16, **chan
     return build.prepare(request, data, epath.Path(output), shard_size=shard_size)
 
 
+def open_set(folder, *splits: str) -> Dataset:
+    """Open a set, by default its splits `train` and `validation`."""
+    return Prepared(str(folder), splits or ('train', 'validation')).open()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a set; the manifest without its date."""
+    """Return every file of a set; the manifest without its date."""
     files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     manifest = json.loads(files.pop('manifest.json'))
     del manifest['date']
@@ -50,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def expected_pixels(path) -> np.ndarray:
-    """The ops on a file, one by one, without our chain."""
+    """Return what the ops make of a file, computed without them."""
     image = tf.io.decode_png(Path(path).read_bytes(), channels=3)
     height, width = image.shape[:2]
     scale = SIZE / min(height, width)

@@ -163,7 +163,7 @@ def test_too_few_outputs(images):
     _, config = images
     config.num_classes = 1
     (bad,) = failures(findings(config))
-    assert bad.endswith('has 2 classes and the network 1; set --config.num_classes=2')
+    assert bad.endswith('has 2 classes, but the network has 1; set --config.num_classes=2')
 
 
 def test_an_image_that_does_not_decode_is_named(images):
@@ -185,7 +185,7 @@ def test_ops_that_give_another_size(images):
     _, config = images
     config.data.eval_ops = 'decode|resize(30)'
     (bad,) = failures(findings(config))
-    assert 'gives images of 30 x 30, and the network takes image_size=28' in bad
+    assert 'gives images of 30 x 30, but the network takes image_size=28' in bad
 
 
 # The workdir

@@ -45,7 +45,7 @@ def test_makes_a_set_and_leaves_it_alone(images, tmp_path):
     code, text, errors = prepare(*flags)
     assert (code, errors) == (0, '')
     assert text.splitlines()[:2] == ['train: 24 of 24', 'validation: 4 of 4']
-    assert f'{output} is prepared, in 0:00:' in text
+    assert f'prepared {output} in 0:00:' in text
     assert '  train: 24 images\n  validation: 4 images\n' in text
     assert f'--config.data.name=prepared:{output}\n' in text
     manifest = (output / 'manifest.json').read_bytes()
@@ -54,24 +54,24 @@ def test_makes_a_set_and_leaves_it_alone(images, tmp_path):
 
     code, text, errors = prepare(*flags)
     assert (code, errors) == (0, '')
-    assert text.startswith(f'{output} is prepared already: nothing to do\n')
+    assert text.startswith(f'{output} is already prepared\n')
     assert (output / 'manifest.json').read_bytes() == manifest
 
     code, _, errors = prepare(*flags, f'--output={output}', '--quality=90')
     assert code == 2
-    assert 'made from something else (quality: 95 -> 90)' in errors
+    assert 'quality: 95 -> 90' in errors
 
 
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
         ((), 'pass --dataset=NAME and --data_dir=DIR'),
-        (('--dataset=folder:x',), 'pass --data_dir=DIR, where the set is made, or --output=DIR'),
+        (('--dataset=folder:x',), 'pass --data_dir=DIR'),
         (('--dataset=digits', '--output=o', '--format=png'), '--format=png; allowed: jpeg, raw'),
         (('--dataset=digits', '--output=o', '--size=0'), '--size=0; it must be 1 to 4096'),
         (('--dataset=digits', '--output=o', '--quality=0'), '--quality=0; it must be 1 to 100'),
         (('--dataset=digits', '--output=o', '--on_bad_image=x'), 'allowed: stop, skip'),
-        (('--dataset=prepared:x', '--output=o'), 'is prepared already'),
+        (('--dataset=prepared:x', '--output=o'), 'is already prepared'),
         (('--dataset=digits', 'x'), "unexpected argument 'x'"),
         (('--datset=digits',), 'did you mean --dataset?'),
         (('--size=big',), 'size'),
@@ -109,6 +109,18 @@ def test_unwritable_output(tmp_path):
     assert 'file/set cannot be made: Not a directory' in errors
 
 
+def test_optimized_python(tmp_path):
+    """`python -OO` strips docstrings and asserts: nothing may depend on them."""
+    flags = ('--dataset=digits', '--eval_split=test', '--size=8', f'--output={tmp_path}/set')
+    optimized = [sys.executable, '-OO', '-m', 'alexnet_jax.prepare']
+    done = subprocess.run([*optimized, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert (tmp_path / 'set/manifest.json').exists()
+    done = subprocess.run([*optimized, '--help'], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert '--on_bad_image' in done.stdout
+
+
 def test_help():
     code, output, errors = prepare('--help')
     assert (code, errors) == (0, '')
@@ -142,5 +154,5 @@ def test_signals_and_a_second_process(tmp_path, number):
     finally:
         run.kill()
     assert (run.returncode, output) == (128 + number, '')
-    assert errors == 'interrupted; the same command continues\n'
+    assert errors == 'interrupted; run the same command to continue\n'
     assert not (tmp_path / 'set').exists()

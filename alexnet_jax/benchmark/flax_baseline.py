@@ -8,7 +8,8 @@ float32; shuffled in a buffer; all maps in parallel.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
+
+from alexnet_jax.data.tensorflow import tf
 
 IMAGE_SIZE = 224
 CENTER_MARGIN = 32  # pixels around the center crop that stands in where no random crop was found

@@ -81,7 +81,7 @@ def _peer_images(config: ml_collections.ConfigDict, name: str) -> tuple[list[byt
     images, labels = split.read(np.arange(min(PEER_IMAGES, len(split))))
     for index, image in enumerate(images):
         if not image.startswith(JPEG):
-            raise BadInput(f'--peer=flax decodes JPEG alone, and {split.name(index)} is none')
+            raise BadInput(f'--peer=flax decodes JPEG alone, and {split.describe(index)} is none')
     return images, labels
 
 

@@ -1,4 +1,4 @@
-"""The data of a run: `Data` yields training and evaluation batches by step number.
+"""A run's data: `Data` yields training and evaluation batches by step number.
 
 Step s, counted from 1, takes the global positions (s-1)B .. sB-1. Position p is item p mod n of
 the permutation of epoch p div n: batches cross epochs and nothing is dropped. So batch s is a pure
@@ -11,24 +11,23 @@ from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 from etils import epath
 
 from alexnet_jax.data import statistics
-from alexnet_jax.data.ops.chain import KNOWN, Chain, clean, fit, parse
-from alexnet_jax.data.ops.color import PCAShift
+from alexnet_jax.data.ops.chain import Preprocessor, clean, parse
 from alexnet_jax.data.ops.image import BadImage, require_size
-from alexnet_jax.data.reader import PADDING, Reader
+from alexnet_jax.data.reader import PADDING, Reader, Transform
 from alexnet_jax.data.sources import open_source
+from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
 
 FOREVER = 2**62
-SIZE_PROBES = 16  # examples whose sizes are compared when no op fixes the size
+SIZE_PROBES = 16  # examples whose sizes are compared if no op fixes the size
 
 
 @functools.lru_cache(maxsize=2)  # batches touch an epoch and the next
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of an epoch, int32 [size], or int64 where that is too small."""
+    """Return the order of an epoch, int32 [size], or int64 for 2**31 examples and more."""
     order = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
     # RandomState's streams are frozen by NumPy's compatibility policy; Generator's are not.
     np.random.RandomState([seed, epoch]).shuffle(order)
@@ -39,8 +38,8 @@ class Data:
     """The training and evaluation examples of a config, checked, in batches.
 
     Attributes:
-      train_size, eval_size: examples of the splits.
-      class_names: in label order.
+      train_size, eval_size: The sizes of the splits.
+      class_names: The names of the classes, in label order.
       mean: float32 [image_size, image_size, 3] to subtract, once statistics are loaded: the center
         crop of the training set's mean image, or zeros.
     """
@@ -50,14 +49,18 @@ class Data:
     ):
         """Open the dataset and check it against the config. Writes nothing, unless TFDS downloads.
 
+        Args:
+          config: The run's config.
+          process_index, process_count: Which process this is, and of how many.
+
         Raises:
-          BadInput: bad ops, a source that cannot be opened, more classes than the network has, or
+          BadInput: Bad ops, a dataset that cannot be opened, more classes than the network has, or
             images that come out in another size than image_size.
-          RunError: a failed download, or a first image that cannot be used.
+          RunError: A failed download, or a first image that cannot be used.
         """
         self.config = config
         self.process_index = process_index
-        # Examples that all processes take at once: of a step, or of one of its microbatches.
+        # Examples of a step, or of one of its parts, over all processes.
         self.part_size = config.batch_size // config.accum_steps
         self.local_size, remainder = divmod(self.part_size, process_count)
         if remainder:
@@ -68,53 +71,53 @@ class Data:
             )
         if config.seed >= 2**32:
             raise BadInput(f'seed={config.seed}; it must be below 2**32')
-        self.train_chain, self.eval_chain = _parse_chains(config.data)
+        train, evaluation = _parse_ops(config.data)
 
-        source = open_source(config.data, process_index)
-        self.class_names = source.class_names
+        dataset = open_source(config.data, process_index)
+        self.class_names = dataset.class_names
         if len(self.class_names) > config.num_classes:
             raise BadInput(
-                f'{config.data.name} has {len(self.class_names)} classes and the network '
+                f'{config.data.name} has {len(self.class_names)} classes, but the network has '
                 f'{config.num_classes}; set --config.num_classes={len(self.class_names)}'
             )
-        self.train_size, self.eval_size = len(source.train), len(source.eval)
-        self.train_chain = fit(self.train_chain, source.train)
-        self.eval_chain = fit(self.eval_chain, source.eval)
+        self.train_size, self.eval_size = len(dataset.train), len(dataset.eval)
+        self.train_preprocessor = train.specialize(dataset.train)
+        self.eval_preprocessor = evaluation.specialize(dataset.eval)
         on_bad_image = config.data.on_bad_image
-        self._train = Reader(source.train, Chain(self.train_chain.ops[:1]), on_bad_image)
-        self._eval = Reader(source.eval, Chain(self.eval_chain.ops[:1]), on_bad_image)
-        if source.eval.read(np.array([0]))[1][0] < 0:
+        self._train = Reader(dataset.train, self.train_preprocessor.decode, on_bad_image)
+        self._eval = Reader(dataset.eval, self.eval_preprocessor.decode, on_bad_image)
+        if dataset.eval.read(np.array([0]))[1][0] < 0:
             raise BadInput(
                 f'the split {config.data.eval_split} of {config.data.name} has no labels'
             )
 
         self._axes: np.ndarray | None = None  # of the colors, once statistics are loaded
-        self._check_size('train_ops', self._train, self.train_chain)
-        self._check_size('eval_ops', self._eval, self.eval_chain)
+        self._check_size('train_ops', self._train, self.train_preprocessor)
+        self._check_size('eval_ops', self._eval, self.eval_preprocessor)
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
         if config.data.mean == 'image':
             self._check_mean()
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Examples of each split that this process found not to be usable, and masks out."""
+        """The number of examples of each split that this process found unusable and masks out."""
         return {'train': len(self._train.bad), 'eval': len(self._eval.bad)}
 
     def load_statistics(self, workdir: str | epath.Path) -> None:
-        """Load the mean image and color axes from the workdir, or compute them if not there.
+        """Load the mean image and color axes from the workdir; compute them first if necessary.
 
         A prepared set brings its own, which are copied if the ops leave its images as they are.
         Process 0 computes and writes `statistics.npz`; the others wait for it. Does nothing if
         neither data.mean nor an op needs them.
 
         Raises:
-          BadInput: the file is of other data or ops.
-          RunError: an image that cannot be used.
+          BadInput: The file belongs to other data or ops.
+          RunError: An image cannot be used.
         """
         needs_mean = self.config.data.mean == 'image'
-        if not needs_mean and not self.train_chain.has(PCAShift):
+        if not needs_mean and not self.train_preprocessor.color:
             return
-        prefix = self.train_chain.prefix
+        prefix = self.train_preprocessor.prefix
         found = statistics.load_or_compute(
             epath.Path(workdir) / 'statistics.npz',
             self._train,
@@ -140,31 +143,31 @@ class Data:
           [b].
 
         Raises:
-          RunError: Names an image that cannot be used.
+          RunError: An image cannot be used; the message names it.
         """
         parts = self.config.accum_steps
         positions = [
             self._positions(part * self.part_size).astype(np.int32) for part in range(parts)
         ]
-        transform = self._transform(self.train_chain, with_color=True)
+        transform = self._transform(self.train_preprocessor, with_color=True)
         batches = self._train.batches(self._train_plan, start_step * parts, FOREVER, transform)
         while True:
             yield [{**next(batches), 'position': position} for position in positions]
 
     def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """This process's slices of the evaluation split, in file order, each example once.
+        """Return this process's slices of the evaluation split, in file order, each example once.
 
         Every process yields the same number of batches; the last is padded.
 
         Yields:
-          image uint8 [b, h, w, 3], or [b, views, h, w, 3] with ten_crop and such, label int32
-          [b], mask float32 [b] (0 for padding and skipped images).
+          image uint8 [b, h, w, 3], or [b, views, h, w, 3] if the ops make views, label int32 [b],
+          mask float32 [b] (0 for padding and skipped images).
 
         Raises:
-          RunError: names an image that cannot be used.
+          RunError: An image cannot be used; the message names it.
         """
         steps = -(-self.eval_size // self.part_size)
-        transform = self._transform(self.eval_chain, with_color=False)
+        transform = self._transform(self.eval_preprocessor, with_color=False)
         return self._eval.batches(self._eval_plan, 0, steps, transform)
 
     def example_ids(self, step: int) -> list[str]:
@@ -174,11 +177,11 @@ class Data:
         return [f'{self.config.data.train_split}:{i}' for i in indices]
 
     def _positions(self, first: int) -> np.ndarray:
-        """Of this process, in a part that starts at the global position `first`; int64 [b]."""
+        """Return this process's positions in a part that starts at `first`, int64 [b]."""
         return first + self.process_index * self.local_size + np.arange(self.local_size)
 
     def _items(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The example and the epoch at each global position."""
+        """Return the example and the epoch at each global position."""
         epochs, places = np.divmod(positions, self.train_size)
         indices = [
             permutation(self.config.seed, int(epoch), self.train_size)[places[epochs == epoch]]
@@ -193,14 +196,13 @@ class Data:
         positions = self._positions(part * self.part_size)
         return np.where(positions < self.eval_size, positions, PADDING), np.zeros_like(positions)
 
-    def _transform(self, chain: Chain, with_color: bool):
-        """(encoded, epoch, index) -> the tensors of an example."""
+    def _transform(self, preprocess: Preprocessor, with_color: bool) -> Transform:
         seed, size, axes = self.config.seed, self.config.image_size, self._axes
-        if chain.has(PCAShift) and axes is None:
-            raise RuntimeError('pca_shift needs load_statistics() first')
+        if preprocess.color and axes is None:
+            raise RuntimeError(f'{preprocess.color.name} needs load_statistics() first')
 
         def transform(encoded, epoch, index):
-            image, color = chain(encoded, seed, epoch, index, axes)
+            image, color = preprocess(encoded, seed, epoch, index, axes)
             found = {'image': require_size(image, size, size)}
             if with_color:
                 found |= {'color_shift': color.shift, 'color_scale': color.scale}
@@ -208,39 +210,41 @@ class Data:
 
         return transform
 
-    def _size_after(self, reader: Reader, chain: Chain, index: int) -> tuple[int, int]:
-        """Height and width of an example after a chain."""
+    def _size_after(self, reader: Reader, preprocess: Preprocessor, index: int) -> tuple[int, int]:
+        """Return the height and width of a preprocessed example."""
         try:
-            image, _ = chain(reader.encoded(index), axes=np.zeros((3, 3), np.float32))
+            image, _ = preprocess(reader.encoded(index), axes=np.zeros((3, 3), np.float32))
         except (BadImage, tf.errors.OpError) as error:
-            raise BadInput(f'{reader.split.name(index)} cannot be used: {clean(error)}') from error
-        return tuple(image.shape[-3:-1])
+            name = reader.split.describe(index)
+            raise BadInput(f'{name} cannot be used: {clean(error)}') from error
+        height, width = image.numpy().shape[-3:-1]
+        return height, width
 
-    def _check_size(self, key: str, reader: Reader, chain: Chain) -> None:
-        height, width = self._size_after(reader, chain, reader.first)
+    def _check_size(self, key: str, reader: Reader, preprocess: Preprocessor) -> None:
+        height, width = self._size_after(reader, preprocess, reader.first)
         size = self.config.image_size
         if (height, width) != (size, size):
             raise BadInput(
-                f'data.{key}={self.config.data[key]!r} gives images of {height} x {width}, and '
-                f'the network takes image_size={size}: end the ops with resize_short({size})|'
-                f'center_crop({size}) or such, or set --config.image_size={height}'
+                f'data.{key}={self.config.data[key]!r} gives images of {height} x {width}, but '
+                f'the network takes image_size={size}: for example end the ops with resize_short('
+                f'{size})|center_crop({size}), or set --config.image_size={height}'
             )
 
     def _check_mean(self) -> None:
-        """A mean image needs one size before the first random op, no smaller than the input's."""
-        prefix, reader = self.train_chain.prefix, self._train
+        """Check that images have one size before the first random op, image_size or larger."""
+        prefix, reader = self.train_preprocessor.prefix, self._train
         size = self.config.image_size
         if not prefix.fixes_size:
             probes = np.linspace(reader.first, self.train_size - 1, SIZE_PROBES).astype(int)
             found = set()
             for index in probes.tolist():
-                with contextlib.suppress(BadInput):  # a bad image: the statistics will tell
+                with contextlib.suppress(BadInput):  # computing the statistics reports a bad image
                     found.add(self._size_after(reader, prefix, index))
             if len(found) > 1:
                 (h1, w1), (h2, w2) = sorted(found)[:2]
                 raise BadInput(
                     f'data.mean=image needs images of one size before the first random op of '
-                    f'data.train_ops={self.config.data.train_ops!r}, and there are {h1} x {w1} and '
+                    f'data.train_ops={self.config.data.train_ops!r}, but there are {h1} x {w1} and '
                     f'{h2} x {w2}: add center_crop(N) before it, or set --config.data.mean=none'
                 )
         height, width = self._mean_size()
@@ -252,20 +256,19 @@ class Data:
             )
 
     def _mean_size(self) -> tuple[int, int]:
-        return self._size_after(self._train, self.train_chain.prefix, self._train.first)
+        return self._size_after(self._train, self.train_preprocessor.prefix, self._train.first)
 
 
-def _parse_chains(config_data: ml_collections.ConfigDict) -> tuple[Chain, Chain]:
+def _parse_ops(config_data: ml_collections.ConfigDict) -> tuple[Preprocessor, Preprocessor]:
     train = parse(config_data.train_ops, config_data.max_pixels)
     evaluation = parse(config_data.eval_ops, config_data.max_pixels)
     if train.ops[-1].views:
         raise BadInput(
             f'data.train_ops={config_data.train_ops!r}: {train.ops[-1].name} is for eval_ops only'
         )
-    if found := [op for op in evaluation.ops if op.random]:
-        name = next(name for name, kind in KNOWN.items() if kind is type(found[0]))
+    if evaluation.random_ops:
         raise BadInput(
-            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random op, and {name} is '
-            'one'
+            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random ops; remove '
+            f'{evaluation.random_ops[0].name}'
         )
     return train, evaluation

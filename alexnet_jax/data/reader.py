@@ -1,66 +1,69 @@
 """Batches of a split by step number, and what to do about images that do not decode.
 
 The hot path checks nothing: when TensorFlow raises in step s, the examples of step s, which are a
-pure function of s, are run once more one by one to find the culprits.
+pure function of s, are run again one by one to find the culprits.
 """
 
 import atexit
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from alexnet_jax.data.ops.chain import Chain, clean
+from alexnet_jax.data.ops.chain import Preprocessor, clean
 from alexnet_jax.data.sources.splits import Split, encode_png
+from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import RunError
 
-PADDING = -1  # the index of a place in a batch that holds no example
+PADDING = -1  # the index at a place in a batch that holds no example
 MAX_BAD = 0.01  # of a split
 # What TensorFlow, the ops (BadImage is a ValueError), the file system and ArrayRecord raise.
 IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
 
 # encoded bytes, epoch, index -> named tensors of fixed shape
-Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+Transform = Callable[[TensorLike, TensorLike, TensorLike], dict[str, tf.Tensor]]
 # step -> indices into the split (or PADDING) and epochs, both int64 [b]
 Plan = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
-_live: weakref.WeakSet[Iterator] = weakref.WeakSet()
+_live: weakref.WeakSet[Generator] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_live() -> None:
-    """End tf.data's threads before Python does: it aborts or hangs where one runs Python code."""
+    """Stop tf.data's threads before Python exits: it aborts or hangs if one is running Python."""
     for batches in list(_live):
         batches.close()
 
 
 class Reader:
-    """Reads one split in batches.
+    """Read one split in batches.
 
     Attributes:
-      bad: the examples found not to decode, index -> reason; they are masked out of every batch.
-      shape: of the first sound example once decoded, (h, w, 3).
+      split: The examples.
+      bad: Examples found unusable so far, index -> reason; they are masked out of every batch.
+      first: The index of the first usable example.
+      shape: The shape of that example once decoded, (h, w, 3).
     """
 
     def __init__(
         self,
         split: Split,
-        decode: Chain,
+        decode: Preprocessor,
         on_bad_image: str,
         flag: str = '--config.data.on_bad_image',
     ):
-        """Decodes the first sound example.
+        """Find the first usable example.
 
         Args:
-          split: the examples.
-          decode: a chain of the decode op alone.
+          split: The examples.
+          decode: The decode op alone.
           on_bad_image: 'stop' or 'skip'.
-          flag: what to type to change that, for messages.
+          flag: The flag that sets `on_bad_image`, for messages.
 
         Raises:
-          RunError: it does not decode and on_bad_image is 'stop', or over 1 % do not.
+          RunError: The first example is bad and on_bad_image is 'stop', or over 1 % are bad.
         """
         self.split = split
         self.skip = on_bad_image == 'skip'
@@ -70,27 +73,32 @@ class Reader:
         while reason := self._fault(self.first, lambda *args: {'image': decode(*args)[0]}):
             self._record({self.first: reason})
             self.first += 1
-        self.shape = tuple(decode(self.encoded(self.first))[0].shape)
+        self.shape = decode(self.encoded(self.first))[0].numpy().shape
         if split.raw_shape:
             self.placeholder = bytes(math.prod(self.shape))
         else:
             self.placeholder = encode_png(np.zeros(self.shape, np.uint8))
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of one example."""
+        """Return the bytes of one example."""
         return self.split.read(np.array([index]))[0][0]
 
     def batches(
         self, plan: Plan, start: int, stop: int, transform: Transform
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of the steps start .. stop - 1.
+        """Return the batches of the steps start .. stop - 1.
+
+        Args:
+          plan: Which examples, in which epochs, make up the batch of a step.
+          start, stop: The range of steps.
+          transform: What is computed from each example, inside tf.data.
 
         Yields:
-          What `transform` gives, stacked, and label int32 [b], mask float32 [b]: 0 for padding
-          and bad images, whose other entries mean nothing.
+          The tensors of `transform`, stacked, and label int32 [b], mask float32 [b]: 0 for padding
+          and bad images, whose other entries are meaningless.
 
         Raises:
-          RunError: names the images that cannot be used.
+          RunError: An image cannot be used; the message names it.
         """
         batches = self._batches(plan, start, stop, transform)
         _live.add(batches)
@@ -98,7 +106,7 @@ class Reader:
 
     def _batches(
         self, plan: Plan, start: int, stop: int, transform: Transform
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Generator[dict[str, np.ndarray], None, None]:
         stream = self._stream(plan, start, stop, transform)
         for step in range(start, stop):
             while True:
@@ -110,7 +118,7 @@ class Reader:
                     stream = self._stream(plan, step, stop, transform)
             yield batch  # outside the try: a generator may be closed after TensorFlow is gone
 
-    def _stream(self, plan: Plan, start: int, stop: int, transform: Transform) -> Iterator[dict]:
+    def _stream(self, plan: Plan, start: int, stop: int, transform: Transform) -> Iterator[Any]:
         def read(step):
             indices, epochs = plan(int(step))
             images, labels, mask = self._read(indices)
@@ -137,15 +145,15 @@ class Reader:
         return dataset.as_numpy_iterator()
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Encoded images, labels and mask; the placeholder where there is no sound example."""
-        sound = np.array([i != PADDING and i not in self.bad for i in indices.tolist()])
+        """Return encoded images, labels and mask; the placeholder where no example is usable."""
+        valid = np.array([i != PADDING and i not in self.bad for i in indices.tolist()])
         images = [self.placeholder] * len(indices)
         labels = np.where(indices == PADDING, -1, 0).astype(np.int32)
-        found, labels[sound] = self.split.read(indices[sound])
-        for place, image in zip(np.flatnonzero(sound), found, strict=True):
+        found, labels[valid] = self.split.read(indices[valid])
+        for place, image in zip(np.flatnonzero(valid), found, strict=True):
             images[place] = image
         # As objects: NumPy's own bytes type drops trailing zeros.
-        return np.array(images, object), labels, sound.astype(np.float32)
+        return np.array(images, object), labels, valid.astype(np.float32)
 
     def _find_faults(
         self, indices: np.ndarray, epochs: np.ndarray, transform: Transform, error: Exception
@@ -161,7 +169,7 @@ class Reader:
         self._record(faults)
 
     def _fault(self, index: int, transform: Transform, epoch: int = 0) -> str:
-        """Why an example cannot be used; empty if it can."""
+        """Return why an example cannot be used; empty if it can."""
         try:
             transform(self.encoded(index), epoch, index)
         except IMAGE_ERRORS as error:
@@ -170,13 +178,13 @@ class Reader:
 
     def _record(self, faults: dict[int, str]) -> None:
         index, reason = next(iter(faults.items()))
-        example = f'{self.split.name(index)} cannot be used: {reason}'
+        example = f'{self.split.describe(index)} cannot be used: {reason}'
         if not self.skip:
             raise RunError(f'{example}. Fix or remove it, or set {self.flag}=skip')
         self.bad.update(faults)
         if len(self.bad) > MAX_BAD * len(self.split):
-            names = ', '.join(self.split.name(i) for i in sorted(self.bad)[:5])
+            names = ', '.join(self.split.describe(i) for i in sorted(self.bad)[:5])
             raise RunError(
-                f'{len(self.bad)} of {len(self.split)} images cannot be used, above the '
-                f'{MAX_BAD:.0%} that are skipped: {names}; the last because {reason}'
+                f'{len(self.bad)} of {len(self.split)} images cannot be used, more than the '
+                f'{MAX_BAD:.0%} that may be skipped: {names}; the last because {reason}'
             )

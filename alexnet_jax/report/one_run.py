@@ -70,7 +70,7 @@ def _describe(run: Run, net: TrainedNet) -> str:
 def _open_samples(run: Run):
     from alexnet_jax.data import examples  # brings TensorFlow
 
-    opened = examples.Samples(run.config, run.folder)
+    opened = examples.Examples(run.config, run.folder)
     if list(opened.class_names) != run.classes:
         raise BadInput(
             f'{run.config.data.name} now has other classes than when {run.folder} was trained'

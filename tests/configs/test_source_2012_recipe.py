@@ -85,4 +85,4 @@ def test_biases_do_not_decay():
 
 
 def test_color_noise_ends_at_epoch_67():
-    assert parse(CONFIG.data.train_ops).ops[-1] == ColorNoise(0.1, 67)
+    assert parse(CONFIG.data.train_ops).color == ColorNoise(0.1, 67)

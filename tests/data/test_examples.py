@@ -1,10 +1,10 @@
-"""Samples against the pipeline that they stand for."""
+"""Examples against the pipeline that they stand for."""
 
 import numpy as np
 import pytest
 
 from alexnet_jax.data import statistics
-from alexnet_jax.data.examples import Samples
+from alexnet_jax.data.examples import Examples
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.errors import BadInput
 
@@ -16,7 +16,7 @@ def test_all_views_equal_the_evaluation_batches(digits_config):
         **{'batch_size': 360, 'data.mean': 'none', 'data.eval_ops': 'decode|resize(12)|ten_crop(8)'}
     )
     (expected,) = Data(config).eval_batches()
-    found = list(Samples(config, 'nowhere').batches('eval', np.arange(360), all_views=True))
+    found = list(Examples(config, 'nowhere').batches('eval', np.arange(360), all_views=True))
     assert [len(indices) for indices, _, _ in found] == [64] * 5 + [40]
     for column, values in enumerate((np.arange(360), expected['image'], expected['label'])):
         np.testing.assert_array_equal(np.concatenate([batch[column] for batch in found]), values)
@@ -27,7 +27,7 @@ def test_one_view_is_the_center(digits_config):
         **{'batch_size': 360, 'data.mean': 'none', 'data.eval_ops': 'decode|resize(12)|ten_crop(8)'}
     )
     (expected,) = Data(config).eval_batches()
-    indices, images, labels = Samples(config, 'nowhere').images('eval', np.array([7, 300]))
+    indices, images, labels = Examples(config, 'nowhere').images('eval', np.array([7, 300]))
     np.testing.assert_array_equal(indices, [7, 300])
     np.testing.assert_array_equal(images, expected['image'][[7, 300], 4])  # the fifth crop
     np.testing.assert_array_equal(labels, expected['label'][[7, 300]])
@@ -37,7 +37,7 @@ def test_train_images_are_not_augmented(digits_config):
     config = digits_config(
         **{'batch_size': TRAIN, 'data.mean': 'none', 'data.train_ops': 'decode|random_mirror'}
     )
-    samples = Samples(config, 'nowhere')
+    samples = Examples(config, 'nowhere')
     chosen = samples.some_train_indices(5)
     plain = Data(digits_config(**{'batch_size': TRAIN, 'data.mean': 'none'}))
     (batch,) = next(plain.train_batches())
@@ -51,7 +51,7 @@ def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
     config = digits_config(**{'batch_size': TRAIN, 'seed': 3, 'data.train_ops': ops})
     data = Data(config)
     data.load_statistics(tmp_path)
-    original, versions = Samples(config, tmp_path).augmented(11, 2)
+    original, versions = Examples(config, tmp_path).augmented(11, 2)
     assert original.shape == (12, 12, 3)
     for epoch, (batch,) in zip(range(2), data.train_batches(), strict=False):  # a step is an epoch
         place = data.example_ids(epoch + 1).index('train:11')
@@ -59,19 +59,19 @@ def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
         assert abs(batch['color_shift'][place]).max() > 1
         np.testing.assert_array_equal(versions[epoch], np.clip(np.rint(shifted), 0, 255))
     np.testing.assert_array_equal(
-        Samples(config, tmp_path).mean, statistics.load(tmp_path / 'statistics.npz').center(8)
+        Examples(config, tmp_path).mean, statistics.load(tmp_path / 'statistics.npz').center(8)
     )
 
 
 def test_no_augmentation(digits_config):
     config = digits_config(**{'data.mean': 'none'})
-    assert Samples(config, 'nowhere').augmented(0, 3) is None
+    assert Examples(config, 'nowhere').augmented(0, 3) is None
 
 
 def test_nothing_is_downloaded_or_computed(digits_config, tmp_path):
     config = digits_config(**{'data.name': 'tfds:mnist', 'data.data_dir': str(tmp_path)})
     with pytest.raises(BadInput, match='tfds:mnist is not prepared in'):
-        Samples(config, 'nowhere')
+        Examples(config, 'nowhere')
     with pytest.raises(BadInput, match=r'statistics\.npz cannot be read'):
-        Samples(digits_config(), tmp_path)
+        Examples(digits_config(), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -52,9 +52,9 @@ def test_mean_is_of_the_ops_before_the_first_random_one(write_folder, folder_con
 @pytest.mark.parametrize('batch', [1, 7, 64])
 def test_does_not_depend_on_the_batch(digits_config, monkeypatch, batch):
     data = Data(digits_config())
-    expected = statistics.compute(data._train, data.train_chain.prefix, (8, 8))
+    expected = statistics.compute(data._train, data.train_preprocessor.prefix, (8, 8))
     monkeypatch.setattr(statistics, 'BATCH', batch)
-    found = statistics.compute(data._train, data.train_chain.prefix, (8, 8))
+    found = statistics.compute(data._train, data.train_preprocessor.prefix, (8, 8))
     np.testing.assert_array_equal(found.mean_image, expected.mean_image)
     np.testing.assert_array_equal(found.axes, expected.axes)
 
@@ -116,7 +116,7 @@ def test_other_processes_wait_for_the_file(digits_config, tmp_path, monkeypatch)
 def test_file_of_other_ops_is_refused(digits_config, tmp_path):
     Data(digits_config()).load_statistics(tmp_path)
     other = Data(digits_config(**{'data.train_ops': 'decode|resize(8)'}))
-    with pytest.raises(BadInput, match=r'statistics.npz is of 1437 images.*remove it'):
+    with pytest.raises(BadInput, match=r'statistics.npz is for 1437 images.*remove it'):
         other.load_statistics(tmp_path)
 
 

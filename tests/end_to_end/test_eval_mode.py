@@ -211,9 +211,9 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
         ('--workdir={run} --checkpoints={run} --config=configs/cifar10.py',
          'the network in {run} has image_size=28, but this evaluation 32; all nets of an ensemble '
          'must have the same num_classes and image_size'),
-        ('--workdir={run} --eval_ops=', "ops '': '' is no known op; allowed: decode"),
+        ('--workdir={run} --eval_ops=', "ops '': unknown op ''; allowed: decode"),
         ('--workdir={run} --eval_ops=decode|rezise(28)',
-         "ops 'decode|rezise(28)': 'rezise(28)' is no known op"),
+         "ops 'decode|rezise(28)': unknown op 'rezise(28)'"),
         ('--workdir={run} --eval_ops=decode|resize(30)',
          "data.eval_ops='decode|resize(30)' gives images of 30 x 30"),
         ('--workdir={run} --eval_ops=decode|random_crop(28)',

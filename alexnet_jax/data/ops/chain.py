@@ -1,86 +1,122 @@
-"""Strings that chain image ops: 'decode|resize_short(256)|random_crop(227)|random_mirror'.
+"""Strings of ops, such as 'decode|resize_short(256)|random_crop(227)|random_mirror'.
 
 Randomness is a pure function of the run's seed, the epoch, the example's index and the op's place
-in the chain: two ops with one seed would draw the same numbers.
+in the string: two ops with the same seed would draw the same numbers.
 """
 
 import ast
 import dataclasses
 import itertools
 import re
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from etils import epath
 
-from alexnet_jax.data.ops.color import COLOR_OPS, Color, PCAShift
+from alexnet_jax.data.ops.color import Color, ColorNoise, ColorOp, PCAShift
 from alexnet_jax.data.ops.image import (
     MAX_PIXELS,
-    OPS,
     BadImage,
     CenterCrop,
     Decode,
     DecodeRaw,
     Identity,
     Op,
+    PadCrop,
+    RandomCrop,
+    RandomMirror,
     Resize,
     ResizeShort,
 )
 from alexnet_jax.data.ops.resized_crop import RandomResizedCrop
-from alexnet_jax.data.ops.views import VIEWS
+from alexnet_jax.data.ops.views import Crops, MirroredCrops, TenCrop
 from alexnet_jax.data.sources.splits import Split
+from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import BadInput, RunError
 
-KNOWN = OPS | COLOR_OPS | {'random_resized_crop': RandomResizedCrop} | VIEWS
-SIGNATURES = ', '.join(op.__doc__.split(':')[0] for op in KNOWN.values())
+# The ops that a string may name.
+KNOWN: dict[str, type[Op] | type[ColorOp]] = {
+    op.name: op
+    for op in (
+        Decode,
+        ResizeShort,
+        Resize,
+        CenterCrop,
+        RandomCrop,
+        PadCrop,
+        RandomMirror,
+        PCAShift,
+        ColorNoise,
+        RandomResizedCrop,
+        TenCrop,
+        Crops,
+        MirroredCrops,
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
-    """Ops in order, the first of which decodes. Made by `parse`."""
+class Preprocessor:
+    """The ops of a string, made by `parse`.
+
+    Attributes:
+      ops: The image ops in order, of which the first decodes.
+      color: The color op, if any.
+      color_place: The place of the color op in the string, counted from 0.
+    """
 
     ops: tuple[Op, ...]
+    color: ColorOp | None = None
+    color_place: int | None = None
 
     def __call__(
         self,
-        encoded: tf.Tensor,
-        seed: tf.Tensor | int = 0,
-        epoch: tf.Tensor | int = 0,
-        index: tf.Tensor | int = 0,
-        axes: tf.Tensor | None = None,
+        encoded: TensorLike,
+        seed: TensorLike = 0,
+        epoch: TensorLike = 0,
+        index: TensorLike = 0,
+        axes: TensorLike = None,
     ) -> tuple[tf.Tensor, Color]:
         """Run the ops on one example.
 
         Args:
-          encoded: bytes of an image, a string scalar.
-          seed: of the run.
-          epoch: int scalar.
-          index: of the example in its split, int scalar.
-          axes: float32 [3, 3], P * sqrt(lambda) as columns; needed by pca_shift only.
+          encoded: The bytes of an image, a string scalar.
+          seed: The run's seed.
+          epoch: The epoch, an int scalar.
+          index: The example's index in its split, an int scalar.
+          axes: float32 [3, 3], P * sqrt(lambda) as columns; needed by a color op only.
 
         Returns:
           The image, uint8 [h, w, 3] or [views, n, n, 3], and what is to be done to its colors.
 
         Raises:
-          BadImage or tf.errors.OpError: eagerly; inside tf.data the latter only.
+          BadImage, tf.errors.OpError: The image cannot be used; inside tf.data always the latter.
         """
         run_seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
-        fold_in = tf.random.experimental.stateless_fold_in
+        fold_in: Any = tf.random.fold_in
         example_seed = fold_in(run_seed, tf.cast(index, tf.int64))
-        image, color = encoded, Color(tf.zeros([3]), tf.ones([]))
-        for place, op in enumerate(self.ops):
-            op_seed = fold_in(example_seed, place)
-            if isinstance(op, PCAShift):
-                color = op.color(axes, op_seed, epoch)
-            else:
-                image = op(image, op_seed)
-        return image, color
+        image = encoded
+        places = (place for place in itertools.count() if place != self.color_place)
+        for place, op in zip(places, self.ops, strict=False):
+            image = op(image, fold_in(example_seed, place))
+        if self.color is None:
+            return image, Color(tf.zeros([3]), tf.ones([]))
+        return image, self.color(axes, fold_in(example_seed, self.color_place), epoch)
 
     @property
-    def prefix(self) -> 'Chain':
-        """What happens to an image before anything random does."""
-        image_ops = (op for op in self.ops if not isinstance(op, PCAShift))
-        return Chain(tuple(itertools.takewhile(lambda op: not op.random, image_ops)))
+    def decode(self) -> 'Preprocessor':
+        """The first op alone."""
+        return Preprocessor(self.ops[:1])
+
+    @property
+    def prefix(self) -> 'Preprocessor':
+        """The image ops before the first random one."""
+        return Preprocessor(tuple(itertools.takewhile(lambda op: not op.random, self.ops)))
+
+    @property
+    def random_ops(self) -> list[Op | ColorOp]:
+        """The ops whose result differs from epoch to epoch."""
+        return [op for op in self.ops if op.random] + ([self.color] if self.color else [])
 
     @property
     def fixes_size(self) -> bool:
@@ -89,72 +125,65 @@ class Chain:
 
     @property
     def views(self) -> int:
-        """Images that come out for one."""
+        """The number of images that come out for one that goes in."""
         return max(1, self.ops[-1].views)
 
     @property
     def decodes_only(self) -> bool:
-        """Whether images come out with the exact pixels that they are stored with."""
-        exact = isinstance(self.ops[0], DecodeRaw) or self.ops[0].mode == 'exact'
-        return exact and all(isinstance(op, Identity) for op in self.ops[1:])
+        """Whether images come out with exactly the pixels that are stored."""
+        decode, *others = self.ops
+        exact = isinstance(decode, DecodeRaw) or (
+            isinstance(decode, Decode) and decode.mode == 'exact'
+        )
+        return exact and all(isinstance(op, Identity) for op in others)
 
-    def has(self, kind: type[Op]) -> bool:
-        return any(isinstance(op, kind) for op in self.ops)
+    def specialize(self, split: Split) -> 'Preprocessor':
+        """Return a preprocessor that gives the same results on a split, with less work.
 
-
-def fit(chain: Chain, split: Split) -> Chain:
-    """The chain that does the same to the images of a split in fewer ops.
-
-    Where the split guarantees the size of its images, an op that only brings them to that size
-    becomes Identity, exactly; where its records are bare pixels, decode becomes DecodeRaw.
-    """
-    if split.image_shape is None:
-        return chain
-    height, width, _ = split.image_shape
-    decode, *rest = chain.ops
-    fitted = [DecodeRaw(height, width) if split.raw_shape else decode]
-    unchanged = itertools.takewhile(
-        lambda op: isinstance(op, PCAShift) or _keeps(op, height, width), rest
-    )
-    fitted += [op if isinstance(op, PCAShift) else Identity() for op in unchanged]
-    return Chain((*fitted, *chain.ops[len(fitted) :]))
+        Where the split guarantees the size of its images, ops that would not change an image of
+        that size become Identity; where its records are bare pixels, Decode becomes DecodeRaw.
+        """
+        if split.image_shape is None:
+            return self
+        height, width, _ = split.image_shape
+        decode, *others = self.ops
+        kept = list(itertools.takewhile(lambda op: op.keeps(height, width), others))
+        first = DecodeRaw(height, width) if split.raw_shape else decode
+        ops = (first, *(Identity() for _ in kept), *others[len(kept) :])
+        return dataclasses.replace(self, ops=ops)
 
 
-def _keeps(op: Op, height: int, width: int) -> bool:
-    """Whether an op gives images of this size back as they are."""
-    match op:
-        case ResizeShort(size):
-            return min(height, width) == size
-        case Resize(to_height, to_width):
-            return (height, width) == (to_height, to_width or to_height)
-        case CenterCrop(size):
-            return height == width == size
-    return False
-
-
-def parse(text: str, max_pixels: int = MAX_PIXELS) -> Chain:
-    """'decode|resize_short(256)|center_crop(227)' -> a Chain.
+def parse(text: str, max_pixels: int = MAX_PIXELS) -> Preprocessor:
+    """Parse a string of ops such as 'decode|resize_short(256)|center_crop(227)'.
 
     Args:
-      text: ops separated by `|`; decode comes first, an op that gives several views last.
-      max_pixels: an image of more is refused before it is decoded.
+      text: Ops separated by `|`: decode comes first, an op that makes several views last.
+      max_pixels: The size above which an image is refused before it is decoded.
 
     Raises:
-      BadInput: a malformed string or argument, an unknown op, an op out of place.
+      BadInput: A malformed string or argument, an unknown op, or an op out of place.
     """
-    ops = tuple(_parse_op(piece.strip(), text) for piece in text.split('|'))
-    if [isinstance(op, Decode) for op in ops] != [True] + [False] * (len(ops) - 1):
-        raise BadInput(f'ops {text!r}: decode comes first, and only there')
-    for op in ops[:-1]:
-        if op.views:
+    parsed = [_parse_op(piece.strip(), text) for piece in text.split('|')]
+    if [isinstance(op, Decode) for op in parsed] != [True] + [False] * (len(parsed) - 1):
+        raise BadInput(f'ops {text!r}: decode must be the first op and appear only once')
+    ops = [op for op in parsed if isinstance(op, Op)]
+    colors = [(op, place) for place, op in enumerate(parsed) if isinstance(op, ColorOp)]
+    for op in ops:
+        if op.views and op is not parsed[-1]:
             raise BadInput(f'ops {text!r}: {op.name} must be the last op')
-    return Chain((dataclasses.replace(ops[0], max_pixels=max_pixels), *ops[1:]))
+    if len(colors) > 1:
+        names = ', '.join(op.name for op, _ in colors)
+        raise BadInput(f'ops {text!r}: at most one color op is allowed; found {names}')
+    ops[0] = dataclasses.replace(ops[0], max_pixels=max_pixels)
+    color, place = colors[0] if colors else (None, None)
+    return Preprocessor(tuple(ops), color, place)
 
 
-def _parse_op(piece: str, text: str) -> Op:
+def _parse_op(piece: str, text: str) -> Op | ColorOp:
+    allowed = ', '.join(kind.signature for kind in KNOWN.values())
     match = re.fullmatch(r'(\w+)(\(.*\))?', piece)
     if not match or match[1] not in KNOWN:
-        raise BadInput(f'ops {text!r}: {piece!r} is no known op; allowed: {SIGNATURES}')
+        raise BadInput(f'ops {text!r}: unknown op {piece!r}; allowed: {allowed}')
     kind = KNOWN[match[1]]
     fields = [f for f in dataclasses.fields(kind) if f.name != 'max_pixels']
     required = [f for f in fields if f.default is dataclasses.MISSING]
@@ -164,22 +193,21 @@ def _parse_op(piece: str, text: str) -> Op:
             raise ValueError
         return kind(*(_check(arg, f.type) for arg, f in zip(args, fields, strict=False)))
     except (ValueError, SyntaxError) as error:
-        signature = kind.__doc__.split(':')[0]
         raise BadInput(
-            f'ops {text!r}: {piece!r} does not fit {signature}; allowed: {SIGNATURES}'
+            f'ops {text!r}: {piece!r} does not match {kind.signature}; allowed: {allowed}'
         ) from error
 
 
 def _arguments(piece: str) -> list:
-    """The literal arguments of a call; a bare word counts as text."""
+    """Return the literal arguments of a call; a bare word counts as text."""
     call = ast.parse(piece, mode='eval').body
     if not isinstance(call, ast.Call) or call.keywords or not isinstance(call.func, ast.Name):
         raise ValueError
     return [a.id if isinstance(a, ast.Name) else ast.literal_eval(a) for a in call.args]
 
 
-def _check(value: object, kind: type) -> object:
-    """`value`, if it is what a field of type `kind` allows: a positive number or 'fast'."""
+def _check(value: object, kind: object) -> object:
+    """Return `value` if a field of type `kind` allows it: a positive number or 'fast'."""
     if kind is str and value == 'fast':
         return value
     if type(value) is int and value > 0 and kind is not str:
@@ -190,20 +218,20 @@ def _check(value: object, kind: type) -> object:
 
 
 def clean(error: Exception) -> str:
-    """What an image was refused for, in a line, without TensorFlow's decorations."""
+    """Return in one line why an image was refused, without TensorFlow's decorations."""
     text = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', str(error), flags=re.DOTALL)
     return ' '.join(text.split())
 
 
 def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """One image file through a chain without randomness.
+    """Read an image file and run ops on it, none of them random.
 
     Returns:
-      uint8 [h, w, 3], or [views, n, n, 3] with an op that gives several views.
+      uint8 [h, w, 3], or [views, n, n, 3] with an op that makes several views.
 
     Raises:
-      BadInput: no such file, or bad ops.
-      RunError: an image that does not decode.
+      BadInput: No such file, or bad ops.
+      RunError: The image does not decode.
     """
     try:
         encoded = epath.Path(path).read_bytes()
@@ -213,9 +241,9 @@ def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def apply_ops(encoded: bytes, ops: str, max_pixels: int, name: str) -> np.ndarray:
-    """Apply a chain without randomness to an encoded image; errors call it `name`."""
-    chain = parse(ops, max_pixels)
+    """Run ops, none of them random, on an encoded image; errors call it `name`."""
+    preprocess = parse(ops, max_pixels)
     try:
-        return chain(encoded)[0].numpy()
+        return preprocess(encoded)[0].numpy()
     except (BadImage, tf.errors.OpError) as error:
         raise RunError(f'{name} cannot be used: {clean(error)}') from error

@@ -1,25 +1,23 @@
 """Image ops: functions of an image, uint8 [h, w, 3], and a seed.
 
-Each runs eagerly and inside tf.data alike. The first words of an op's docstring are its signature
-in error messages.
+Each works both eagerly and inside tf.data.
 """
 
 import dataclasses
-import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import tensorflow as tf
+from alexnet_jax.data.tensorflow import TensorLike, tf
 
 MAX_PIXELS = 100_000_000
-MAX_RESIZED = 100_000_000  # pixels; a strip of 1x65535 resized to a shorter side of 256 has 4e9
+MAX_RESIZED = 100_000_000  # pixels; a 1 x 65535 strip with its shorter side at 256 has 4e9
 
 
 class BadImage(ValueError):
-    """An image that an op refuses, when the op runs eagerly."""
+    """An op refuses an image; raised only when the op runs eagerly."""
 
 
-def _require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: tf.Tensor) -> tf.Tensor:
-    """`value`, computed on only if `condition` holds; else an error: `text` with the numbers."""
+def _require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: TensorLike) -> tf.Tensor:
+    """Return `value` if `condition` holds; else fail with `text`, filled in with the numbers."""
     if tf.executing_eagerly():
         if not condition:
             raise BadImage(text.format(*(int(n) for n in numbers)))
@@ -29,10 +27,10 @@ def _require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: tf.Ten
 
 
 def require_size(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """`image` [..., height, width, 3] with a static shape; an error if it has another size."""
+    """Return `image` [..., height, width, 3] with a static shape; fail if it has another size."""
     found = tf.shape(image)[-3:-1]
     text = (
-        'its size after the ops is {} x {}, where the others have {} x {}; '
+        'its size after the ops is {} x {}, but the others have {} x {}; '
         'add an op that fixes the size, such as resize({}) or resize_short({})|center_crop({})'
     )
     numbers = (*tf.unstack(found), height, width, height, height, height)
@@ -41,39 +39,66 @@ def require_size(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width, int32 scalars."""
-    return tuple(tf.unstack(tf.shape(image)[:2]))
+    """Return height and width, int32 scalars."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    return height, width
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """An op with its arguments. Called with an image [h, w, 3] and a seed int64 [2]."""
+    """An image op. The fields of a subclass are the op's arguments, in order.
 
+    Attributes:
+      name: What the op is called in the strings that `chain.parse` reads.
+      signature: How it is written there; error messages list these.
+      random: Whether the op uses its seed.
+      fixes_size: Whether the output size does not depend on the input size.
+    """
+
+    name: ClassVar[str]
+    signature: ClassVar[str]
     random: ClassVar[bool] = False
-    fixes_size: ClassVar[bool] = False  # the output's size does not depend on the input's
-    views: ClassVar[int] = 0  # that it makes of an image, along a new first axis; 0: none
+    fixes_size: ClassVar[bool] = False
 
     @property
-    def name(self) -> str:
-        """As in the strings that `parse` reads."""
-        return re.match(r'\w+', type(self).__doc__)[0]
+    def views(self) -> int:
+        """The number of views made of an image, along a new first axis; 0 for no such axis."""
+        return 0
+
+    def keeps(self, height: int, width: int) -> bool:
+        """Return whether every image of this size comes out exactly as it went in."""
+        return False
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return the changed image.
+
+        Args:
+          image: uint8 [h, w, 3].
+          seed: int64 [2], for `tf.random.stateless_*`.
+
+        Returns:
+          uint8 [h', w', 3], or [views, h', w', 3] if the op makes views.
+        """
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Decode(Op):
-    """decode or decode(fast): a JPEG, PNG or still GIF to 3 channels.
+    """Decode a JPEG, PNG or still GIF to 3 channels.
 
-    The exact inverse DCT equals Pillow's; `fast` is quicker, and differs from it by a few levels.
-    The size is read from the header, so that a huge image is refused before it takes memory.
+    The exact inverse DCT matches Pillow's; `fast` is quicker and differs by a few levels. The size
+    is read from the header, so that a huge image is refused before it takes memory.
     """
 
+    name = 'decode'
+    signature = 'decode or decode(fast)'
     mode: str = 'exact'
     max_pixels: int = MAX_PIXELS
 
-    def __call__(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        height, width = _header_size(encoded)
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        height, width = _header_size(image)
         encoded = _require(
-            encoded,
+            image,
             height * width <= self.max_pixels,
             'it has {} x {} = {} pixels, above data.max_pixels={}',
             *(height, width, height * width, self.max_pixels),
@@ -83,7 +108,7 @@ class Decode(Op):
 
 
 def _header_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width, int64, as the header says, without decoding."""
+    """Return the height and width that the header states, int64, without decoding."""
     is_jpeg = tf.strings.substr(encoded, 0, 3) == b'\xff\xd8\xff'
     is_png = tf.strings.substr(encoded, 0, 8) == b'\x89PNG\r\n\x1a\n'
     is_gif = tf.strings.substr(encoded, 0, 4) == b'GIF8'
@@ -104,24 +129,25 @@ def _header_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return integers(6, 4, tf.uint16, little_endian=True)[::-1]
 
     size = tf.cond(is_jpeg, jpeg, lambda: tf.cond(is_png, png, gif))
-    return tuple(tf.unstack(tf.ensure_shape(size, [2])))
+    height, width = tf.unstack(tf.ensure_shape(size, [2]))
+    return height, width
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeRaw(Op):
-    """The bare uint8 pixels of a prepared set, row by row. Ops name it `decode`, as for JPEG."""
+    """Read the bare uint8 pixels of a prepared set, row by row; stands in for `Decode`."""
 
     fixes_size = True
     height: int
     width: int
 
-    def __call__(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        length = tf.strings.length(encoded)
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        length = tf.strings.length(image)
         expected = self.height * self.width * 3
         encoded = _require(
-            encoded,
+            image,
             length == expected,
-            'it has {} bytes, where {} x {} pixels have {}',
+            'it has {} bytes, but {} x {} pixels take {}',
             *(length, self.height, self.width, expected),
         )
         return tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [self.height, self.width, 3])
@@ -129,9 +155,9 @@ class DecodeRaw(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Identity(Op):
-    """Keeps the place of an op that would change nothing: seeds depend on the places.
+    """Hold the place of an op that would change nothing, since seeds depend on the places.
 
-    It stands only where all images have one size already.
+    It is used only where all images already have the same size.
     """
 
     fixes_size = True
@@ -140,16 +166,21 @@ class Identity(Op):
         return image
 
 
-def _resize(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+def _resize(image: tf.Tensor, height: TensorLike, width: TensorLike) -> tf.Tensor:
     image = tf.image.resize(image, tf.stack([height, width]))  # bilinear, half-pixel centers
     return tf.cast(tf.round(image), tf.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class ResizeShort(Op):
-    """resize_short(N): the shorter side becomes N, the aspect is kept; bilinear."""
+    """Resize so that the shorter side becomes N, keeping the aspect ratio; bilinear."""
 
+    name = 'resize_short'
+    signature = 'resize_short(N)'
     size: int
+
+    def keeps(self, height: int, width: int) -> bool:
+        return min(height, width) == self.size
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         height, width = _size(image)
@@ -167,23 +198,28 @@ class ResizeShort(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Resize(Op):
-    """resize(N) or resize(H, W): to this size, whatever the aspect; bilinear."""
+    """Resize to N x N or H x W, whatever the aspect ratio; bilinear."""
 
+    name = 'resize'
+    signature = 'resize(N) or resize(H, W)'
     fixes_size = True
     height: int
     width: int | None = None
+
+    def keeps(self, height: int, width: int) -> bool:
+        return (height, width) == (self.height, self.width or self.height)
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return _resize(image, self.height, self.width or self.height)
 
 
-def crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int, op: str) -> tf.Tensor:
-    """size x size pixels from (top, left); an error in the name of `op` if the image has fewer."""
+def crop(image: tf.Tensor, top: TensorLike, left: TensorLike, size: int, name: str) -> tf.Tensor:
+    """Cut size x size pixels at (top, left); fail, naming the op, if the image is smaller."""
     height, width = _size(image)
     image = _require(
         image,
         tf.minimum(height, width) >= size,
-        f'it is {{}} x {{}} pixels, smaller than {op}({{}}); put resize_short({{}}) before it',
+        f'it is {{}} x {{}} pixels, smaller than {name}({{}}); put resize_short({{}}) before it',
         *(height, width, size, size),
     )
     return tf.slice(image, tf.stack([top, left, 0]), [size, size, 3])
@@ -191,28 +227,36 @@ def crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: int, op: str) 
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop(Op):
-    """center_crop(N): the center N x N; offsets are rounded down."""
+    """Cut the center N x N; offsets are rounded down."""
 
+    name = 'center_crop'
+    signature = 'center_crop(N)'
     fixes_size = True
     size: int
+
+    def keeps(self, height: int, width: int) -> bool:
+        return height == width == self.size
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         height, width = _size(image)
         top, left = (height - self.size) // 2, (width - self.size) // 2
-        return crop(image, top, left, self.size, 'center_crop')
+        return crop(image, top, left, self.size, self.name)
 
 
 def _offset(seed: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
-    """Uniform int32 [2] in 0 .. room inclusive, room int32 [2]."""
-    draw = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32)
-    # Modulo of 32 random bits: the bias is below 1e-5 for any image side that can occur.
-    return tf.cast(tf.cast(draw, tf.int64) % (tf.cast(room, tf.int64) + 1), tf.int32)
+    """Draw a uniform int32 [2] in 0 .. room inclusive; room is int32 [2]."""
+    full_range: Any = None  # the type stubs lack it
+    draw = tf.random.stateless_uniform([2], seed, full_range, full_range, tf.uint32)
+    # 32 random bits modulo the room: the bias is below 1e-5 for any possible image side.
+    return tf.cast(tf.math.floormod(tf.cast(draw, tf.int64), tf.cast(room, tf.int64) + 1), tf.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(Op):
-    """random_crop(N): N x N at a uniform offset."""
+    """Cut N x N at a uniformly random offset."""
 
+    name = 'random_crop'
+    signature = 'random_crop(N)'
     random = True
     fixes_size = True
     size: int
@@ -220,13 +264,15 @@ class RandomCrop(Op):
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         room = tf.maximum(tf.shape(image)[:2] - self.size, 0)
         top, left = tf.unstack(_offset(seed, room))
-        return crop(image, top, left, self.size, 'random_crop')
+        return crop(image, top, left, self.size, self.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class PadCrop(Op):
-    """pad_crop(N): N zero pixels on each side, then a random crop of the original size."""
+    """Pad each side with N zero pixels, then cut the original size at a random offset."""
 
+    name = 'pad_crop'
+    signature = 'pad_crop(N)'
     random = True
     pad: int
 
@@ -239,21 +285,12 @@ class PadCrop(Op):
 
 @dataclasses.dataclass(frozen=True)
 class RandomMirror(Op):
-    """random_mirror: left-right, with probability 1/2."""
+    """Mirror left to right with probability 1/2."""
 
+    name = 'random_mirror'
+    signature = 'random_mirror'
     random = True
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         coin = tf.random.stateless_uniform([], seed) < 0.5
         return tf.cond(coin, lambda: tf.reverse(image, [1]), lambda: image)
-
-
-OPS = {
-    'decode': Decode,
-    'resize_short': ResizeShort,
-    'resize': Resize,
-    'center_crop': CenterCrop,
-    'random_crop': RandomCrop,
-    'pad_crop': PadCrop,
-    'random_mirror': RandomMirror,
-}

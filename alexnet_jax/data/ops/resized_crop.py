@@ -2,9 +2,8 @@
 
 import dataclasses
 
-import tensorflow as tf
-
 from alexnet_jax.data.ops.image import Op, Resize
+from alexnet_jax.data.tensorflow import tf
 
 SCALE = (0.08, 1.0)  # of the image's area
 RATIO = (3 / 4, 4 / 3)  # width / height
@@ -13,12 +12,14 @@ ATTEMPTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop(Op):
-    """random_resized_crop(N): 8 to 100 % of the area, 3:4 to 4:3, resized to N x N; bilinear.
+    """Cut a box of 8 to 100 % of the area and of shape 3:4 to 4:3, resized to N x N; bilinear.
 
-    Szegedy et al. 2014, as torchvision has it: the first of ten random boxes that fits; if none
-    does, the largest centered box whose shape is allowed.
+    Szegedy et al. 2014, by torchvision's rule: the first of ten random boxes that fits; if none
+    does, the largest centered box of an allowed shape.
     """
 
+    name = 'random_resized_crop'
+    signature = 'random_resized_crop(N)'
     random = True
     fixes_size = True
     size: int
@@ -31,14 +32,14 @@ class RandomResizedCrop(Op):
 
 
 def _box(draws: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
-    """Top, left, height and width.
+    """Choose the box to cut.
 
     Args:
-      draws: float64 [attempts, 4] in 0 .. 1, for the area, the shape, top and left of each.
+      draws: float64 [attempts, 4] in 0 .. 1: area, shape, top and left of each attempt.
       image_size: int32 [2], height and width.
 
     Returns:
-      int32 [4].
+      int32 [4]: top, left, height, width.
     """
     room = tf.cast(image_size, tf.float64)
     area = tf.reduce_prod(room) * (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[:, 0])
@@ -47,7 +48,7 @@ def _box(draws: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
     sizes = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], 1)))
     fits = tf.reduce_all((sizes >= 1) & (sizes <= room), 1)
     offsets = tf.floor(draws[:, 2:] * (room - sizes + 1))
-    first = tf.argmax(fits)  # of equals, the first
+    first = tf.argmax(fits)  # the first of equals
     box = tf.concat([offsets[first], sizes[first]], 0)
 
     height, width = tf.unstack(room)

@@ -1,26 +1,30 @@
-"""Image ops for evaluation that give several views of an image, along a new first axis.
+"""Image ops for evaluation that make several views of an image, along a new first axis.
 
 The network scores every view and averages their probabilities.
 """
 
 import dataclasses
 
-import tensorflow as tf
-
 from alexnet_jax.data.ops.image import Op, crop
+from alexnet_jax.data.tensorflow import tf
 
 
 @dataclasses.dataclass(frozen=True)
 class TenCrop(Op):
-    """ten_crop(N): uint8 [10, N, N, 3], the corners and the center, then their mirrors.
+    """Cut the four corners and the center, then mirror them: uint8 [10, N, N, 3].
 
-    The paper's test, section 4.1. The order is top left, top right, bottom left, bottom right,
+    The paper's test (section 4.1). The order is top left, top right, bottom left, bottom right,
     center.
     """
 
+    name = 'ten_crop'
+    signature = 'ten_crop(N)'
     fixes_size = True
-    views = 10
     size: int
+
+    @property
+    def views(self) -> int:
+        return 10
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         bottom, right = _room(image, self.size)
@@ -31,14 +35,16 @@ class TenCrop(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Crops(Op):
-    """crops(N, M): uint8 [M, N, N, 3], the center, then M - 1 crops spread evenly over the image.
+    """Cut the center, then M - 1 crops spread evenly over the image: uint8 [M, N, N, 3].
 
     Their offsets follow Halton's sequence in bases 2 and 3, so that a larger M adds crops to those
     of a smaller one. Of the h - N + 1 rows and w - N + 1 columns at which a crop can start, the
-    first crop after the center starts 1/2 and 1/3 of the way, then come 1/4 and 2/3, 3/4 and 1/9,
-    1/8 and 4/9, ..., rounded down.
+    first crop after the center starts 1/2 and 1/3 of the way, the next ones 1/4 and 2/3, 3/4 and
+    1/9, 1/8 and 4/9, ..., rounded down.
     """
 
+    name = 'crops'
+    signature = 'crops(N, M)'
     fixes_size = True
     size: int
     count: int
@@ -57,7 +63,10 @@ class Crops(Op):
 
 
 class MirroredCrops(Crops):
-    """mirrored_crops(N, M): uint8 [2 M, N, N, 3], those of crops(N, M), then their mirrors."""
+    """Cut what `crops` cuts, then mirror it: uint8 [2 M, N, N, 3]."""
+
+    name = 'mirrored_crops'
+    signature = 'mirrored_crops(N, M)'
 
     @property
     def views(self) -> int:
@@ -68,7 +77,7 @@ class MirroredCrops(Crops):
 
 
 def _room(image: tf.Tensor, size: int) -> list[tf.Tensor]:
-    """The last row and the last column at which a crop can start; negative if none can."""
+    """Return the last row and column at which a crop can start; negative if none can."""
     return tf.unstack(tf.shape(image)[:2] - size)
 
 
@@ -77,15 +86,13 @@ def _with_mirrors(views: tf.Tensor) -> tf.Tensor:
 
 
 def _radical_inverse(number: int, base: int) -> tuple[int, int]:
-    """The number's digits mirrored at the point, as a fraction: 6 is 110 in base 2, 0.011 is 3/8.
+    """Mirror a number's digits at the point: 6 is 110 in base 2, and 0.011 is 3/8.
 
-    A fraction, for exact offsets: a third of 30 rows is 10 and not 9.999.
+    Returns:
+      Numerator and denominator, for exact offsets: a third of 30 rows is 10 and not 9.999.
     """
     numerator, denominator = 0, 1
     while number:
         number, digit = divmod(number, base)
         numerator, denominator = numerator * base + digit, denominator * base
     return numerator, denominator
-
-
-VIEWS = {'ten_crop': TenCrop, 'crops': Crops, 'mirrored_crops': MirroredCrops}

@@ -1,1 +1,1 @@
-"""Makes a prepared set."""
+"""Making a prepared set."""

@@ -1,7 +1,6 @@
-"""Make a prepared set: once what every epoch would repeat, and so that a killed run continues.
+"""Make a prepared set: do once what every epoch would repeat. A killed run can be continued.
 
-Everything is made in OUTPUT.incomplete/, and what its set/ holds in the end becomes OUTPUT in one
-step:
+The set is made in OUTPUT.incomplete/set/, which is renamed to OUTPUT once it is complete:
 
     OUTPUT.incomplete/
       recipe.json   what is being made
@@ -22,12 +21,11 @@ from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 from etils import epath
 
 from alexnet_jax import files
 from alexnet_jax.data import statistics
-from alexnet_jax.data.ops.chain import fit, parse
+from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, write_json
 from alexnet_jax.data.reader import Reader
 from alexnet_jax.data.sources import open_source
@@ -42,7 +40,8 @@ from alexnet_jax.data.sources.prepared import (
     read_manifest,
     write_index,
 )
-from alexnet_jax.data.sources.splits import Source
+from alexnet_jax.data.sources.splits import Dataset
+from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
 
 SHARD_SIZE = 4096  # examples of the source: 130 MB of JPEG or 805 MB raw at 256 x 256
@@ -56,36 +55,36 @@ def prepare(
     manual_dir: str | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> bool:
-    """Make a prepared set, or go on making it.
+    """Make a prepared set, or continue making it.
 
     Args:
-      request: what to make.
-      config_data: as of a config; data_dir, on_bad_image and max_pixels are read.
-      output: the folder to make.
-      manual_dir: of the archives of a TFDS dataset, to prepare that first.
-      shard_size: examples of the source in a record file.
+      request: What to make.
+      config_data: `config.data`; data_dir, on_bad_image and max_pixels are read.
+      output: The folder to make.
+      manual_dir: The folder of the archives of a TFDS dataset, to prepare that first.
+      shard_size: The number of examples in a record file, skipped ones included.
 
     Returns:
-      False if it was there already.
+      False if the set already existed.
 
     Raises:
       BadInput: output is something else or in use, or the dataset cannot be opened.
-      RunError: an image or a download that failed.
-      OSError: the folder cannot be written.
+      RunError: An image cannot be used, or a download failed.
+      OSError: The folder cannot be written.
     """
     if is_finished(output, request):
         return False
     work = incomplete_folder(output)
     with _lock(work):
-        if is_finished(output, request):  # by another process, meanwhile
+        if is_finished(output, request):  # another process finished it meanwhile
             return False
         config_data = ml_collections.ConfigDict(config_data)
         config_data.update(
             name=request.dataset, train_split=request.train_split, eval_split=request.eval_split
         )
-        source = open_source(config_data, manual_dir=manual_dir)
-        _check_recipe(work, _recipe(request, source, shard_size))
-        _make(work, request, source, config_data, shard_size)
+        dataset = open_source(config_data, manual_dir=manual_dir)
+        _check_recipe(work, _recipe(request, dataset, shard_size))
+        _make(work, request, dataset, config_data, shard_size)
         os.rename(work / 'set', output)
         files.sync(output.parent)
         shutil.rmtree(work)
@@ -93,19 +92,19 @@ def prepare(
 
 
 def is_finished(output: epath.Path, request: Request) -> bool:
-    """Whether the set is there.
+    """Return whether the set exists and is complete.
 
     Raises:
-      BadInput: `output` is something else, or lacks a file.
+      BadInput: `output` is something else, or a file is missing.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     if not (output / MANIFEST).exists():
-        raise BadInput(f'{output} exists and is no prepared set; take another --output')
+        raise BadInput(f'{output} exists and is not a prepared set; use a different --output')
     manifest, wanted = read_manifest(output), dataclasses.asdict(request)
     _refuse_changes(
         {key: manifest.get(key) for key in wanted}, wanted,
-        f'{output} holds a set', 'remove it or take another --output',
+        f'{output} holds a set', 'remove it or use a different --output',
     )  # fmt: skip
     check_files(output, manifest['files'])
     return True
@@ -115,12 +114,12 @@ def _refuse_changes(before: dict, now: dict, what: str, remedy: str) -> None:
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         differences = ', '.join(f'{key}: {before.get(key)!r} -> {now[key]!r}' for key in changed)
-        raise BadInput(f'{what} made from something else ({differences}); {remedy}')
+        raise BadInput(f'{what} with other settings ({differences}); {remedy}')
 
 
 @contextlib.contextmanager
 def _lock(work: epath.Path) -> Iterator[None]:
-    """Keep other processes out; leave no folder behind if nothing was begun in it."""
+    """Keep other processes out; remove the folder if nothing was begun in it."""
     work.mkdir(parents=True, exist_ok=True)
     try:
         lock = files.lock(work / 'lock')
@@ -136,11 +135,11 @@ def _lock(work: epath.Path) -> Iterator[None]:
                 shutil.rmtree(work)
 
 
-def _recipe(request: Request, source: Source, shard_size: int) -> dict:
-    """All that the bits of the set depend on."""
+def _recipe(request: Request, dataset: Dataset, shard_size: int) -> dict:
+    """Return everything that the bits of the set depend on."""
     return dataclasses.asdict(request) | {
-        'version': source.version,
-        'examples': [len(source.train), len(source.eval)],
+        'version': dataset.version,
+        'examples': [len(dataset.train), len(dataset.eval)],
         'shard_size': shard_size,
         'packages': {'tensorflow': tf.__version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -152,7 +151,7 @@ def _check_recipe(work: epath.Path, recipe: dict) -> None:
     if path.exists():
         before = json.loads(path.read_text())
         _refuse_changes(
-            before, recipe, f'{work} was begun', 'give the same command, or remove the folder'
+            before, recipe, f'{work} was begun', 'run the same command, or remove the folder'
         )
     else:
         write_json(path, recipe)
@@ -161,15 +160,15 @@ def _check_recipe(work: epath.Path, recipe: dict) -> None:
 def _make(
     work: epath.Path,
     request: Request,
-    source: Source,
+    dataset: Dataset,
     config_data: ml_collections.ConfigDict,
     shard_size: int,
 ) -> None:
-    """Everything in work / 'set'."""
+    """Make everything in work / 'set'."""
     folder = work / 'set'
     for path in (folder, work / 'done'):
         path.mkdir(exist_ok=True)
-    splits = {request.train_split: source.train, request.eval_split: source.eval}
+    splits = {request.train_split: dataset.train, request.eval_split: dataset.eval}
     entries, files = {}, {}
     for name, split in splits.items():
         if split.read(np.array([0]))[1][0] < 0:
@@ -183,9 +182,7 @@ def _make(
                   for n, s in zip(own.shards, shards, strict=True)}  # fmt: skip
         files |= {index: file_entry(folder / index) for index in own.index}
         skipped = [image for shard in shards for image in shard['skipped']]
-        entries[name] = {
-            'files': dataclasses.asdict(own), 'skipped': skipped
-        }  # fmt: skip
+        entries[name] = {'files': dataclasses.asdict(own), 'skipped': skipped}
         if name == request.train_split:
             _make_statistics(folder, own, request)
     files[STATISTICS] = file_entry(folder / STATISTICS)
@@ -193,10 +190,10 @@ def _make(
         (folder / stray).unlink()
     manifest = {
         'format_version': FORMAT_VERSION,
-        **_recipe(request, source, shard_size),
+        **_recipe(request, dataset, shard_size),
         'ops': request.ops,
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-        'classes': source.class_names,
+        'classes': dataset.class_names,
         'splits': entries,
         'files': files,
     }
@@ -204,7 +201,7 @@ def _make(
 
 
 def _prefix(name: str, names: dict) -> str:
-    """A file name for a split, of which 'train[:90%]' is none."""
+    """Return a file name for a split such as 'train[:90%]', unique among `names`."""
     plain = {split: re.sub(r'[^A-Za-z0-9_-]', '_', split) for split in names}
     clashes = list(plain.values()).count(plain[name]) > 1
     return f'{plain[name]}_{list(names).index(name)}' if clashes else plain[name]
@@ -214,14 +211,14 @@ def _make_statistics(folder: epath.Path, files: SplitFiles, request: Request) ->
     if (folder / STATISTICS).exists():
         return
     split = PreparedSplit(folder, files, request.size, request.format)
-    chain = fit(parse('decode'), split)
-    reader = Reader(split, chain, 'stop')
+    decode = parse('decode').specialize(split)
+    reader = Reader(split, decode, 'stop')
     size = (request.size, request.size)
-    statistics.save(folder / STATISTICS, statistics.compute(reader, chain, size, 'prepared set'))
+    statistics.save(folder / STATISTICS, statistics.compute(reader, decode, size, 'prepared set'))
 
 
 def describe(output: epath.Path) -> list[str]:
-    """What a finished set holds, in lines."""
+    """Return lines that describe a finished set."""
     manifest = read_manifest(output)
     lines = []
     for name, split in manifest['splits'].items():

@@ -1,6 +1,6 @@
-"""The shards of a prepared set: written one by one, and each made sure of before it counts.
+"""The shards of a prepared set: written one by one, each synced to disk before it counts.
 
-A finished shard has a file in OUTPUT.incomplete/done/; one that has none is written anew.
+A finished shard has a file in OUTPUT.incomplete/done/; a shard without one is written again.
 """
 
 import dataclasses
@@ -12,19 +12,19 @@ from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tqdm import tqdm
 
 from alexnet_jax import files
-from alexnet_jax.data.ops.chain import Chain, parse
+from alexnet_jax.data.ops.chain import Preprocessor, parse
 from alexnet_jax.data.reader import PADDING, Reader
 from alexnet_jax.data.sources.prepared import shard_name
 from alexnet_jax.data.sources.splits import Split
+from alexnet_jax.data.tensorflow import tf
 
 BATCH = 64
-# A record an access, and no second compression: JPEG has its own, and raw is for speed.
+# One record per access and no second compression: JPEG has its own, and raw is for speed.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
 
 
@@ -33,11 +33,12 @@ class Request:
     """What to make.
 
     Attributes:
-      dataset, train_split, eval_split: as config.data has them.
-      size: the shorter side is brought to it, and the center size x size is kept.
+      dataset, train_split, eval_split: As in `config.data`; dataset is its name.
+      size: The shorter side after the resize; the center size x size is kept.
       format: 'jpeg', or 'raw' for the bare pixels.
-      quality: of JPEG, 1 .. 100; None for raw. 95, with color at half the resolution, moves a
-        channel of a pixel by 2.2 levels on average (PSNR 38.5 dB; 200 ImageNet images at 256).
+      quality: The JPEG quality, 1 .. 100; None for raw. 95, with color at half the resolution,
+        changes a channel of a pixel by 2.2 levels on average (PSNR 38.5 dB; 200 ImageNet images
+        at 256).
     """
 
     dataset: str
@@ -53,7 +54,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """For the folder: imagenet2012-256-jpeg95."""
+        """The default name of the folder, e.g. imagenet2012-256-jpeg95."""
         kind, _, rest = self.dataset.partition(':')
         base = os.path.basename(rest.rstrip('/')) if kind == 'folder' else rest or kind
         quality = self.quality or ''
@@ -61,9 +62,9 @@ class Request:
 
 
 class SplitMaker:
-    """Makes the shards of a split that are not there yet.
+    """Make the shards of a split that are not finished yet.
 
-    Shard i holds the examples i * shard_size .. of the source, less those that are skipped.
+    Shard i holds `shard_size` examples of the source from i * shard_size on, without skipped ones.
     """
 
     def __init__(
@@ -77,24 +78,24 @@ class SplitMaker:
         self._count = -(-len(split) // shard_size)
 
     def make(self, name: str, config_data: ml_collections.ConfigDict) -> list[dict]:
-        """Make what is missing; returns what is known of each shard, in order."""
-        chain = parse(self._request.ops, config_data.max_pixels)
-        done = [self._read_done(shard) for shard in range(self._count)]
-        todo = [shard for shard, entry in enumerate(done) if entry is None]
+        """Make the missing shards; return the contents of each shard's `done` file, in order."""
+        preprocess = parse(self._request.ops, config_data.max_pixels)
+        shards = range(self._count)
+        done = {shard: entry for shard in shards if (entry := self._read_done(shard))}
+        todo = [shard for shard in shards if shard not in done]
         bar = tqdm(total=len(self._split), desc=name, unit=' images', disable=None)
         with bar:
-            bar.update(sum(self._end(i) - self._start(i) for i in range(self._count) if done[i]))
+            bar.update(sum(self._end(shard) - self._start(shard) for shard in done))
             if todo:
-                decode = Chain(chain.ops[:1])
                 on_bad_image = config_data.on_bad_image
-                reader = Reader(self._split, decode, on_bad_image, '--on_bad_image')
-                for entry in filter(None, done):
+                reader = Reader(self._split, preprocess.decode, on_bad_image, '--on_bad_image')
+                for entry in done.values():
                     reader.bad.update({s['index']: s['reason'] for s in entry['skipped']})
-                for shard, entry in self._write(reader, chain, todo, bar):
+                for shard, entry in self._write(reader, preprocess, todo, bar):
                     done[shard] = entry
                     if bar.disable:
                         print(f'{name}: {self._end(shard):,} of {len(self._split):,}', flush=True)
-        return done
+        return [done[shard] for shard in shards]
 
     def _start(self, shard: int) -> int:
         return shard * self._shard_size
@@ -116,49 +117,52 @@ class SplitMaker:
         return entry if file.stat().length == entry['bytes'] else None
 
     def _write(
-        self, reader: Reader, chain: Chain, todo: list[int], bar: tqdm
+        self, reader: Reader, preprocess: Preprocessor, todo: list[int], bar: tqdm
     ) -> Iterator[tuple[int, dict]]:
-        """Write shards; yields each with what is known of it once it is on the disk."""
-        steps = [
-            (shard, first)
-            for shard in todo
-            for first in range(self._start(shard), self._end(shard), BATCH)
-        ]
+        """Write shards; yield each with the contents of its `done` file once it is on disk."""
+        steps = [(shard, first) for shard in todo for first in self._firsts(shard)]
 
         def plan(step):
-            shard, first = steps[step]
-            indices = first + np.arange(BATCH)
-            return np.where(indices < self._end(shard), indices, PADDING), np.zeros_like(indices)
+            indices = self._indices(*steps[step])
+            return indices, np.zeros_like(indices)
 
-        batches = reader.batches(plan, 0, len(steps), self._transform(chain))
-        for step, batch in enumerate(batches):
-            shard, first = steps[step]
-            if first == self._start(shard):
-                temporary = self._file(shard).with_suffix('.tmp')
-                writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
-                labels, names, skipped = [], [], []
-            indices, sound = plan(step)[0], batch['mask'] > 0
-            for image in batch['image'][sound]:
-                writer.write(image if isinstance(image, bytes) else image.tobytes())
-            labels += batch['label'][sound].tolist()
-            names += self._split.file_names(indices[sound])
-            for index in sorted(reader.bad.keys() & set(indices.tolist())):
-                name = self._split.file_names(np.array([index]))[0]
-                skipped.append({'index': index, 'name': name, 'reason': reader.bad[index]})
-            bar.update(int((indices != PADDING).sum()))
-            if first + BATCH >= self._end(shard):
-                writer.close()
-                entry = file_entry(temporary)
-                entry |= {'labels': labels, 'names': names, 'skipped': skipped}
-                temporary.replace(self._file(shard))
-                write_json(self._done_file(shard), entry)
-                yield shard, entry
+        batches = reader.batches(plan, 0, len(steps), self._transform(preprocess))
+        for shard in todo:
+            temporary = self._file(shard).with_suffix('.tmp')
+            writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
+            labels, names, skipped = [], [], []
+            for first in self._firsts(shard):
+                batch, indices = next(batches), self._indices(shard, first)
+                valid = batch['mask'] > 0
+                for image in batch['image'][valid]:
+                    writer.write(image if isinstance(image, bytes) else image.tobytes())
+                labels += batch['label'][valid].tolist()
+                names += self._split.file_names(indices[valid])
+                for index in sorted(reader.bad.keys() & set(indices.tolist())):
+                    name = self._split.file_names(np.array([index]))[0]
+                    skipped.append({'index': index, 'name': name, 'reason': reader.bad[index]})
+                bar.update(int((indices != PADDING).sum()))
+            writer.close()
+            entry = file_entry(temporary)
+            entry |= {'labels': labels, 'names': names, 'skipped': skipped}
+            temporary.replace(self._file(shard))
+            write_json(self._done_file(shard), entry)
+            yield shard, entry
 
-    def _transform(self, chain: Chain):
+    def _firsts(self, shard: int) -> range:
+        """Return the first index of each batch of a shard."""
+        return range(self._start(shard), self._end(shard), BATCH)
+
+    def _indices(self, shard: int, first: int) -> np.ndarray:
+        """Return the indices of the batch that starts at `first`, int64 [BATCH]."""
+        indices = first + np.arange(BATCH)
+        return np.where(indices < self._end(shard), indices, PADDING)
+
+    def _transform(self, preprocess: Preprocessor):
         request = self._request
 
         def transform(encoded, epoch, index):
-            image, _ = chain(encoded)
+            image, _ = preprocess(encoded)
             image = tf.ensure_shape(image, [request.size, request.size, 3])
             if request.format == 'jpeg':
                 image = tf.io.encode_jpeg(image, 'rgb', quality=request.quality)
@@ -168,7 +172,7 @@ class SplitMaker:
 
 
 def file_entry(path: epath.Path) -> dict:
-    """Size and SHA-256 of a file, which is on the disk when this returns."""
+    """Return the size and SHA-256 of a file, after syncing it to disk."""
     files.sync(path)
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -176,5 +180,5 @@ def file_entry(path: epath.Path) -> dict:
 
 
 def write_json(path: epath.Path, value: dict) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file atomically."""
     files.write(path, json.dumps(value, indent=1) + '\n')

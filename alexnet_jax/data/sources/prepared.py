@@ -1,16 +1,16 @@
-"""A prepared set: images brought to one size once, in ArrayRecord files with an index.
+"""A prepared set: images resized once, in ArrayRecord files with an index.
 
     DIR/
       manifest.json      what it was made from and how; every other file with its size and SHA-256
-      train-00000-of-00313.array_record   a record an image: a JPEG, or size * size * 3 bytes
+      train-00000-of-00313.array_record   a record per image: a JPEG, or size * size * 3 bytes
       train.labels.npy   int32 [n]
-      train.names.txt    the images' file names, a line each ...
+      train.names.txt    the images' file names, one per line ...
       train.offsets.npy  ... and where each begins, int64 [n + 1]
       validation...      likewise
       statistics.npz     mean image and color covariance of the training split
 
-`preparation.py` makes it, its record files by `shards.py`. Opening reads the manifest alone; the
-index is mapped into memory, and record files are opened when an image of theirs is asked for.
+`data/prepare` makes it. Opening a set reads only the manifest; the index is memory-mapped, and a
+record file is opened when one of its images is first read.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
-from alexnet_jax.data.sources.splits import Source
+from alexnet_jax.data.sources.splits import Dataset, Source, Split
 from alexnet_jax.errors import BadInput
 
 FORMAT_VERSION = 1
 MANIFEST = 'manifest.json'
 STATISTICS = 'statistics.npz'
-# A random read takes its record and no more.
+# A random read fetches its own record and nothing else.
 READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitFiles:
-    """The files of a split.
+    """The names of a split's files.
 
     Attributes:
-      prefix: what their names begin with.
-      counts: examples in each record file.
+      prefix: The start of every name.
+      counts: The number of examples in each record file.
     """
 
     prefix: str
@@ -52,16 +52,17 @@ class SplitFiles:
 
     @property
     def index(self) -> list[str]:
-        """Labels, names, offsets of the names."""
+        """Labels, file names, offsets of the file names."""
         return [f'{self.prefix}.{file}' for file in ('labels.npy', 'names.txt', 'offsets.npy')]
 
 
 def shard_name(prefix: str, shard: int, shards: int) -> str:
+    """Return the name of the record file number `shard` of `shards`."""
     return f'{prefix}-{shard:05}-of-{shards:05}.array_record'
 
 
-class PreparedSplit:
-    """Random access to the images of a prepared split; see `splits.Split`."""
+class PreparedSplit(Split):
+    """A split of a prepared set."""
 
     def __init__(
         self,
@@ -71,7 +72,11 @@ class PreparedSplit:
         encoding: str,
         statistics: epath.Path | None = None,
     ):
-        """Map the index; raises OSError or ValueError if it is damaged."""
+        """Map the index into memory.
+
+        Raises:
+          OSError, ValueError: The index is damaged.
+        """
         self.root = root
         self.image_shape = (size, size, 3)
         self.raw_shape = self.image_shape if encoding == 'raw' else None
@@ -84,7 +89,7 @@ class PreparedSplit:
         self._offsets = np.load(offsets, mmap_mode='r')
         n = self._starts[-1]
         if self._labels.shape != (n,) or self._offsets.shape != (n + 1,):
-            raise ValueError(f'the index of {files.prefix} is not of {n} examples')
+            raise ValueError(f'the index of {files.prefix} does not have {n} examples')
         self._readers: dict[int, ArrayRecordReader] = {}
 
     def __len__(self) -> int:
@@ -102,13 +107,13 @@ class PreparedSplit:
         return records, np.array(self._labels[indices])
 
     def _reader(self, shard: int) -> ArrayRecordReader:
-        # Two threads may open one twice; both readers work, and the first stays.
+        # Two threads may open the same file; both readers work, and the first is kept.
         if shard not in self._readers:
             path = str(self.root / self._shards[shard])
             self._readers.setdefault(shard, ArrayRecordReader(path, options=READER_OPTIONS))
         return self._readers[shard]
 
-    def name(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         name = self.file_names(np.array([index]))[0]
         return f'{self.root}, {self._files.prefix}:{index} ({name})'
 
@@ -135,23 +140,22 @@ def write_index(
     np.save(offsets_file, offsets)
 
 
-def open_prepared(root: epath.Path, splits: Sequence[str]) -> Source:
-    """Open two splits of a prepared set.
+class Prepared(Source):
+    """A prepared set; its name is the folder."""
 
-    Raises:
-      BadInput: no such set or split, or a set of which a file is missing, cut short or damaged.
-    """
-    manifest = read_manifest(root)
-    for split in splits:
-        if split not in manifest['splits']:
-            known = ', '.join(manifest['splits'])
-            raise BadInput(f'prepared:{root} has no split {split!r}; allowed: {known}')
-    check_files(root, manifest['files'])
-    try:
-        opened = [_open_split(root, manifest, split) for split in splits]
-    except (OSError, ValueError) as error:
-        raise BadInput(_damaged(root / MANIFEST, error)) from error
-    return Source(tuple(manifest['classes']), *opened, manifest['version'])
+    def open(self) -> Dataset:
+        root = epath.Path(self.name)
+        manifest = read_manifest(root)
+        for split in self.splits:
+            if split not in manifest['splits']:
+                known = ', '.join(manifest['splits'])
+                raise BadInput(f'prepared:{root} has no split {split!r}; allowed: {known}')
+        check_files(root, manifest['files'])
+        try:
+            train, evaluation = (_open_split(root, manifest, split) for split in self.splits)
+        except (OSError, ValueError) as error:
+            raise BadInput(_damaged(root / MANIFEST, error)) from error
+        return Dataset(tuple(manifest['classes']), train, evaluation, manifest['version'])
 
 
 def _open_split(root: epath.Path, manifest: dict, split: str) -> PreparedSplit:
@@ -161,10 +165,10 @@ def _open_split(root: epath.Path, manifest: dict, split: str) -> PreparedSplit:
 
 
 def read_manifest(root: epath.Path) -> dict:
-    """What a prepared set is; its form is checked, its files are not.
+    """Return the manifest of a prepared set; its form is checked, the files it lists are not.
 
     Raises:
-      BadInput: there is none, or it is damaged or of another version of the format.
+      BadInput: There is none, or it is damaged or in another version of the format.
     """
     path = root / MANIFEST
     try:
@@ -176,8 +180,8 @@ def read_manifest(root: epath.Path) -> dict:
     version = manifest.get('format_version') if isinstance(manifest, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise BadInput(
-            f'{path} is of version {version} of the format, and this reads {FORMAT_VERSION}; '
-            'prepare the set again'
+            f'{path} is in version {version} of the format, but this program reads version '
+            f'{FORMAT_VERSION}; prepare the set again'
         )
     try:
         _check_form(manifest)
@@ -187,32 +191,40 @@ def read_manifest(root: epath.Path) -> dict:
 
 
 def _check_form(manifest: dict) -> None:
-    """Raises KeyError, TypeError, ValueError or AttributeError if an entry is not as written."""
+    """Check every entry; reduce those of the splits to the keys that are used.
+
+    Raises:
+      KeyError, TypeError, ValueError, AttributeError: An entry is missing or malformed.
+    """
     size, files = manifest['size'], manifest['files']
     kinds = (manifest['format_version'], size, *(file['bytes'] for file in files.values()))
     if not all(type(number) is int and number > 0 for number in kinds):
-        raise ValueError('a size or a version is no number above 0')
+        raise ValueError('a size or a version is not a positive integer')
     if manifest['format'] not in ('jpeg', 'raw'):
         raise ValueError(f'format {manifest["format"]!r}')
     texts = (manifest['version'], manifest['train_split'], manifest['eval_split'])
     if not all(isinstance(text, str) for text in (*texts, *manifest['classes'], *files)):
-        raise ValueError('a name is no text')
+        raise ValueError('a name is not text')
     for file in files:
         if not re.fullmatch(r'[\w-][\w.-]*', file):
-            raise ValueError(f'{file!r} is no plain file name')
+            raise ValueError(f'{file!r} is not a plain file name')
     for split in manifest['splits'].values():
         split['files'] = {key: split['files'][key] for key in ('prefix', 'counts')}
         split['skipped'] = list(split['skipped'])
         counts = split['files']['counts']
         if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError('a count of examples is no number')
+            raise ValueError('a count of examples is not a number')
         own = SplitFiles(**split['files'])
-        if lacking := sorted({*own.shards, *own.index, STATISTICS} - files.keys()):
-            raise ValueError(f'it does not list {lacking[0]}')
+        if missing := sorted({*own.shards, *own.index, STATISTICS} - files.keys()):
+            raise ValueError(f'it does not list {missing[0]}')
 
 
 def check_files(root: epath.Path, files: dict[str, dict]) -> None:
-    """Every file is there in its size; their contents are not read."""
+    """Check that every file exists in its recorded size; the contents are not read.
+
+    Raises:
+      BadInput: A file is missing or of another size.
+    """
     for name, expected in files.items():
         try:
             found = (root / name).stat().length
@@ -223,7 +235,7 @@ def check_files(root: epath.Path, files: dict[str, dict]) -> None:
             ) from error
         if found != expected['bytes']:
             raise BadInput(
-                f'{root / name} has {found:,} bytes, and {MANIFEST} says {expected["bytes"]:,}; '
+                f'{root / name} has {found:,} bytes, but {MANIFEST} has {expected["bytes"]:,}; '
                 'restore the file, or remove the folder and prepare the set again'
             )
 
@@ -231,7 +243,7 @@ def check_files(root: epath.Path, files: dict[str, dict]) -> None:
 def _no_set(root: epath.Path) -> str:
     if incomplete_folder(root).is_dir():
         return (
-            f'{root} is not finished: give the command again that began it '
+            f'{root} is not finished: run the command that began it again '
             '(python -m alexnet_jax.prepare)'
         )
     return (
@@ -241,7 +253,7 @@ def _no_set(root: epath.Path) -> str:
 
 
 def incomplete_folder(root: epath.Path) -> epath.Path:
-    """Where a set is made before it is moved to `root` whole."""
+    """Return the folder in which a set is made; it is renamed to `root` once it is complete."""
     return root.with_name(f'{root.name}.incomplete')
 
 

@@ -1,14 +1,18 @@
+import dataclasses
 import io
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import ROOT
 from PIL import Image
 
-from alexnet_jax.data.ops.chain import parse, read_image
+from alexnet_jax.data.ops.chain import KNOWN, parse, read_image
 from alexnet_jax.data.ops.color import Color, PCAShift
-from alexnet_jax.data.ops.image import BadImage, require_size
+from alexnet_jax.data.ops.image import BadImage, Op, require_size
 from alexnet_jax.errors import BadInput, RunError
 
 RNG = np.random.RandomState(0)
@@ -25,14 +29,14 @@ def encode(pixels, form='PNG', **kwargs):
 
 
 def run(ops, pixels, index=0, epoch=0, seed=0):
-    """An image through a chain, eagerly."""
+    """Return what the ops make of an image, eagerly."""
     return parse(ops)(encode(pixels), seed, epoch, index)[0].numpy()
 
 
 def run_many(ops, pixels, count, epoch=0, axes=None):
-    """(images, colors) of the examples 0 .. count - 1 of one image, inside tf.data."""
-    chain, encoded = parse(ops), encode(pixels)
-    dataset = tf.data.Dataset.range(count).map(lambda i: chain(encoded, 0, epoch, i, axes))
+    """Return (images, colors) of the examples 0 .. count - 1 of one image, inside tf.data."""
+    preprocess, encoded = parse(ops), encode(pixels)
+    dataset = tf.data.Dataset.range(count).map(lambda i: preprocess(encoded, 0, epoch, i, axes))
     images, colors = zip(*dataset.as_numpy_iterator(), strict=True)
     return np.stack(images), Color(*map(np.stack, zip(*colors, strict=True)))
 
@@ -55,7 +59,7 @@ class TestParse:
 
     @pytest.mark.parametrize('ops', ['center_crop(3)', 'center_crop(3)|decode', 'decode|decode'])
     def test_decode_comes_first_and_once(self, ops):
-        with pytest.raises(BadInput, match='decode comes first'):
+        with pytest.raises(BadInput, match='decode must be the first op and appear only once'):
             parse(ops)
 
     def test_ten_crop_comes_last(self):
@@ -66,10 +70,63 @@ class TestParse:
         assert parse(' decode | resize( 3, 4 ) ') == parse('decode|resize(3,4)')
 
     def test_prefix_ends_before_the_first_random_image_op(self):
-        chain = parse('decode|pca_shift(0.1)|resize_short(9)|random_mirror|center_crop(8)')
-        assert chain.prefix == parse('decode|resize_short(9)')
-        assert chain.fixes_size
-        assert not chain.prefix.fixes_size
+        preprocess = parse('decode|pca_shift(0.1)|resize_short(9)|random_mirror|center_crop(8)')
+        assert preprocess.prefix == parse('decode|resize_short(9)')
+        assert preprocess.fixes_size
+        assert not preprocess.prefix.fixes_size
+        assert [op.name for op in preprocess.random_ops] == ['random_mirror', 'pca_shift']
+
+    def test_at_most_one_color_op(self):
+        with pytest.raises(BadInput, match=r'at most one color op .*pca_shift, color_noise'):
+            parse('decode|pca_shift(0.1)|random_mirror|color_noise(0.1, 67)')
+
+    @pytest.mark.parametrize('name', KNOWN)
+    def test_each_signature_begins_with_the_name_and_lists_the_arguments(self, name):
+        op = KNOWN[name]
+        fields = [f for f in dataclasses.fields(op) if f.name != 'max_pixels']
+        *_, longest = op.signature.split(' or ')
+        assert op.name == name
+        assert longest.startswith(name)
+        assert longest.count(',') + ('(' in longest) == len(fields)
+
+    def test_a_new_op_is_a_class_and_an_entry(self, monkeypatch):
+        monkeypatch.setitem(KNOWN, 'invert', Invert)
+        pixels = picture(4, 5)
+        np.testing.assert_array_equal(run('decode|invert', pixels), 255 - pixels)
+        np.testing.assert_array_equal(run('decode|invert(100)', pixels), 100 - pixels)
+        with pytest.raises(BadInput, match=r'does not match invert or invert\(N\); allowed: '):
+            parse('decode|invert(1, 2)')
+
+    def test_without_docstrings_and_asserts(self):
+        """`python -OO` strips both."""
+        script = """if True:
+            from alexnet_jax.data.ops.chain import parse
+            from alexnet_jax.errors import BadInput
+            assert False
+            print(len(parse('decode|ten_crop(8)').ops))
+            try:
+                parse('decode|crops(7)')
+            except BadInput as error:
+                print(error)
+        """
+        command = [sys.executable, '-OO', '-c', script]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        count, message = done.stdout.splitlines()
+        assert count == '2'
+        assert 'does not match crops(N, M); allowed: decode or decode(fast), ' in message
+
+
+@dataclasses.dataclass(frozen=True)
+class Invert(Op):
+    """Subtract the image from N."""
+
+    name = 'invert'
+    signature = 'invert or invert(N)'
+    level: int = 255
+
+    def __call__(self, image, seed):
+        return tf.cast(self.level, tf.uint8) - image
 
 
 class TestDecode:
@@ -171,7 +228,7 @@ class TestSizes:
 
     def test_require_size(self):
         assert require_size(tf.zeros([10, 4, 5, 3]), 4, 5).shape == (10, 4, 5, 3)
-        with pytest.raises(BadImage, match=r'is 4 x 5, where the others have 4 x 4; .*resize\(4\)'):
+        with pytest.raises(BadImage, match=r'is 4 x 5, but .* 4 x 4; .*resize\(4\)'):
             require_size(tf.zeros([4, 5, 3]), 4, 4)
 
 
@@ -214,7 +271,7 @@ class TestRandomness:
         assert ((images == pixels).all((1, 2, 3)) ^ mirrored).all()
         assert 430 < mirrored.sum() < 570  # 500, 4.4 standard deviations of 15.8
 
-    def test_places_in_the_chain_do_not_share_numbers(self):
+    def test_places_in_the_string_do_not_share_numbers(self):
         # were two mirrors to share a coin, they would cancel every time
         pixels = picture(2, 3)
         images, _ = run_many('decode|random_mirror|random_mirror', pixels, 200)
@@ -247,7 +304,7 @@ class TestPCAShift:
         variances = np.array([10.0, 200.0, 3000.0])
         axes = (rotation * np.sqrt(variances)).astype(np.float32)
         dataset = tf.data.Dataset.range(20_000).map(
-            lambda i: PCAShift(0.1).color(axes, tf.stack([tf.zeros([], tf.int64), i]), 0).shift
+            lambda i: PCAShift(0.1)(axes, tf.stack([tf.zeros([], tf.int64), i]), 0).shift
         )
         shifts = next(dataset.batch(20_000).as_numpy_iterator())
         # In the axes' own coordinates: independent, variance sigma^2 lambda.
@@ -266,6 +323,50 @@ class TestPCAShift:
         assert (color.shift != 0).all()
         assert (color.shift[0] != color.shift[1]).all()
         assert (color.scale == 1).all()
+
+
+class TestColorPlace:
+    """The color op counts as a place, its own and for the ops after it: recorded runs drew so."""
+
+    @pytest.mark.parametrize(
+        ('ops', 'offset', 'shift'),
+        [
+            ('pca_shift(0.1)|random_crop(8)', (24, 20), (-0.05711125, -0.08512228, -0.09438977)),
+            ('random_crop(8)|pca_shift(0.1)', (12, 29), (0.21105388, -0.04875461, -0.01765444)),
+            (
+                'random_crop(8)|color_noise(0.1, 9)|random_crop(4)',
+                (14, 33),
+                (0.21105388, -0.04875461, -0.01765444),
+            ),
+        ],
+    )
+    def test_recorded_draws(self, ops, offset, shift):
+        y, x = np.mgrid[:40, :40]
+        encoded = encode(np.stack([y, x, y], -1).astype(np.uint8))
+        image, color = parse(f'decode|{ops}')(encoded, 3, 2, 5, np.eye(3, dtype='f4'))
+        assert tuple(image[0, 0, :2].numpy()) == offset
+        np.testing.assert_allclose(color.shift, shift, rtol=1e-5)
+
+    @pytest.mark.parametrize('place', [1, 2, 3])
+    def test_seeds_are_folded_in_by_place(self, place):
+        names = ['decode', 'resize(9)', 'resize(9)']
+        names.insert(place, 'pca_shift(0.1)')
+        axes = np.eye(3, dtype='f4')
+        _, color = parse('|'.join(names))(encode(picture(9, 9)), 7, 1, 4, axes)
+        fold_in = tf.random.experimental.stateless_fold_in
+        example_seed = fold_in(tf.constant([7, 1], tf.int64), tf.constant(4, tf.int64))
+        expected = 0.1 * tf.random.stateless_normal([3], fold_in(example_seed, place))
+
+        np.testing.assert_allclose(color.shift, expected, rtol=1e-6)
+
+    def test_ops_after_it_draw_as_if_an_image_op_stood_there(self):
+        pixels = picture(40, 40)
+        axes = np.eye(3, dtype='f4')
+        after, _ = run_many('decode|pca_shift(0.1)|random_crop(8)', pixels, 5, axes=axes)
+        same, _ = run_many('decode|resize(40)|random_crop(8)', pixels, 5)
+        first, _ = run_many('decode|random_crop(8)|pca_shift(0.1)', pixels, 5, axes=axes)
+        np.testing.assert_array_equal(after, same)
+        assert (after != first).any()
 
 
 class TestColorNoise:

@@ -70,12 +70,12 @@ def encode(pixels):
 
 
 def test_in_tf_data_as_eagerly_by_seed():
-    chain, encoded = parse('decode|random_resized_crop(24)'), encode(gradient(80, 100))
-    dataset = tf.data.Dataset.range(8).map(lambda index: chain(encoded, 0, 0, index)[0])
+    preprocess, encoded = parse('decode|random_resized_crop(24)'), encode(gradient(80, 100))
+    dataset = tf.data.Dataset.range(8).map(lambda index: preprocess(encoded, 0, 0, index)[0])
     images = list(dataset.as_numpy_iterator())
     for index, image in enumerate(images):
         assert image.shape == (24, 24, 3)
-        np.testing.assert_array_equal(image, chain(encoded, 0, 0, index)[0].numpy())
+        np.testing.assert_array_equal(image, preprocess(encoded, 0, 0, index)[0])
         # Rows rise downwards and columns to the right, and blue stays: nothing is mixed up.
         assert (np.diff(image[:, 0, 0].astype(int)) >= 0).all()
         assert (np.diff(image[0, :, 1].astype(int)) >= 0).all()
@@ -88,6 +88,6 @@ def test_in_tf_data_as_eagerly_by_seed():
 
 
 def test_fixes_the_size():
-    chain = parse('decode|random_resized_crop(24)')
-    assert chain.fixes_size
-    assert len(chain.prefix.ops) == 1  # statistics would be of the whole image
+    preprocess = parse('decode|random_resized_crop(24)')
+    assert preprocess.fixes_size
+    assert len(preprocess.prefix.ops) == 1  # statistics would be of the whole image

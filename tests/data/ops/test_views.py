@@ -71,13 +71,14 @@ def test_an_image_of_the_size_of_the_crop():
 @pytest.mark.parametrize('ops', ['crops(3, 5)', 'mirrored_crops(3, 5)', 'ten_crop(3)'])
 def test_eager_equals_tf_data(ops):
     encoded, _ = coordinates(6, 9)
-    chain = parse(f'decode|{ops}')
-    (found,) = tf.data.Dataset.from_tensors(encoded).map(lambda e: chain(e)[0]).as_numpy_iterator()
-    np.testing.assert_array_equal(found, chain(encoded)[0])
-    assert len(found) == chain.views
+    preprocess = parse(f'decode|{ops}')
+    dataset = tf.data.Dataset.from_tensors(encoded).map(lambda e: preprocess(e)[0])
+    (found,) = dataset.as_numpy_iterator()
+    np.testing.assert_array_equal(found, preprocess(encoded)[0])
+    assert len(found) == preprocess.views
 
 
-def test_a_chain_without_views_gives_one():
+def test_ops_without_views_give_one_image():
     assert parse('decode|center_crop(3)').views == 1
 
 
@@ -88,5 +89,5 @@ def test_refusals_name_the_op(op):
         views(f'decode|{op}(7, 4)', encoded)
     with pytest.raises(BadInput, match=rf': {op} must be the last op'):
         parse(f'decode|{op}(7, 4)|resize(3)')
-    with pytest.raises(BadInput, match=rf'does not fit {op}\(N, M\); allowed: decode'):
+    with pytest.raises(BadInput, match=rf'does not match {op}\(N, M\); allowed: decode'):
         parse(f'decode|{op}(7)')

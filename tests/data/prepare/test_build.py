@@ -18,12 +18,19 @@ import tensorflow as tf
 from etils import epath
 from helpers import ROOT
 from PIL import Image
-from prepared_sets import OPS, contents, expected_pixels, folder_of, prepare, request_for
+from prepared_sets import (
+    OPS,
+    contents,
+    expected_pixels,
+    folder_of,
+    open_set,
+    prepare,
+    request_for,
+)
 
 from alexnet_jax.config import default_config
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare import build, shards
-from alexnet_jax.data.sources.prepared import open_prepared
 from alexnet_jax.errors import BadInput, RunError
 
 
@@ -31,17 +38,17 @@ class TestContents:
     def test_raw_is_what_the_ops_give(self, write_folder, tmp_path):
         folder, _ = write_folder(folder_of(37))
         assert prepare(folder, tmp_path / 'set')
-        source = open_prepared(epath.Path(tmp_path / 'set'), ['train', 'validation'])
-        assert source.class_names == ('a', 'b')
-        assert (len(source.train), len(source.eval)) == (37, 5)
-        assert source.train.raw_shape == source.train.image_shape == (16, 16, 3)
+        dataset = open_set(tmp_path / 'set')
+        assert dataset.class_names == ('a', 'b')
+        assert (len(dataset.train), len(dataset.eval)) == (37, 5)
+        assert dataset.train.raw_shape == dataset.train.image_shape == (16, 16, 3)
         # a/000, a/002 ... a/036, b/001 ... b/035: 19 and 18 files
         order = [f'a/{i:03}.png' for i in range(0, 37, 2)]
         order += [f'b/{i:03}.png' for i in range(1, 37, 2)]
-        assert source.train.file_names(np.arange(37)) == order
-        assert source.train.name(20) == f'{tmp_path}/set, train:20 (b/003.png)'
+        assert dataset.train.file_names(np.arange(37)) == order
+        assert dataset.train.describe(20) == f'{tmp_path}/set, train:20 (b/003.png)'
         indices = np.random.RandomState(0).permutation(37)  # over the three shards
-        records, labels = source.train.read(indices)
+        records, labels = dataset.train.read(indices)
         assert labels.dtype == np.int32
         assert labels.tolist() == [int(i >= 19) for i in indices]
         for index, record in zip(indices, records, strict=True):
@@ -56,7 +63,7 @@ class TestContents:
             ramp = np.mgrid[0:32, 0:32].sum(0) * 4
             Image.fromarray(np.stack([ramp, 255 - ramp, ramp // 2], -1).astype(np.uint8)).save(path)
         prepare(tmp_path / 'images', tmp_path / 'set', 'jpeg')
-        split = open_prepared(epath.Path(tmp_path / 'set'), ['train', 'validation']).train
+        split = open_set(tmp_path / 'set').train
         assert split.raw_shape is None
         assert split.image_shape == (16, 16, 3)
         image = Image.open(io.BytesIO(split.read(np.array([1]))[0][0]))
@@ -84,11 +91,11 @@ class TestContents:
         files = {f'{split}/{c}/é\n{c}.png': (16, 16) for split in ('x+', 'x-') for c in 'ab'}
         folder, _ = write_folder(files)
         prepare(folder, tmp_path / 'once', train_split='x+', eval_split='x+')
-        source = open_prepared(epath.Path(tmp_path / 'once'), ['x+', 'x+'])
-        assert source.train.file_names(np.arange(2)) == ['a/é\na.png', 'b/é\nb.png']
+        dataset = open_set(tmp_path / 'once', 'x+', 'x+')
+        assert dataset.train.file_names(np.arange(2)) == ['a/é\na.png', 'b/é\nb.png']
         prepare(folder, tmp_path / 'both', train_split='x+', eval_split='x-')
-        source = open_prepared(epath.Path(tmp_path / 'both'), ['x+', 'x-'])
-        for split, name in ((source.train, 'x+'), (source.eval, 'x-')):
+        dataset = open_set(tmp_path / 'both', 'x+', 'x-')
+        for split, name in ((dataset.train, 'x+'), (dataset.eval, 'x-')):
             expected = expected_pixels(folder / name / 'b/é\nb.png')
             assert split.read(np.array([1]))[0][0] == expected.tobytes()
 
@@ -131,7 +138,7 @@ class TestBadImages:
         skipped = manifest['splits']['train']['skipped']
         assert [(s['index'], s['name']) for s in skipped] == [(0, 'a/000.png'), (30, 'a/060.png')]
         assert all('not a JPEG, PNG or GIF' in s['reason'] for s in skipped)
-        split = open_prepared(epath.Path(tmp_path / 'set'), ['train', 'validation']).train
+        split = open_set(tmp_path / 'set').train
         assert len(split) == 208
         assert split.file_names(np.array([0, 28, 29])) == ['a/002.png', 'a/058.png', 'a/062.png']
         records, _ = split.read(np.array([29]))
@@ -142,7 +149,7 @@ class TestBadImages:
         )
 
     def test_above_one_percent_stops(self, broken, tmp_path):
-        with pytest.raises(RunError, match=r'3 of 210 images .* above the 1%'):
+        with pytest.raises(RunError, match=r'3 of 210 images .* more than the 1%'):
             prepare(broken([40, 60, 80]), tmp_path / 'set', policy='skip')
 
     def test_skipped_before_a_kill_count(self, broken, tmp_path, monkeypatch):
@@ -158,13 +165,13 @@ class TestBadImages:
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, tmp_path / 'set', policy='skip')
         monkeypatch.undo()
-        with pytest.raises(RunError, match=r'3 of 210 images .* above the 1%'):
+        with pytest.raises(RunError, match=r'3 of 210 images .* more than the 1%'):
             prepare(folder, tmp_path / 'set', policy='skip')
 
     def test_a_shard_without_examples(self, broken, tmp_path):
         folder = broken([10, 12])
         prepare(folder, tmp_path / 'set', policy='skip', shard_size=1)
-        split = open_prepared(epath.Path(tmp_path / 'set'), ['train', 'validation']).train
+        split = open_set(tmp_path / 'set').train
         assert split.file_names(np.array([4, 5])) == ['a/008.png', 'a/014.png']
         records, _ = split.read(np.array([5, 4]))
         assert records[0] == expected_pixels(folder / 'train/a/014.png').tobytes()
@@ -205,9 +212,9 @@ class TestContinuing:
         prepare(folder, tmp_path / 'whole', 'jpeg', shard_size=20)
         script = f"""if True:
             import sys, time
-            sys.path.insert(0, {str(ROOT / 'tests/data')!r})
+            sys.path.insert(0, {str(ROOT / 'tests')!r})
             import prepared_sets
-            from alexnet_jax.data import shards
+            from alexnet_jax.data.prepare import shards
             write = shards.write_json
             shards.write_json = lambda *args: (time.sleep(0.02), write(*args))
             prepared_sets.prepare({str(folder)!r}, {str(tmp_path / 'killed')!r}, 'jpeg',
@@ -235,7 +242,7 @@ class TestContinuing:
         shutil.rmtree(folder)  # the originals are not needed
         assert not prepare(folder, tmp_path / 'set')
         assert (tmp_path / 'set/manifest.json').read_bytes() == before
-        with pytest.raises(BadInput, match=r'made from something else \(size: 16 -> 8\)'):
+        with pytest.raises(BadInput, match=r'\(size: 16 -> 8\); .*different --output'):
             prepare(folder, tmp_path / 'set', size=8)
 
     def test_another_recipe_is_refused(self, write_folder, tmp_path, monkeypatch):
@@ -246,12 +253,12 @@ class TestContinuing:
         with pytest.raises(BadInput, match=r"format: 'raw' -> 'jpeg', quality: None -> 95.*remove"):
             prepare(folder, tmp_path / 'set', 'jpeg')
         (folder / 'train/a/000.png').unlink()
-        with pytest.raises(BadInput, match=r'was begun made from|examples: \[6, 5\] -> \[5, 5\]'):
+        with pytest.raises(BadInput, match=r'was begun .*examples: \[6, 5\] -> \[5, 5\]'):
             prepare(folder, tmp_path / 'set')
 
     def test_other_folders_are_left_alone(self, write_folder, tmp_path):
         folder, _ = write_folder(folder_of(6))
-        with pytest.raises(BadInput, match='exists and is no prepared set; take another --output'):
+        with pytest.raises(BadInput, match='is not a prepared set; use a different --output'):
             prepare(folder, folder)
         (tmp_path / 'empty').mkdir()
         assert prepare(folder, tmp_path / 'empty')
@@ -267,18 +274,18 @@ def test_real_imagenet_from_the_archives(shared_data, tmp_path):
     request = build.Request('tfds:imagenet2012', 'train', 'validation', 64, 'raw', None)
     output = epath.Path(tmp_path / 'set')
     assert build.prepare(request, data, output, str(shared_data / 'imagenet_manual'))
-    source = open_prepared(output, ['train', 'validation'])
-    assert len(source.class_names) == 1000
-    assert (len(source.train), len(source.eval)) == (1000, 200)
-    names = source.eval.file_names(np.arange(200))
+    dataset = open_set(output)
+    assert len(dataset.class_names) == 1000
+    assert (len(dataset.train), len(dataset.eval)) == (1000, 200)
+    names = dataset.eval.file_names(np.arange(200))
     assert all(name.startswith('ILSVRC2012_val_') for name in names)
     original = build.open_source(data_for(data, request))
-    chain = parse(request.ops)
+    preprocess = parse(request.ops)
     encoded, labels = original.train.read(np.arange(0, 1000, 101))
-    records, found = source.train.read(np.arange(0, 1000, 101))
+    records, found = dataset.train.read(np.arange(0, 1000, 101))
     np.testing.assert_array_equal(found, labels)
     for image, record in zip(encoded, records, strict=True):
-        assert chain(image)[0].numpy().tobytes() == record
+        assert preprocess(image)[0].numpy().tobytes() == record
 
 
 def data_for(data, request):

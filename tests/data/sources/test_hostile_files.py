@@ -16,18 +16,18 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 from alexnet_jax.data.reader import IMAGE_ERRORS
-from alexnet_jax.data.splits import RecordSplit
+from alexnet_jax.data.sources.tfds import RecordSplit
 
 path, count = sys.argv[1], int(sys.argv[2])
 rng = random.Random(0)
-sound = [rng.randbytes(300) for _ in range(20)]
+valid = [rng.randbytes(300) for _ in range(20)]
 writer = ArrayRecordWriter(path, 'group_size:1')
-for record in sound:
+for record in valid:
     writer.write(record)
 writer.close()
 data = open(path, 'rb').read()
 used = [i for i, byte in enumerate(data) if byte]  # the rest is padding to 64 KB
-seen = {'sound': 0, 'refused': 0, 'wrong': 0}
+seen = {'valid': 0, 'refused': 0, 'wrong': 0}
 
 class Examples:
     def __init__(self):
@@ -59,12 +59,12 @@ for number in range(count):
     for index in range(20):
         try:
             (image,), _ = split.read(np.array([index]))
-            seen['sound' if image == sound[index] else 'wrong'] += 1
+            seen['valid' if image == valid[index] else 'wrong'] += 1
         except IMAGE_ERRORS as error:
             assert str(error)
             seen['refused'] += 1
 print(seen)
-assert seen['sound'] and seen['refused'] and not seen['wrong']
+assert seen['valid'] and seen['refused'] and not seen['wrong']
 """
 
 
@@ -84,7 +84,7 @@ SIDE = 20_000  # 400 million pixels: 1.2 GB as RGB
 
 MEMORY = """
 import resource, sys
-from alexnet_jax.data.preprocess import read_image
+from alexnet_jax.data.ops.chain import read_image
 from alexnet_jax.errors import RunError
 
 def peak():

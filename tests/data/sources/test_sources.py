@@ -1,13 +1,18 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers import ROOT
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from alexnet_jax.data.sources import open_source
+from alexnet_jax.data import sources
+from alexnet_jax.data.sources import find_source, listing, open_source
 from alexnet_jax.data.sources import tfds as tfds_source
+from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, encode_png
 from alexnet_jax.errors import BadInput, RunError
 
 
@@ -17,7 +22,7 @@ def pixels(encoded):
 
 @pytest.fixture
 def open_data(digits_config):
-    """open_data(name, train, eval, data_dir) -> a Source."""
+    """open_data(name, train, eval, data_dir) -> a Dataset."""
 
     def make(name='digits', train='train', evaluation='test', data_dir=None):
         return open_source(
@@ -39,10 +44,10 @@ TRAIN = {f'train/{c}/{i}.{e}': (4, 5) for c in 'ab' for i, e in enumerate(('png'
 
 class TestDigits:
     def test_sizes_and_names(self, open_data):
-        source = open_data()
-        assert (len(source.train), len(source.eval)) == (1437, 360)
-        assert source.class_names == tuple('0123456789')
-        assert source.eval.name(17) == 'digits/test:17'
+        dataset = open_data()
+        assert (len(dataset.train), len(dataset.eval)) == (1437, 360)
+        assert dataset.class_names == tuple('0123456789')
+        assert dataset.eval.describe(17) == 'digits/test:17'
 
     def test_test_split_is_the_last_360(self, open_data):
         images, labels = open_data().eval.read(np.array([0, 359]))
@@ -61,14 +66,14 @@ class TestFolder:
     def test_reads_files_sorted_by_class_and_name(self, open_data, write_folder):
         folder, written = write_folder(TRAIN | {'val/b/x.png': (6, 7), 'train/a/notes.png': (1, 1)})
         (folder / 'train/a/notes.png').rename(folder / 'train/a/notes.txt')
-        source = open_data(f'folder:{folder}', evaluation='val')
-        assert source.class_names == ('a', 'b')
-        names = [source.train.name(i) for i in range(len(source.train))]
+        dataset = open_data(f'folder:{folder}', evaluation='val')
+        assert dataset.class_names == ('a', 'b')
+        names = [dataset.train.describe(i) for i in range(len(dataset.train))]
         assert names == [str(folder / name) for name in sorted(TRAIN)]
-        images, labels = source.train.read(np.array([3, 0]))
+        images, labels = dataset.train.read(np.array([3, 0]))
         assert labels.tolist() == [1, 0]
         np.testing.assert_array_equal(pixels(images[0]), written['train/b/0.png'])
-        images, labels = source.eval.read(np.array([0]))
+        images, labels = dataset.eval.read(np.array([0]))
         assert labels.tolist() == [1]  # the label is train's, though val has class b only
         np.testing.assert_array_equal(pixels(images[0]), written['val/b/x.png'])
 
@@ -77,15 +82,15 @@ class TestFolder:
         [
             (
                 {'val/a/x.png': (4, 4)},
-                r'data.train_split: the folder .*/train does not exist; .*val',
+                r'data.train_split: the folder .*/train does not exist .*val',
             ),
             (TRAIN, r'data.eval_split: the folder .*/val does not exist'),
             (
                 {'train/a/x.png': (4, 4), 'val/a/x.png': (4, 4)},
-                r'/train has one class folder only, a; it needs two',
+                r'/train has only one class folder, a; add another',
             ),
             ({'train/x.png': (4, 4), 'val/a/x.png': (4, 4)}, r'/train has no class folders'),
-            (TRAIN | {'val/c/x.png': (4, 4)}, r'/val/c is of a class that .*/train does not have'),
+            (TRAIN | {'val/c/x.png': (4, 4)}, r'/val/c is of a class that .*/train lacks'),
             (TRAIN | {'val/a/x.gif': (4, 4)}, r'/val/a has no image; allowed: .jpg, .jpeg, .png'),
         ],
     )
@@ -99,8 +104,81 @@ class TestFolder:
             open_data(f'folder:{tmp_path}/nowhere')
 
 
+class TestListing:
+    def test_classes_are_folders_and_images_go_by_their_names(self, tmp_path):
+        for name in ('b/1.PNG', 'b/0.jpeg', 'b/c.txt', 'a/x.jpg', 'f.jpg'):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        assert listing.class_folders(tmp_path) == ['a', 'b']
+        assert listing.image_files(tmp_path / 'b') == ['0.jpeg', '1.PNG']
+
+    def test_a_missing_folder_names_the_key_and_what_is_there(self, tmp_path):
+        (tmp_path / 'valid').mkdir()
+        with pytest.raises(BadInput) as error:
+            listing.class_folders(tmp_path / 'val', 'eval_split')
+        for part in ('data.eval_split', f'{tmp_path}/val does not exist', 'beside it: valid)'):
+            assert part in str(error.value)
+        with pytest.raises(BadInput, match=r'no/train does not exist .*none'):
+            listing.class_folders('no/train')
+
+
+class Dots(Source):
+    """One white and one black image per split."""
+
+    def to_prepare(self):
+        return f'dots of {self.name} have to be drawn first'
+
+    def open(self):
+        images = [encode_png(np.full((8, 8, 3), value, np.uint8)) for value in (0, 255)]
+        train, evaluation = (MemorySplit(f'dots/{s}', images, np.arange(2)) for s in self.splits)
+        return Dataset(('black', 'white'), train, evaluation)
+
+
+class TestTable:
+    def test_every_kind_answers(self, digits_config, tmp_path):
+        for kind, (_, form) in sources.KINDS.items():
+            name = f'{kind}:mnist' if ':' in form else kind
+            config = digits_config(**{'data.name': name, 'data.data_dir': str(tmp_path)})
+            source = find_source(config.data)
+            assert isinstance(source, Source)
+            assert (source.name, source.splits) == ('mnist' * (':' in form), ('train', 'test'))
+            if kind == 'tfds':
+                assert f'tfds:mnist is not prepared in {tmp_path}' in source.to_prepare()
+            else:
+                assert source.to_prepare() is None
+        assert not list(tmp_path.iterdir())
+
+    def test_a_new_kind_is_a_class_and_a_line(self, open_data, digits_config, monkeypatch):
+        module = type(sources)(f'{sources.__name__}.dots')
+        module.Dots = Dots
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(sources.KINDS, 'dots', ('dots:Dots', 'dots:COLOR'))
+        dataset = open_data('dots:gray', evaluation='test')
+        assert dataset.class_names == ('black', 'white')
+        assert dataset.eval.describe(1) == 'dots/test:1'
+        config = digits_config(**{'data.name': 'dots:gray'})
+        assert find_source(config.data).to_prepare() == 'dots of gray have to be drawn first'
+        with pytest.raises(BadInput, match='prepared:DIR, dots:COLOR'):
+            open_data('dot:gray')
+
+    def test_only_the_kind_in_use_is_imported(self):
+        """Digits need no TFDS, and what recipes read no TensorFlow."""
+        script = """if True:
+            import sys
+            from alexnet_jax.data.sources import listing, open_source
+            from alexnet_jax.config import default_config
+            config = default_config()
+            config.data.eval_split = 'test'
+            assert len(open_source(config.data).train) == 1437
+            print(sorted({'tensorflow', 'tensorflow_datasets'} & sys.modules.keys()))
+        """
+        command = [sys.executable, '-c', script]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, '[]\n'), done.stderr
+
+
 class TestNames:
-    @pytest.mark.parametrize('name', ['digit', 'tfds:', 'folder:', 'hf:mnist', ''])
+    @pytest.mark.parametrize('name', ['digit', 'digits:', 'tfds:', 'tfds', 'hf:mnist', ''])
     def test_unknown_kind_lists_the_forms(self, open_data, name):
         with pytest.raises(BadInput, match=r'allowed: digits, tfds:NAME.*folder:PATH'):
             open_data(name)
@@ -113,7 +191,7 @@ class TestNames:
             ('tfds:cifar10:9.9.9', r'tfds:cifar10:9.9.9: .*only: 3.0.2'),
             ('tfds:cifar10/nosuch', r'tfds:cifar10/nosuch: .*BuilderConfig nosuch not found'),
             ('tfds:a:b:c', 'tfds:a:b:c: .*failed'),
-            ('tfds:imdb_reviews', 'no image classification dataset'),
+            ('tfds:imdb_reviews', 'not an image classification dataset'),
         ],
     )
     def test_bad_tfds_names(self, open_data, tmp_path, name, message):
@@ -179,17 +257,17 @@ class TestTFDS:
     @pytest.mark.parametrize('file_format', ['array_record', 'tfrecord'])
     def test_reads_both_formats_in_file_order(self, open_data, tmp_path, file_format):
         TiePictures(data_dir=tmp_path, file_format=file_format).download_and_prepare()
-        source = open_data('tfds:tie_pictures', 'train[:50%]', 'train[8:]+test', str(tmp_path))
-        assert source.class_names == ('plain', 'striped')
-        assert (len(source.train), len(source.eval)) == (8, 12)
-        assert source.eval.name(2) == 'tie_pictures/train[8:]+test:2'
-        images, labels = source.eval.read(np.array([11, 0, 3]))
+        dataset = open_data('tfds:tie_pictures', 'train[:50%]', 'train[8:]+test', str(tmp_path))
+        assert dataset.class_names == ('plain', 'striped')
+        assert (len(dataset.train), len(dataset.eval)) == (8, 12)
+        assert dataset.eval.describe(2) == 'tie_pictures/train[8:]+test:2'
+        images, labels = dataset.eval.read(np.array([11, 0, 3]))
         assert [pixels(image)[0, 0, 0] for image in images] == [19, 8, 11]
         assert labels.tolist() == [1, 0, 1]
 
     def test_prepares_what_is_not_prepared_as_array_record(self, open_data, tmp_path):
-        source = open_data('tfds:tie_pictures', data_dir=str(tmp_path))
-        assert len(source.train) == 16
+        dataset = open_data('tfds:tie_pictures', data_dir=str(tmp_path))
+        assert len(dataset.train) == 16
         assert tfds.builder('tie_pictures', data_dir=tmp_path).info.file_format.value == (
             'array_record'
         )
@@ -211,9 +289,9 @@ class TestTFDS:
             open_data('tfds:tie_pictures', data_dir=str(tmp_path))
 
     def test_real_cifar10(self, open_data, shared_data):
-        source = open_data('tfds:cifar10', 'train[:1%]', 'test[:100]', str(shared_data / 'tfds'))
-        assert (len(source.train), len(source.eval)) == (500, 100)
-        assert source.class_names[:2] == ('airplane', 'automobile')
-        images, labels = source.train.read(np.array([7]))
+        dataset = open_data('tfds:cifar10', 'train[:1%]', 'test[:100]', str(shared_data / 'tfds'))
+        assert (len(dataset.train), len(dataset.eval)) == (500, 100)
+        assert dataset.class_names[:2] == ('airplane', 'automobile')
+        images, labels = dataset.train.read(np.array([7]))
         assert pixels(images[0]).shape == (32, 32, 3)
         assert labels.dtype == np.int32
