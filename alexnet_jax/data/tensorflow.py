@@ -1,0 +1,12 @@
+"""TensorFlow, set up for this project: the other modules of `data` import `tf` from here."""
+
+import os
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# The image ops do not use oneDNN, and its start-up notice ignores the log level.
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+
+import tensorflow as tf
+
+# Otherwise TensorFlow claims the memory of the GPUs that JAX computes on.
+tf.config.set_visible_devices([], 'GPU')
