@@ -192,5 +192,11 @@ def _help() -> str:
     return '\n'.join(lines)
 
 
+def show_progress(line: str) -> None:
+    """Replace the line that is shown while a command works; '' clears it. Only on a terminal."""
+    if sys.stderr.isatty():
+        print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
+
+
 def _one_line(error: Exception) -> str:
     return ' '.join(str(error).split())

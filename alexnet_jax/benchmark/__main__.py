@@ -1,15 +1,14 @@
-"""Measure the training step and the input pipeline.
+"""Time the training step and the input pipeline.
 
-  python -m alexnet_jax.benchmark step --config=configs/NAME.py [--peer=torch,plain]
-  python -m alexnet_jax.benchmark data --config=configs/NAME.py [--peer=flax] [--also=NAME,...]
-  python -m alexnet_jax.benchmark save --config=configs/NAME.py
+  python -m alexnet_jax.benchmark step --config=configs/NAME.py [--baselines=torch,reference]
+  python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]
 
-`step` times training and scoring on images in memory: no data set is needed. `data` times the
-batches that training takes, `save` what a checkpoint per 100 steps costs it. Everything that is
-compared takes turns in one run; the figures are medians over the repeats. On a machine that does
-other work they mean nothing.
+`step` times training and scoring on images in memory, so it needs no dataset; `data` times the
+training batches of the input pipeline. What is compared takes turns in one run, and the figures are
+medians over the repeats. They mean nothing on a machine that is busy with other work.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -18,173 +17,173 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
 from absl import flags
 
 from alexnet_jax import cli, files
-from alexnet_jax.benchmark import workers
+from alexnet_jax.benchmark.worker_process import WorkerProcess
+from alexnet_jax.benchmark.workers import Task, Worker, matmul_size
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import variants
 from alexnet_jax.model.shapes import forward_flops, training_flops
-from alexnet_jax.parallel import compilation, malloc
 
-PEERS = {'step': ('torch', 'plain'), 'data': ('flax',), 'save': ()}
+BASELINES = {'step': ('torch', 'reference'), 'data': ('flax',)}
 
 
-def benchmark_step(config: ml_collections.ConfigDict, options: Sequence[str]) -> dict:
-    """Time training and scoring; prints the tables and returns the figures."""
+def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Time training and scoring, print the tables, and return the figures."""
     layers = variants.build(config.variant, config.edits, config.num_classes)
     figures = {'config': json.loads(config.to_json()), 'device': jax.devices()[0].device_kind}
-    for task, count_flops in (('train', training_flops), ('forward', forward_flops)):
+    for task, count_flops in ((Task.TRAIN, training_flops), (Task.FORWARD, forward_flops)):
         flops = count_flops(layers, config.image_size)
-        names = ['alexnet_jax', 'matmul', *(['the loop'] if task == 'train' else [])]
-        if 'plain' in flags.FLAGS.peer:
-            names.append('plain JAX')
-        if 'torch' in flags.FLAGS.peer:
-            names += ['PyTorch eager', 'PyTorch tuned']
-            names += ['PyTorch compiled'] * (jax.default_backend() == 'gpu')
-        timed, cold = _take_turns(names, task, options)
-        figures[task] = _figures(timed, config.batch_size, flops) | {'compile_seconds': cold}
-        _print(task, config, figures[task], flops)
+        timed, cold = _time(_workers(task), task, config)
+        found = summarize(timed, config.batch_size, flops)
+        figures[task] = found | {'compile_seconds': cold}
+        _show(_step_table(task, config, figures[task], flops))
     return figures
 
 
-def _take_turns(
-    names: Sequence[str], task: str, options: Sequence[str]
-) -> tuple[dict[str, workers.Contender], float]:
-    """Every contender with its turns taken, and what compiling took without a cache."""
-    timed: dict[str, workers.Contender] = {}
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            with workers.Contender('alexnet_jax', task, options, cache) as first:
-                cold = first.compile_seconds
-            for name in names:
-                _progress(f'{task}: starting {name}')
-                timed[name] = workers.Contender(name, task, options, cache)
-            for turn in range(flags.FLAGS.repeats):
-                for name, contender in timed.items():
-                    _progress(f'{task}: turn {turn + 1} of {flags.FLAGS.repeats}, {name}')
-                    contender.take_turn()
-        finally:
-            _progress('')
-            for contender in timed.values():
-                contender.__exit__()
+def _workers(task: Task) -> list[Worker]:
+    """What is timed beside one another."""
+    found = [Worker.ALEXNET_JAX, Worker.MATMUL]
+    if task is Task.TRAIN:
+        found.append(Worker.LOOP)
+    if 'reference' in flags.FLAGS.baselines:
+        found.append(Worker.REFERENCE)
+    if 'torch' in flags.FLAGS.baselines:
+        found += [Worker.TORCH_EAGER, Worker.TORCH_TUNED]
+        if jax.default_backend() == 'gpu':
+            found.append(Worker.TORCH_COMPILED)
+    return found
+
+
+def _time(
+    workers: Sequence[Worker], task: Task, config: ml_collections.ConfigDict
+) -> tuple[dict[Worker, WorkerProcess], float]:
+    """Return the workers with their repeats done, and how long compiling takes without a cache."""
+    seconds, repeats = flags.FLAGS.seconds, flags.FLAGS.repeats
+    timed: dict[Worker, WorkerProcess] = {}
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        stack.callback(cli.show_progress, '')
+        folder = Path(name)
+        (folder / 'config.json').write_text(config.to_json())
+        cli.show_progress(f'{task}: compiling')
+        with contextlib.closing(WorkerProcess(Worker.ALEXNET_JAX, task, folder, seconds)) as first:
+            cold = first.compile_seconds
+        for worker in workers:
+            cli.show_progress(f'{task}: starting {worker.label}')
+            timed[worker] = WorkerProcess(worker, task, folder, seconds)
+            stack.callback(timed[worker].close)
+        for repeat in range(repeats):
+            for worker, process in timed.items():
+                cli.show_progress(f'{task}: repeat {repeat + 1} of {repeats}, {worker.label}')
+                process.repeat()
     return timed, cold
 
 
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
+def summarize(timed: dict[Worker, WorkerProcess], batch_size: int, flops: int) -> dict[str, Any]:
+    """Return rates and ratios; a ratio is taken within a repeat, so that a drift cancels.
 
-
-def _figures(timed: dict[str, workers.Contender], batch_size: int, flops: int) -> dict:
-    """Rates and ratios; a ratio is taken turn by turn, so that a drift of the machine cancels."""
-    limit = [2 * workers.matmul_size() ** 3 / s / flops for s in timed['matmul'].seconds]
+    Args:
+      timed: What was timed: ALEXNET_JAX, MATMUL, and any others.
+      batch_size: Images per step.
+      flops: Floating-point operations per image.
+    """
+    products = timed[Worker.MATMUL].seconds
+    limits = [2 * matmul_size() ** 3 / seconds / flops for seconds in products]
     rates = {
-        name: [batch_size / seconds for seconds in contender.seconds]
-        for name, contender in timed.items()
-        if name != 'matmul'
+        worker: [batch_size / seconds for seconds in process.seconds]
+        for worker, process in timed.items()
+        if worker is not Worker.MATMUL
     }
-    ours = rates['alexnet_jax']
-
-    def entry(name: str) -> dict:
-        shares = [rate / most for rate, most in zip(rates[name], limit, strict=True)]
-        return {
-            'images_per_second': statistics.median(rates[name]),
-            'spread': [min(rates[name]), max(rates[name])],
-            'share_of_limit': statistics.median(shares),
-            'peak_gib': timed[name].peak_gib,
+    ours = rates[Worker.ALEXNET_JAX]
+    rows = {
+        worker: {
+            'images_per_second': statistics.median(found),
+            'spread': [min(found), max(found)],
+            'share_of_limit': _median_ratio(found, limits),
+            'peak_gib': timed[worker].peak_gib,
+            'speedup': _median_ratio(ours, found),
         }
-
-    peers = {
-        name: entry(name)
-        | {'ratio': statistics.median(a / b for a, b in zip(ours, rate, strict=True))}
-        for name, rate in rates.items()
-        if name != 'alexnet_jax'
+        for worker, found in rates.items()
     }
-    return entry('alexnet_jax') | {
-        'cached_compile_seconds': timed['alexnet_jax'].compile_seconds,
-        'limit': statistics.median(limit),
-        'peers': peers,
+    return {
+        'workers': rows,
+        'limit': statistics.median(limits),
+        'cached_compile_seconds': timed[Worker.ALEXNET_JAX].compile_seconds,
     }
 
 
-def _print(task: str, config: ml_collections.ConfigDict, found: dict, flops: int) -> None:
+def _median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def _step_table(
+    task: Task, config: ml_collections.ConfigDict, found: dict[str, Any], flops: int
+) -> str:
     network = ', '.join([config.variant, *config.edits])
-    print(f'{task}: {network}, batch {config.batch_size}, {config.dtype}')
-    print(f'{"":18} images/s  {"spread":>15}  of the limit  memory GiB  alexnet_jax is')
-    for name, row in {'alexnet_jax': found, **found['peers']}.items():
-        ratio = f'{row["ratio"]:.2f} x' if 'ratio' in row else ''
-        print(
-            f'{name:18} {row["images_per_second"]:8,.1f}  {_range(row["spread"]):>15}  '
-            f'{row["share_of_limit"]:12.0%}  {row["peak_gib"]:10.2f}  {ratio:>14}'
+    rate = found['limit'] * flops / 1e9
+    lines = [
+        f'{task}: {network}, batch {config.batch_size}, {config.dtype}',
+        f'{"":18} images/s  {"spread":>15}  of the limit  memory GiB  speedup of alexnet_jax',
+    ]
+    for worker, row in found['workers'].items():
+        lines.append(
+            f'{worker.label:18} {row["images_per_second"]:8,.1f}  {_range(row["spread"]):>15}  '
+            f'{row["share_of_limit"]:12.0%}  {row["peak_gib"]:10.2f}  {row["speedup"]:20.2f} x'
         )
-    print(
-        f'{"limit":18} {found["limit"]:8,.1f}  {flops / 1e9:.2f} GFLOP an image at '
-        f"{found['limit'] * flops / 1e9:,.0f} GFLOP/s, a matrix product's rate"
-    )
-    print(
+    lines += [
+        f'{"limit":18} {found["limit"]:8,.1f}  {flops / 1e9:.2f} GFLOP per image at the '
+        f'{rate:,.0f} GFLOP/s of a matrix product',
         f'compiled in {found["compile_seconds"]:.1f} s, from the cache in '
-        f'{found["cached_compile_seconds"]:.1f} s\n',
-        flush=True,
-    )
+        f'{found["cached_compile_seconds"]:.1f} s',
+    ]
+    return '\n'.join(lines) + '\n'
 
 
-def benchmark_data(config: ml_collections.ConfigDict) -> dict:
-    """Time the training batches of the config's data and of `--also`; prints and returns."""
+def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Time the input pipeline, print the table, and return the figures."""
     from alexnet_jax.benchmark import throughput  # TensorFlow takes seconds to import
 
     config = throughput.without_statistics(config)
-    names = [config.data.name, *flags.FLAGS.also]
     found = throughput.measure(
         config,
-        names,
-        'flax' in flags.FLAGS.peer,
+        [config.data.name, *flags.FLAGS.datasets],
+        'flax' in flags.FLAGS.baselines,
         flags.FLAGS.repeats,
         flags.FLAGS.seconds,
-        _progress,
+        cli.show_progress,
     )
-    _progress('')
-    flax_rates = found['flax']['rates'] if 'flax' in found else []
-    print(f'data: {config.data.train_ops}, batch {config.batch_size}')
-    print(f"{'images/s':>8}  {'spread':>15}  first batch  of flax's")
-    for name, row in found.items():
-        rates = row.pop('rates')
-        row['images_per_second'] = statistics.median(rates)
-        row['spread'] = [min(rates), max(rates)]
-        ratio = ''
+    cli.show_progress('')
+    rows = {}
+    for name, pipeline in found.items():
+        rows[name] = {
+            'images_per_second': statistics.median(pipeline.rates),
+            'spread': [min(pipeline.rates), max(pipeline.rates)],
+            'first_batch_seconds': pipeline.first_batch_seconds,
+        }
         if 'flax' in found:
-            pairs = zip(rates, flax_rates, strict=True)
-            row['ratio'] = statistics.median(a / b for a, b in pairs)
-            ratio = f'{row["ratio"]:.2f} x'
-        print(
+            rows[name]['ratio_to_flax'] = _median_ratio(pipeline.rates, found['flax'].rates)
+    _show(_data_table(config, rows))
+    return {'config': json.loads(config.to_json()), 'pipelines': rows}
+
+
+def _data_table(config: ml_collections.ConfigDict, rows: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        f'data: {config.data.train_ops}, batch {config.batch_size}',
+        f'images/s  {"spread":>15}  first batch  over flax  dataset',
+    ]
+    for name, row in rows.items():
+        ratio = f'{row["ratio_to_flax"]:.2f} x' if 'ratio_to_flax' in row else ''
+        lines.append(
             f'{row["images_per_second"]:8,.0f}  {_range(row["spread"]):>15}  '
             f'{row["first_batch_seconds"]:9.2f} s  {ratio:>9}  {name}'
         )
-    return {'config': json.loads(config.to_json()), 'data': found}
-
-
-def benchmark_save(config: ml_collections.ConfigDict) -> dict:
-    """Time training with and without checkpoints; prints and returns."""
-    from alexnet_jax.benchmark import save_cost  # these take seconds to import
-    from alexnet_jax.data.pipeline import Data
-
-    malloc.configure_malloc()
-    compilation.enable_compilation_cache()
-    found = save_cost.measure(config, Data(config), flags.FLAGS.repeats, _progress)
-    _progress('')
-    pairs = zip(found['with'], found['without'], strict=True)
-    costs = sorted(a / b - 1 for a, b in pairs)
-    cost = statistics.median(costs)
-    print(
-        f'save: {cost:+.1%} for a checkpoint every {save_cost.EVERY} steps, batch '
-        f'{config.batch_size} (of {len(costs)} pairs: {costs[0]:+.1%} to {costs[-1]:+.1%}); '
-        f'{statistics.median(found["without"]):.2f} s without'
-    )
-    return {'config': json.loads(config.to_json()), 'cost': cost, 'seconds': found}
+    return '\n'.join(lines)
 
 
 def _range(spread: Sequence[float]) -> str:
@@ -192,13 +191,14 @@ def _range(spread: Sequence[float]) -> str:
     return f'{low:,.0f} - {high:,.0f}' if low >= 1000 else f'{low:,.1f} - {high:,.1f}'
 
 
-def _write_json(path: Path, figures: dict) -> None:
-    files.write(path, json.dumps(figures, indent=2) + '\n')
+def _show(table: str) -> None:
+    if not flags.FLAGS.json:
+        print(table, flush=True)
 
 
 def _check_torch(config: ml_collections.ConfigDict) -> None:
     if importlib.util.find_spec('torch') is None:
-        raise BadInput('--peer=torch needs PyTorch: pip install torch')
+        raise BadInput('--baselines=torch needs PyTorch: pip install torch')
     import torch
 
     from alexnet_jax.benchmark import torch_baseline
@@ -208,16 +208,17 @@ def _check_torch(config: ml_collections.ConfigDict) -> None:
         with torch.device('meta'):  # takes no memory
             torch_baseline.build(layers, config.image_size)
     except ValueError as error:
-        raise BadInput(f'--peer=torch: {error}; leave it out or edit the table') from error
+        raise BadInput(f'--baselines=torch: {error}; leave it out or edit the table') from error
 
 
 def _define_flags() -> None:
-    """In a function: other commands have a `--json` too, and a test imports them all."""
-    flags.DEFINE_list('peer', [], 'What to compare with: torch, plain (step); flax (data).')
-    flags.DEFINE_list('also', [], 'data: more sets to time, as in --config.data.name.')
-    flags.DEFINE_string('json', None, 'File to write the figures to.')
-    flags.DEFINE_integer('repeats', 5, 'Turns that each contender gets.', lower_bound=1)
-    flags.DEFINE_float('seconds', 4.0, 'What a turn takes at least.', lower_bound=0)
+    """Define the flags. A function, since a test imports all commands and others share names."""
+    flags.DEFINE_list('baselines', [], 'Compare with torch, reference (step) or flax (data).')
+    flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
+    flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')
+    flags.DEFINE_string('output', None, 'File to write the figures to, as JSON.')
+    flags.DEFINE_integer('repeats', 5, 'How often each is timed.', lower_bound=1)
+    flags.DEFINE_float('seconds', 4.0, 'How long a repeat takes at least.', lower_bound=0)
 
 
 def main() -> None:
@@ -226,30 +227,26 @@ def main() -> None:
     cli.define_flags(require_workdir=False)
     _, *arguments = cli.parse_flags(sys.argv)
     config = flags.FLAGS.config
-    if len(arguments) != 1 or arguments[0] not in PEERS or config is None:
-        raise BadInput(
-            'type: python -m alexnet_jax.benchmark step|data|save --config=configs/NAME.py'
-        )
-    os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+    if len(arguments) != 1 or arguments[0] not in BASELINES or config is None:
+        raise BadInput('usage: python -m alexnet_jax.benchmark step|data --config=configs/NAME.py')
     kind = arguments[0]
-    for peer in flags.FLAGS.peer:
-        if peer not in PEERS[kind]:
-            raise BadInput(
-                f'{kind} has no --peer={peer}; allowed: {", ".join(PEERS[kind]) or "none"}'
-            )
+    for baseline in flags.FLAGS.baselines:
+        if baseline not in BASELINES[kind]:
+            allowed = ', '.join(BASELINES[kind])
+            raise BadInput(f'{kind} has no --baselines={baseline}; allowed: {allowed}')
+    output = Path(flags.FLAGS.output) if flags.FLAGS.output else None
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise BadInput(f'--output={output}: it must be a file in a folder that exists')
+    os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the workers need the GPU's memory
     validate(config, jax.device_count())
-    if 'torch' in flags.FLAGS.peer:
+    if 'torch' in flags.FLAGS.baselines:
         _check_torch(config)
-    target = Path(flags.FLAGS.json) if flags.FLAGS.json else None
-    if target and not target.parent.is_dir():
-        raise BadInput(f'--json={target}: the folder {target.parent} does not exist')
-    if kind == 'step':
-        options = [arg for arg in sys.argv[1:] if arg.startswith(('--config', '-config'))]
-        figures = benchmark_step(config, options)
-    else:
-        figures = {'data': benchmark_data, 'save': benchmark_save}[kind](config)
-    if target:
-        _write_json(target, figures)
+    figures = benchmark_step(config) if kind == 'step' else benchmark_data(config)
+    text = json.dumps(figures, indent=2) + '\n'
+    if flags.FLAGS.json:
+        print(text, end='')
+    if output:
+        files.write(output, text)
 
 
 if __name__ == '__main__':

@@ -1,26 +1,32 @@
-"""The input pipeline of the flax ImageNet example, which `benchmark data --peer=flax` times.
+"""The input pipeline of flax's ImageNet example, for `benchmark data --baselines=flax`.
 
-Written from its description: a crop of 8 % to 100 % of the image's area and of 3/4 to 4/3 its
-aspect, decoded alone, resized to 224 x 224 (bicubic), mirrored half of the time, normalized to
+Written from its description: a crop of 8% to 100% of the image's area, 3/4 to 4/3 in aspect ratio,
+decoded without the rest; resized to 224 x 224 (bicubic), mirrored half of the time, normalized to
 float32; shuffled in a buffer; all maps in parallel.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from alexnet_jax.data.tensorflow import tf
 
 IMAGE_SIZE = 224
-CENTER_MARGIN = 32  # pixels around the center crop that stands in where no random crop was found
-MEAN = np.float32([0.485, 0.456, 0.406]) * 255
-DEVIATION = np.float32([0.229, 0.224, 0.225]) * 255
+CENTER_MARGIN = 32  # pixels around the center crop that is used if no random crop was found
+MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
 
 def flax_batches(
     images: Sequence[bytes], labels: np.ndarray, batch_size: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Training batches without end from encoded JPEGs in memory.
+    """Return training batches without end from encoded JPEGs in memory.
+
+    Args:
+      images: The JPEGs.
+      labels: Their labels, int [len(images)].
+      batch_size: Images per batch.
 
     Yields:
       image float32 [b, 224, 224, 3], label int [b].
@@ -29,8 +35,9 @@ def flax_batches(
     options.threading.private_threadpool_size = 48
     options.threading.max_intra_op_parallelism = 1
     options.deterministic = False
-    dataset = (
-        tf.data.Dataset.from_tensor_slices({'image': images, 'label': labels})
+    examples: Any = {'image': images, 'label': labels}
+    dataset: Any = (
+        tf.data.Dataset.from_tensor_slices(examples)
         .with_options(options)
         .repeat()
         .shuffle(16 * batch_size, seed=0)
@@ -69,7 +76,7 @@ def _random_crop(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _center(shape: tf.Tensor) -> tf.Tensor:
-    """Top, left, height and width of the center crop, as scoring takes it."""
+    """Top, left, height and width of the center crop that scoring uses."""
     short = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
     side = tf.cast(short * IMAGE_SIZE / (IMAGE_SIZE + CENTER_MARGIN), tf.int32)
     return tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])

@@ -1,32 +1,48 @@
-"""The operations of `ops.py` as `lax` states them: what those are tested and timed against."""
+"""The operations of `model.ops` as `lax` states them: what those are tested and timed against.
+
+A module to be given to a network in place of `model.ops`, so it has every function of that one;
+those without another formulation are the same.
+"""
 
 import jax
 import numpy as np
 from jax import lax
 
 from alexnet_jax.model.layers import output_width
+from alexnet_jax.model.ops import batch_statistics, dot_in_groups, normalize
+
+__all__ = [
+    'avg_pool',
+    'batch_statistics',
+    'conv',
+    'dot_in_groups',
+    'local_response_norm',
+    'max_pool',
+    'normalize',
+    'within_channel_lrn',
+]
 
 
 def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """As `ops.conv`."""
+    """Return what `ops.conv` does, by XLA's own grouped convolution."""
     return lax.conv_general_dilated(x, kernel, *args, **kwargs)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
-    """As `ops.max_pool`, by `reduce_window`; its gradient is `select_and_scatter`."""
+    """Return what `ops.max_pool` does, by `reduce_window`; the gradient is `select_and_scatter`."""
     low = np.array(-np.inf, x.dtype)
-    return _windows(x, low, lax.max, window, stride, ceil_mode)
+    return _reduce_windows(x, low, lax.max, window, stride, ceil_mode)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
-    """As `ops.avg_pool`: the sum over each window divided by the number of its pixels."""
+    """Return what `ops.avg_pool` does: each window's sum divided by its number of pixels."""
     zero = np.zeros((), x.dtype)
     ones = np.ones((1, *x.shape[1:3], 1), x.dtype)
-    total, count = (_windows(a, zero, lax.add, window, stride, ceil_mode) for a in (x, ones))
+    total, count = (_reduce_windows(a, zero, lax.add, window, stride, ceil_mode) for a in (x, ones))
     return total / count
 
 
-def _windows(x, start, reduce, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+def _reduce_windows(x, start, reduce, window: int, stride: int, ceil_mode: bool) -> jax.Array:
     ends = [
         (output_width(size, window, stride, ceil_mode=ceil_mode) - 1) * stride + window - size
         for size in x.shape[1:3]
@@ -43,7 +59,7 @@ def local_response_norm(
     beta: float = 0.75,
     groups: int = 1,
 ) -> jax.Array:
-    """As `ops.local_response_norm`, by `reduce_window` and a power."""
+    """Return what `ops.local_response_norm` does, by `reduce_window` and a power."""
     towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     dims = (1,) * (towers.ndim - 1) + (n,)
     return _response_norm(towers, dims, k, alpha, beta).reshape(x.shape)
@@ -52,7 +68,7 @@ def local_response_norm(
 def within_channel_lrn(
     x: jax.Array, k: float = 1.0, n: int = 3, alpha: float = 5e-5 / 9, beta: float = 0.75
 ) -> jax.Array:
-    """As `ops.within_channel_lrn`."""
+    """Return what `ops.within_channel_lrn` does, by `reduce_window` and a power."""
     return _response_norm(x, (1, n, n, 1), k, alpha, beta)
 
 
@@ -62,6 +78,3 @@ def _response_norm(x: jax.Array, dims: tuple[int, ...], k, alpha, beta) -> jax.A
     zero = np.zeros((), wide.dtype)
     total = lax.reduce_window(wide * wide, zero, lax.add, dims, (1,) * x.ndim, pads)
     return (wide / (k + alpha * total) ** beta).astype(x.dtype)
-
-
-FUNCTIONS = (conv, max_pool, avg_pool, local_response_norm, within_channel_lrn)

@@ -1,8 +1,9 @@
-"""How many images a second the input pipeline gives: what `benchmark data` measures."""
+"""Measure how many images per second the input pipeline delivers, for `benchmark data`."""
 
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import ml_collections
 import numpy as np
@@ -12,14 +13,29 @@ from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
 
-PEER_IMAGES = 1000  # that the peer gets, in memory
-SETTLE = 3.0  # seconds between turns, in which the pipeline before fills its buffers and rests
-JPEG = b'\xff\xd8\xff'  # what a file begins with
-BACKLOG = 12  # batches, above what any of the pipelines has ready when a turn begins
+FLAX_IMAGES = 1000  # how many the flax pipeline gets, in memory
+SETTLE = 3.0  # seconds between repeats, in which the last pipeline fills its buffers and rests
+JPEG = b'\xff\xd8\xff'  # the first bytes of a file
+BACKLOG = 12  # batches; none of the pipelines has more of them ready when a repeat begins
+
+
+@dataclass
+class Pipeline:
+    """Training batches without end, and how fast they came.
+
+    Attributes:
+      batches: The batches.
+      first_batch_seconds: From asking for batches to the first.
+      rates: Images per second, an entry for each repeat.
+    """
+
+    batches: Iterator[dict[str, np.ndarray]]
+    first_batch_seconds: float
+    rates: list[float] = field(default_factory=list)
 
 
 def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config less the mean and the color shift: those take a pass over the set to compute."""
+    """Return the config without mean and color shift, which take a pass over the set to compute."""
     config = config.copy_and_resolve_references()
     config.data.mean = 'none'
     ops = [op for op in config.data.train_ops.split('|') if 'pca_shift' not in op]
@@ -30,70 +46,74 @@ def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.Conf
 def measure(
     config: ml_collections.ConfigDict,
     names: Sequence[str],
-    peer: bool,
+    with_flax: bool,
     repeats: int,
     seconds: float,
     progress: Callable[[str], None],
-) -> dict[str, dict]:
-    """Time the training batches of data sets, in turns.
+) -> dict[str, Pipeline]:
+    """Time the training batches of datasets, in turns.
 
     Args:
-      config: of `without_statistics`; its ops and batch size are used with every data set.
-      names: of data sets, as in `config.data.name`.
-      peer: whether to time the flax pipeline on images of the first set as well.
-      repeats: turns.
-      seconds: that a turn takes at least.
-      progress: called with a line at the start of each turn.
+      config: A config from `without_statistics`; its ops and batch size serve every dataset.
+      names: Datasets, as for `config.data.name`.
+      with_flax: Whether to time the flax pipeline too, on images of the first dataset.
+      repeats: How often each is timed.
+      seconds: How long a repeat takes at least.
+      progress: Called with a line at the start of each repeat.
 
     Returns:
-      {name: {'rates': images/s of each turn, 'first_batch_seconds': from `train_batches` on}}.
+      The pipelines by the dataset's name, and 'flax'.
 
     Raises:
-      BadInput: a data set that cannot be opened, or has images that the peer cannot decode.
+      BadInput: A dataset cannot be opened, or the flax pipeline cannot decode its images.
     """
-    config = config.copy_and_resolve_references()
-    if peer:
-        images, labels = _peer_images(config, names[0])
-    streams, found = {}, {}
+    images, labels = _encoded(config, names[0]) if with_flax else ([], np.zeros(0, np.int32))
+    pipelines = {}
     for name in names:
-        config.data.name = name
-        data = Data(config)
-        streams[name], found[name] = _start(
+        data = Data(_with_name(config, name))
+        pipelines[name] = _start(
             lambda data=data: itertools.chain.from_iterable(data.train_batches())
         )
-    if peer:
-        streams['flax'], found['flax'] = _start(
+    if with_flax:
+        pipelines['flax'] = _start(
             lambda: flax_baseline.flax_batches(images, labels, config.batch_size)
         )
-    for turn in range(repeats):
-        for name, stream in streams.items():
-            progress(f'turn {turn + 1} of {repeats}, {name}')
+    for repeat in range(repeats):
+        for name, pipeline in pipelines.items():
+            progress(f'repeat {repeat + 1} of {repeats}, {name}')
             time.sleep(SETTLE)
-            found[name]['rates'].append(_rate(stream, seconds))
-    return found
+            pipeline.rates.append(_rate(pipeline.batches, seconds))
+    return pipelines
 
 
-def _peer_images(config: ml_collections.ConfigDict, name: str) -> tuple[list[bytes], np.ndarray]:
-    """Encoded images and int32 labels: the first of a set."""
+def _with_name(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
     config = config.copy_and_resolve_references()
     config.data.name = name
-    split = open_source(config.data).train
-    images, labels = split.read(np.arange(min(PEER_IMAGES, len(split))))
+    return config
+
+
+def _encoded(config: ml_collections.ConfigDict, name: str) -> tuple[list[bytes], np.ndarray]:
+    """The first JPEGs of a dataset and their int32 labels."""
+    split = open_source(_with_name(config, name).data).train
+    images, labels = split.read(np.arange(min(FLAX_IMAGES, len(split))))
     for index, image in enumerate(images):
         if not image.startswith(JPEG):
-            raise BadInput(f'--peer=flax decodes JPEG alone, and {split.describe(index)} is none')
+            raise BadInput(
+                f'--baselines=flax reads only JPEG, and {split.describe(index)} is something else; '
+                f'leave it out or name another dataset'
+            )
     return images, labels
 
 
-def _start(batches: Callable[[], Iterator[dict]]) -> tuple[Iterator[dict], dict]:
+def _start(batches: Callable[[], Iterator[dict[str, np.ndarray]]]) -> Pipeline:
     began = time.perf_counter()
     stream = batches()
     next(stream)
-    return stream, {'rates': [], 'first_batch_seconds': time.perf_counter() - began}
+    return Pipeline(stream, time.perf_counter() - began)
 
 
-def _rate(stream: Iterator[dict], seconds: float) -> float:
-    """Images a second, after what lay ready is used up."""
+def _rate(stream: Iterator[dict[str, np.ndarray]], seconds: float) -> float:
+    """Images per second, after the batches that were ready are used up."""
     for _ in range(BACKLOG):
         next(stream)
     images, began = 0, time.perf_counter()

@@ -1,20 +1,22 @@
-"""The same training in PyTorch, from the same tables: what `benchmark --peer=torch` times.
+"""The same training in PyTorch, from the same tables, for `benchmark step --baselines=torch`.
 
-`eager` is what a PyTorch user writes first. `tuned` is as fast as it could be made by hand: its own
-response norm with a written gradient, a fused optimizer, and a process whose malloc keeps memory
-(`ENVIRON`). On a GPU both run in channels_last and autocast to bfloat16 if the config says so, and
-`compiled` puts torch.compile on top.
+The eager version is what a PyTorch user writes first. The tuned one is as fast as it could be made
+by hand: a response norm of its own with a written gradient, a fused optimizer, and a process whose
+malloc keeps its memory. On a GPU both run in channels_last, and autocast to bfloat16 if the config
+says so; the compiled version puts torch.compile on top.
 """
 
 import functools
-import itertools
+import math
 from collections.abc import Callable
 from typing import assert_never
 
+import ml_collections
 import torch
 from torch import nn
 from torch.nn import functional
 
+from alexnet_jax.model import variants
 from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
@@ -32,36 +34,35 @@ from alexnet_jax.model.layers import (
 )
 from alexnet_jax.model.shapes import LayerInfo, layer_infos
 
-# glibc would return the activations to the system after every step, and fault them in again.
-ENVIRON = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**40)}
+# Trains a step and returns the loss, or scores a batch and returns the sum of the logits.
 Step = Callable[[], torch.Tensor]
 
 
-def build(layers: Table, image_size: int, kind: str = 'eager') -> nn.Sequential:
-    """A table as a PyTorch network on NCHW images that returns logits.
+def build(layers: Table, image_size: int, tuned: bool = False) -> nn.Sequential:
+    """Return a table as a PyTorch network on NCHW images that returns logits.
 
     Args:
-      layers: the table.
-      image_size: pixels a side.
-      kind: 'eager' for PyTorch's own LRN, else the one by hand.
+      layers: The table.
+      image_size: The width and height of the images in pixels.
+      tuned: Whether to use the response norm by hand instead of PyTorch's own.
 
     Raises:
-      ValueError: a layer that PyTorch does not have.
+      ValueError: PyTorch lacks one of the layers.
     """
     net = nn.Sequential()
-    for row in layer_infos(layers, image_size):
-        if isinstance(row.layer, Dense) and len(row.input) == 3:
+    for info in layer_infos(layers, image_size):
+        if isinstance(info.layer, Dense) and len(info.input) == 3:
             net.append(nn.Flatten())
-        net.add_module(row.name, _module(row, kind))
+        net.add_module(info.name, _module(info, tuned))
     return net
 
 
-def _module(row: LayerInfo, kind: str) -> nn.Module:
-    match row.layer:
+def _module(info: LayerInfo, tuned: bool) -> nn.Module:
+    match info.layer:
         case Conv(_, filters, window, stride, int(pad), groups):
-            return nn.Conv2d(row.input[2], filters, window, stride, pad, groups=groups)
+            return nn.Conv2d(info.input[2], filters, window, stride, pad, groups=groups)
         case Dense(features=features, groups=1):
-            return nn.Linear(row.kernel[0], features)
+            return nn.Linear(math.prod(info.input), features)
         case ReLU():
             return nn.ReLU(inplace=True)
         case Tanh():
@@ -74,26 +75,26 @@ def _module(row: LayerInfo, kind: str) -> nn.Module:
             return nn.AvgPool2d(window, stride, ceil_mode=ceil_mode)
         case Dropout(rate):  # the same work, however it is scaled
             return nn.Dropout(rate)
-        case LRN():
-            return _Norm(row.layer, kind)
+        case LRN() as layer:
+            return _LRN(layer, tuned)
         case BatchNorm(_, epsilon):
-            return nn.BatchNorm2d(row.input[2], epsilon, affine=False)
-        case Conv() | Dense() | Normalize() | WithinChannelLRN():
-            raise ValueError(f'PyTorch has no layer for {row.layer}')
+            return nn.BatchNorm2d(info.input[2], epsilon, affine=False)
+        case Conv() | Dense() | WithinChannelLRN() | Normalize() as layer:
+            raise ValueError(f'PyTorch has no layer for {layer}')
         case _:
-            assert_never(row.layer)
+            assert_never(info.layer)
 
 
-class _Norm(nn.Module):
-    """Response norm across channels; PyTorch divides alpha by n."""
+class _LRN(nn.Module):
+    """Response norm across channels; each tower has its own."""
 
-    def __init__(self, layer: LRN, kind: str):
+    def __init__(self, layer: LRN, tuned: bool):
         super().__init__()
         self.groups = layer.groups
-        if kind == 'eager':
+        if tuned:
+            self.norm = functools.partial(_TunedLRN.apply, layer=layer)
+        else:  # PyTorch divides alpha by n
             self.norm = nn.LocalResponseNorm(layer.n, layer.alpha * layer.n, layer.beta, layer.k)
-        else:
-            self.norm = lambda x: _HandNorm.apply(x, layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.groups == 1:
@@ -101,22 +102,26 @@ class _Norm(nn.Module):
         return torch.cat([self.norm(tower) for tower in x.chunk(self.groups, 1)], 1)
 
 
-class _HandNorm(torch.autograd.Function):
-    """As ops.py has it: sums of shifted slices, and a gradient that computes them again."""
+class _TunedLRN(torch.autograd.Function):
+    """As in `model.ops`: sums of shifted slices, and a gradient that computes them again."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, layer: LRN) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.layer = layer
-        return x * _power(layer.k + layer.alpha * _window_sum(x * x, layer.n), layer.beta)
+        return x * _power(_denominator(x, layer), layer.beta)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
         (x,), layer = ctx.saved_tensors, ctx.layer
-        denominator = layer.k + layer.alpha * _window_sum(x * x, layer.n)
+        denominator = _denominator(x, layer)
         scaled = gradient * _power(denominator, layer.beta)
         shared = _window_sum(scaled * x / denominator, layer.n)
         return scaled - 2 * layer.alpha * layer.beta * x * shared, None
+
+
+def _denominator(x: torch.Tensor, layer: LRN) -> torch.Tensor:
+    return layer.k + layer.alpha * _window_sum(x * x, layer.n)
 
 
 def _power(d: torch.Tensor, beta: float) -> torch.Tensor:
@@ -136,63 +141,65 @@ def _window_sum(x: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def make_step(
-    layers: Table,
-    image_size: int,
-    batch_size: int,
-    task: str,
-    kind: str,
-    bfloat16: bool,
-    momentum: float,
-    weight_decay: float,
+    config: ml_collections.ConfigDict,
+    train: bool,
+    tuned: bool = False,
+    compiled: bool = False,
 ) -> Step:
-    """A function that trains a step, or scores a batch, on random images that are in place.
+    """Build a step on random images that are already on the device.
 
     Args:
-      layers, image_size: the network.
-      batch_size: images.
-      task: 'train' or 'forward'.
-      kind: 'eager', 'tuned' or 'compiled'.
-      bfloat16: whether to autocast.
-      momentum, weight_decay: of SGD.
+      config: The run's config.
+      train: Whether the step trains, or scores.
+      tuned: Whether to use the response norm by hand and fused SGD.
+      compiled: Whether to use torch.compile.
     """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     # oneDNN repacks either layout; on a CPU channels_last gained nothing.
     layout = torch.channels_last if device == 'cuda' else torch.contiguous_format
-    net = build(layers, image_size, 'eager' if kind == 'eager' else 'tuned')
-    net = net.to(device, memory_format=layout).train(task == 'train')
-    classes = layers[-1].features
-    shape = (batch_size, 3, image_size, image_size)
+    layers = variants.build(config.variant, config.edits, config.num_classes)
+    net = build(layers, config.image_size, tuned)
+    net.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]  not in its stubs
+    net.train(train)
+    shape = (config.batch_size, 3, config.image_size, config.image_size)
     images = torch.randn(shape, device=device).mul_(60).to(memory_format=layout)
-    labels = torch.randint(classes, (batch_size,), device=device)
-    parameters = list(net.parameters())
-    forward = torch.compile(net) if kind == 'compiled' else net
-    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=bfloat16)
+    labels = torch.randint(config.num_classes, (config.batch_size,), device=device)
+    apply = torch.compile(net) if compiled else net
+    autocast = functools.partial(
+        torch.autocast, device, torch.bfloat16, enabled=config.dtype == 'bfloat16'
+    )
 
     @torch.no_grad()
     def score() -> torch.Tensor:
         with autocast():
-            return forward(images).sum()
+            return apply(images).sum()
 
-    if task == 'forward':
+    if not train:
         return score
     optimizer = torch.optim.SGD(
-        parameters, 1e-4, momentum, weight_decay=weight_decay, fused=kind != 'eager'
+        net.parameters(),
+        lr=1e-4,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        fused=tuned,
     )
 
-    def train() -> torch.Tensor:
+    def update() -> torch.Tensor:
         optimizer.zero_grad()
         with autocast():
-            logits = forward(images)
+            logits = apply(images)
         loss = functional.cross_entropy(logits.float(), labels)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    return train
+    return update
 
 
 def run(step: Step, count: int) -> None:
     """Run a step `count` times and wait for the last."""
-    for result in itertools.islice(iter(step, None), count):
-        last = result
-    last.item()
+    result = None
+    for _ in range(count):
+        result = step()
+    if result is not None:
+        result.item()

@@ -1,21 +1,23 @@
 """What `benchmark step` times, each in a process of its own.
 
-    python -m alexnet_jax.benchmark.workers NAME train|forward --config=...
+    python -m alexnet_jax.benchmark.workers WORKER train|forward --config=...
 
-Such a process says how long it took to compile, and then runs as many steps as each line on its
-standard input asks for. So contenders take turns, and each keeps its memory and its threads.
+The process reports how long its step took to compile, then runs as many steps as each line on its
+standard input asks for. So workers take turns, and each keeps its memory and its threads.
 """
 
 import contextlib
+import enum
 import io
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -26,113 +28,93 @@ from etils import epath
 
 from alexnet_jax import cli
 from alexnet_jax.benchmark import reference_ops
-from alexnet_jax.errors import RunError, run_command
+from alexnet_jax.errors import run_command
 from alexnet_jax.evaluation import steps
 from alexnet_jax.model import ops, variants
-from alexnet_jax.parallel import malloc, pmap
+from alexnet_jax.parallel import compilation, malloc, pmap
 from alexnet_jax.training import optimizer
-from alexnet_jax.training.step import create_train_state, make_train_step
+from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
 
-TRAIN_SIZE = 1_000_000  # images of an epoch; nothing here trains for one
+TRAIN_SIZE = 1_000_000  # images in an epoch; nothing here trains for one
 COMPILING = (
     '/jax/core/compile/jaxpr_trace_duration',
     '/jax/core/compile/jaxpr_to_mlir_module_duration',
     '/jax/core/compile/backend_compile_duration',
 )
-# Runs so many steps and waits for the last; may return the seconds that count.
+# Runs that many steps and waits for the last. Returns the seconds that count if not all of them do.
 Run = Callable[[int], float | None]
 
 
-class Contender:
-    """A process that runs steps when it is told to.
+class Task(enum.StrEnum):
+    """Whether to train, or to score: from pixels to sums of scores."""
 
-    Attributes:
-      seconds: of a step, one entry a turn.
-      compile_seconds: of its step.
-      peak_gib: memory, after the last turn.
-    """
-
-    def __init__(self, name: str, task: str, options: Sequence[str], cache: str):
-        self.name = name
-        self.seconds: list[float] = []
-        self.peak_gib = 0.0
-        environ = os.environ | {
-            'JAX_COMPILATION_CACHE_DIR': cache,
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # several processes share a GPU
-        }
-        if name == 'PyTorch tuned':
-            from alexnet_jax.benchmark import torch_baseline
-
-            environ |= torch_baseline.ENVIRON
-        self._process = subprocess.Popen(
-            [sys.executable, '-m', 'alexnet_jax.benchmark.workers', name, task, *options],
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.compile_seconds = self._answer()['compile_seconds']
-        self._count = 1
-        took = self._run()
-        self._count = max(1, round(flags.FLAGS.seconds / took))
-
-    def take_turn(self) -> None:
-        """Run for `--seconds`."""
-        self.seconds.append(self._run() / self._count)
-
-    def _run(self) -> float:
-        with contextlib.suppress(BrokenPipeError):  # ended since its last turn: no answer
-            self._process.stdin.write(f'{self._count}\n')
-            self._process.stdin.flush()
-        answer = self._answer()
-        self.peak_gib = answer['peak_bytes'] / 2**30
-        return answer['seconds']
-
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            self.__exit__()
-            raise RunError(f'the process of {self.name} ended: its error is above')
-        return json.loads(line)
-
-    def __enter__(self) -> 'Contender':
-        return self
-
-    def __exit__(self, *_) -> None:
-        with contextlib.suppress(BrokenPipeError):  # close() writes what is left
-            self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+    TRAIN = 'train'
+    FORWARD = 'forward'
 
 
-def make(name: str, task: str, config: ml_collections.ConfigDict) -> Run:
-    """Build a contender.
+class Worker(enum.StrEnum):
+    """What a process runs. The value is its name on the command line and its key in the JSON."""
+
+    ALEXNET_JAX = 'alexnet_jax'  # the training step, or the evaluation step
+    LOOP = 'loop'  # the training loop: the step and all that surrounds it
+    REFERENCE = 'reference'  # the same steps on `reference_ops`, with XLA's default options
+    TORCH_EAGER = 'torch_eager'  # see `torch_baseline`
+    TORCH_TUNED = 'torch_tuned'
+    TORCH_COMPILED = 'torch_compiled'
+    MATMUL = 'matmul'  # products of two square matrices: the most that a machine computes
+
+    @property
+    def label(self) -> str:
+        """The name in tables."""
+        return _LABELS.get(self, self.value)
+
+
+_LABELS = {
+    Worker.LOOP: 'the whole loop',
+    Worker.REFERENCE: 'reference ops',
+    Worker.TORCH_EAGER: 'PyTorch eager',
+    Worker.TORCH_TUNED: 'PyTorch tuned',
+    Worker.TORCH_COMPILED: 'PyTorch compiled',
+}
+
+
+def make_run(worker: Worker, task: Task, config: ml_collections.ConfigDict) -> Run:
+    """Build what a worker runs.
 
     Args:
-      name: 'alexnet_jax'; 'plain JAX', which has the operations of `plain` and XLA's defaults;
-        'the loop', training with all that it does beside the step; 'matmul', the machine's limit;
-        'PyTorch eager', 'PyTorch tuned', 'PyTorch compiled'.
-      task: 'train' or 'forward'.
-      config: a recipe; of its data only the image size matters.
+      worker: The worker.
+      task: Whether it trains or scores. The loop and the matrix product do the same in both.
+      config: A recipe; of its data only the image size matters.
     """
-    if name.startswith('PyTorch'):
-        return _torch(name.removeprefix('PyTorch '), task, config)
-    if name == 'matmul':
-        return _matmul(config)
-    if name == 'plain JAX':
-        pass
-        for function in reference_ops.FUNCTIONS:
-            setattr(ops, function.__name__, function)
-    else:
-        malloc.configure_malloc()
-    if name == 'the loop':
-        return lambda count: _train_in_loop(config, count)
-    return _train(config) if task == 'train' else _forward(config)
+    match worker:
+        case Worker.ALEXNET_JAX:
+            _configure()
+            return partial(_repeat, _make_step(task, config, ops))
+        case Worker.REFERENCE:
+            return partial(_repeat, _make_step(task, config, reference_ops))
+        case Worker.LOOP:
+            _configure()
+            return partial(_train_in_loop, config)
+        case Worker.TORCH_EAGER:
+            return _make_torch_run(task, config)
+        case Worker.TORCH_TUNED:
+            return _make_torch_run(task, config, tuned=True)
+        case Worker.TORCH_COMPILED:
+            return _make_torch_run(task, config, tuned=True, compiled=True)
+        case Worker.MATMUL:
+            return partial(_repeat, _make_matmul(config))
+        case _:
+            assert_never(worker)
+
+
+def _configure() -> None:
+    """Set up the process as a run's, before JAX starts its devices."""
+    malloc.configure_malloc()
+    compilation.set_xla_flags()
 
 
 def make_batch(config: ml_collections.ConfigDict) -> steps.Batch:
-    """Random images, labels and color shifts of the size that a config trains on."""
+    """Return random images, labels and color shifts of the size that a config trains on."""
     rng = np.random.default_rng(0)
     b, size = config.batch_size // config.accum_steps, config.image_size
     return {
@@ -145,72 +127,67 @@ def make_batch(config: ml_collections.ConfigDict) -> steps.Batch:
     }
 
 
-def _train(config: ml_collections.ConfigDict) -> Run:
-    """The step, on a batch that comes from the host's memory every time."""
-    model, transform, mean, state = _start(config)
-    step = make_train_step(model, transform, mean, config.seed)
-    state, parts = pmap.replicate(state), [make_batch(config)] * config.accum_steps
-
-    def run(count: int) -> None:
-        nonlocal state
-        for _ in range(count):
-            state = step(state, parts)
-        jax.block_until_ready(state)
-
-    return run
+def _repeat(step: Callable[[], Any], count: int) -> None:
+    result = None
+    for _ in range(count):
+        result = step()
+    jax.block_until_ready(result)
 
 
-def _forward(config: ml_collections.ConfigDict) -> Run:
-    """The evaluation step: from uint8 pixels to sums of scores."""
-    model, _, mean, state = _start(config)
-    step = steps.make_eval_step(model, mean)
-    variables, batch = pmap.replicate(state.variables), make_batch(config)
-    del state, batch['position'], batch['color_shift'], batch['color_scale']
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            sums = step(variables, batch)
-        jax.block_until_ready(sums)
-
-    return run
-
-
-def _start(config: ml_collections.ConfigDict):
-    """Network, optimizer, mean image and first state."""
-    model = variants.make_model(config)
+def _make_step(
+    task: Task, config: ml_collections.ConfigDict, module: ModuleType
+) -> Callable[[], Any]:
+    """Build the real step, on a batch that comes from the host's memory every time."""
+    model = variants.make_model(config, module)
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
     transform = optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
     state = create_train_state(model, transform, config.image_size, config.seed)
-    return model, transform, _InMemory(config).mean, state
+    data = _InMemory(config)
+    if task is Task.FORWARD:
+        eval_step = steps.make_eval_step(model, data.mean)
+        variables = pmap.replicate(state.variables)
+        del state  # scoring holds no velocities
+        batches = list(data.eval_batches())
+        return lambda: [eval_step(variables, batch) for batch in batches]
+    train_step = make_train_step(model, transform, data.mean, config.seed)
+    state, parts = pmap.replicate(state), next(data.train_batches(0))
+
+    def train() -> TrainState:
+        nonlocal state
+        state = train_step(state, parts)
+        return state
+
+    return train
 
 
 class _InMemory:
-    """One batch, again and again: what the loop gets when data cost nothing."""
+    """One batch, again and again: what the loop gets where data cost nothing."""
 
     train_size = TRAIN_SIZE
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.eval_size = config.batch_size // config.accum_steps
+        self.eval_size = config.batch_size
         self.mean = np.full((config.image_size, config.image_size, 3), 127.5, np.float32)
-        self.batch = make_batch(config)
+        self.parts = [make_batch(config)] * config.accum_steps
 
     def load_statistics(self, workdir: str) -> None:
-        """The mean is there."""
+        """Do nothing: the mean is known."""
 
-    def train_batches(self, start_step: int) -> Iterator[steps.Batch]:
+    def train_batches(self, start_step: int) -> Iterator[list[steps.Batch]]:
         while True:
-            yield self.batch
+            yield self.parts
 
     def eval_batches(self) -> Iterator[steps.Batch]:
-        yield {key: self.batch[key] for key in ('image', 'label', 'mask')}
+        for part in self.parts:
+            yield {key: part[key] for key in ('image', 'label', 'mask')}
 
     def example_ids(self, step: int) -> list[str]:
         return []
 
 
 def _train_in_loop(config: ml_collections.ConfigDict, count: int) -> float:
-    """A run of its own; returns the seconds of `count` steps, after as many that warm up."""
-    # Their libraries take seconds to import, and the other contenders do without.
+    """Train in a run of its own; return the seconds of `count` steps, after as many to warm up."""
+    # These take seconds to import, and the other workers do without.
     from alexnet_jax.run.logger import read_records
     from alexnet_jax.training import loop
 
@@ -225,56 +202,42 @@ def _train_in_loop(config: ml_collections.ConfigDict, count: int) -> float:
     return count * config.batch_size / last['images_per_second']
 
 
-def _matmul(config: ml_collections.ConfigDict) -> Run:
-    """Products of two square matrices, the most that a machine computes."""
-    a = jnp.ones((matmul_size(),) * 2, config.dtype)
+def _make_matmul(config: ml_collections.ConfigDict) -> Callable[[], Any]:
+    matrix = jnp.ones((matmul_size(),) * 2, config.dtype)
     product = jax.jit(lambda a: a @ a)
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            result = product(a)
-        jax.block_until_ready(result)
-
-    return run
+    return lambda: product(matrix)
 
 
 def matmul_size() -> int:
-    """Rows of those matrices; a product is 2 n^3 operations."""
+    """Return the number of rows n of the matrices; a product is 2 n^3 operations."""
     return 2048 if jax.default_backend() == 'cpu' else 8192
 
 
-def _torch(kind: str, task: str, config: ml_collections.ConfigDict) -> Run:
+def _make_torch_run(task: Task, config: ml_collections.ConfigDict, **kwargs: bool) -> Run:
     from alexnet_jax.benchmark import torch_baseline
 
-    layers = variants.build(config.variant, config.edits, config.num_classes)
-    step = torch_baseline.make_step(
-        layers,
-        config.image_size,
-        config.batch_size,
-        task,
-        kind,
-        config.dtype == 'bfloat16',
-        config.optimizer.momentum,
-        config.optimizer.weight_decay,
-    )
-    return lambda count: torch_baseline.run(step, count)
+    step = torch_baseline.make_step(config, train=task is Task.TRAIN, **kwargs)
+    return partial(torch_baseline.run, step)
 
 
 def _peak_bytes() -> int:
-    """Of the accelerator's memory; on a CPU, of this process."""
+    """The peak of the accelerator's memory; on a CPU, of this process's."""
     in_use = (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
     return in_use or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Serve the contender that the command line names on standard input and output."""
+    """Serve the worker that the command line names on standard input and output."""
     cli.define_flags(require_workdir=False)
     _, name, task = cli.parse_flags(sys.argv)
+    run = make_run(Worker(name), Task(task), flags.FLAGS.config)
     compiling = []
-    run = make(name, task, flags.FLAGS.config)
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compiling.append(seconds) if event in COMPILING else None
-    )
+
+    def listen(event: str, duration_secs: float, **_) -> None:
+        if event in COMPILING:
+            compiling.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     run(1)
     print(json.dumps({'compile_seconds': sum(compiling)}), flush=True)
     for line in sys.stdin:

@@ -51,7 +51,7 @@ def pmapped(
     in_axes: Sequence[int | None],
     out_axes: int | None = None,
     donated: Any = (),
-) -> Callable:
+) -> 'Mapped':
     """Map a function over the devices of all processes.
 
     Args:
@@ -63,8 +63,22 @@ def pmapped(
     mapped = jax.pmap(
         function, axis_name='batch', in_axes=in_axes, out_axes=out_axes, donate_argnums=donated
     )
-    if jax.default_backend() != 'cpu':
-        return mapped
-    # On a CPU every execution in flight holds its temporaries (1.6 GB at batch 128), and simulated
-    # devices starve each other of threads in the middle of a psum until XLA aborts the process.
-    return lambda *args: jax.block_until_ready(mapped(*args))
+    return _InTurn(mapped) if jax.default_backend() == 'cpu' else mapped
+
+
+class _InTurn:
+    """A mapped function that returns only once its result is there.
+
+    On a CPU every execution in flight holds its temporaries (1.6 GB at batch 128), and simulated
+    devices starve each other of threads in the middle of a psum until XLA aborts the process.
+    """
+
+    def __init__(self, mapped: jax.stages.Wrapped):
+        self._mapped = mapped
+        self.lower = mapped.lower
+
+    def __call__(self, *args: Any) -> Any:
+        return jax.block_until_ready(self._mapped(*args))
+
+
+Mapped = jax.stages.Wrapped | _InTurn

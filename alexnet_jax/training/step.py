@@ -92,6 +92,45 @@ def make_train_step(
       (donated). Gradients are summed over the parts, so the step needs the memory of one part and
       has, up to rounding, the result of the whole batch.
     """
+    accumulate, finish = _programs(model, optimizer, seed)
+    mean = pmap.replicate(mean)
+
+    def train_step(state: TrainState, parts: Sequence[Batch]) -> TrainState:
+        sums = None
+        for part in parts[:-1]:
+            sums = accumulate(sums, state, pmap.shard(part), mean)
+        return finish(sums, state, pmap.shard(parts[-1]), mean)
+
+    return train_step
+
+
+def lower_train_step(
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    state: TrainState,
+    parts: Sequence[Batch],
+) -> jax.stages.Lowered:
+    """Lower the training step, to be compiled and examined but not run.
+
+    With several parts, lower the program for the last, which needs the most memory.
+
+    Args:
+      model, optimizer, seed: As for `make_train_step`.
+      state: The state as shapes and dtypes.
+      parts: The parts of the global batch. Only their shapes matter.
+    """
+    accumulate, finish = _programs(model, optimizer, seed)
+    *others, last = map(pmap.shard, parts)
+    mean = np.zeros(last['image'].shape[2:], np.float32)
+    sums = jax.eval_shape(accumulate, None, state, last, mean) if others else None
+    return finish.lower(sums, state, last, mean)
+
+
+def _programs(
+    model: AlexNet, optimizer: optax.GradientTransformation, seed: int
+) -> tuple[pmap.Mapped, pmap.Mapped]:
+    """What runs on the devices: for the parts before the last, and for the last."""
 
     def sums_over(state: TrainState, batch: dict[str, jax.Array], mean: jax.Array) -> dict:
         """Sums over the examples that count: gradients, batch statistics, loss, metrics."""
@@ -149,14 +188,7 @@ def make_train_step(
         return TrainState(step, params, batch_stats, opt_state, metrics)
 
     in_axes = (None, None, 0, None)
-    accumulate_step = pmap.pmapped(accumulate, in_axes, donated=0)
-    finish_step = pmap.pmapped(finish, in_axes, donated=1)
-    mean = pmap.replicate(mean)
-
-    def train_step(state: TrainState, parts: Sequence[Batch]) -> TrainState:
-        sums = None
-        for part in parts[:-1]:
-            sums = accumulate_step(sums, state, pmap.shard(part), mean)
-        return finish_step(sums, state, pmap.shard(parts[-1]), mean)
-
-    return train_step
+    return (
+        pmap.pmapped(accumulate, in_axes, donated=0),
+        pmap.pmapped(finish, in_axes, donated=1),
+    )

@@ -1,5 +1,6 @@
-"""The benchmark: its command line, its arithmetic by hand, and contenders that die."""
+"""The benchmark: its command line, its arithmetic by hand, and workers that die."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,15 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, assert_has
 from PIL import Image
 
 from alexnet_jax.benchmark import __main__ as benchmark
-from alexnet_jax.benchmark import flax_baseline, save_cost, workers
-from alexnet_jax.cli import load_recipe
-from alexnet_jax.data import pipeline
+from alexnet_jax.benchmark import flax_baseline
+from alexnet_jax.benchmark.worker_process import WorkerProcess
+from alexnet_jax.benchmark.workers import Task, Worker
 from alexnet_jax.errors import RunError
-from alexnet_jax.run import checkpoint
 
 QUICKSTART = '--config=configs/quickstart.py'
 SHORT = (QUICKSTART, '--repeats=1', '--seconds=0.1', '--config.batch_size=8')
@@ -35,7 +35,7 @@ def command_line(*args: str) -> subprocess.CompletedProcess:
 
 
 def write_jpegs(folder: Path, count: int) -> None:
-    """count images for each class and split, black in one and white in the other."""
+    """Write `count` images for each class and split, black in one class and white in the other."""
     for split in ('train', 'validation'):
         for name, level in (('black', 0), ('white', 255)):
             (folder / split / name).mkdir(parents=True)
@@ -50,128 +50,116 @@ def write_jpegs(folder: Path, count: int) -> None:
 @pytest.mark.slow
 def test_step(tmp_path):
     pytest.importorskip('torch')
-    target = tmp_path / 'figures.json'
-    done = command_line('step', *SHORT, '--peer=torch,plain', f'--json={target}')
+    output = tmp_path / 'figures.json'
+    done = command_line('step', *SHORT, '--baselines=torch,reference', f'--output={output}')
     assert (done.returncode, done.stderr) == (0, '')
     assert [path.name for path in tmp_path.iterdir()] == ['figures.json']
-    figures = json.loads(target.read_text())
+    figures = json.loads(output.read_text())
     assert figures['config']['batch_size'] == 8
-    peers_of = {'forward': ['plain JAX', 'PyTorch eager', 'PyTorch tuned']}
-    peers_of['train'] = ['the loop', *peers_of['forward']]
-    for task, names in peers_of.items():
+    baselines = ['reference', 'torch_eager', 'torch_tuned']
+    workers_of = {
+        'train': ['alexnet_jax', 'loop', *baselines],
+        'forward': ['alexnet_jax', *baselines],
+    }
+    for task, names in workers_of.items():
         found = figures[task]
-        assert list(found['peers']) == names
-        for row in (found, *found['peers'].values()):
-            assert row['images_per_second'] > 0
-            assert row['spread'] == [row['images_per_second']] * 2  # of one turn
-            assert row['share_of_limit'] == pytest.approx(row['images_per_second'] / found['limit'])
+        assert list(found['workers']) == names
+        ours = found['workers']['alexnet_jax']
+        assert ours['speedup'] == 1
+        for row in found['workers'].values():
+            rate = row['images_per_second']
+            assert rate > 0
+            assert row['spread'] == [rate, rate]  # of one repeat
+            assert row['share_of_limit'] == pytest.approx(rate / found['limit'])
+            assert row['speedup'] == pytest.approx(ours['images_per_second'] / rate)
             assert row['peak_gib'] > 0.05
-        for row in found['peers'].values():
-            ratio = found['images_per_second'] / row['images_per_second']
-            assert row['ratio'] == pytest.approx(ratio)
         assert min(found['compile_seconds'], found['cached_compile_seconds']) > 0
 
-    for task, block in zip(('train', 'forward'), done.stdout.strip().split('\n\n'), strict=True):
-        lines = block.splitlines()
-        assert lines[0] == f'{task}: digits, batch 8, float32'
-        starts = ['alexnet_jax ', *peers_of[task], 'limit ', 'compiled in ']
-        assert len(lines) == 2 + len(starts)
-        assert all(map(str.startswith, lines[2:], starts))
+    labels = ['reference ops ', 'PyTorch eager ', 'PyTorch tuned ']
+    labels_of = {
+        'train': ['alexnet_jax ', 'the whole loop ', *labels],
+        'forward': ['alexnet_jax ', *labels],
+    }
+    for task, block in zip(labels_of, done.stdout.strip().split('\n\n'), strict=True):
+        title, _, *lines = block.splitlines()
+        assert title == f'{task}: digits, batch 8, float32'
+        starts = [*labels_of[task], 'limit ', 'compiled in ']
+        assert len(lines) == len(starts)
+        assert all(map(str.startswith, lines, starts))
 
 
 @pytest.mark.slow
 def test_data(tmp_path):
     write_jpegs(tmp_path / 'images', 4)
-    folder, target = f'folder:{tmp_path}/images', tmp_path / 'figures.json'
-    flags = (f'--config.data.name={folder}', '--config.data.eval_split=validation', '--peer=flax')
-    done = command_line('data', *SHORT, *flags, f'--json={target}')
+    folder, output = f'folder:{tmp_path}/images', tmp_path / 'figures.json'
+    flags = (f'--config.data.name={folder}', '--config.data.eval_split=validation')
+    done = command_line('data', *SHORT, *flags, '--baselines=flax', f'--output={output}')
     assert (done.returncode, done.stderr) == (0, '')
-    figures = json.loads(target.read_text())
+    figures = json.loads(output.read_text())
     assert figures['config']['data']['name'] == folder
-    found = figures['data']
+    found = figures['pipelines']
     assert list(found) == [folder, 'flax']
     rates = [row['images_per_second'] for row in found.values()]
     assert min(rates) > 0
-    assert found[folder]['ratio'] == pytest.approx(rates[0] / rates[1])
-    assert found['flax']['ratio'] == 1
+    assert found[folder]['ratio_to_flax'] == pytest.approx(rates[0] / rates[1])
+    assert found['flax']['ratio_to_flax'] == 1
     assert all(row['first_batch_seconds'] > 0 for row in found.values())
     title, header, *rows = done.stdout.splitlines()
-    assert title == 'data: decode|resize(36)|random_crop(28), batch 8'  # less pca_shift
-    assert header.split() == ['images/s', 'spread', 'first', 'batch', 'of', "flax's"]
+    assert title == 'data: decode|resize(36)|random_crop(28), batch 8'  # without pca_shift
+    assert header.split() == ['images/s', 'spread', 'first', 'batch', 'over', 'flax', 'dataset']
     assert [row.split()[-1] for row in rows] == [folder, 'flax']
 
 
 @pytest.mark.slow
-def test_save(tmp_path):
-    target = tmp_path / 'figures.json'
-    done = command_line('save', *SHORT, '--repeats=3', f'--json={target}')
+def test_json_instead_of_tables():
+    done = command_line('data', *SHORT, '--json')
     assert (done.returncode, done.stderr) == (0, '')
-    figures = json.loads(target.read_text())
-    seconds = figures['seconds']
-    assert [len(seconds[kind]) for kind in ('with', 'without')] == [3, 3]
-    ratios = [a / b for a, b in zip(seconds['with'], seconds['without'], strict=True)]
-    assert figures['cost'] == pytest.approx(sorted(ratios)[1] - 1)
-    assert done.stdout.startswith(f'save: {figures["cost"]:+.1%} for a checkpoint every 100 steps')
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('accum_steps', [1, 2])
-def test_stretches_with_a_save_are_told_from_those_without(monkeypatch, accum_steps):
-    """On a clock that only saves move."""
-    now, real = 0, checkpoint.Checkpoints.save
-
-    def save(*args):
-        nonlocal now
-        now += 1
-        real(*args)
-
-    monkeypatch.setattr(checkpoint.Checkpoints, 'save', save)
-    monkeypatch.setattr(save_cost, 'time', SimpleNamespace(perf_counter=lambda: now))
-    config = load_recipe(f'{ROOT}/configs/quickstart.py')
-    config.batch_size, config.accum_steps = 16, accum_steps  # 8 devices
-    found = save_cost.measure(config, pipeline.Data(config), 2, lambda line: None)
-    assert found == {'without': [0, 0], 'with': [1, 1]}
+    assert list(json.loads(done.stdout)['pipelines']) == ['digits']
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('args', 'message'),
+    ('args', 'parts'),
     [
-        (('step',), 'type: python -m alexnet_jax.benchmark step|data|save --config='),
-        (('speed', QUICKSTART), 'type: python -m alexnet_jax.benchmark step|data|save'),
-        (('step', QUICKSTART, '--peer=flax'), 'step has no --peer=flax; allowed: torch, plain'),
-        (('data', QUICKSTART, '--peer=flax,torch'), 'data has no --peer=torch; allowed: flax'),
-        (('step', QUICKSTART, '--json=/nowhere/x.json'), '/nowhere does not exist'),
+        (('step',), ['usage: python -m alexnet_jax.benchmark step|data --config=']),
+        (('speed', QUICKSTART), ['usage: ', 'step|data']),
+        (('step', QUICKSTART, '--baselines=flax'), ['step', 'flax', 'allowed: torch, reference']),
+        (('data', QUICKSTART, '--baselines=flax,torch'), ['data', 'torch', 'allowed: flax']),
+        (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
+        (('step', QUICKSTART, '--output=configs'), ['--output=configs', 'must be a file']),
         (
-            ('step', '--config=configs/cifar10.py', '--peer=torch'),
-            'PyTorch has no layer for WithinChannelLRN',
+            ('step', '--config=configs/cifar10.py', '--baselines=torch'),
+            ['--baselines=torch', 'WithinChannelLRN', 'leave it out or edit the table'],
         ),
-        (('save', QUICKSTART, '--peer=plain'), 'save has no --peer=plain; allowed: none'),
-        (('data', QUICKSTART, '--peer=flax'), 'decodes JPEG alone, and digits/train:0 is none'),
-        (('step', QUICKSTART, '--repeats=0'), 'repeats'),
+        (
+            ('data', QUICKSTART, '--baselines=flax'),
+            ['--baselines=flax', 'JPEG', 'digits/train:0', 'leave it out'],
+        ),
+        (('step', QUICKSTART, '--repeats=0'), ['repeats']),
     ],
 )
-def test_bad_input_is_one_line(args, message):
+def test_bad_input_is_one_line(args, parts):
     done = command_line(*args)
     assert (done.returncode, done.stdout) == (2, '')
-    assert message in done.stderr
+    assert_has(done.stderr, *parts)
     assert len(done.stderr.splitlines()) == 1
 
 
-# Contenders that die
+# Processes that end
 
 
 @pytest.mark.slow
-def test_a_contender_that_does_not_start_is_one_line():
+def test_a_worker_that_does_not_start_is_one_line():
     script = """if True:
         import sys
-        from alexnet_jax import benchmark, errors
+        from alexnet_jax import errors
+        from alexnet_jax.benchmark import __main__ as benchmark
         sys.executable = '/bin/false'
         errors.run_command(benchmark.main)
     """
     done = run('-c', script, 'step', *SHORT)
     assert done.returncode == 1
-    assert done.stderr == 'error: the process of alexnet_jax ended: its error is above\n'
+    assert done.stderr == 'error: the alexnet_jax process ended; its error is above\n'
 
 
 STAND_IN = """#!/bin/sh
@@ -184,32 +172,32 @@ read count
 
 
 @pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """In place of Python: two turns, of which 'matmul' does not finish the second."""
+def start(tmp_path, monkeypatch):
+    """Starts processes that answer two requests; 'matmul' ends in the second."""
     path = tmp_path / 'python'
     path.write_text(STAND_IN)
     path.chmod(0o755)
     monkeypatch.setattr(sys, 'executable', str(path))
-    monkeypatch.setattr(workers, 'flags', SimpleNamespace(FLAGS=SimpleNamespace(seconds=4.0)))
+    return lambda worker: WorkerProcess(worker, Task.TRAIN, tmp_path, seconds=4.0)
 
 
 @pytest.mark.slow
-def test_turns(stand_in):
-    with workers.Contender('alexnet_jax', 'train', [], 'cache') as contender:
-        assert (contender.compile_seconds, contender.peak_gib) == (3, 2)
-        contender.take_turn()  # 4 / 0.5 = 8 steps, said to take 8 seconds
-        assert (contender.seconds, contender.peak_gib) == ([1.0], 3)
-        contender._process.wait()
-        with pytest.raises(RunError, match='the process of alexnet_jax ended'):
-            contender.take_turn()  # its standard input is closed
+def test_repeats(start):
+    with contextlib.closing(start(Worker.ALEXNET_JAX)) as process:
+        assert (process.compile_seconds, process.peak_gib) == (3, 2)
+        process.repeat()  # 4 / 0.5 = 8 steps, which it says took 8 seconds
+        assert (process.seconds, process.peak_gib) == ([1.0], 3)
+        process._process.wait()
+        with pytest.raises(RunError, match='the alexnet_jax process ended'):
+            process.repeat()  # its standard input is closed
 
 
 @pytest.mark.slow
-def test_a_contender_that_ends_in_its_turn(stand_in):
-    contender = workers.Contender('matmul', 'train', [], 'cache')
-    with pytest.raises(RunError, match='the process of matmul ended'):
-        contender.take_turn()
-    contender.__exit__()  # as `_take_turns` does in the end
+def test_a_worker_that_ends_while_it_is_timed(start):
+    process = start(Worker.MATMUL)
+    with pytest.raises(RunError, match='the matmul process ended'):
+        process.repeat()
+    process.close()  # once more, as the benchmark does in the end
 
 
 # Figures by hand
@@ -221,28 +209,31 @@ def test_figures(monkeypatch):
     def timed(*seconds, peak=1.0, compiled=0.5):
         return SimpleNamespace(seconds=list(seconds), peak_gib=peak, compile_seconds=compiled)
 
-    monkeypatch.setattr(workers, 'matmul_size', lambda: 10)
-    contenders_ = {
-        'alexnet_jax': timed(0.4, 0.5, 0.2),  # 20, 16 and 40 images/s
-        'matmul': timed(0.5, 1.0, 0.25),  # limits of 40, 20 and 80
-        'other': timed(0.8, 0.4, 0.5, peak=2.0),  # 10, 20 and 16
+    monkeypatch.setattr(benchmark, 'matmul_size', lambda: 10)
+    processes = {
+        Worker.ALEXNET_JAX: timed(0.4, 0.5, 0.2),  # 20, 16 and 40 images/s
+        Worker.MATMUL: timed(0.5, 1.0, 0.25),  # limits of 40, 20 and 80
+        Worker.LOOP: timed(0.8, 0.4, 0.5, peak=2.0),  # 10, 20 and 16
     }
-    assert benchmark._figures(contenders_, batch_size=8, flops=100) == {
-        'images_per_second': pytest.approx(20),
-        'spread': pytest.approx([16, 40]),
-        'share_of_limit': pytest.approx(0.5),  # of 0.5, 0.8 and 0.5
-        'peak_gib': 1.0,
-        'cached_compile_seconds': 0.5,
-        'limit': pytest.approx(40),
-        'peers': {
-            'other': {
+    assert benchmark.summarize(processes, batch_size=8, flops=100) == {
+        'workers': {
+            'alexnet_jax': {
+                'images_per_second': pytest.approx(20),
+                'spread': pytest.approx([16, 40]),
+                'share_of_limit': pytest.approx(0.5),  # of 0.5, 0.8 and 0.5
+                'peak_gib': 1.0,
+                'speedup': 1.0,
+            },
+            'loop': {
                 'images_per_second': pytest.approx(16),
                 'spread': pytest.approx([10, 20]),
                 'share_of_limit': pytest.approx(0.25),  # of 0.25, 1 and 0.2
                 'peak_gib': 2.0,
-                'ratio': pytest.approx(2),  # of 2, 0.8 and 2.5; of the medians it is 1.25
-            }
+                'speedup': pytest.approx(2),  # of 2, 0.8 and 2.5; of the medians it is 1.25
+            },
         },
+        'limit': pytest.approx(40),
+        'cached_compile_seconds': 0.5,
     }
 
 
@@ -261,7 +252,7 @@ def test_flax_batches_of_black_and_white(tmp_path):
     black = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
     white = [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]
     seen = set()
-    for _ in range(12):  # without end
+    for _ in range(12):  # more than an epoch
         batch = next(batches)
         assert batch['image'].shape == (4, 224, 224, 3)
         assert batch['image'].dtype == np.float32
@@ -273,7 +264,7 @@ def test_flax_batches_of_black_and_white(tmp_path):
 
 
 def test_flax_crops_vary(tmp_path):
-    """Of a ramp from black to white along the width, crops begin and end at other levels."""
+    """Crops of a ramp from black to white along the width begin and end at different levels."""
     ramp = np.broadcast_to(np.linspace(0, 255, 300)[None, :, None], (200, 300, 3))
     Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / 'ramp.jpg', quality=95)
     batches = flax_baseline.flax_batches([(tmp_path / 'ramp.jpg').read_bytes()], np.array([0]), 40)

@@ -1,0 +1,69 @@
+"""How much memory a training step needs, from compiling it; nothing is trained."""
+
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from alexnet_jax.errors import RunError
+from alexnet_jax.model import variants
+from alexnet_jax.training import optimizer
+from alexnet_jax.training.step import TrainState, create_train_state, lower_train_step
+
+TRAIN_SIZE = 1000  # examples; schedules depend on their number, the shape of a state does not
+
+
+class StepMemory(NamedTuple):
+    """What a step needs on each device, in bytes."""
+
+    arguments: int  # the state, whose memory the next state takes over, and the batch
+    temporaries: int  # activations and gradients
+    total: int
+
+
+def step_memory(config: ml_collections.ConfigDict) -> StepMemory:
+    """Compile the training step of a config for this machine's devices and return what it needs.
+
+    Args:
+      config: A recipe. If its batch does not divide over the devices, it is rounded down.
+
+    Raises:
+      RunError: The compiler of this platform does not report it.
+    """
+    found = _compile_step(config).memory_analysis()
+    if found is None:
+        raise RunError(f'{jax.default_backend()} does not report the memory of a compiled step')
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
+    return StepMemory(arguments, temporaries, arguments + temporaries + results)
+
+
+def _compile_step(config: ml_collections.ConfigDict) -> jax.stages.Compiled:
+    per_device = max(1, config.batch_size // config.accum_steps // jax.device_count())
+    size, n = config.image_size, per_device * jax.local_device_count()
+    part = {  # zeros take no memory until they are read
+        'image': np.zeros((n, size, size, 3), np.uint8),
+        'label': np.zeros(n, np.int32),
+        'mask': np.zeros(n, np.float32),
+        'position': np.zeros(n, np.int32),
+        'color_shift': np.zeros((n, 3), np.float32),
+        'color_scale': np.zeros(n, np.float32),
+    }
+    model, transform = variants.make_model(config), _make_optimizer(config)
+    parts = [part] * config.accum_steps
+    return lower_train_step(model, transform, config.seed, state_shapes(config), parts).compile()
+
+
+def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
+    """Return the state of a run as shapes and dtypes."""
+    model, transform = variants.make_model(config), _make_optimizer(config)
+    return jax.eval_shape(
+        lambda: create_train_state(model, transform, config.image_size, config.seed)
+    )
+
+
+def _make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    schedule = optimizer.make_schedule(config, TRAIN_SIZE)
+    return optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
