@@ -1,43 +1,70 @@
-"""Stands in for `alexnet_jax.main`: epochs of a tenth of a second and a made-up learning curve.
+"""Stands in for alexnet_jax.main where a test is about the sweep: ten steps, a score by the rate.
 
-As the trainer does, it continues from where its workdir stopped, saves on SIGTERM and exits 143;
-it exits 3 in the epoch that `config.diverges` names. At epoch e the training error is 0.8 / e.
+Keeps 'saved' as its checkpoint, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
+starts of trials end, {'003': [137, 0]}: 0 runs to the end, 'nan' with no score, 137 dies
+at step 5, others at once.
 """
 
 import json
+import math
 import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
 
-flags = dict(arg.removeprefix('--').split('=', 1) for arg in sys.argv[1:])
-workdir = Path(flags['workdir'])
-workdir.mkdir(parents=True, exist_ok=True)
-if flags['config'] == 'configs/refused.py':
-    sys.exit(2)
-
-metrics = workdir / 'metrics.jsonl'
-done = metrics.read_text().count('"train"') if metrics.exists() else 0
-(workdir / 'pid').write_text(str(os.getpid()))
-with (workdir / 'starts').open('a') as file:
-    file.write(f'{done}\n')
+STEPS = 10
 
 
-def stop(number, _):
-    sys.exit(128 + number)
+def main() -> None:
+    values = dict(re.fullmatch(r'--(.*?)=(.*)', arg, re.DOTALL).groups() for arg in sys.argv[1:])
+    folder = Path(values['workdir'])
+    folder.mkdir(parents=True, exist_ok=True)
+    saved, starts = folder / 'saved', folder / 'starts.jsonl'
+    start = int(saved.read_text()) if saved.exists() else 0
+    ends = json.loads(os.environ.get('FAKE_ENDS', '{}')).get(folder.name, [0])
+    number = len(starts.read_text().splitlines()) if starts.exists() else 0
+    end = ends[min(number, len(ends) - 1)]
+    affinity = sorted(os.sched_getaffinity(0))
+    with starts.open('a') as file:
+        line = {'start': start, 'environ': dict(os.environ), 'cores': affinity, 'values': values}
+        file.write(json.dumps(line) + '\n')
+    if end not in (0, 137, 'nan'):
+        print(f'error: this one ends with {end}')
+        sys.exit(end)
 
-
-signal.signal(signal.SIGTERM, stop)
-epochs = int(float(flags['config.epochs']))
-with metrics.open('a') as file:
-    for epoch in range(done + 1, epochs + 1):
-        if epoch == int(flags.get('config.diverges', 0)):
-            sys.exit(3)
-        time.sleep(float(flags.get('config.pause', 0.0)))
-        for split in ['train', 'eval'] if epoch == epochs else ['train']:
-            record = {'step': epoch, 'epoch': float(epoch), 'split': split, 'loss': 1.0,
-                      'top1': 1 - 0.8 / epoch, 'top5': 1.0, 'examples': 100, 'bad_images': 0,
-                      'images_per_second': 50.0}  # fmt: skip
-            file.write(json.dumps(record) + '\n')
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    rate = float(values.get('config.optimizer.learning_rate', 0.004))
+    metrics = folder / 'metrics.jsonl'
+    if metrics.exists():
+        lines = metrics.read_text().splitlines(keepends=True)
+        done = [line for line in lines if line[-1] == '\n' and json.loads(line)['step'] <= start]
+        write(metrics, ''.join(done))
+    rate = math.nan if end == 'nan' else rate
+    with metrics.open('a') as file:
+        for step in range(start + 1, STEPS + 1):
+            time.sleep(float(os.environ.get('FAKE_SECONDS', 0.05)))
+            record = {'step': step, 'epoch': step * 6.0, 'images_per_second': 64.0}
+            record |= {'top1': rate, 'top5': 0.9, 'loss': 1 - rate, 'bad_images': 0}
+            splits = ('train', 'eval') if step in (2, 4, STEPS) else ('train',)
+            for split in splits:
+                file.write(json.dumps(record | {'split': split}) + '\n')
             file.flush()
+            write(saved, str(step))
+            if end == 137 and step == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if stopped:
+                sys.exit(143)
+
+
+def write(path: Path, text: str) -> None:
+    """All or nothing, whenever this is killed."""
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+if __name__ == '__main__':
+    main()

@@ -35,7 +35,7 @@ from alexnet_jax.experiments.relu_vs_tanh import table as relu_table
 from alexnet_jax.experiments.session import Session
 from alexnet_jax.experiments.tables import spread
 
-FAKE = (sys.executable, str(ROOT / 'tests' / 'fake_trainer.py'))
+FAKE = (sys.executable, str(Path(__file__).with_name('fake_trainer.py')))
 SLOW = {'pause': 0.1}  # seconds an epoch
 
 

@@ -3,9 +3,9 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from alexnet_jax import config as configs
 from alexnet_jax.errors import Interrupted
@@ -14,7 +14,7 @@ from alexnet_jax.sweep.backends import local
 
 pytestmark = pytest.mark.slow
 
-TRAINER = Path(__file__).with_name('fake_trainer.py')
+TRAINER = ROOT / 'tests' / 'fake_trainer.py'
 RATES = {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
 
 

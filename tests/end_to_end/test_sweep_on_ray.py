@@ -36,7 +36,7 @@ def start(tmp_path, cluster):
     def start(*flags, seconds=0.2):
         (tmp_path / 'space.py').write_text(SPACE)
         command = [
-            sys.executable, 'tests/sweep/fake_sweep.py', '--config=configs/quickstart.py',
+            sys.executable, 'tests/fake_sweep.py', '--config=configs/quickstart.py',
             f'--sweep={tmp_path}/space.py', f'--workdir={tmp_path}/sweep', '--backend=ray', *flags,
         ]  # fmt: skip
         return subprocess.Popen(
