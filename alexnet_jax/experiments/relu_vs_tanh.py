@@ -26,7 +26,7 @@ def make_trial(net: str, n: int, race: bool = False) -> Trial:
     """
     return Trial(
         name=f'{net}_{nth_rate(n):g}',
-        config='configs/cifar10.py',
+        config='cifar10',
         overrides={
             'edits': ('no_lrn', 'he_init', *NETS[net]),
             'batch_size': 128,
