@@ -156,14 +156,19 @@ def _look(place: int, is_train: bool) -> dict:
     return {'color': color, 'linewidth': 1.8, 'marker': marker, 'markersize': 4}
 
 
+def _finite_values(axes: Axes) -> np.ndarray:
+    """Return the finite y values of all lines."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    return values[np.isfinite(values)]
+
+
 def _from_zero(axes: Axes) -> None:
-    values = [v for line in axes.lines for v in line.get_ydata() if np.isfinite(v)]
-    axes.set_ylim(0, 1.05 * max(values, default=0) or 1)
+    axes.set_ylim(0, 1.05 * max(_finite_values(axes), default=0) or 1)
 
 
 def _logarithmic(axes: Axes) -> None:
     """Make the axis logarithmic, with plain numbers at 1, 2 and 5."""
-    values = [v for line in axes.lines for v in line.get_ydata() if 0 < v < np.inf]
+    values = [value for value in _finite_values(axes) if value > 0]
     low, high = (min(values), max(values)) if values else (0.1, 1.0)
     axes.set_yscale('log', nonpositive='mask')
     axes.set_ylim(low / 1.15, high * 1.15)
@@ -186,11 +191,9 @@ def _finish(
         for place, name in enumerate(runs)
     ]
     handles = kinds + lines
-    columns = max(1, 110 // (max(len(handle.get_label()) for handle in handles) + 8))
-    figure.legend(
-        handles, [handle.get_label() for handle in handles], loc='outside lower center',
-        ncols=columns, frameon=False,
-    )  # fmt: skip
+    labels = [str(handle.get_label()) for handle in handles]
+    columns = max(1, 110 // (max(map(len, labels)) + 8))
+    figure.legend(handles, labels, loc='outside lower center', ncols=columns, frameon=False)
     figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(handles) // columns) - 1))
 
 

@@ -34,7 +34,7 @@ def final_errors(trial: Trial, records: Records) -> dict[int, float]:
 
 # The 18% net with its published schedule.
 
-SCHEDULE = Trial('published', 'configs/cifar10_18pct.py', {}, epochs=140.0)
+SCHEDULE = Trial('published', 'cifar10_18pct', {}, epochs=140.0)
 
 
 def schedule_table(records: Records) -> str:
@@ -62,7 +62,7 @@ EDITS = {
     'neither': ('no norms, 2x2 pools', ('no_lrn', 'non_overlapping_pool'), ''),
 }
 NORM_AND_POOL = {
-    name: Trial(name, 'configs/cifar10.py', {'edits': edits}, epochs=5.0)
+    name: Trial(name, 'cifar10', {'edits': edits}, epochs=5.0)
     for name, (_, edits, _) in EDITS.items()
 }
 
@@ -86,7 +86,7 @@ _CROP = 'decode|resize(72)|'
 DROPOUT = {
     name: Trial(
         name,
-        'configs/folder.py:{folder}',
+        'folder:{folder}',
         {
             'edits': ('he_init', 'half_width', *edits),
             'image_size': 67,  # the smallest for the course net

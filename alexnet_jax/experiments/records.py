@@ -18,7 +18,7 @@ class Trial:
 
     Attributes:
       name: Stands for config and overrides; only `epochs` may grow later.
-      config: configs/NAME.py[:argument]; {folder} in it stands for the command's --folder.
+      config: NAME[:ARGUMENT] of a recipe; {folder} in it stands for the command's --folder.
       overrides: Config keys with values, besides `seed` and `epochs`.
       epochs: How long to train.
       until: The training error at which to stop early.

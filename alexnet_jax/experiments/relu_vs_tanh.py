@@ -26,7 +26,7 @@ def make_trial(net: str, n: int, race: bool = False) -> Trial:
     """
     return Trial(
         name=f'{net}_{nth_rate(n):g}',
-        config='configs/cifar10.py',
+        config='cifar10',
         overrides={
             'edits': ('no_lrn', 'he_init', *NETS[net]),
             'batch_size': 128,
@@ -66,8 +66,9 @@ def sweep(net: str, records: Records) -> dict[int, float]:
     errors = {}
     for n in range(-10, 11):
         trial = make_trial(net, n)
-        if records.is_done(trial, 0):
-            errors[n] = _sweep_error(records.find(trial, 0))
+        record = records.find(trial, 0)
+        if record and record.fulfils(trial):
+            errors[n] = _sweep_error(record)
     return errors
 
 

@@ -113,9 +113,13 @@ def _error_table(runs: Sequence[Run]) -> Markup:
     for run in runs:
         data = f'{run.config.data.name}, {run.config.data.eval_split}: {run.config.data.eval_ops}'
         records = run.of('eval')
-        best = max(records, key=lambda record: (record['top1'], record['step']), default=None)
-        for record in ([best] if best is records[-1] else [best, records[-1]]) if records else []:
-            name = f'{run.name}, {"best" if record is best else "last"}'
+        shown = {}
+        if records:
+            shown['best'] = max(records, key=lambda record: (record['top1'], record['step']))
+            if records[-1] is not shown['best']:
+                shown['last'] = records[-1]
+        for which, record in shown.items():
+            name = f'{run.name}, {which}'
             errors = (f'{1 - record["top1"]:.2%}', f'{1 - record["top5"]:.2%}')
             loss = f'{record["loss"]:.4f}'
             rows.append([name, run.network, data, f'{record["epoch"]:.2f}', *errors, loss])

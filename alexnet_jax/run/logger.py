@@ -157,8 +157,8 @@ class _Events:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write scalars, without leaving any in a buffer."""
         scalar = summary_pb2.Summary.Value
-        values = [scalar(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._write(step=step, summary=summary_pb2.Summary(value=values))
+        scalars = [scalar(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=step, summary=summary_pb2.Summary(value=scalars))
         self._records.flush()
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ def main() -> None:
     _check_flags(others)
     config, folder = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     validate(config, _DEVICES.value)
-    table = space.load(_SWEEP.value)
+    table = space.load(flags.FLAGS.sweep)
     is_grid = _SEARCH.value == 'grid'
     space.check(config, table, is_grid, _DEVICES.value)
     if (folder / 'config.json').exists():

@@ -25,7 +25,7 @@ TRANSIENT = (143, 137)  # preemption; a lost node, or out of memory
 MAX_STARTS = 3  # in a row that end like this without getting further
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Running:
     """A trial that is under way.
 
@@ -35,7 +35,7 @@ class Running:
       changes: The keys that vary, with this trial's values.
       config: The config that results.
       job: What runs.
-      handle: The started job.
+      handle: The job, once it is started.
       progress: How far it has come.
       furthest: The highest step that it ever reached.
       starts: Starts since it last got further.
@@ -47,7 +47,7 @@ class Running:
     changes: space.Settings
     config: ml_collections.ConfigDict
     job: Job
-    handle: Handle | None = None
+    handle: Handle = dataclasses.field(init=False, repr=False)
     progress: Progress = NO_PROGRESS
     furthest: int = 0
     starts: int = 0

@@ -23,7 +23,6 @@ from typing import Any
 
 import ml_collections
 from optuna.distributions import (
-    BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
@@ -39,7 +38,8 @@ SAMPLES = 1000  # points that are validated at the start, of a space that is not
 
 Space = dict[str, Any]
 Settings = dict[str, Any]  # config keys with values: {'edits': ('no_lrn',), 'seed': 0}
-Choose = Callable[[str, BaseDistribution], Any]  # parameter, its distribution -> value
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Choose = Callable[[str, Distribution], Any]  # parameter, its distribution -> value
 
 
 def load(path: str) -> Space:
@@ -106,7 +106,7 @@ def settings(space: Space, choose: Choose, where: str = '') -> Settings:
     result = {}
     for key, spec in space.items():
         name = key + where
-        if isinstance(spec, BaseDistribution):
+        if isinstance(spec, Distribution):
             result[key] = choose(name, spec)
             continue
         by_label = {_label(value): value for value in spec}
@@ -165,7 +165,7 @@ def _steps(key: str, spec: Any) -> Iterable:
         case FloatDistribution(step=float(step)):
             count = math.floor((spec.high - spec.low) / step + 1e-9)
             return [spec.low + i * step for i in range(count + 1)]
-        case BaseDistribution():
+        case IntDistribution() | FloatDistribution():
             raise BadInput(
                 f'{key}: a grid cannot try every value of {spec}; give a list or a step, or use '
                 f'--search=random or tpe'
@@ -173,7 +173,7 @@ def _steps(key: str, spec: Any) -> Iterable:
     return spec
 
 
-def _ends(distribution: BaseDistribution) -> Sequence:
+def _ends(distribution: Distribution) -> Sequence:
     """Return the values of a list, or the lowest and the highest of a range."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices

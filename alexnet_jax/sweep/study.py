@@ -6,7 +6,7 @@ recorded as running. Only one sweep at a time opens a folder.
 
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
@@ -16,7 +16,11 @@ from alexnet_jax import files
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.sweep import space as spaces
 
-METRICS = {'top1': 'maximize', 'top5': 'maximize', 'loss': 'minimize'}
+METRICS: dict[str, Literal['maximize', 'minimize']] = {
+    'top1': 'maximize',
+    'top5': 'maximize',
+    'loss': 'minimize',
+}
 SEARCHES = ('grid', 'random', 'tpe')
 # Successive halving: the best third goes on after 12 % of a trial, and again after 36 %. A third
 # rung, at 108 %, would come too late to save anything.
@@ -191,7 +195,7 @@ def _check_plan(folder: Path, before: dict | None, now: dict) -> None:
     )
 
 
-def _suggest(trial: Trial, name: str, what: optuna.distributions.BaseDistribution) -> Any:
+def _suggest(trial: Trial, name: str, what: spaces.Distribution) -> Any:
     match what:
         case optuna.distributions.FloatDistribution():
             return trial.suggest_float(name, what.low, what.high, step=what.step, log=what.log)

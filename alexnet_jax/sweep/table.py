@@ -69,7 +69,7 @@ def render(study: Study, running: Sequence[Running], lines: int) -> rich.table.T
 
 
 def _ended_at(trial: FrozenTrial) -> datetime.datetime:
-    return trial.datetime_complete
+    return trial.datetime_complete or datetime.datetime.min
 
 
 def changed_keys(trials: Sequence[FrozenTrial]) -> list[str]:

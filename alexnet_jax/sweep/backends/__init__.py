@@ -59,6 +59,7 @@ class Backend(Protocol):
 
     def start(self, job: Job) -> Handle:
         """Start a job, or find it if it is still running from an earlier start of the sweep."""
+        ...
 
 
 def spawn(
@@ -79,7 +80,7 @@ def spawn(
         return subprocess.Popen(
             [*start, str(os.getpid()), *job.command],
             cwd=job.directory,
-            env=inherited | environ,
+            env={**inherited, **environ},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

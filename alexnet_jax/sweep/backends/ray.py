@@ -6,7 +6,7 @@ When a sweep ends, Ray ends its tasks, and each task ends its trial, which saves
 import math
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.sweep.backends import LOST, Job, run, threads
@@ -34,6 +34,7 @@ class Ray:
             import ray
         except ModuleNotFoundError as error:
             raise BadInput(f'--backend=ray needs Ray: {INSTALL}') from error
+        self._ray = ray = cast(Any, ray)  # a type checker takes ray for this file
         address = os.environ.get('RAY_ADDRESS', 'auto')
         try:
             if address != 'auto' and '://' not in address:
@@ -82,27 +83,24 @@ class Ray:
 
     def start(self, job: Job) -> '_Task':
         """Start a task."""
-        return _Task(self._task.remote(job, self._environ))
+        return _Task(self._ray, self._task.remote(job, self._environ))
 
 
 class _Task:
-    def __init__(self, reference: Any):
+    def __init__(self, ray: Any, reference: Any):
+        self._ray = ray
         self._reference = reference
 
     def poll(self) -> int | None:
-        import ray
-
-        ready, _ = ray.wait([self._reference], timeout=0)
+        ready, _ = self._ray.wait([self._reference], timeout=0)
         if not ready:
             return None
         try:
-            return ray.get(self._reference)
-        except ray.exceptions.TaskCancelledError:
+            return self._ray.get(self._reference)
+        except self._ray.exceptions.TaskCancelledError:
             return STOPPED
-        except ray.exceptions.RayError:  # its worker or node was lost
+        except self._ray.exceptions.RayError:  # its worker or node was lost
             return LOST
 
     def stop(self) -> None:
-        import ray
-
-        ray.cancel(self._reference, force=False)  # raises KeyboardInterrupt in `run`
+        self._ray.cancel(self._reference, force=False)  # raises KeyboardInterrupt in `run`

@@ -59,8 +59,10 @@ class Slurm:
                 f'--devices_per_trial={devices_per_trial}, but no node of this Slurm cluster has '
                 f'more than {gpus} GPUs'
             )
-        parameters = dict(option.partition('=')[::2] for option in options)
-        parameters = {key: value or True for key, value in parameters.items()}
+        parameters: dict[str, Any] = {}
+        for option in options:
+            key, _, value = option.partition('=')
+            parameters[key] = value or True
         if gpus:
             parameters['gpus-per-node'] = devices_per_trial
         flags = [f'--{k}' if v is True else f'--{k}={v}' for k, v in parameters.items()]
@@ -97,12 +99,12 @@ class Slurm:
         return None
 
     def _submit(self, job: Job) -> str:
-        import submitit
+        from submitit.core.utils import FailedJobError
 
         self._executor.update_parameters(job_name=job.name)
         try:
             number = self._executor.submit(run_on_node, job).job_id
-        except submitit.core.utils.FailedJobError as error:
+        except FailedJobError as error:
             raise RunError(
                 f'sbatch: {error}; run the same command again to continue, with a lower '
                 f'--max_parallel if there were too many jobs'
