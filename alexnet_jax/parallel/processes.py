@@ -28,8 +28,8 @@ LOST = (
     'restart all processes: they resume from the newest checkpoint'
 )
 # Found in the errors of collectives and of the coordination service when another process is gone,
-# in jaxlib 0.10.2. Gloo (between CPUs), Connection, the gRPC codes and heartbeat were seen with
-# killed processes; NCCL (between GPUs) is from XLA's source.
+# with jaxlib 0.10.2. Gloo (between CPUs), Connection, UNAVAILABLE and heartbeat were seen after a
+# kill; NCCL (between GPUs) and DEADLINE_EXCEEDED were not.
 LOST_PATTERNS = (
     'Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'heartbeat', 'Connection'
 )  # fmt: skip

@@ -97,7 +97,7 @@ def test_exit_code_is_passed_on(launch):
 class TestVenv:
     def kinds(self, calls):
         """What each call of Python was for."""
-        return [' '.join(call[1:3]) for call in calls if call[1] == '-m']
+        return [' '.join(call[1:3]) for call in calls if '-m' in call]
 
     def test_is_made_and_filled_once(self, launch):
         done, calls = launch('local.sh')

@@ -16,7 +16,7 @@ ON_GLIBC = platform.libc_ver()[0] == 'glibc'
 
 KEEP_AND_GIVE_BACK = """
 import numpy as np
-from alexnet_jax import malloc
+from alexnet_jax.parallel import malloc
 
 def resident():
     with open('/proc/self/statm') as file:
