@@ -14,10 +14,10 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax import configs
 from alexnet_jax.config import default_config, leaves, suggest
 from alexnet_jax.errors import BadInput
 
+CONFIGS = Path(__file__).parent / 'configs'  # in a checkout, a link to the recipes
 RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # for --config=x/config.json
 
 
@@ -84,8 +84,7 @@ def _locate(recipe: str) -> list[str]:
         _check_file(path, 'config')
         return [str(RECORDED), path]
     if path and '/' not in path and not path.endswith('.py'):
-        files = (file for folder in configs.__path__ for file in Path(folder).glob('[!_]*.py'))
-        shipped = {file.stem: str(file) for file in sorted(files)}
+        shipped = {file.stem: str(file) for file in sorted(CONFIGS.glob('*.py'))}
         if path not in shipped:
             raise BadInput(f'no recipe is named {path}; {suggest(path, shipped)}')
         path = shipped[path]
