@@ -267,7 +267,7 @@ class TestData:
 
     def test_folder_of_one_class(self, refused, tmp_path):
         message = refused(*self.folder(tmp_path, 'train/cat', 'validation/cat'))
-        assert_has(message, f'{tmp_path}/images/train', 'cat', 'two')
+        assert_has(message, f'{tmp_path}/images/train', 'cat', 'one class', 'add another')
 
     def test_image_that_does_not_decode(self, refused, tmp_path):
         args = self.folder(tmp_path, 'train/cat', 'train/dog', 'validation/cat')

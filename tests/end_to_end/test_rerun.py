@@ -68,5 +68,5 @@ def test_a_damaged_record_is_refused(tmp_path, text):
 
 def test_another_json_is_refused(tmp_path):
     (tmp_path / 'x.json').write_text('{}')
-    with pytest.raises(BadInput, match=r'a recipe in JSON is the config\.json of a workdir'):
+    with pytest.raises(BadInput, match=r'x\.json: .* config\.json of a run'):
         load_recipe(str(tmp_path / 'x.json'))

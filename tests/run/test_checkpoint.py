@@ -123,7 +123,10 @@ def test_other_shapes_are_named(workdir):
 def test_another_network_is_refused(workdir):
     other = state_of(2)
     other.params['fc9'] = other.params.pop('fc2')
-    with Checkpoints(str(workdir)) as ckpt, pytest.raises(RunError, match='of another network'):
+    with (
+        Checkpoints(str(workdir)) as ckpt,
+        pytest.raises(RunError, match='belongs to another network'),
+    ):
         ckpt.restore(other)
 
 

@@ -28,6 +28,7 @@ from prepared_sets import (
     request_for,
 )
 
+from alexnet_jax import files
 from alexnet_jax.config import default_config
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare import build, shards
@@ -183,7 +184,7 @@ class TestContinuing:
         folder, _ = write_folder(folder_of(20))
         prepare(folder, tmp_path / 'whole')
         whole = contents(tmp_path / 'whole')
-        sync = shards.sync
+        sync = files.sync
         for stop in itertools.count():
             output = tmp_path / f'stopped{stop}'
             calls = itertools.count()
@@ -193,8 +194,7 @@ class TestContinuing:
                     raise OSError(errno.ENOSPC, 'No space left on device')
                 sync(path)
 
-            for module in (build, shards):
-                monkeypatch.setattr(module, 'sync', stopping)
+            monkeypatch.setattr(files, 'sync', stopping)
             try:
                 prepare(folder, output)
                 break  # with fewer writes than that
@@ -214,7 +214,8 @@ class TestContinuing:
             import sys, time
             sys.path.insert(0, {str(ROOT / 'tests')!r})
             import prepared_sets
-            from alexnet_jax.data.prepare import shards
+            from alexnet_jax import files
+from alexnet_jax.data.prepare import shards
             write = shards.write_json
             shards.write_json = lambda *args: (time.sleep(0.02), write(*args))
             prepared_sets.prepare({str(folder)!r}, {str(tmp_path / 'killed')!r}, 'jpeg',
