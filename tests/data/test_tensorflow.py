@@ -31,6 +31,7 @@ def imported(path) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_the_log_is_quiet_and_gpus_are_hidden(tmp_path):
     (tmp_path / 'tensorflow.py').write_text(FAKE)
     done = subprocess.run(

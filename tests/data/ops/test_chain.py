@@ -97,6 +97,7 @@ class TestParse:
         with pytest.raises(BadInput, match=r'does not match invert or invert\(N\); allowed: '):
             parse('decode|invert(1, 2)')
 
+    @pytest.mark.slow
     def test_without_docstrings_and_asserts(self):
         """`python -OO` strips both."""
         script = """if True:

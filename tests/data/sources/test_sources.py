@@ -161,6 +161,7 @@ class TestTable:
         with pytest.raises(BadInput, match='prepared:DIR, dots:COLOR'):
             open_data('dot:gray')
 
+    @pytest.mark.slow
     def test_only_the_kind_in_use_is_imported(self):
         """Digits need no TFDS, and what recipes read no TensorFlow."""
         script = """if True:
