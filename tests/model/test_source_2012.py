@@ -198,6 +198,7 @@ def test_the_table_matches_the_source(check):
     assert check(SOURCE_2012)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('check', 'table'), WITHOUT.values(), ids=WITHOUT)
 def test_the_check_fails_without(check, table):
     assert table != SOURCE_2012

@@ -13,6 +13,8 @@ from alexnet_jax.parallel import pmap
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
 
+pytestmark = pytest.mark.slow
+
 GROUP = 2
 B = 16 * GROUP
 SEED = 5

@@ -7,6 +7,8 @@ from fake_data import TINY, FakeData, config_of
 from alexnet_jax.model import variants
 from alexnet_jax.training.loop import train_and_evaluate
 
+pytestmark = pytest.mark.slow
+
 COMPILING = '/jax/core/compile/backend_compile_duration'
 PMAPPED = 'jit(_fun)'  # the name that JAX 0.10.2 gives whatever pmap compiles
 
