@@ -16,6 +16,9 @@ from helpers import ROOT
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# What the tests compile is kept for the next test and the next session.
+jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'compiled'))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 # What a machine may lack: with CI=true, a test that is skipped for any other reason fails.
 OPTIONAL = r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|emulator|shared)\b'
