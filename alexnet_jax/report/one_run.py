@@ -130,8 +130,8 @@ def _scores(
 
 
 def _top(probabilities: np.ndarray, names: Sequence[str]) -> list[tuple[str, float]]:
-    best = np.argsort(-probabilities, kind='stable')[:TOP].tolist()
-    return [(names[i], float(probabilities[i])) for i in best]
+    best = np.argsort(-probabilities, kind='stable')[:TOP]
+    return [(names[int(i)], float(probabilities[i])) for i in best]
 
 
 def _neighbors(
