@@ -9,6 +9,8 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax.benchmark import flax_baseline
+from alexnet_jax.data.ops.chain import KNOWN
+from alexnet_jax.data.ops.color import ColorOp
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
@@ -35,11 +37,12 @@ class Pipeline:
 
 
 def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Return the config without mean and color shift, which take a pass over the set to compute."""
+    """Return the config without mean and color op, which take a pass over the set to compute."""
     config = config.copy_and_resolve_references()
     config.data.mean = 'none'
-    ops = [op for op in config.data.train_ops.split('|') if 'pca_shift' not in op]
-    config.data.train_ops = '|'.join(ops)
+    color_ops = {name for name, kind in KNOWN.items() if issubclass(kind, ColorOp)}
+    ops = config.data.train_ops.split('|')
+    config.data.train_ops = '|'.join(op for op in ops if op.partition('(')[0] not in color_ops)
     return config
 
 
