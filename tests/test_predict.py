@@ -118,6 +118,7 @@ def test_five_classes(make_run, photo, classify):
     assert found[0] != found[1]
 
 
+@pytest.mark.slow
 def test_best_checkpoint_and_not_the_newest(make_run, photo, classify):
     folder, mean, params = make_run(scores=((10, 0.5), (20, 0.75), (30, 0.25)))
     path, pixels = photo(height=SIZE, width=SIZE)
@@ -133,6 +134,7 @@ def test_no_mean(make_run, photo, classify):
     check(found, softmax(params[10], pixels[None], 0))
 
 
+@pytest.mark.slow
 def test_ten_crop(make_run, photo, classify):
     ops = f'decode|center_crop({SIZE + 2})|ten_crop({SIZE})'
     folder, mean, params = make_run({'data.eval_ops': ops})

@@ -245,6 +245,7 @@ def jpegs(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((folder / 'train').rglob('*.jpg'))]
 
 
+@pytest.mark.slow
 def test_flax_batches_of_black_and_white(tmp_path):
     images, labels = jpegs(tmp_path), np.repeat([0, 1], 4)
     batches = flax_baseline.flax_batches(images, labels, 4)
@@ -263,6 +264,7 @@ def test_flax_batches_of_black_and_white(tmp_path):
     assert seen == {0, 1}
 
 
+@pytest.mark.slow
 def test_flax_crops_vary(tmp_path):
     """Crops of a ramp from black to white along the width begin and end at different levels."""
     ramp = np.broadcast_to(np.linspace(0, 255, 300)[None, :, None], (200, 300, 3))

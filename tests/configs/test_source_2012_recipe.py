@@ -78,6 +78,7 @@ def test_biases_keep_their_rate(rates):
     assert not rates['conv1/bias'][720:].any()
 
 
+@pytest.mark.slow
 def test_biases_do_not_decay():
     moved = updates(0.0, 1.0, momentum=0.0)
     assert not moved['conv2/bias'].any()

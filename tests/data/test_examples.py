@@ -11,6 +11,7 @@ from alexnet_jax.errors import BadInput
 TRAIN = 1437  # digits
 
 
+@pytest.mark.slow
 def test_all_views_equal_the_evaluation_batches(digits_config):
     config = digits_config(
         **{'batch_size': 360, 'data.mean': 'none', 'data.eval_ops': 'decode|resize(12)|ten_crop(8)'}
@@ -22,6 +23,7 @@ def test_all_views_equal_the_evaluation_batches(digits_config):
         np.testing.assert_array_equal(np.concatenate([batch[column] for batch in found]), values)
 
 
+@pytest.mark.slow
 def test_one_view_is_the_center(digits_config):
     config = digits_config(
         **{'batch_size': 360, 'data.mean': 'none', 'data.eval_ops': 'decode|resize(12)|ten_crop(8)'}
@@ -33,6 +35,7 @@ def test_one_view_is_the_center(digits_config):
     np.testing.assert_array_equal(labels, expected['label'][[7, 300]])
 
 
+@pytest.mark.slow
 def test_train_images_are_not_augmented(digits_config):
     config = digits_config(
         **{'batch_size': TRAIN, 'data.mean': 'none', 'data.train_ops': 'decode|random_mirror'}
@@ -46,6 +49,7 @@ def test_train_images_are_not_augmented(digits_config):
     assert len(samples.some_train_indices(9999)) == TRAIN
 
 
+@pytest.mark.slow
 def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
     ops = 'decode|resize(12)|random_crop(8)|random_mirror|pca_shift(0.5)'
     config = digits_config(**{'batch_size': TRAIN, 'seed': 3, 'data.train_ops': ops})

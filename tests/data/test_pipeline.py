@@ -33,6 +33,7 @@ def folder_of(count, size=(8, 8)):
 
 
 class TestOrder:
+    @pytest.mark.slow
     def test_equals_concatenated_permutations(self, digits_config):
         # 1,437 images in batches of 500: steps 3 and 6 cross epochs
         data = Data(digits_config(batch_size=500, seed=7))
@@ -52,6 +53,7 @@ class TestOrder:
         assert data.example_ids(1) + data.example_ids(2) == expected
         assert take(data.train_batches(), 1)[0]['image'].shape == (16, 8, 8, 3)
 
+    @pytest.mark.slow
     def test_microbatches_are_the_batch_in_parts(self, digits_config):
         changes = {'batch_size': 24, 'data.train_ops': RANDOM_OPS, 'data.mean': 'none'}
         whole = Data(digits_config(**changes))
@@ -108,6 +110,7 @@ def same(left, right):
 
 
 class TestSteps:
+    @pytest.mark.slow
     def test_resuming_gives_the_same_batches(self, digits_config, tmp_path):
         config = digits_config(batch_size=300, **{'data.train_ops': RANDOM_OPS})
         data, again = Data(config), Data(config)
@@ -132,6 +135,7 @@ class TestSteps:
         _, labels = data._train.split.read(np.array([int(i[6:]) for i in ids]))
         np.testing.assert_array_equal(take(data.train_batches(1_000_000), 1)[0]['label'], labels)
 
+    @pytest.mark.slow
     def test_iterators_may_be_dropped(self, digits_config):
         data = Data(digits_config())
         batches = data.train_batches()
@@ -165,6 +169,7 @@ class TestSteps:
 
 
 class TestProcesses:
+    @pytest.mark.slow
     def test_slices_make_the_batch(self, digits_config, tmp_path):
         config = digits_config(batch_size=100, **{'data.train_ops': RANDOM_OPS})
         parts = [Data(config, *process) for process in ((0, 1), (0, 2), (1, 2))]
@@ -175,6 +180,7 @@ class TestProcesses:
             same(whole, {k: np.concatenate([left[k], right[k]]) for k in whole})
 
     @pytest.mark.parametrize('count', [1, 2, 4])
+    @pytest.mark.slow
     def test_eval_scores_every_example_once(self, digits_config, count):
         # 360 = 3 batches of 112 and 24 of a fourth
         batches = [
@@ -297,6 +303,7 @@ class TestBadImages:
         with pytest.raises(RunError, match=r'050.png cannot be used: .*No such file'):
             take(data.train_batches(), 10)
 
+    @pytest.mark.slow
     def test_skip_masks_the_bad_and_nothing_else(self, broken, tmp_path):
         bad = ['train/a/000.png', 'train/b/101.png']
         clean = broken([])

@@ -50,6 +50,7 @@ def test_mean_is_of_the_ops_before_the_first_random_one(write_folder, folder_con
 
 
 @pytest.mark.parametrize('batch', [1, 7, 64])
+@pytest.mark.slow
 def test_does_not_depend_on_the_batch(digits_config, monkeypatch, batch):
     data = Data(digits_config())
     expected = statistics.compute(data._train, data.train_preprocessor.prefix, (8, 8))
@@ -73,6 +74,7 @@ def test_colors_of_differing_sizes_without_a_mean(write_folder, folder_config, t
     np.testing.assert_allclose(axes @ axes.T, np.cov(flat.T.astype(float), bias=True), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_color_shift_of_a_batch_uses_the_axes(digits_config, tmp_path):
     # digits are gray: the only direction of color is (1, 1, 1) / sqrt(3)
     data = Data(digits_config(batch_size=1000, **{'data.train_ops': 'decode|pca_shift(0.1)'}))
@@ -92,6 +94,7 @@ def test_nothing_needed_writes_nothing(digits_config, tmp_path):
     assert not data.mean.any()
 
 
+@pytest.mark.slow
 def test_file_is_written_once_and_read_by_others(digits_config, tmp_path, monkeypatch):
     first = Data(digits_config())
     first.load_statistics(tmp_path)
@@ -103,6 +106,7 @@ def test_file_is_written_once_and_read_by_others(digits_config, tmp_path, monkey
         np.testing.assert_array_equal(data.mean, first.mean)
 
 
+@pytest.mark.slow
 def test_other_processes_wait_for_the_file(digits_config, tmp_path, monkeypatch):
     def sleep(seconds):
         Data(digits_config()).load_statistics(tmp_path)  # process 0, meanwhile
@@ -133,6 +137,7 @@ class TestBadImages:
 
         return make
 
+    @pytest.mark.slow
     def test_stop(self, broken, tmp_path):
         with pytest.raises(RunError, match=r'077.png cannot be used: it is not a JPEG'):
             broken('stop')[0].load_statistics(tmp_path)
@@ -145,6 +150,7 @@ class TestBadImages:
         np.testing.assert_array_equal(data.mean, stack(pixels).mean(0).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_image_of_another_size_is_named(write_folder, folder_config, tmp_path):
     folder, _ = write_folder(files(60, (8, 8)) | {'train/b/odd.png': (8, 12)})
     config = folder_config(folder, **{'data.train_ops': 'decode|random_crop(8)'})

@@ -167,6 +167,7 @@ def test_biases_start_from_1_where_the_paper_says(course):
     }
 
 
+@pytest.mark.slow
 def test_std_and_bias_are_the_layers_own():
     params = init((Conv('c', 64, 5, std=0.3, bias=0.5), Dense('d', 100, std=2.0)), 8)
     assert params['c']['kernel'].std() == pytest.approx(0.3, rel=0.05)
@@ -185,6 +186,7 @@ def test_he_s_std():
     assert np.std(params['fc2']['kernel']) == pytest.approx((2 / 4096) ** 0.5, rel=0.01)
 
 
+@pytest.mark.slow
 def test_torch_s_initial_weights_and_biases_are_uniform():
     """U(+-1/sqrt(inputs)): 5 * 5 * 8 / 2 = 100 inputs of a group's filter, 8 * 8 * 400 = 25,600."""
     torch = {'bias': 'torch', 'std': 'torch'}
@@ -202,6 +204,7 @@ def test_torch_s_initial_weights_and_biases_are_uniform():
     assert len({float(b) for b in params['fc2']['bias']}) > 490  # each is drawn
 
 
+@pytest.mark.slow
 def test_a_small_net_by_hand():
     layers = (Conv('c', 1, 1), ReLU(), LRN(k=1, n=1, alpha=1, beta=1), MaxPool(2, 2), Dense('d', 1))
     params = {
@@ -279,6 +282,7 @@ def test_dropout_at_another_rate():
     assert (y == 0).mean() == pytest.approx(0.2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_dropout_masks_depend_on_the_example_not_on_the_batch():
     model = AlexNet((Dropout(),))
     x, keys = jnp.ones((8, 100)), keys_of(8)
@@ -293,6 +297,7 @@ def test_dropout_masks_depend_on_the_example_not_on_the_batch():
     )
 
 
+@pytest.mark.slow
 def test_dropout_masks_change_with_the_key():
     model, x = AlexNet((Dropout(),)), jnp.ones((2, 100))
     np.testing.assert_array_equal(

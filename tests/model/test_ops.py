@@ -78,6 +78,7 @@ def test_conv_by_hand():
         ((11, 14), 5, 3),
     ],
 )
+@pytest.mark.slow
 def test_max_pool_is_reduce_window_bit_for_bit(size, window, stride, ceil_mode, dtype):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(-2, 2, (4, *size, 5)), dtype)  # most windows have ties
@@ -104,6 +105,7 @@ def test_max_pool_is_reduce_window_on_the_shape_of_pool1():
     np.testing.assert_array_equal(ours[1] != 0, expected[1] != 0)
 
 
+@pytest.mark.slow
 def test_max_pool_gives_the_gradient_to_the_first_maximum():
     x = jnp.ones((1, 3, 3, 1))
     gradient = jax.grad(lambda x: ops.max_pool(x, 3, 2).sum())(x)
@@ -111,6 +113,7 @@ def test_max_pool_gives_the_gradient_to_the_first_maximum():
 
 
 @pytest.mark.parametrize('pool', [ops.max_pool, ops.avg_pool])
+@pytest.mark.slow
 def test_pools_with_ceil_mode_take_32_to_16_to_8_to_4(pool):
     x = normal(1, 32, 32, 2)
     widths = []
@@ -124,6 +127,7 @@ def test_pools_with_ceil_mode_take_32_to_16_to_8_to_4(pool):
 @pytest.mark.parametrize(
     ('size', 'window', 'stride'), [((8, 8), 3, 2), ((7, 10), 3, 2), ((6, 9), 2, 2), ((8, 5), 4, 3)]
 )
+@pytest.mark.slow
 def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ceil_mode):
     x = normal(2, *size, 3)
     height, width = (output_width(s, window, stride, ceil_mode=ceil_mode) for s in size)
@@ -138,6 +142,7 @@ def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ce
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_avg_pool_by_hand():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     # [[mean of 9, mean of 6], [mean of 6, mean of 4]]: 0..10, then the last row and column.
@@ -174,6 +179,7 @@ LRN_CASES = [
 
 
 @pytest.mark.parametrize('case', LRN_CASES)
+@pytest.mark.slow
 def test_local_response_norm_is_the_formula(case):
     x = normal(2, 3, 3, 12, std=100)  # large enough for the sum to matter beside k
     assert_within(ops.local_response_norm(x, *case), naive_lrn(x, *case), 1e-6)
@@ -226,6 +232,7 @@ def test_within_channel_lrn_and_its_gradient_are_those_of_lax(n, alpha, beta):
         assert_within(a, b, 1e-6)
 
 
+@pytest.mark.slow
 def test_within_channel_lrn_is_the_formula():
     x = normal(2, 5, 6, 3, std=300)
     wide = x.astype(np.float64)
@@ -239,6 +246,7 @@ def test_within_channel_lrn_is_the_formula():
 
 
 @pytest.mark.parametrize('norm', [ops.local_response_norm, ops.within_channel_lrn])
+@pytest.mark.slow
 def test_denominators_of_bfloat16_are_float32(norm):
     x = jnp.asarray(normal(2, 6, 6, 16, std=100), jnp.bfloat16)
     y = norm(x)

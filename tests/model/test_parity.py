@@ -261,6 +261,7 @@ def pair(request):
     return layers, net, images, rng.integers(0, layers[-1].features, BATCH)
 
 
+@pytest.mark.slow
 def test_logits(pair):
     layers, net, images, _ = pair
     net = net.float()
@@ -273,6 +274,7 @@ def test_logits(pair):
     assert_within(actual, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_gradients(pair):
     layers, net, images, labels = pair
     net = net.double()

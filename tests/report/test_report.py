@@ -143,6 +143,7 @@ def test_one_run(make_run, command):
     assert 'run, last table_run digits, test: decode 0.60 62.50% 25.00% 1.1250' in page.text
 
 
+@pytest.mark.slow
 def test_scores_and_neighbors_of_a_linear_net(make_run, command):
     """Its features are pixels, and its classes a matrix product."""
     from sklearn.datasets import load_digits
@@ -171,6 +172,7 @@ def test_scores_and_neighbors_of_a_linear_net(make_run, command):
     assert 'None: data.train_ops is decode, which has no random op.' in text
 
 
+@pytest.mark.slow
 def test_hostile_names(make_run, command, tmp_path):
     """Of classes, which are folders, and of the run."""
     rng = np.random.RandomState(0)

@@ -48,6 +48,7 @@ BASE = Base('--config=configs/x.py', default_config(), apply(default_config(), {
 SCORES = {0: 0.1, 1: 0.3, 2: 0.5, 3: 0.6, 4: (study.FAILED, 'no <b> such "data"'), 5: 0.25}
 
 
+@pytest.mark.slow
 def test_the_table_of_trials(make, tmp_path):
     results.write(make(GRID, SCORES), BASE, tmp_path)
     with (tmp_path / 'trials.csv').open(newline='') as file:

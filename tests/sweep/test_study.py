@@ -59,6 +59,7 @@ def test_killed_while_the_grid_is_written(tmp_path):
 
 
 @pytest.mark.parametrize('search', ['random', 'tpe'])
+@pytest.mark.slow
 def test_a_search_started_again_goes_on_as_if_it_had_not_stopped(tmp_path, search):
     def run(folder, stops):
         found = []

@@ -101,6 +101,7 @@ def fail_at(step: int):
 
 
 @pytest.mark.parametrize('step', [1, 4, 7, 11])
+@pytest.mark.slow
 def test_stopped_and_resumed(tmp_path, uninterrupted, step):
     """The signal comes as the batch is asked for: the step is done and saved."""
     with pytest.raises(Interrupted, match=f'stopped; step {step} is saved') as stopped:
@@ -123,6 +124,7 @@ def test_sigint_stops_as_well(tmp_path):
 
 
 @pytest.mark.parametrize(('step', 'saved'), [(1, None), (6, 4), (8, 6), (12, 10)])
+@pytest.mark.slow
 def test_failed_and_resumed(tmp_path, uninterrupted, step, saved):
     """Steps after the last checkpoint are done again: the same records, each once."""
     with pytest.raises(RunError, match=f'step {step}'):
@@ -133,6 +135,7 @@ def test_failed_and_resumed(tmp_path, uninterrupted, step, saved):
 
 
 @pytest.mark.parametrize('number', [1, 2, 3])
+@pytest.mark.slow
 def test_stopped_in_an_evaluation(tmp_path, uninterrupted, number):
     """That of step 4, 8 or 12: it is cut, cut again, then done on the third start."""
     count = 0
@@ -160,6 +163,7 @@ def test_stopped_in_an_evaluation(tmp_path, uninterrupted, number):
         assert (found or {}).get('top1') == (expected or {}).get('top1')
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(tmp_path, uninterrupted):
     for step in (2, 3, 9):
         with pytest.raises(Interrupted):
@@ -168,6 +172,7 @@ def test_stopped_again_and_again(tmp_path, uninterrupted):
     assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_corrupt_checkpoint_costs_steps_and_nothing_else(tmp_path, uninterrupted, capsys):
     with pytest.raises(Interrupted):
         train(short_run(), tmp_path, on_batch=stop_at(7))
@@ -179,6 +184,7 @@ def test_a_corrupt_checkpoint_costs_steps_and_nothing_else(tmp_path, uninterrupt
     assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_another_log_every_changes_no_weight(tmp_path, uninterrupted):
     train(short_run(log_every=1), tmp_path)
     found, expected = final_state(tmp_path), final_state(uninterrupted)
@@ -190,6 +196,7 @@ def test_another_log_every_changes_no_weight(tmp_path, uninterrupted):
 # A run that is finished
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_changes_nothing(tmp_path, capsys):
     train(short_run(), tmp_path)
     before, state = (tmp_path / 'metrics.jsonl').read_bytes(), final_state(tmp_path)
@@ -200,6 +207,7 @@ def test_a_finished_run_says_so_and_changes_nothing(tmp_path, capsys):
     assert_same_state(final_state(tmp_path), state)
 
 
+@pytest.mark.slow
 def test_more_epochs_continue(tmp_path, uninterrupted):
     """6 steps, then 12: the weights of 12 steps. Step 6 has records of its own."""
     train(short_run(epochs=2.0), tmp_path)
@@ -215,6 +223,7 @@ def test_more_epochs_continue(tmp_path, uninterrupted):
 # A run that diverges
 
 
+@pytest.mark.slow
 def test_the_first_bad_step_is_named(tmp_path):
     """Not a number at step 5, seen at the train record of step 6."""
     config = short_run(log_every=3)
@@ -237,6 +246,7 @@ def test_a_run_that_has_diverged_is_not_saved(tmp_path):
     assert find_steps(str(tmp_path)) == [4, 2]
 
 
+@pytest.mark.slow
 def test_a_huge_rate_diverges_with_exit_code_3(tmp_path, capsys):
     config = short_run(optimizer__learning_rate=1e9, optimizer__schedule='constant', log_every=1)
     with pytest.raises(SystemExit) as ended:
@@ -252,6 +262,7 @@ def test_a_huge_rate_diverges_with_exit_code_3(tmp_path, capsys):
 # Weights of another run
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_weights_but_a_head_of_another_size(tmp_path, uninterrupted, capsys):
     """One step at a rate that moves nothing shows what the run started from."""
     config = short_run(
@@ -277,6 +288,7 @@ def test_init_from_takes_the_weights_but_a_head_of_another_size(tmp_path, uninte
     assert f'starting from the weights of {uninterrupted}, step {best}' in output
 
 
+@pytest.mark.slow
 def test_init_from_a_network_without_a_layer(tmp_path, uninterrupted, capsys):
     renamed = (*TINY[:-1], variants.dataclasses.replace(TINY[-1], name='head'))
     with pytest.MonkeyPatch.context() as patch:
@@ -285,6 +297,7 @@ def test_init_from_a_network_without_a_layer(tmp_path, uninterrupted, capsys):
     assert f'head is not in {uninterrupted}: it starts afresh' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_init_from_is_not_used_again(tmp_path, uninterrupted):
     """A run that continues has weights of its own."""
     straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
@@ -297,6 +310,7 @@ def test_init_from_is_not_used_again(tmp_path, uninterrupted):
     assert records(straight) != records(uninterrupted)
 
 
+@pytest.mark.slow
 def test_plateau_is_resumed_exactly(tmp_path):
     """Scores that stall at step 8: the rate drops there, for the resumed run as for the other."""
     changes = {
@@ -322,6 +336,7 @@ def test_plateau_is_resumed_exactly(tmp_path):
     assert_same_run(tmp_path / 'in_eval', tmp_path / 'whole')
 
 
+@pytest.mark.slow
 def test_microbatches_are_resumed_exactly(tmp_path):
     config = short_run(accum_steps=2, batch_size=16)
     train(config, tmp_path / 'whole')

@@ -156,6 +156,7 @@ def test_color_shift_is_added_to_the_pixels(tiny):
     assert_close(run(train_step, state, shifted).params, run(train_step, state, moved).params)
 
 
+@pytest.mark.slow
 def test_color_scale_multiplies_what_is_shifted(tiny):
     """(pixels - mean + shift) / 2, as pixels p' = mean + (p - mean + shift) / 2 would give."""
     train_step, state, _ = tiny
@@ -199,6 +200,7 @@ def test_bad_step_is_the_first_one(tiny):
     assert run(train_step, state, batch_of(1)).metrics['bad_step'] == NO_STEP
 
 
+@pytest.mark.slow
 def test_a_gradient_that_overflows_is_a_bad_step(tiny):
     """Logits are the bias, 0, so the loss is log 3; fc1 gets the sum of 16 gradients of 1e37."""
     model = AlexNet((Dense('fc1', 4), Dense('fc2', 3)))
@@ -247,6 +249,7 @@ def metrics_of(logits, labels, mask=None) -> dict:
     return run(*biased(*logits), batch).metrics
 
 
+@pytest.mark.slow
 def test_metrics_by_hand():
     """Six classes in falling order: label 0 is a top-1 hit, labels 0 to 4 are top-5 hits."""
     logits = [3.0, 2.0, 1.0, 0.0, -1.0, -2.0]
@@ -267,11 +270,13 @@ def test_masked_hits_do_not_count():
     assert metrics['bad_images'] == 2
 
 
+@pytest.mark.slow
 def test_with_fewer_than_five_classes_every_label_is_in_the_top_five():
     metrics = metrics_of([0.0, 2.0, 1.0], [0, 1, 1, 2] * 4)
     assert (metrics['top1'], metrics['top5']) == (8, 16)
 
 
+@pytest.mark.slow
 def test_a_dead_network_scores_one_class():
     """Equal logits are no hit on every label: the first class is taken."""
     labels = [0, 0, 0, *range(1, 10), 1, 2, 3, 4]
@@ -283,6 +288,7 @@ def test_a_dead_network_scores_one_class():
 # Evaluation
 
 
+@pytest.mark.slow
 def test_views_average_the_probabilities():
     model = AlexNet((Dense('fc', 3),))
     rng = np.random.default_rng(6)
@@ -300,6 +306,7 @@ def test_views_average_the_probabilities():
     np.testing.assert_allclose(one_view, jax.nn.log_softmax(logits[:, 0]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_eval_step_scores_without_dropout_and_drops_what_is_masked(tiny):
     _, state, mean = tiny
     batch = batch_of()

@@ -163,6 +163,7 @@ class TestDecode:
         with pytest.raises(BadImage, match=r'20 x 30 = 600 pixels, above data.max_pixels=599'):
             parse('decode', 599)(encoded)
 
+    @pytest.mark.slow
     def test_max_pixels_comes_before_decoding(self):
         # a header of 60,000 x 60,000 without pixels: decoding would fail in another way
         header = b'\x89PNG\r\n\x1a\n' + struct.pack('>I4sII', 13, b'IHDR', 60_000, 60_000)
@@ -234,6 +235,7 @@ class TestSizes:
 
 
 class TestRandomness:
+    @pytest.mark.slow
     def test_eager_equals_tf_data(self):
         ops = 'decode|resize_short(20)|random_crop(16)|random_mirror|pad_crop(2)|pca_shift(0.1)'
         pixels, axes = picture(25, 30), np.diag([1.0, 2.0, 3.0]).astype(np.float32)
@@ -253,6 +255,7 @@ class TestRandomness:
         np.testing.assert_array_equal(crop(1), crop(1))
         assert len({crop(value).tobytes() for value in range(8)}) >= 7
 
+    @pytest.mark.slow
     def test_random_crop_is_a_slice_and_covers_every_offset(self):
         # pixel (y, x) says where it is, so that a crop's first pixel says its offset
         y, x = np.mgrid[:256, :256]
@@ -300,6 +303,7 @@ class TestPCAShift:
         np.testing.assert_array_equal(color.shift, np.zeros(3, np.float32))
         assert color.scale == 1
 
+    @pytest.mark.slow
     def test_mean_and_covariance(self):
         rotation = np.linalg.qr(RNG.randn(3, 3))[0]
         variances = np.array([10.0, 200.0, 3000.0])
@@ -360,6 +364,7 @@ class TestColorPlace:
 
         np.testing.assert_allclose(color.shift, expected, rtol=1e-6)
 
+    @pytest.mark.slow
     def test_ops_after_it_draw_as_if_an_image_op_stood_there(self):
         pixels = picture(40, 40)
         axes = np.eye(3, dtype='f4')

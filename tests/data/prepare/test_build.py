@@ -36,6 +36,7 @@ from alexnet_jax.errors import BadInput, RunError
 
 
 class TestContents:
+    @pytest.mark.slow
     def test_raw_is_what_the_ops_give(self, write_folder, tmp_path):
         folder, _ = write_folder(folder_of(37))
         assert prepare(folder, tmp_path / 'set')
@@ -56,6 +57,7 @@ class TestContents:
             expected = expected_pixels(folder / 'train' / order[index])
             assert record == expected.tobytes()
 
+    @pytest.mark.slow
     def test_jpeg_is_close(self, tmp_path):
         # smooth images: noise is what JPEG does not keep
         for split, label in itertools.product(('train', 'validation'), 'ab'):
@@ -88,6 +90,7 @@ class TestContents:
             digest = hashlib.sha256(content).hexdigest()
             assert file == {'bytes': len(content), 'sha256': digest}
 
+    @pytest.mark.slow
     def test_the_same_split_twice_and_odd_names(self, write_folder, tmp_path):
         files = {f'{split}/{c}/é\n{c}.png': (16, 16) for split in ('x+', 'x-') for c in 'ab'}
         folder, _ = write_folder(files)
@@ -122,6 +125,7 @@ class TestBadImages:
 
         return make
 
+    @pytest.mark.slow
     def test_stop_names_the_file_and_continues_when_it_is_mended(self, broken, tmp_path):
         folder = broken([60])
         with pytest.raises(RunError, match=r'060.png cannot be used: .* set --on_bad_image=skip$'):
@@ -130,6 +134,7 @@ class TestBadImages:
         Image.new('RGB', (16, 16)).save(folder / 'train/a/060.png')
         assert prepare(folder, tmp_path / 'set')
 
+    @pytest.mark.slow
     def test_skip_leaves_them_out_and_lists_them(self, broken, tmp_path):
         folder = broken([0, 60])
         with pytest.raises(RunError, match='--on_bad_image=skip'):
@@ -153,6 +158,7 @@ class TestBadImages:
         with pytest.raises(RunError, match=r'3 of 210 images .* more than the 1%'):
             prepare(broken([40, 60, 80]), tmp_path / 'set', policy='skip')
 
+    @pytest.mark.slow
     def test_skipped_before_a_kill_count(self, broken, tmp_path, monkeypatch):
         folder = broken([10, 60, 180])  # numbers 5, 30 and 90: shards 0, 1 and 5
         write = shards.write_json
@@ -169,6 +175,7 @@ class TestBadImages:
         with pytest.raises(RunError, match=r'3 of 210 images .* more than the 1%'):
             prepare(folder, tmp_path / 'set', policy='skip')
 
+    @pytest.mark.slow
     def test_a_shard_without_examples(self, broken, tmp_path):
         folder = broken([10, 12])
         prepare(folder, tmp_path / 'set', policy='skip', shard_size=1)
@@ -179,6 +186,7 @@ class TestBadImages:
 
 
 class TestContinuing:
+    @pytest.mark.slow
     def test_stopped_at_every_write(self, write_folder, tmp_path, monkeypatch):
         """A stop before each file that is made sure of; the set is absent, then the same."""
         folder, _ = write_folder(folder_of(20))
@@ -236,6 +244,7 @@ from alexnet_jax.data.prepare import shards
         assert contents(tmp_path / 'killed') == contents(tmp_path / 'whole')
         assert not (tmp_path / 'killed.incomplete').exists()
 
+    @pytest.mark.slow
     def test_finished_is_left_alone(self, write_folder, tmp_path):
         folder, _ = write_folder(folder_of(6))
         assert prepare(folder, tmp_path / 'set')

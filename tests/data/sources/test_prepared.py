@@ -154,6 +154,7 @@ class TestTraining:
             np.testing.assert_array_equal(left['image'][valid], right['image'][valid])
             np.testing.assert_array_equal(left['label'], right['label'])
 
+    @pytest.mark.slow
     def test_jpeg_draws_the_same_crops(self, both, tmp_path):
         original, prepared = both('jpeg')
         for data, name in ((original, 'a'), (prepared, 'b')):
@@ -165,6 +166,7 @@ class TestTraining:
         error = np.abs(left['image'] @ weights - right['image'] @ weights).mean((1, 2))
         assert error.max() < 10
 
+    @pytest.mark.slow
     def test_statistics_are_those_of_the_set(self, both, tmp_path, monkeypatch):
         original, prepared = both()
         original.load_statistics(tmp_path / 'a')
@@ -183,12 +185,14 @@ class TestTraining:
             {'data.train_split': 'validation'},
         ],
     )
+    @pytest.mark.slow
     def test_other_ops_or_splits_compute_their_own(self, both, tmp_path, monkeypatch, changes):
         _, prepared = both('jpeg', **changes)
         monkeypatch.delattr(statistics, 'compute')
         with pytest.raises(NameError, match='compute'):
             prepared.load_statistics(tmp_path / 'b')
 
+    @pytest.mark.slow
     def test_statistics_of_jpeg_are_of_what_training_sees(self, both, tmp_path):
         _, prepared = both('jpeg')
         prepared.load_statistics(tmp_path / 'b')
