@@ -88,12 +88,12 @@ def make_run(worker: Worker, task: Task, config: ml_collections.ConfigDict) -> R
     """
     match worker:
         case Worker.ALEXNET_JAX:
-            _configure()
+            _configure(config)
             return partial(_repeat, _make_step(task, config, ops))
         case Worker.REFERENCE:
             return partial(_repeat, _make_step(task, config, reference_ops))
         case Worker.LOOP:
-            _configure()
+            _configure(config)
             return partial(_train_in_loop, config)
         case Worker.TORCH_EAGER:
             return _make_torch_run(task, config)
@@ -107,10 +107,10 @@ def make_run(worker: Worker, task: Task, config: ml_collections.ConfigDict) -> R
             assert_never(worker)
 
 
-def _configure() -> None:
+def _configure(config: ml_collections.ConfigDict) -> None:
     """Set up the process as a run's, before JAX starts its devices."""
     malloc.configure_malloc()
-    compilation.set_xla_flags()
+    compilation.set_xla_flags(config.deterministic)
 
 
 def make_batch(config: ml_collections.ConfigDict) -> steps.Batch:
@@ -146,11 +146,12 @@ def _make_step(
     if task is Task.FORWARD:
         eval_step = steps.make_eval_step(model, data.mean)
         variables = pmap.replicate(state.variables)
-        del state  # scoring holds no velocities
+        del state  # scoring needs no velocities
         batches = list(data.eval_batches())
         return lambda: [eval_step(variables, batch) for batch in batches]
     train_step = make_train_step(model, transform, data.mean, config.seed)
     state, parts = pmap.replicate(state), next(data.train_batches(0))
+    malloc.trim_heap()  # as the loop does
 
     def train() -> TrainState:
         nonlocal state
