@@ -21,7 +21,7 @@ def load(workdir: 'str | os.PathLike[str]', step: int | None = None) -> 'Trained
 
     Raises:
       BadInput: The folder holds no run, or no checkpoint of that step.
-      RunError: There is no checkpoint yet, or it is corrupt or of another network.
+      RunError: There is no checkpoint yet, or it is corrupt or from a different network.
     """
     from alexnet_jax.evaluation.trained import TrainedNet  # imports JAX, which takes a second
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def find_commands(folder: Path) -> Iterator[tuple[str, str]]:
-    """Read the commands of a package from their sources, importing none of them.
+    """Read a package's commands from their source files, without importing them.
 
     Args:
       folder: The package's folder. Its modules that run as `__main__`, and its packages with a

@@ -26,15 +26,15 @@ def define_flags(require_workdir: bool = True) -> None:
     config_flags.DEFINE_config_file(
         'config',
         None,
-        'Recipe: NAME (one of ours) or FILE.py, with :ARGUMENT if it takes one; or the config.json '
-        'of a run.',
+        'Recipe: NAME (a built-in one) or FILE.py, with :ARGUMENT if it takes one; or the '
+        'config.json of a run.',
     )
     if require_workdir:
         flags.DEFINE_string('workdir', None, "The run's folder: config, metrics, checkpoints.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parse the command line into `flags.FLAGS`; return the command and its other arguments.
+    """Parse the command line into `flags.FLAGS`; return the command and its remaining arguments.
 
     With `--help`, print the flags and end the program instead.
 
@@ -78,7 +78,7 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
 
 
 def _locate(recipe: str) -> list[str]:
-    """The file of a recipe and, where there is one, its argument."""
+    """The file of a recipe and, if there is one, its argument."""
     path, *arguments = recipe.split(':', 1)
     if path.endswith('.json'):
         _check_file(path, 'config')
@@ -86,7 +86,7 @@ def _locate(recipe: str) -> list[str]:
     if path and '/' not in path and not path.endswith('.py'):
         shipped = {file.stem: str(file) for file in sorted(CONFIGS.glob('*.py'))}
         if path not in shipped:
-            raise BadInput(f'no recipe is named {path}; {suggest(path, shipped)}')
+            raise BadInput(f'unknown recipe {path}; {suggest(path, shipped)}')
         path = shipped[path]
     return [path, *arguments]
 
@@ -113,7 +113,11 @@ def call_in_file(
             raise BadInput(f'{flag} file {path} has no {function}(); see {example}')
         if not _takes(called, arguments):
             found = ':'.join([path, *arguments])
-            needs = f'takes no argument; found {found}' if arguments else f'needs one: {path}:...'
+            needs = (
+                f'takes no argument; found {found}'
+                if arguments
+                else f'needs an argument: {path}:...'
+            )
             raise BadInput(f'{flag} file {path} {needs}')
         return called(*arguments)
     except BadInput:
@@ -131,7 +135,7 @@ def _takes(function: Callable, arguments: Sequence[str]) -> bool:
 
 
 def _file_error(path: str, flag: str, error: Exception) -> str:
-    """Return what went wrong in a user's file, with the line in that file."""
+    """Return what went wrong in a user's file, with the line number in that file."""
     if isinstance(error, SyntaxError):
         line, reason = error.lineno, error.msg
     else:
@@ -171,7 +175,7 @@ def _flag_error(argv: Sequence[str], keys: dict, error: Exception) -> str:
 
 
 def _own_flags() -> dict[str, str]:
-    """Return {name: help} of this command's flags, without those of the libraries."""
+    """Return {name: help} for this command's flags, excluding those of libraries."""
     own = [
         f for module in (sys.argv[0], __name__) for f in flags.FLAGS.get_flags_for_module(module)
     ]
@@ -192,7 +196,7 @@ def _help() -> str:
 
 
 def show_progress(line: str) -> None:
-    """Replace the line that is shown while a command works; '' clears it. Only on a terminal."""
+    """Replace the progress line of a working command; '' clears it. Only on a terminal."""
     if sys.stderr.isatty():
         print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
 

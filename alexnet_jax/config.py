@@ -48,7 +48,7 @@ NOT_NEGATIVE = (
 )
 
 # Keys that may differ when a run is resumed, because they do not change what is computed. `epochs`
-# may grow as well: see `workdir.check`.
+# may increase as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir')
 
 
@@ -58,26 +58,26 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.seed = 0  # for initialization, data order, augmentation and dropout
     c.batch_size = 128  # examples per step, over all devices and hosts
-    # Parts into which a step's batch is split, to be computed in turn when the batch does not fit
-    # into memory. The result is that of the whole batch, up to rounding.
+    # Parts into which a step's batch is split, computed one after another, when the batch does not
+    # fit in memory. The result equals that of the whole batch, up to rounding.
     c.accum_steps = 1
     c.epochs = 90.0  # passes over the training set; fractions are allowed
     c.log_every = 100  # steps between train records, which average over the steps in between
     c.eval_every = 1000  # steps between evaluations; a multiple of checkpoint_every
     c.checkpoint_every = 1000  # steps between checkpoints; the newest 3 and the best are kept
     # On a GPU, compute the same bits in every run. XLA warns that this is slower; that was not
-    # measured here. On a CPU all runs are the same anyway.
+    # measured here. On a CPU, runs are reproducible anyway.
     c.deterministic = False
     c.init_from = config_dict.placeholder(str)  # workdir of the run that provides initial weights
 
-    # The network: a table of alexnet_jax/model/variants.py, and edits of it from edits.py.
+    # The network: a table in alexnet_jax/model/variants.py, and edits to it from edits.py.
     c.variant = 'course'
     c.edits = ()  # e.g. ('no_lrn', 'tanh')
     c.num_classes = 1000  # outputs of the last layer
     c.image_size = 227  # height and width of the network's input, in pixels
     # Of activations: float32 | bfloat16. Parameters, logits, loss and LRN denominators are float32.
     c.dtype = 'float32'
-    # Consecutive examples over which batch norm takes its statistics (Hoffer et al. 2017).
+    # Consecutive examples over which batch norm computes its statistics (Hoffer et al. 2017).
     c.ghost_batch_size = 32
 
     c.data = ml_collections.ConfigDict()
@@ -106,11 +106,11 @@ def default_config() -> ml_collections.ConfigDict:
     c.optimizer.plateau_patience = 5
     c.optimizer.plateau_max_reductions = 3  # as often as the authors did
     c.optimizer.momentum = 0.9  # 0 for plain gradient descent
-    c.optimizer.weight_decay = 5e-4  # of every parameter, times its weight_decay_multipliers
-    # Factors by parameter name ('conv1/kernel', '*/bias'); the first matching pattern counts.
+    c.optimizer.weight_decay = 5e-4  # for every parameter, times its weight_decay_multipliers
+    # Factors by parameter name ('conv1/kernel', '*/bias'); the first matching pattern wins.
     c.optimizer.lr_multipliers = ()  # e.g. (('*/bias', 2.0),)
     c.optimizer.weight_decay_multipliers = ()  # likewise
-    # Learning rates by epoch instead of the schedule's, 0 to freeze; the first match counts:
+    # Learning rates by epoch instead of the schedule's, 0 to freeze; the first match wins:
     # (('conv1/*', ((0, 0.01), (67, 1e-5), (72, 0.0))), ('*/bias', ((0, 0.02),)))
     c.optimizer.lr_overrides = ()
     # Above 0: LARS, which scales the update of each kernel to this fraction of its norm, times lr.
@@ -171,7 +171,7 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
     if config.eval_every % config.checkpoint_every:
         raise BadInput(
             f'eval_every={config.eval_every} is not a multiple of checkpoint_every='
-            f'{config.checkpoint_every}; a checkpoint is kept for its score, so make it one'
+            f'{config.checkpoint_every}; it must be, since checkpoints are kept by score'
         )
     _check_batch_size(config, devices)
     _check_network(config, devices)
@@ -186,11 +186,13 @@ def _check_types(expected: dict, found: dict) -> None:
         if type(value) not in kinds:
             raise BadInput(f'{key}={value!r}; it must be of type {kinds[0].__name__}')
     if not all(isinstance(edit, str) for edit in found['edits']):
-        raise BadInput(f"edits={found['edits']!r}; it must be names, such as ('no_lrn',)")
+        raise BadInput(
+            f"edits={found['edits']!r}; it must be a tuple of names, such as ('no_lrn',)"
+        )
     if not all(_is_number(epoch) for epoch in found['optimizer.milestones']):
         raise BadInput(
-            f'optimizer.milestones={found["optimizer.milestones"]!r}; it must be numbers, such '
-            'as (25.0, 51.0)'
+            f'optimizer.milestones={found["optimizer.milestones"]!r}; it must be a tuple of '
+            'numbers, such as (25.0, 51.0)'
         )
     for key in ('optimizer.lr_multipliers', 'optimizer.weight_decay_multipliers'):
         for entry in found[key]:
@@ -238,7 +240,8 @@ def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
     ):
         raise BadInput(
             f'ghost_batch_size={config.ghost_batch_size} does not divide the {examples} examples '
-            f'that a device gets at once (batch_size / accum_steps / devices); change one of these'
+            f'that a device computes at once (batch_size / accum_steps / devices); change one of '
+            'these'
         )
     names = parameter_names(layers)
     for key in ('lr_multipliers', 'weight_decay_multipliers', 'lr_overrides'):

@@ -33,7 +33,7 @@ SAMPLE_IMAGES = 50  # how many of each split are decoded
 SAMPLE_LABELS = 1000  # how many are read of a split whose labels are not in memory
 KEPT = checkpoint.KEEP_NEWEST + 2  # and the best, and the one being written
 
-Finding = tuple[bool, str]  # whether all is well, and what was found
+Finding = tuple[bool, str]  # whether all is well, and the text
 
 
 def examine(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[tuple[str, Finding]]:
@@ -44,7 +44,7 @@ def examine(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[t
       folder: The run's workdir, or None to leave out its checks.
 
     Yields:
-      What was checked, and the finding.
+      The name of the check, and a finding.
     """
     checks = {
         'config': partial(_check_config, config),
@@ -78,7 +78,7 @@ def _check_devices() -> Iterator[Finding]:
     yield True, f'{len(devices)} x {", ".join(kinds)} by jax {jax.__version__}'
     if Path('/proc/driver/nvidia/version').exists() and devices[0].platform == 'cpu':
         install = f'pip install "jax[cuda13]=={jax.__version__}"'
-        yield False, f'JAX does not use the NVIDIA GPU: {install} and unset JAX_PLATFORMS'
+        yield False, f'JAX is not using the NVIDIA GPU: run {install} and unset JAX_PLATFORMS'
 
 
 def _check_memory(config: ml_collections.ConfigDict) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def _bytes(tree) -> int:
 
 
 def _free_bytes() -> int:
-    """How much of the machine's memory a new process could use."""
+    """How much memory a new process could use on this machine."""
     try:
         lines = Path('/proc/meminfo').read_text().splitlines()
         return next(int(x.split()[1]) * 1024 for x in lines if x.startswith('MemAvailable'))
@@ -231,7 +231,7 @@ def _check_checkpoints(folder: str) -> Iterator[Finding]:
     if valid:
         then = f'the next run quarantines it and continues from step {valid[0]:,}'
     else:
-        then = 'none is valid: the next run quarantines it and stops, the one after starts over'
+        then = 'none is valid: the next run quarantines it and stops; the one after starts over'
     scores = checkpoint.read_scores(folder)
     for step, reason in found.items():
         if reason:
@@ -256,7 +256,7 @@ def main() -> None:
         raise BadInput(
             'usage: python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR]'
         )
-    compilation.set_xla_flags()  # as training does: the step is to be the same program
+    compilation.set_xla_flags()  # as in training, so that the step is the same program
     is_well = True
     for name, (is_ok, text) in examine(flags.FLAGS.config, flags.FLAGS.workdir):
         print(f'{"ok" if is_ok else "FAIL":4}  {name:11}  {" ".join(text.split())}', flush=True)

@@ -27,7 +27,7 @@ _EVAL_OPS = flags.DEFINE_string(
 _CHECKPOINTS = flags.DEFINE_string(
     'checkpoints',
     None,
-    'With --mode=eval: score the average of these nets instead: DIR[@STEP],DIR[@STEP],...',
+    'With --mode=eval: nets whose average to score instead: DIR[@STEP],DIR[@STEP],...',
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     'coordinator_address',
@@ -38,7 +38,7 @@ _NUM_PROCESSES = flags.DEFINE_integer(
     'num_processes',
     None,
     'With --coordinator_address: the number of processes. 1 trains in this process alone, '
-    'whatever the environment says.',
+    'regardless of the environment.',
 )
 _PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, "With --coordinator_address: this process's number, from 0."

@@ -33,13 +33,13 @@ _MANUAL_DIR = flags.DEFINE_string(
     'manual_dir', None, 'The folder of archives that were downloaded by hand.'
 )
 _OUTPUT = flags.DEFINE_string(
-    'output', None, 'The folder to make; by default DATA_DIR/NAME-SIZE-FORMAT.'
+    'output', None, 'The folder to create; by default DATA_DIR/NAME-SIZE-FORMAT.'
 )
 _SIZE = flags.DEFINE_integer('size', 256, 'Height and width of the images, in pixels.')
 _FORMAT = flags.DEFINE_string('format', 'jpeg', 'jpeg, or raw: larger but faster to read.')
 _QUALITY = flags.DEFINE_integer('quality', 95, 'The JPEG quality, 1 to 100.')
-_TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'As config.data.train_split.')
-_EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'As config.data.eval_split.')
+_TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'Like config.data.train_split.')
+_EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'Like config.data.eval_split.')
 _ON_BAD_IMAGE = flags.DEFINE_string(
     'on_bad_image', 'stop', 'stop, or skip: leave bad images out and list them, up to 1 %.'
 )
@@ -69,11 +69,11 @@ def _check_flags() -> None:
     if _ON_BAD_IMAGE.value not in ON_BAD_IMAGE:
         raise BadInput(f'--on_bad_image={_ON_BAD_IMAGE.value}; allowed: {", ".join(ON_BAD_IMAGE)}')
     if not 1 <= _SIZE.value <= 4096:
-        raise BadInput(f'--size={_SIZE.value}; it must be 1 to 4096')
+        raise BadInput(f'--size={_SIZE.value}; it must be from 1 to 4096')
     if not 1 <= _QUALITY.value <= 100:
-        raise BadInput(f'--quality={_QUALITY.value}; it must be 1 to 100')
+        raise BadInput(f'--quality={_QUALITY.value}; it must be from 1 to 100')
     if not _OUTPUT.value and not _DATA_DIR.value:
-        raise BadInput('pass --data_dir=DIR, the folder to make the set in, or --output=DIR')
+        raise BadInput('pass --data_dir=DIR, the folder to create the set in, or --output=DIR')
 
 
 def _full_name(name: str) -> str:
@@ -82,7 +82,7 @@ def _full_name(name: str) -> str:
 
     kind, _, rest = name.partition(':')
     if kind == 'prepared':
-        raise BadInput(f'--dataset={name} is already prepared; name what it was made from')
+        raise BadInput(f'--dataset={name} is already prepared; name the dataset it was made from')
     if kind == 'folder' and '://' not in rest:
         return f'folder:{os.path.abspath(rest)}' if rest else name
     return name if kind in KINDS else f'tfds:{name}'
@@ -115,7 +115,7 @@ def _prepare(dataset: str) -> None:
         new = build.prepare(request, data, output, _MANUAL_DIR.value)
     except OSError as error:
         raise RunError(
-            f'{output} cannot be made: {error.strerror or error}; run the same command to continue'
+            f'cannot write {output}: {error.strerror or error}; run the same command to continue'
         ) from error
     seconds = timedelta(seconds=round(time.monotonic() - began))
     print(f'prepared {output} in {seconds}' if new else f'{output} is already prepared')

@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.summary --config=configs/NAME.py
 
-The table is that of the course notes: nonlinearities and dropout share the row of the layer before
+The table follows the course notes: nonlinearities and dropout share the row of the layer before
 them. A multiply-add is one multiplication and one addition: two floating-point operations.
 """
 

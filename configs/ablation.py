@@ -1,4 +1,4 @@
-"""The paper's net without one of its parts: `configs/ablation.py:EDIT`, or whole without EDIT.
+"""The paper's net without one of its parts: `configs/ablation.py:EDIT`; the whole net without EDIT.
 
     python -m alexnet_jax.main --config=configs/ablation.py:no_lrn --workdir=runs/no_lrn \
         --config.data.name=prepared:DIR

@@ -10,8 +10,8 @@ Time: a week on a K40 (published for CaffeNet: 26.5 seconds per 20 iterations, C
 tutorial). Expected: top-1 accuracy 57.1 %, top-5 80.2 % on the validation set, center crop, at
 iteration 360,000 of 450,000; 57.258 % at best (published, the model's readme). Not run here.
 
-Caffe feeds BGR images, which is the same net with the channels of conv1 in another order, and has
-no color shift.
+Caffe feeds BGR images, which amounts to the same net with conv1's channels in another order, and
+has no color shift.
 """
 
 import ml_collections

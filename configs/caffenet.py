@@ -3,7 +3,7 @@
     python -m alexnet_jax.main --config=configs/caffenet.py --workdir=runs/caffenet \
         --config.data.data_dir=DATA
 
-Everything but the network is `configs/bvlc.py`, which says what DATA is.
+Everything but the network is as in `configs/bvlc.py`, which explains what DATA is.
 
 Time: a week on a K40 (published: 26.5 seconds per 20 iterations, Caffe's ImageNet tutorial).
 Expected: top-1 accuracy 57.4 %, top-5 80.4 % on the validation set, center crop, at iteration

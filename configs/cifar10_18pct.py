@@ -7,7 +7,7 @@ minutes"); 19.63 % measured (seed 0, on a JPEG copy of the images).
 `configs/cifar10.py` trains the same net in 20 epochs.
 
 layer-params-18pct.cfg: rates of 0.001 for weights and 0.002 for biases, divided by 10 after 120
-epochs and again 10 epochs later; it does not say where training ends, and 140 epochs are those of
+epochs and again 10 epochs later; it does not state where training ends, and 140 epochs are from
 Caffe's version. Weight decay is 0.004, and 1 in fc10; biases have none, as everywhere in that code
 (weights.cu).
 """

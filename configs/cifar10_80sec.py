@@ -5,9 +5,9 @@
 Time: 5 minutes on two CPU cores. Expected: 26 % test error without augmentation (published, "in 80
 seconds"); 26.87 % measured (seed 0, on a JPEG copy of the images).
 
-The optimizer is that of `configs/cifar10_18pct.py` but for its decay and its schedule
-(layer-params-80sec.cfg): the decay of the weights is 0.03 in fc64 and fc10, and the rate is divided
-by 10 after 8 epochs. The source does not say where training ends: 10 epochs are Caffe's
+The optimizer is that of `configs/cifar10_18pct.py` except for its decay and schedule
+(layer-params-80sec.cfg): the weight decay is 0.03 in fc64 and fc10, and the rate is divided by 10
+after 8 epochs. The source does not state where training ends: 10 epochs are from Caffe's
 cifar10_quick, a similar net.
 """
 

@@ -5,8 +5,8 @@
 Images are read from PATH/train/CLASS/ and PATH/validation/CLASS/ (JPEG or PNG); the classes are the
 folders in PATH/train.
 
-Time: 7 minutes on two CPU cores for 2 epochs of 5,000 images. Expected: that depends on the images;
-after those 2 epochs on ten classes of Tiny ImageNet, 37.8 % top-1 (measured).
+Time: 7 minutes on two CPU cores for 2 epochs of 5,000 images. Expected: it depends on the images;
+after 2 epochs on ten classes of Tiny ImageNet, 37.8 % top-1 (measured).
 
 On sets as small as that one the paper's initial weights and rate do not learn (a loss of ln 10
 after 60 steps), so this recipe starts from He's weights, `he_init`, at a fifth of the rate.
@@ -21,7 +21,7 @@ from alexnet_jax.errors import BadInput
 
 def get_config(path: str = '') -> ml_collections.ConfigDict:
     if not path:
-        raise BadInput('configs/folder.py needs the folder of your images: configs/folder.py:PATH')
+        raise BadInput('configs/folder.py needs your image folder: configs/folder.py:PATH')
     c = default_config()
     c.variant = 'course'
     c.edits = ('he_init',)

@@ -1,4 +1,4 @@
-"""The course notes' AlexNet on ILSVRC-2012 with the recipe of the paper.
+"""The course notes' AlexNet on ILSVRC-2012 with the paper's recipe.
 
     python -m alexnet_jax.main --config=configs/imagenet.py --workdir=runs/imagenet \
         --config.data.name=prepared:DIR

@@ -4,7 +4,7 @@
         --config.data.name=prepared:DIR
 
 `docs/data.md` describes how to make DIR. What differs from `configs/imagenet.py`: the rate grows
-with the batch (8 x 0.01) over a warm-up of 5 epochs and then falls along a cosine.
+with the batch (8 x 0.01) over a warmup of 5 epochs and then falls along a cosine.
 
 Time and expected accuracy: nothing is published for this recipe, and it has not been run here.
 """

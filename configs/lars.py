@@ -5,14 +5,14 @@
 
 `docs/data.md` describes how to make DIR. A step is accumulated over 64 parts of 512 images, so it
 runs on one GPU as well as on eight (which then take 64 images each at a time); on a small machine,
-`--config.accum_steps=512 --config.ghost_batch_size=64`. Batch norm takes its statistics over 64
-consecutive images, as on each GPU of the original.
+`--config.accum_steps=512 --config.ghost_batch_size=64`. Batch norm computes its statistics over 64
+consecutive images, as on each GPU in the original.
 
 Time: 11 minutes on 1,024 CPUs (published). Expected: 58 % top-1, 80 % top-5 accuracy on the
 validation set, center crop, after 100 epochs (published: You, Zhang, Hsieh, Demmel and Keutzer,
 ImageNet Training in Minutes, arXiv 1709.05011). Not run here.
 
-From NVIDIA's Caffe, models/alexnet_bn/solver_32k.prototxt: a rate of 32 after 10 epochs of warm-up,
+From NVIDIA's Caffe, models/alexnet_bn/solver_32k.prototxt: a rate of 32 after 10 epochs of warmup,
 a factor of (1 - done)^2, a trust coefficient of 0.001, a weight decay of 0.0005. There LARS scales
 the biases too; here their rate is a thousandth of the schedule's, at most 0.032.
 """

@@ -10,8 +10,9 @@ Time: five to six days on the authors' two GTX 580 (published). Expected: top-1 
 18.2 % on the validation set, averaged over ten crops (published, section 6.1, one net). Not run
 here.
 
-The paper does not say how long an error has to stall: here it is five evaluations, about five
-epochs. Crops have 227 pixels, which gives the same grid as 224 with the last windows over the edge.
+The paper does not state how long the error has to stall: here it is five evaluations, about five
+epochs. Crops are 227 pixels wide, which gives the same grid as 224 with the last windows hanging
+over the edge.
 """
 
 import ml_collections

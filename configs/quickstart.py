@@ -9,8 +9,8 @@ moves a few of them.
 
 Five convolutions, two local response norms, overlapping pools, two dropout layers; random crops and
 the paper's color shift, which here varies the brightness. There is no mirroring: a mirrored 2 is
-not a 2. The test set is the last 360 digits in the file's order. Unlike the paper, this recipe has
-batches of 64, a warm-up and a schedule of a minute, and larger initial weights (see DIGITS).
+not a 2. The test set is the last 360 digits in the file's order. Unlike the paper, this recipe uses
+batches of 64, a warmup and a one-minute schedule, and larger initial weights (see DIGITS).
 """
 
 import ml_collections

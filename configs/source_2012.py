@@ -9,7 +9,7 @@ validation set with ten crops (published, layer-params-145.cfg). Not run here.
 
 Other nets of the source, as edits: `--config.edits="('no_lrn',)"` is net 148 (42.03, 19.36 %),
 `no_tower_communication` is net 150 (41.83, 19.33 %), `non_overlapping_pool` is net 147 (41.06,
-18.51 %; its conv2 and conv5 also have a pixel less of padding, to make its sizes come out).
+18.51 %; its conv2 and conv5 also have one pixel less of padding, to make the sizes work out).
 
 The log changes the rates by hand: those of the weights at epochs 25, 51 and 79; that of conv1 also
 at 67, and from 72 it is frozen. Biases keep a rate of 0.02 and have no decay. Training ends at 91.

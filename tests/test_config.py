@@ -219,11 +219,11 @@ def test_batch_size(batch_size, devices, advice):
         ('epochs', '1', "epochs='1'; it must be of type float"),
         ('data.data_dir', 3, 'data.data_dir=3; it must be of type str'),
         ('edits', 'no_lrn', "edits='no_lrn'; it must be of type tuple"),
-        ('edits', (1,), "edits=(1,); it must be names, such as ('no_lrn',)"),
+        ('edits', (1,), "edits=(1,); it must be a tuple of names, such as ('no_lrn',)"),
         (
             'optimizer.milestones',
             ('x', 2),
-            "optimizer.milestones=('x', 2); it must be numbers, such as (25.0, 51.0)",
+            "optimizer.milestones=('x', 2); it must be a tuple of numbers, such as (25.0, 51.0)",
         ),
         ('batch_size', 0, 'batch_size=0; it must be above 0'),
         ('epochs', -1.0, 'epochs=-1.0; it must be above 0'),
@@ -245,19 +245,21 @@ def test_batch_size(batch_size, devices, advice):
         (
             'eval_every',
             1500,
-            'eval_every=1500 is not a multiple of checkpoint_every=1000; a checkpoint is kept for '
-            'its score, so make it one',
+            'eval_every=1500 is not a multiple of checkpoint_every=1000; it must be, since '
+            'checkpoints are kept by score',
         ),
         (
             'image_size',
             10,
-            'image_size=10: conv1 gets 10x10 and its output would be empty; use larger images',
+            'image_size=10: the input of conv1 is 10x10, so its output would be empty; use larger '
+            'images',
         ),
         (
             # 66 -> (66 - 11) // 4 + 1 = 14 -> (14 - 3) // 2 + 1 = 6 -> 2 by pool2 -> 0 by pool3
             'image_size',
             66,
-            'image_size=66: pool3 gets 2x2 and its output would be empty; use larger images',
+            'image_size=66: the input of pool3 is 2x2, so its output would be empty; use larger '
+            'images',
         ),
     ],
 )  # fmt: skip
@@ -338,7 +340,7 @@ def test_every_key_is_read():
         ),
         (
             {'variant': 'alexnet_bn', 'ghost_batch_size': 48},
-            'ghost_batch_size=48 does not divide the 64 examples that a device gets at once',
+            'ghost_batch_size=48 does not divide the 64 examples that a device computes at once',
         ),
         (
             {'optimizer.lr_overrides': (('conv9/*', ((0, 0.1),)),)},

@@ -68,8 +68,11 @@ def test_makes_a_set_and_leaves_it_alone(images, tmp_path):
         ((), 'pass --dataset=NAME and --data_dir=DIR'),
         (('--dataset=folder:x',), 'pass --data_dir=DIR'),
         (('--dataset=digits', '--output=o', '--format=png'), '--format=png; allowed: jpeg, raw'),
-        (('--dataset=digits', '--output=o', '--size=0'), '--size=0; it must be 1 to 4096'),
-        (('--dataset=digits', '--output=o', '--quality=0'), '--quality=0; it must be 1 to 100'),
+        (('--dataset=digits', '--output=o', '--size=0'), '--size=0; it must be from 1 to 4096'),
+        (
+            ('--dataset=digits', '--output=o', '--quality=0'),
+            '--quality=0; it must be from 1 to 100',
+        ),
         (('--dataset=digits', '--output=o', '--on_bad_image=x'), 'allowed: stop, skip'),
         (('--dataset=prepared:x', '--output=o'), 'is already prepared'),
         (('--dataset=digits', 'x'), "unexpected argument 'x'"),
@@ -106,7 +109,7 @@ def test_unwritable_output(tmp_path):
     (tmp_path / 'file').touch()
     code, _, errors = prepare('--dataset=digits', f'--output={tmp_path}/file/set')
     assert (code, errors.count('\n')) == (1, 1)
-    assert 'file/set cannot be made: Not a directory' in errors
+    assert 'file/set: Not a directory' in errors
 
 
 def test_optimized_python(tmp_path):

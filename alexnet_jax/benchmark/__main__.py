@@ -4,8 +4,8 @@
   python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]
 
 `step` times training and scoring on images in memory, so it needs no dataset; `data` times the
-training batches of the input pipeline. What is compared takes turns in one run, and the figures are
-medians over the repeats. They mean nothing on a machine that is busy with other work.
+training batches of the input pipeline. Whatever is compared takes turns in one run, and the figures
+are medians over the repeats. They mean nothing on a machine that is busy with other work.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _workers(task: Task) -> list[Worker]:
-    """What is timed beside one another."""
+    """The workers that are timed against each other."""
     found = [Worker.ALEXNET_JAX, Worker.MATMUL]
     if task is Task.TRAIN:
         found.append(Worker.LOOP)
@@ -86,7 +86,7 @@ def _time(
 
 
 def summarize(timed: dict[Worker, WorkerProcess], batch_size: int, flops: int) -> dict[str, Any]:
-    """Return rates and ratios; a ratio is taken within a repeat, so that a drift cancels.
+    """Return rates and ratios; a ratio is taken within a repeat, so that drift cancels out.
 
     Args:
       timed: What was timed: ALEXNET_JAX, MATMUL, and any others.
@@ -217,8 +217,8 @@ def _define_flags() -> None:
     flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')
     flags.DEFINE_string('output', None, 'File to write the figures to, as JSON.')
-    flags.DEFINE_integer('repeats', 5, 'How often each is timed.', lower_bound=1)
-    flags.DEFINE_float('seconds', 4.0, 'How long a repeat takes at least.', lower_bound=0)
+    flags.DEFINE_integer('repeats', 5, 'How many times each is timed.', lower_bound=1)
+    flags.DEFINE_float('seconds', 4.0, 'Minimum duration of a repeat.', lower_bound=0)
 
 
 def main() -> None:
@@ -236,7 +236,7 @@ def main() -> None:
             raise BadInput(f'{kind} has no --baselines={baseline}; allowed: {allowed}')
     output = Path(flags.FLAGS.output) if flags.FLAGS.output else None
     if output and (output.is_dir() or not output.parent.is_dir()):
-        raise BadInput(f'--output={output}: it must be a file in a folder that exists')
+        raise BadInput(f'--output={output}; it must be a file in an existing folder')
     os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the workers need the GPU's memory
     validate(config, jax.device_count())
     if 'torch' in flags.FLAGS.baselines:

@@ -21,7 +21,7 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
 def flax_batches(
     images: Sequence[bytes], labels: np.ndarray, batch_size: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Return training batches without end from encoded JPEGs in memory.
+    """Return endless training batches from encoded JPEGs in memory.
 
     Args:
       images: The JPEGs.

@@ -1,6 +1,6 @@
-"""The operations of `model.ops` as `lax` states them: what those are tested and timed against.
+"""The operations of `model.ops` in plain `lax`, to test and time those against.
 
-A module to be given to a network in place of `model.ops`, so it has every function of that one;
+A network can be given this module instead of `model.ops`, so it has all functions of that one;
 those without another formulation are the same.
 """
 

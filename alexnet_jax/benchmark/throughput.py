@@ -23,11 +23,11 @@ BACKLOG = 12  # batches; none of the pipelines has more of them ready when a rep
 
 @dataclass
 class Pipeline:
-    """Training batches without end, and how fast they came.
+    """Endless training batches, and how fast they arrived.
 
     Attributes:
       batches: The batches.
-      first_batch_seconds: From asking for batches to the first.
+      first_batch_seconds: The time from asking for batches to the first one.
       rates: Images per second, an entry for each repeat.
     """
 
@@ -60,8 +60,8 @@ def measure(
       config: A config from `without_statistics`; its ops and batch size serve every dataset.
       names: Datasets, as for `config.data.name`.
       with_flax: Whether to time the flax pipeline too, on images of the first dataset.
-      repeats: How often each is timed.
-      seconds: How long a repeat takes at least.
+      repeats: How many times each is timed.
+      seconds: The minimum duration of a repeat.
       progress: Called with a line at the start of each repeat.
 
     Returns:

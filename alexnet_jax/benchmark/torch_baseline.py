@@ -1,9 +1,9 @@
 """The same training in PyTorch, from the same tables, for `benchmark step --baselines=torch`.
 
-The eager version is what a PyTorch user writes first. The tuned one is as fast as it could be made
-by hand: a response norm of its own with a written gradient, a fused optimizer, and a process whose
-malloc keeps its memory. On a GPU both run in channels_last, and autocast to bfloat16 if the config
-says so; the compiled version puts torch.compile on top.
+The eager version is what a PyTorch user would write first. The tuned one is as fast as it could be
+made by hand: a custom response norm with a handwritten gradient, a fused optimizer, and a process
+whose malloc keeps its memory. On a GPU both run in channels_last, and autocast to bfloat16 if the
+config asks for it; the compiled version adds torch.compile on top.
 """
 
 import functools
@@ -44,7 +44,7 @@ def build(layers: Table, image_size: int, tuned: bool = False) -> nn.Sequential:
     Args:
       layers: The table.
       image_size: The width and height of the images in pixels.
-      tuned: Whether to use the response norm by hand instead of PyTorch's own.
+      tuned: Whether to use the handwritten response norm instead of PyTorch's own.
 
     Raises:
       ValueError: PyTorch lacks one of the layers.
@@ -151,7 +151,7 @@ def make_step(
     Args:
       config: The run's config.
       train: Whether the step trains, or scores.
-      tuned: Whether to use the response norm by hand and fused SGD.
+      tuned: Whether to use the handwritten response norm and fused SGD.
       compiled: Whether to use torch.compile.
     """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'

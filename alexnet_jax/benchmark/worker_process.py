@@ -22,7 +22,7 @@ class WorkerProcess:
     """A process that runs steps on request.
 
     Attributes:
-      seconds: Seconds per step, an entry for each repeat.
+      seconds: Seconds per step, one entry per repeat.
       compile_seconds: How long compiling the step took.
       peak_gib: The peak of its memory until the last repeat.
     """
@@ -34,7 +34,7 @@ class WorkerProcess:
           worker: What it runs.
           task: Whether it trains or scores.
           folder: Holds the run's config.json, and the cache of compiled steps that workers share.
-          seconds: How long a repeat takes at least, to the nearest step.
+          seconds: The minimum duration of a repeat, to the nearest step.
 
         Raises:
           RunError: The process has ended.

@@ -41,7 +41,7 @@ COMPILING = (
     '/jax/core/compile/jaxpr_to_mlir_module_duration',
     '/jax/core/compile/backend_compile_duration',
 )
-# Runs that many steps and waits for the last. Returns the seconds that count if not all of them do.
+# Runs that many steps and waits for the last. Returns the seconds to count, if not all of them.
 Run = Callable[[int], float | None]
 
 
@@ -56,7 +56,7 @@ class Worker(enum.StrEnum):
     """What a process runs. The value is its name on the command line and its key in the JSON."""
 
     ALEXNET_JAX = 'alexnet_jax'  # the training step, or the evaluation step
-    LOOP = 'loop'  # the training loop: the step and all that surrounds it
+    LOOP = 'loop'  # the training loop: the step and everything around it
     REFERENCE = 'reference'  # the same steps on `reference_ops`, with XLA's default options
     TORCH_EAGER = 'torch_eager'  # see `torch_baseline`
     TORCH_TUNED = 'torch_tuned'
@@ -162,7 +162,7 @@ def _make_step(
 
 
 class _InMemory:
-    """One batch, again and again: what the loop gets where data cost nothing."""
+    """One batch, again and again: what the loop would receive if data cost nothing."""
 
     train_size = TRAIN_SIZE
 

@@ -71,8 +71,8 @@ class Examples:
         Args:
           split: 'train' or 'eval'.
           indices: The indices of the examples, int64 [n].
-          all_views: Whether to give all views, if the ops make several of an image; else the
-            center only.
+          all_views: Whether to return all views, if the ops make several per image; otherwise
+            only the center.
 
         Yields:
           Up to 64 examples: indices [b], images uint8 [b, h, w, 3] or [b, views, h, w, 3], labels

@@ -51,11 +51,11 @@ class Data:
 
         Args:
           config: The run's config.
-          process_index, process_count: Which process this is, and of how many.
+          process_index, process_count: This process's index, and the number of processes.
 
         Raises:
           BadInput: Bad ops, a dataset that cannot be opened, more classes than the network has, or
-            images that come out in another size than image_size.
+            images whose size after the ops is not image_size.
           RunError: A failed download, or a first image that cannot be used.
         """
         self.config = config
@@ -106,7 +106,7 @@ class Data:
     def load_statistics(self, workdir: str | epath.Path) -> None:
         """Load the mean image and color axes from the workdir; compute them first if necessary.
 
-        A prepared set brings its own, which are copied if the ops leave its images as they are.
+        A prepared set comes with its own, which are copied if the ops leave its images unchanged.
         Process 0 computes and writes `statistics.npz`; the others wait for it. Does nothing if
         neither data.mean nor an op needs them.
 
@@ -225,7 +225,7 @@ class Data:
         size = self.config.image_size
         if (height, width) != (size, size):
             raise BadInput(
-                f'data.{key}={self.config.data[key]!r} gives images of {height} x {width}, but '
+                f'data.{key}={self.config.data[key]!r} produces images of {height} x {width}, but '
                 f'the network takes image_size={size}: for example end the ops with resize_short('
                 f'{size})|center_crop({size}), or set --config.image_size={height}'
             )
@@ -268,7 +268,7 @@ def _parse_ops(config_data: ml_collections.ConfigDict) -> tuple[Preprocessor, Pr
         )
     if evaluation.random_ops:
         raise BadInput(
-            f'data.eval_ops={config_data.eval_ops!r}: evaluation takes no random ops; remove '
+            f'data.eval_ops={config_data.eval_ops!r}: evaluation uses no random ops; remove '
             f'{evaluation.random_ops[0].name}'
         )
     return train, evaluation

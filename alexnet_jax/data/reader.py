@@ -1,7 +1,7 @@
 """Batches of a split by step number, and what to do about images that do not decode.
 
 The hot path checks nothing: when TensorFlow raises in step s, the examples of step s, which are a
-pure function of s, are run again one by one to find the culprits.
+pure function of s, are rerun one by one to find the culprits.
 """
 
 import atexit
@@ -63,7 +63,7 @@ class Reader:
           flag: The flag that sets `on_bad_image`, for messages.
 
         Raises:
-          RunError: The first example is bad and on_bad_image is 'stop', or over 1 % are bad.
+          RunError: The first example is bad and on_bad_image is 'stop', or more than 1 % are bad.
         """
         self.split = split
         self.skip = on_bad_image == 'skip'

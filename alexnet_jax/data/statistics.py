@@ -94,7 +94,7 @@ def compute(
     """Compute the statistics in one pass over the split.
 
     Args:
-      reader, prefix, mean_size: As of `load_or_compute`.
+      reader, prefix, mean_size: As in `load_or_compute`.
       origin: The origin to record.
 
     Raises:

@@ -1,6 +1,6 @@
 """Plots: pure functions from numbers to matplotlib figures.
 
-Names of runs and classes come from others: text is never parsed as math, and long text is cut.
+Run and class names come from users: text is never parsed as math, and long text is cut.
 Colors are from Okabe and Ito's palette, which color-blind readers can tell apart.
 """
 
@@ -148,7 +148,7 @@ def errors(lines: Sequence[Line], ylabel: str, level: float | None = None) -> Fi
 
 
 def _look(place: int, is_train: bool) -> dict:
-    """Return the style of a run's line; place -1 is the legend of line styles."""
+    """Return the style of a run's line; place -1 is for the legend of line styles."""
     color = '#444444' if place < 0 else PALETTE[place % len(PALETTE)]
     if is_train:
         return {'color': color, 'linewidth': 1, 'linestyle': (0, (4, 1.5)), 'alpha': 0.75}

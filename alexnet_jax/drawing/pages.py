@@ -1,7 +1,7 @@
 """HTML pages that hold their images: a page needs no other file and no network.
 
-Names of classes, files and runs come from others, so Jinja escapes every text. Only `Markup`, the
-type of these functions' results, goes into a page as it is.
+Names of classes, files and runs come from users, so Jinja escapes all text. Only `Markup`, the
+type of these functions' results, goes into a page unescaped.
 """
 
 import base64

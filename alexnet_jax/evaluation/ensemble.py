@@ -1,6 +1,6 @@
 """Score one or several nets on a whole split: what `main --mode=eval` does.
 
-Probabilities are averaged over the views of each image that data.eval_ops gives (one center crop,
+Probabilities are averaged over the views that data.eval_ops makes of each image (one center crop,
 the paper's ten) and over the nets (the paper's five). Workdirs are only read, so that a run can be
 scored while it trains.
 """
@@ -70,7 +70,7 @@ def plan(
       RunError: A run has no checkpoints.
     """
     if not folder:
-        raise BadInput('pass --workdir=DIR, the folder of a run')
+        raise BadInput("pass --workdir=DIR, the run's folder")
     workdir.check_writable(folder)
     texts = checkpoints.split(',') if checkpoints else [folder]
     members = [_parse(text) if checkpoints else Member(text, None) for text in texts]
@@ -119,7 +119,7 @@ def _check_network(
                 hint = f'all nets of an ensemble must have the same {" and ".join(keys)}'
             raise BadInput(
                 f'the network in {member.workdir} has {key}={found[key]!r}, but this evaluation '
-                f'{config[key]!r}; {hint}'
+                f'has {config[key]!r}; {hint}'
             )
 
 
@@ -154,14 +154,14 @@ def score(
       members: The nets, from `plan`.
 
     Raises:
-      BadInput: The data have other classes than the nets were trained on.
+      BadInput: The data has different classes from those the nets were trained on.
       RunError: A checkpoint or an image is damaged.
     """
     names = list(data.class_names)
     if workdir.read_classes(members[0].workdir) != names:
         raise BadInput(
-            f'{members[0].workdir} was trained on other classes than {config.data.name} has now; '
-            f'use the data it was trained on'
+            f'{members[0].workdir} was trained on different classes from those that '
+            f'{config.data.name} has now; use the data it was trained on'
         )
     nets = [TrainedNet.load(*member, dtype=config.dtype) for member in members]
     tally, views = scores.Tally.of(config.num_classes), 1

@@ -37,7 +37,7 @@ def evaluate(
     metrics = means({key: np.sum([s[key] for s in sums], dtype=np.float64) for key in sums[0]})
     found = metrics['examples'] + metrics['bad_images']
     if found != size:
-        raise RunError(f'the evaluation saw {found} examples, but the split has {size}')
+        raise RunError(f'evaluation saw {found} examples, but the split has {size}')
     return metrics | {'images_per_second': found / (time.perf_counter() - began)}
 
 

@@ -50,7 +50,7 @@ class Tally:
 
     @classmethod
     def of(cls, classes: int) -> 'Tally':
-        """Return a tally of no examples, for a network with so many outputs."""
+        """Return a tally of no examples, for a network with this many outputs."""
         return cls(
             confusion=np.zeros((classes, classes), np.int64),
             top5=np.zeros(classes, np.int64),

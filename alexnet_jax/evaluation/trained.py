@@ -41,7 +41,7 @@ class TrainedNet:
         net.features(images, layer='fc7')
 
     It computes on all devices. With several processes, each passes its own images, as many as the
-    others do, and gets the results for them.
+    others do, and receives the results for them.
 
     Attributes:
       workdir: The run's folder.
@@ -72,7 +72,7 @@ class TrainedNet:
 
         Raises:
           BadInput: The folder holds no run, or no checkpoint of that step.
-          RunError: There is no checkpoint yet, or it is corrupt or of another network.
+          RunError: There is no checkpoint yet, or it is corrupt or from a different network.
         """
         workdir = os.fspath(workdir)
         config = read_config(workdir)
@@ -89,8 +89,8 @@ class TrainedNet:
         expected = {'batch_stats': {}} | jax.eval_shape(model.init, jax.random.key(0), image)
         if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
             raise RunError(
-                f'checkpoint {checkpoint.folder_of(workdir) / str(found)} is of another network '
-                f'than {config.variant} is now; train again with a different --workdir'
+                f'checkpoint {checkpoint.folder_of(workdir) / str(found)} does not match '
+                f'the current {config.variant} network; train again with a different --workdir'
             )
         return cls(workdir, found, config, read_classes(workdir), model, pmap.replicate(variables))
 
@@ -135,7 +135,7 @@ class TrainedNet:
         if views.shape[-3:-1] != (size, size):
             height, width = views.shape[-3:-1]
             raise BadInput(
-                f'{name} is {height} x {width} after data.eval_ops={data.eval_ops!r}, and the '
+                f'{name} is {height} x {width} after data.eval_ops={data.eval_ops!r}, but the '
                 f'network takes {size} x {size}; resize it first'
             )
         return views
@@ -172,7 +172,7 @@ class TrainedNet:
         return self._in_batches(self.predict_step, images)
 
     def features(self, images: np.ndarray, layer: str | None = None) -> np.ndarray:
-        """Return what a layer gives for images.
+        """Return a layer's output for images.
 
         Layers are named as `summary` prints them. The name of a convolution or fully connected
         layer stands for its output after the nonlinearity and dropout (off, but scaled where the
@@ -224,7 +224,7 @@ class TrainedNet:
         return features
 
     def _in_batches(self, step: Step, images: np.ndarray) -> np.ndarray:
-        """Apply a step to any number of images, padded to few sizes, for each is compiled."""
+        """Apply a step to any number of images, padded to a few sizes, since each is compiled."""
         size = self.config.image_size
         fits = images.ndim in (4, 5) and images.shape[-3:] == (size, size, 3)
         if images.dtype != np.uint8 or not fits:

@@ -2,8 +2,8 @@
 
 An experiment is a set of training runs. Runs recorded in results/NAME.jsonl are not repeated, and
 unfinished ones in runs/experiments/NAME continue: stop it with Ctrl-C or a --budget, and run the
-same command later. It ends with a table of what was measured and what was published. Without NAME,
-it lists the experiments and how far they have come.
+same command later. It ends with a table of measured and published figures. Without NAME, it lists
+the experiments and how far they have come.
 """
 
 import datetime
@@ -46,7 +46,7 @@ def _check(names: list[str]) -> str:
     """Return the one experiment that was named."""
     name, *others = names
     if others:
-        raise BadInput(f'unexpected argument {others[0]!r}; one experiment at a time')
+        raise BadInput(f'unexpected argument {others[0]!r}; name one experiment at a time')
     if name not in EXPERIMENTS:
         raise BadInput(f'unknown experiment {name!r}; {suggest(name, EXPERIMENTS)}')
     if _SEEDS.value < 1:
@@ -77,7 +77,7 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
 
 
 def report(name: str, experiment: Experiment, records: Records) -> str:
-    """Return the table and the time that it took; draw the figure beside the records."""
+    """Return the table and the time that it took; draw the figure next to the records."""
     lines = [experiment.table(records), '']
     if records.seconds:
         lines.append(f'{datetime.timedelta(seconds=round(records.seconds))} of training')

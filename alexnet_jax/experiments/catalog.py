@@ -1,4 +1,4 @@
-"""The experiments by name: what to run next, and what came out, beside the literature."""
+"""The experiments by name: what to run next, and the results next to the published ones."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def schedule_table(records: Records) -> str:
 
 
 # With and without norms and overlapping pools. The published figures are top-1 on ImageNet: the
-# paper's sections 3.3 and 3.4, and the logs of nets 147 and 148 beside net 145 in the 2012 source.
+# paper's sections 3.3 and 3.4, and the logs of nets 147, 148 and 145 in the 2012 source.
 
 EDITS = {
     'both': ('norms, overlapping pools', (), ''),
@@ -102,9 +102,9 @@ DROPOUT = {
 }
 
 
-DROPOUT_NOTE = """The training error is that of the last epoch, measured during training, with
-dropout. No figures are published for this dataset; without dropout the paper's net "exhibits
-substantial overfitting"."""
+DROPOUT_NOTE = """The training error is from the last epoch, measured during training, with dropout
+where the net has it. No figures are published for this dataset; without dropout the paper's net
+"exhibits substantial overfitting"."""
 
 
 def dropout_table(records: Records) -> str:

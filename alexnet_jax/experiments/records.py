@@ -40,8 +40,8 @@ class Record:
       seed: The seed.
       config: The trial's config.
       overrides: The trial's overrides.
-      epochs: How long it was to train.
-      epoch: How far it came.
+      epochs: How long it was meant to train.
+      epoch: How far it got.
       state: finished | stopped | diverged.
       revision: The commit of the code at its last start.
       seconds: Training time over all its starts, without startup, compilation and evaluation.
@@ -101,7 +101,7 @@ class Records:
         if record and not record.is_of(trial):
             raise BadInput(
                 f'{self._path}: {trial.name} was run with {record.config} {record.overrides}, but '
-                f'is {trial.config} {trial.overrides} now; rename the trial or delete its line'
+                f'is now {trial.config} {trial.overrides}; rename the trial or delete its line'
             )
         return record
 

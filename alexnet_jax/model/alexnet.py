@@ -30,9 +30,9 @@ class AlexNet(nn.Module):
     """A table of layers as a network that returns logits.
 
     Attributes:
-      layers: The table; its last entry is the `Dense` that gives the logits.
+      layers: The table; its last entry is the `Dense` that produces the logits.
       dtype: The dtype of activations. Parameters, logits and the norms' denominators are float32.
-      ghost_batch_size: Consecutive examples over which batch norm takes its statistics.
+      ghost_batch_size: Consecutive examples over which batch norm computes its statistics.
       ops: The module that computes convolutions, pools and norms: `model.ops`, or another with the
         same functions.
     """
@@ -55,8 +55,8 @@ class AlexNet(nn.Module):
 
         Args:
           x: Images [N, H, W, C], mean subtracted.
-          train: Whether to drop neurons and to take batch norm's statistics from the batch. Make
-            the collection 'batch_sums' mutable then: see `GhostBatchNorm`.
+          train: Whether to drop neurons and to compute batch norm's statistics from the batch. If
+            so, make the collection 'batch_sums' mutable: see `GhostBatchNorm`.
           dropout_keys: With `train`, one PRNG key per example, [N], so that the masks do not depend
             on how a batch is laid out on devices.
           mask: With `train`, float32 [N]: batch norm leaves out the examples whose mask is 0.

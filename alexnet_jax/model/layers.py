@@ -57,7 +57,7 @@ class Conv:
     window: int
     stride: int = 1
     pad: int | tuple[int, int] = 0  # zeros on every side, or (left and top, right and bottom)
-    groups: int = 1  # towers: a filter sees only the channels of its own
+    groups: int = 1  # towers: a filter sees only its own tower's channels
     bias: float | Literal['torch'] = 0.0  # 'torch': U(+-1/sqrt(inputs)), PyTorch's default
     std: float | Literal['he', 'torch'] = 0.01  # 'he': sqrt(2 / inputs)
 
@@ -85,7 +85,7 @@ class Dense:
     features: int
     bias: float | Literal['torch'] = 0.0
     std: float | Literal['he', 'torch'] = 0.01
-    groups: int = 1  # towers: a feature sees only the channels of its own
+    groups: int = 1  # towers: a feature sees only its own tower's channels
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (features,), whatever the shape of the input."""

@@ -1,4 +1,4 @@
-"""A layer in its place in a table: its name, shapes, parameters and multiply-adds."""
+"""Each layer of a table in context: its name, shapes, parameters and multiply-adds."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from alexnet_jax.model.layers import Layer, Named, Shape, Table, Weighted
 
 
 class LayerInfo(NamedTuple):
-    """A layer in its place: what goes in and what comes out."""
+    """A layer in context: its name, and the shapes of its input and output."""
 
     name: str  # 'conv1', 'norm1', 'pool1', 'drop1', ...: the course notes' names
     layer: Layer
@@ -71,8 +71,8 @@ def check_shapes(layers: Table, image_size: int) -> None:
     for info in layer_infos(layers, image_size):
         if min(info.output) < 1:
             raise BadInput(
-                f'image_size={image_size}: {info.name} gets {info.input[0]}x{info.input[1]} and '
-                f'its output would be empty; use larger images'
+                f'image_size={image_size}: the input of {info.name} is {info.input[0]}x'
+                f'{info.input[1]}, so its output would be empty; use larger images'
             )
 
 

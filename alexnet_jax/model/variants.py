@@ -97,8 +97,8 @@ CAFFENET: Table = (
     Dense('fc8', 1000),
 )  # fmt: skip
 
-# torchvision's alexnet, after "One weird trick" (Krizhevsky 2014): one tower with other numbers of
-# filters, no norms, PyTorch's initial weights. The table normalizes the pixels itself, so recipes
+# torchvision's alexnet, after "One weird trick" (Krizhevsky 2014): one tower with different filter
+# counts, no norms, PyTorch's initial weights. The table normalizes the pixels itself, so recipes
 # set data.mean='none'. 61,100,840 parameters.
 _TORCH: dict[str, Any] = {'bias': 'torch', 'std': 'torch'}
 TORCHVISION: Table = (

@@ -1,4 +1,4 @@
-"""Which launcher started this process, and which of how many it is: from flags or variables."""
+"""Detect the launcher and this process's number among the others, from flags or variables."""
 
 import dataclasses
 import importlib.util
@@ -12,10 +12,10 @@ ALONE = '--num_processes=1 trains in this process alone'
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """A process's place among the others of its run. JAX asks the launcher for what is None.
+    """A process's place among the others of its run. JAX asks the launcher for any field left None.
 
     Attributes:
-      launcher: What started the processes, for messages.
+      launcher: The launcher that started the processes, for messages.
       coordinator_address: HOST:PORT where they meet; process 0 runs on HOST.
       num_processes: The number of processes of the run.
       process_id: This process's number, from 0.
@@ -206,8 +206,8 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
     index = _number(environ, 'JOB_COMPLETION_INDEX')
     if not importlib.util.find_spec('kubernetes'):
         raise BadInput(
-            f'this is pod {index} of an indexed Kubernetes Job, and the package with which JAX '
-            f'finds the other pods is not installed: pip install "jax[k8s]"; {ALONE}'
+            f'this is pod {index} of an indexed Kubernetes Job, but the package that JAX needs to '
+            f'find the other pods is not installed: pip install "jax[k8s]"; {ALONE}'
         )
     return Cluster('Kubernetes')
 
@@ -216,7 +216,7 @@ def _check_meeting_point(environ: Mapping[str, str], cluster: Cluster) -> None:
     if cluster.launcher == 'Open MPI' and 'OMPI_MCA_orte_hnp_uri' not in environ:
         raise BadInput(
             'Open MPI 5 and later do not reveal where process 0 is: pass '
-            f'--coordinator_address=HOST:PORT, where HOST is the first of the hosts; {ALONE}'
+            f'--coordinator_address=HOST:PORT, where HOST is the first host; {ALONE}'
         )
 
 

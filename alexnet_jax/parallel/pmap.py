@@ -1,4 +1,4 @@
-"""Computing on the devices of all processes: the only file that knows pmap."""
+"""Computing on the devices of all processes: the only file that uses pmap."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,10 +25,10 @@ def connect_devices() -> None:
 def replicate(tree: Any) -> Any:
     """Copy a tree of host arrays onto every device of this process.
 
-    A state that is to be donated must be there before pmap sees it: with several processes it would
-    otherwise be aliased and then deleted. There it is copied once more: on a CPU, device_put
-    borrows the host's memory, which cannot be donated, and the first step would need room for two
-    states.
+    A state that will be donated must be on the devices before pmap sees it: with several processes
+    it would otherwise be aliased and then deleted. There it is copied once more: on a CPU,
+    device_put borrows the host's memory, which cannot be donated, and the first step would need
+    room for two states.
     """
     mesh = Mesh(np.array(jax.local_devices()), ('batch',))
     borrowed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -38,8 +38,8 @@ LOST_PATTERNS = (
 class ProcessGroup:
     """The processes of one run; use as `with ProcessGroup(...):` around what they do together.
 
-    Entering waits for the other processes, and so does leaving, except on an error of this process
-    alone: that ends the process there and then, since the others wait for it in a collective and
+    Entering waits for the other processes, and so does leaving, except on an error in this process
+    alone: that ends the process immediately, since the others wait for it in a collective and
     would never answer. Cleanup inside the block must not wait for them either; see `fails_alone`.
 
     Args:
@@ -192,7 +192,7 @@ def _describe_absence(cluster: Cluster, timeout: int) -> str:
 
 
 def _report(error: Exception) -> str:
-    """Return the message or the traceback of an error, and the process that it comes from."""
+    """Return an error's message or traceback, and the process that it comes from."""
     if is_lost_process(error):
         return f'{str(error).splitlines()[0]}\n{LOST}'
     process = f'process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}'

@@ -1,1 +1,1 @@
-"""A page to look at runs: `python -m alexnet_jax.report RUN`."""
+"""A page that shows runs: `python -m alexnet_jax.report RUN`."""

@@ -1,7 +1,7 @@
 """Draw a report on one or more runs: `python -m alexnet_jax.report RUN [RUN...] --output=x.html`.
 
-Writes one HTML page that works offline, and its figures as PNG files in a folder beside it: how the
-configs differ, learning curves, errors beside the published ones, throughput, and for each run the
+Writes one HTML page that works offline, and its figures as PNG files in a folder next to it: config
+differences, learning curves, errors next to the published ones, throughput, and for each run the
 kernels of the first layer, predictions of the best checkpoint on test images and their nearest
 neighbors, the confusion matrix, and the augmentation. Where something cannot be shown, for instance
 because the data is missing, the page gives the reason. Nothing else in a workdir changes.
@@ -32,7 +32,7 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
 
     Args:
       folders: The workdirs of the runs.
-      output: The HTML file. The figures go into a folder of the same name beside it, or, if the
+      output: The HTML file. The figures go into a folder of the same name next to it, or, if the
         file is in a folder of its own name, into that folder.
       among: The number of training images among which to search for neighbors.
 
@@ -70,7 +70,7 @@ def _config_table(runs: Sequence[Run]) -> Markup:
         names.append('default')
         caption = 'All keys in which the config differs from the defaults.'
     elif not found:
-        return pages.paragraph('The configs are equal.')
+        return pages.paragraph('The configs are identical.')
     rows = [[key, *map(text_of, values)] for key, values in found]
     return pages.table(['key', *names], rows, caption)
 

@@ -1,4 +1,4 @@
-"""The part of a report about one run: what its network makes of images, and what training sees."""
+"""The part of a report about one run: how its network sees images, and what training sees."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,7 +49,7 @@ def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
     with noted('Everything that needs the images is'):
         samples = _open_samples(run)
     if net is not None and samples is not None:
-        with noted('What the network makes of the images is'):
+        with noted('The predictions for the images are'):
             parts += _scores(run, net, samples, album, prefix, among)
     if samples is not None:
         with noted('The augmentation is'):
@@ -62,7 +62,7 @@ def _describe(run: Run, net: TrainedNet) -> str:
     records = [record for record in run.of('eval') if record['step'] == net.step]
     scores = ''.join(f' (epoch {r["epoch"]:.2f}, top-1 error {1 - r["top1"]:.2%})' for r in records)
     return (
-        f'{run.network}, {count:,} parameters, trained on {run.config.data.name}. What follows is '
+        f'{run.network}, {count:,} parameters, trained on {run.config.data.name}. The rest is '
         f'from the best checkpoint, step {net.step:,}{scores}.'
     )
 
@@ -73,7 +73,7 @@ def _open_samples(run: Run):
     opened = examples.Examples(run.config, run.folder)
     if list(opened.class_names) != run.classes:
         raise BadInput(
-            f'{run.config.data.name} now has other classes than when {run.folder} was trained'
+            f'{run.config.data.name} now has different classes from when {run.folder} was trained'
         )
     return opened
 

@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and how it ends."""
+"""What a run writes to disk, and how it ends."""

@@ -1,6 +1,6 @@
 """Checkpoints: saved by Orbax in the background, hashed, verified before they are used.
 
-Orbax restores a flipped byte without an error and takes an empty folder for the newest step. So
+Orbax restores a flipped byte without an error and accepts an empty folder as the newest step. So
 every checkpoint has a manifest of the SHA-256 hashes of its files, which is written last. A
 checkpoint that does not match its manifest is quarantined, and the newest valid one is used.
 """
@@ -60,7 +60,7 @@ class Checkpoints:
         if self.quarantined and not find_steps(workdir):
             raise RunError(
                 f'no valid checkpoint in {workdir}: {"; ".join(self.quarantined)}; '
-                f'run again to start over'
+                f'run the same command again to start over'
             )
         self.scores = read_scores(workdir)
         with _named_failure('checkpoints could not be opened', self._folder):
@@ -169,7 +169,7 @@ def find_steps(workdir: str) -> list[int]:
 
 
 def read_scores(workdir: str) -> dict[int, dict[str, float]]:
-    """Return the evaluation records of metrics.jsonl by step; the last of several of one step."""
+    """Return the evaluation records in metrics.jsonl by step; if a step has several, the last."""
     path = epath.Path(workdir) / 'metrics.jsonl'
     records = logger.read_records(path) if path.exists() else []
     return {record['step']: record for record in records if _is_evaluation(record)}
@@ -249,7 +249,7 @@ def _quarantine(folder: epath.Path, reason: str) -> str:
 
 @dataclasses.dataclass
 class _KeepBest(preservation_policy.PreservationPolicy):
-    """Preserve the checkpoint with the best score, besides what other policies preserve."""
+    """Preserve the checkpoint with the best score, in addition to what other policies preserve."""
 
     scores: Mapping[int, Mapping[str, float]]  # by step; it grows
 
@@ -276,5 +276,5 @@ def _named_failure(what: str, folder: epath.Path) -> Iterator[None]:
     except Exception as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         if cause := re.search(r'([^:]+: [^:[]+) \[os_error_code=', reason):
-            reason = cause[1].strip()  # TensorStore says it at the end of a page of its own names
+            reason = cause[1].strip()  # TensorStore puts it after a page of its own names
         raise RunError(f'{what}: {folder}: {reason[:300]}') from error

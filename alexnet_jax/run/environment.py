@@ -1,4 +1,4 @@
-"""What a run was started with: environment.json."""
+"""The environment in which a run was started: environment.json."""
 
 import datetime
 import importlib.metadata

@@ -175,7 +175,7 @@ def _named_failure(path: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f'cannot write {path} or the events beside it: {error.strerror or error}; free disk '
+            f'cannot write {path} or the events next to it: {error.strerror or error}; free disk '
             f'space or fix permissions, then run the same command again to continue'
         ) from error
 

@@ -11,7 +11,7 @@ def get_config(path: str) -> ml_collections.ConfigDict:
     """Return the config of a run.
 
     Raises:
-      BadInput: The file is not the config.json of a run, is damaged, or has other keys than today.
+      BadInput: The file is not the config.json of a run, is damaged, or has outdated keys.
     """
     if epath.Path(path).name != 'config.json':
         raise BadInput(

@@ -1,4 +1,4 @@
-"""The folder of a run: its config, its class names, and the lock that keeps a second run out."""
+"""A run's folder: its config, its class names, and the lock that keeps a second run out."""
 
 import contextlib
 import json
@@ -106,7 +106,7 @@ def create(
       releases it, as does the end of the process.
 
     Raises:
-      BadInput: The folder is not writable or in use, or its run had other classes.
+      BadInput: The folder is not writable or is in use, or its run had different classes.
     """
     folder = epath.Path(workdir)
     with contextlib.ExitStack() as lock:
@@ -132,8 +132,8 @@ def _describe(
 ) -> None:
     if (folder / 'classes.json').exists() and read_classes(str(folder)) != list(class_names):
         raise BadInput(
-            f'{folder} holds a run with other classes than {config.data.name} has now: restore the '
-            f'data or use a different --workdir'
+            f'{folder} holds a run whose classes differ from those that {config.data.name} has '
+            f'now: restore the data or use a different --workdir'
         )
     path = folder / 'environment.json'
     previous = _read_json(str(folder), path.name, dict) if path.exists() else None
@@ -165,8 +165,8 @@ def check_is_shared(workdir: str) -> None:
     while seen() != written:
         if time.monotonic() > until:
             raise BadInput(
-                f'workdir {workdir} on this host is not the folder that process 0 writes; use one '
-                f'that every host sees, on a network file system or cloud storage'
+                f'workdir {workdir} on this host is not the folder that process 0 writes to; use '
+                f'one that every host can see, on a network file system or in cloud storage'
             )
         time.sleep(0.5)
 

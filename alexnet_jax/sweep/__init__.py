@@ -1,1 +1,1 @@
-"""Many runs of one recipe: what varies, what to try next, where trials run, what came out."""
+"""Many runs of one recipe: what varies, what to try next, where trials run, and the results."""

@@ -1,12 +1,12 @@
-"""Run a recipe many times, with other values of the keys that a file names.
+"""Run a recipe many times, with different values for the keys that a file names.
 
     python -m alexnet_jax.sweep --config=configs/cifar10.py --sweep=configs/sweeps/lr_lrn.py \\
         --workdir=runs/lr_lrn
 
-Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. Stopped or killed, the sweep
-continues when the same command is run again. At the end it writes trials.csv and index.html into
-WORKDIR and prints the command line of the best trial. Exit codes: 0; 1 if no trial finished; 2 bad
-input; 130 and 143 after SIGINT and SIGTERM.
+Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is stopped or killed,
+the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
+prints the command line of the best trial. Exit codes: 0; 1 if no trial finished; 2 for bad input;
+130 and 143 after SIGINT and SIGTERM.
 """
 
 import sys
@@ -30,7 +30,7 @@ _SWEEP = flags.DEFINE_string('sweep', None, 'What varies: configs/sweeps/NAME.py
 _SEARCH = flags.DEFINE_string('search', 'grid', f'{" | ".join(study.SEARCHES)}.')
 _TRIALS = flags.DEFINE_integer('trials', None, 'Number of trials, with --search=random or tpe.')
 _METRIC = flags.DEFINE_string(
-    'metric', 'top1', f'Last score, to rank trials by: {" | ".join(study.METRICS)}.'
+    'metric', 'top1', f'The final score that ranks the trials: {" | ".join(study.METRICS)}.'
 )
 _EARLY_STOPPING = flags.DEFINE_bool(
     'early_stopping', False, 'Stop unpromising trials, by successive halving.'
@@ -41,7 +41,7 @@ _PARALLEL = flags.DEFINE_integer(
     'max_parallel', None, 'Trials at a time; if they outnumber the accelerators, they share them.'
 )
 _SBATCH = flags.DEFINE_multi_string(
-    'sbatch', [], 'With --backend=slurm: an option for sbatch, as partition=gpu; repeatable.'
+    'sbatch', [], 'With --backend=slurm: an option for sbatch, such as partition=gpu; repeatable.'
 )
 _REPORTS = flags.DEFINE_bool('reports', False, 'Write a report on each trial at the end.')
 
@@ -114,7 +114,7 @@ def _check_flags(others: list[str]) -> None:
         if flag.value is not None and flag.value < 1:
             raise BadInput(f'--{flag.name}={flag.value}; it must be at least 1')
     if _SBATCH.value and _BACKEND.value != 'slurm':
-        raise BadInput('--sbatch works with --backend=slurm only')
+        raise BadInput('--sbatch needs --backend=slurm')
 
 
 def _make_backend(base: Base) -> Backend:

@@ -22,7 +22,7 @@ from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_p
 TRAINER = ('-m', 'alexnet_jax.main')
 POLL = 0.5  # seconds between looks at the trials
 TRANSIENT = (143, 137)  # preemption; a lost node, or out of memory
-MAX_STARTS = 3  # in a row that end like this without getting further
+MAX_STARTS = 3  # in a row that end like this without progress
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,7 +38,7 @@ class Running:
       handle: The job, once it is started.
       progress: How far it has come.
       furthest: The highest step that it ever reached.
-      starts: Starts since it last got further.
+      starts: The number of starts since it last made progress.
       hopeless: Whether it was told to stop early.
     """
 

@@ -167,7 +167,7 @@ def _steps(key: str, spec: Any) -> Iterable:
             return [spec.low + i * step for i in range(count + 1)]
         case IntDistribution() | FloatDistribution():
             raise BadInput(
-                f'{key}: a grid cannot try every value of {spec}; give a list or a step, or use '
+                f'{key}: a grid cannot try every value of {spec}; use a list, add a step, or use '
                 f'--search=random or tpe'
             )
     return spec

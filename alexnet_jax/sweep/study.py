@@ -1,4 +1,4 @@
-"""What a sweep has tried and what it tries next: an Optuna study in WORKDIR/study.journal.
+"""The trials of a sweep so far, and what to try next: an Optuna study in WORKDIR/study.journal.
 
 Every change is on disk when a call returns. A trial that was running when the sweep was killed is
 recorded as running. Only one sweep at a time opens a folder.
@@ -22,7 +22,7 @@ METRICS: dict[str, Literal['maximize', 'minimize']] = {
     'loss': 'minimize',
 }
 SEARCHES = ('grid', 'random', 'tpe')
-# Successive halving: the best third goes on after 12 % of a trial, and again after 36 %. A third
+# Successive halving: the best third continues after 12 % of a trial, and again after 36 %. A third
 # rung, at 108 %, would come too late to save anything.
 FIRST_RUNG = 12
 REDUCTION = 3

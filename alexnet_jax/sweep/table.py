@@ -54,7 +54,7 @@ class Table:
 
 
 def render(study: Study, running: Sequence[Running], lines: int) -> rich.table.Table:
-    """Draw the running trials, then those that have ended, latest first, in so many lines."""
+    """Draw the running trials, then those that have ended, latest first, within these lines."""
     trials = study.all()
     keys = changed_keys(trials)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, caption=_summary(study, trials, running))

@@ -44,7 +44,7 @@ class Data(Protocol):
 
 
 class Due(NamedTuple):
-    """What is to be done after a step."""
+    """What to do after a step."""
 
     log: bool
     save: bool
@@ -157,19 +157,19 @@ def _continued(
 
 
 def _start_from(other: str, state: TrainState, log: Log) -> TrainState:
-    """Take the weights of another run's best checkpoint, except a head of another size."""
+    """Use the weights of another run's best checkpoint, except a head of a different size."""
     step = checkpoint.best_step(other)
     found = checkpoint.load_variables(other, step)
     params, batch_stats = dict(state.params), dict(state.batch_stats)
     for name, layer in params.items():
         if name not in found['params']:
-            log.say(f'{name} is not in {other}: it starts afresh')
+            log.say(f'{name} is not in {other}: initializing it from scratch')
         elif jax.tree.map(np.shape, found['params'][name]) == jax.tree.map(np.shape, layer):
             params[name] = found['params'][name]
             if name in batch_stats:
                 batch_stats[name] = found['batch_stats'][name]
         else:
-            log.say(f'{name} has a different size in {other}: it starts afresh')
+            log.say(f'{name} has a different size in {other}: initializing it from scratch')
     log.say(f'starting from the weights of {other}, step {step:,}')
     return state.replace(params=params, batch_stats=batch_stats)
 
@@ -179,7 +179,7 @@ def _interrupted(step: int, preemption: PreemptionHandler) -> Interrupted:
 
 
 def _stop_diverged(workdir: str, step: int, rate: float, data: Data) -> NoReturn:
-    """Report which step went wrong, at what rate, on which examples."""
+    """Report which step went wrong, at what learning rate, and on which examples."""
     examples = data.example_ids(step)
     record = {'step': step, 'learning_rate': rate, 'examples': examples}
     if jax.process_index() == 0:

@@ -1,4 +1,4 @@
-"""How much memory a training step needs, from compiling it; nothing is trained."""
+"""Measure how much memory a training step needs, by compiling it; nothing is trained."""
 
 from typing import NamedTuple
 

@@ -58,9 +58,9 @@ def make_optimizer(
     """Return the update v <- momentum v - rate (g + weight_decay w);  w <- w + v.
 
     As in section 5 of the paper, the rate is inside the velocity: after a drop, past gradients keep
-    the rate that they came with, whereas `optax.sgd` rescales them all. With a trust coefficient
-    this is LARS (You, Gitman and Ginsburg 2017): the norm of each kernel's g + weight_decay w is
-    first set to that fraction of the norm of w.
+    the rate at which they were added, whereas `optax.sgd` rescales them all. With a trust
+    coefficient this is LARS (You, Gitman and Ginsburg 2017): the norm of each kernel's
+    g + weight_decay w is first set to that fraction of the norm of w.
 
     Args:
       config: The run's config; `optimizer` and `batch_size` are read.

@@ -111,7 +111,7 @@ def lower_train_step(
     state: TrainState,
     parts: Sequence[Batch],
 ) -> jax.stages.Lowered:
-    """Lower the training step, to be compiled and examined but not run.
+    """Lower the training step, to compile and examine it without running it.
 
     With several parts, lower the program for the last, which needs the most memory.
 

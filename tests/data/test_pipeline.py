@@ -217,7 +217,7 @@ class TestChecks:
         ('changes', 'message'),
         [
             ({'num_classes': 9}, r'digits has 10 classes.* 9; set --config.num_classes=10'),
-            ({'image_size': 9}, r"train_ops='decode' gives images of 8 x 8, .* image_size=9"),
+            ({'image_size': 9}, r"train_ops='decode' produces images of 8 x 8, .* image_size=9"),
             (
                 {'data.eval_ops': 'decode|resize(4)'},
                 r'eval_ops=.* 4 x 4, .*image_size=8: .*end the ops with resize_short',

@@ -198,7 +198,7 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        ('', 'pass --workdir=DIR, the folder of a run'),
+        ('', "pass --workdir=DIR, the run's folder"),
         ('--workdir=nowhere', 'nowhere holds no run: cannot read nowhere/config.json'),
         ('--workdir={tmp}/x --checkpoints={run}@7',
          '{run} has no checkpoint of step 7; it has 10, 5 (best: '),
@@ -215,9 +215,9 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
         ('--workdir={run} --eval_ops=decode|rezise(28)',
          "ops 'decode|rezise(28)': unknown op 'rezise(28)'"),
         ('--workdir={run} --eval_ops=decode|resize(30)',
-         "data.eval_ops='decode|resize(30)' gives images of 30 x 30"),
+         "data.eval_ops='decode|resize(30)' produces images of 30 x 30"),
         ('--workdir={run} --eval_ops=decode|random_crop(28)',
-         "data.eval_ops='decode|random_crop(28)': evaluation takes no random op"),
+         "data.eval_ops='decode|random_crop(28)': evaluation uses no random op"),
         ('--workdir={run}/config.json/x --checkpoints={run}',
          'cannot create workdir {run}/config.json/x'),
         ('--workdir={run} --mode=evl', 'flag --mode=evl: value should be one of <train|eval>'),

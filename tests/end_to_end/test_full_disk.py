@@ -50,6 +50,6 @@ def test_a_record_without_room(tmp_path, cache):
         code, _, errors = run.finish()
     assert code == 1
     assert len(errors.splitlines()) == 1, errors
-    assert 'metrics.jsonl or the events beside it: File too large' in errors
+    assert 'metrics.jsonl or the events next to it: File too large' in errors
     cli_runs.train(workdir, cache, *FLAGS, '--config.log_every=1')
     assert [r['step'] for r in records(workdir, 'train')] == list(range(1, 21))

@@ -117,7 +117,7 @@ def test_other_classes(make_run, tmp_path):
     other = make_run('other', np.eye(3), ['ant', 'bee', 'dog'])
     with pytest.raises(BadInput, match=r'other and .*run were trained on different classes; score'):
         score(tmp_path, data, make_run('run', np.eye(3)), other)
-    with pytest.raises(BadInput, match='trained on other classes than digits has now'):
+    with pytest.raises(BadInput, match='trained on different classes from those that digits has'):
         score(tmp_path, data, other)
 
 

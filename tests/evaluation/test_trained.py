@@ -109,7 +109,7 @@ def test_a_checkpoint_that_training_replaces_meanwhile(make_run, monkeypatch):
 def test_a_checkpoint_of_another_network(make_run, monkeypatch):
     folder = make_run()
     monkeypatch.setitem(variants.VARIANTS, 'tiny', (Dense('fc6', 3), *TABLE[1:]))
-    with pytest.raises(RunError, match=r'checkpoints/10 is of another network than tiny is now'):
+    with pytest.raises(RunError, match=r'checkpoints/10 does not match the current tiny network'):
         alexnet_jax.load(folder)
 
 

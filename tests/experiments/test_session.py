@@ -261,7 +261,7 @@ def test_without_a_name_it_lists_them():
     ('args', 'line'),
     [
         (['drop_out'], "error: unknown experiment 'drop_out'; did you mean dropout?\n"),
-        (['dropout', 'x'], "error: unexpected argument 'x'; one experiment at a time\n"),
+        (['dropout', 'x'], "error: unexpected argument 'x'; name one experiment at a time\n"),
         (['dropout', '--seeds=0'], 'error: --seeds=0; it must be at least 1\n'),
         (
             ['dropout', '--seeds=2'],

@@ -72,7 +72,7 @@ def test_parameter_names():
 def test_an_image_that_is_too_small(image_size, layer, size):
     with pytest.raises(BadInput) as error:
         check_shapes(COURSE, image_size)
-    for part in (f'image_size={image_size}', f'{layer} gets {size}x{size}', 'use larger images'):
+    for part in (f'image_size={image_size}', f'{layer} is {size}x{size}', 'use larger images'):
         assert part in str(error.value)
 
 
@@ -82,5 +82,5 @@ def test_the_smallest_image():
 
 def test_pools_that_only_fit_with_ceil_mode():
     check_shapes((MaxPool(3, 2, ceil_mode=True), AvgPool(3, 2, ceil_mode=True)), 4)
-    with pytest.raises(BadInput, match='pool2 gets 1x1'):
+    with pytest.raises(BadInput, match='pool2 is 1x1'):
         check_shapes((MaxPool(3, 2), AvgPool(3, 2)), 4)

@@ -223,7 +223,7 @@ def test_other_classes_now(make_run, command):
     folder, _ = make_run(classes=list('abcdefghij'))
     assert command(folder) == (0, '')
     text = Page(folder / 'report/report.html').text
-    assert f'digits now has other classes than when {folder} was trained' in text
+    assert f'digits now has different classes from when {folder} was trained' in text
 
 
 def test_without_checkpoint_or_records(make_run, command, tmp_path):

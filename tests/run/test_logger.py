@@ -214,5 +214,5 @@ def test_events_that_cannot_be_written_are_one_clear_error(tmp_path):
 
 def test_a_folder_without_permission_is_one_clear_error(tmp_path):
     (tmp_path / 'metrics.jsonl').mkdir()  # root passes every check of permissions
-    with pytest.raises(RunError, match=r'cannot write .*metrics.jsonl or the events beside it'):
+    with pytest.raises(RunError, match=r'cannot write .*metrics.jsonl or the events next to it'):
         open_log(tmp_path)

@@ -146,7 +146,7 @@ def test_change_that_is_refused(tmp_path, values, differences):
 def test_other_classes(tmp_path):
     create(tmp_path, default_config())
     before = contents(tmp_path)
-    with pytest.raises(BadInput, match='other classes than digits has now: restore the data or'):
+    with pytest.raises(BadInput, match='from those that digits has now: restore the data or'):
         create(tmp_path, changed(log_every=7), ['dog', 'cat'])
     assert contents(tmp_path) == before
 

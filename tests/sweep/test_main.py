@@ -52,7 +52,7 @@ def refused(monkeypatch, capsys, tmp_path):
         ([CONFIG, SPACE, '--search=tpe'], '--search=tpe needs --trials=N'),
         ([CONFIG, SPACE, '--search=tpe', '--trials=0'], '--trials=0; it must be at least 1'),
         ([CONFIG, SPACE, '--max_parallel=0'], '--max_parallel=0; it must be at least 1'),
-        ([CONFIG, SPACE, '--sbatch=partition=x'], '--sbatch works with --backend=slurm only'),
+        ([CONFIG, SPACE, '--sbatch=partition=x'], '--sbatch needs --backend=slurm'),
         ([CONFIG, SPACE, '--devices_per_trial=4'], 'but this machine has 2 gpu devices'),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_missing_file_or_function_is_refused(tmp_path):
         ({'batch_size': [64, 60]}, True, 'with batch_size=60: .* does not divide over 8 devices'),
         ({'optimizer.momentum': FloatDistribution(-1, 1)}, False, 'momentum=-1.0; it must not be'),
         ({'seed': IntDistribution(0, 10**6)}, True, 'more than 10,000 points; use --search='),
-        ({'optimizer.momentum': FloatDistribution(0, 1)}, True, 'give a list or a step, or use'),
+        ({'optimizer.momentum': FloatDistribution(0, 1)}, True, 'use a list, add a step, or use'),
         # Each is well by itself: only some pairs are not.
         ({'eval_every': [100, 150], 'checkpoint_every': [100, 50]}, True, 'eval_every=150 check'),
         ({'eval_every': [100, 150], 'checkpoint_every': [100, 50]}, False, 'eval_every=150 check'),

@@ -284,7 +284,7 @@ def test_init_from_takes_the_weights_but_a_head_of_another_size(tmp_path, uninte
         fresh['fc3'],
     )
     output = capsys.readouterr().out
-    assert f'fc3 has a different size in {uninterrupted}: it starts afresh' in output
+    assert f'fc3 has a different size in {uninterrupted}: initializing it from scratch' in output
     assert f'starting from the weights of {uninterrupted}, step {best}' in output
 
 
@@ -294,7 +294,7 @@ def test_init_from_a_network_without_a_layer(tmp_path, uninterrupted, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(variants.VARIANTS, 'tiny', renamed)
         train(short_run(init_from=str(uninterrupted), epochs=1 / 3), tmp_path)
-    assert f'head is not in {uninterrupted}: it starts afresh' in capsys.readouterr().out
+    assert f'head is not in {uninterrupted}: initializing it from' in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ class Preprocessor:
           axes: float32 [3, 3], P * sqrt(lambda) as columns; needed by a color op only.
 
         Returns:
-          The image, uint8 [h, w, 3] or [views, n, n, 3], and what is to be done to its colors.
+          The image, uint8 [h, w, 3] or [views, n, n, 3], and the change to make to its colors.
 
         Raises:
           BadImage, tf.errors.OpError: The image cannot be used; inside tf.data always the latter.
@@ -120,12 +120,12 @@ class Preprocessor:
 
     @property
     def fixes_size(self) -> bool:
-        """Whether all images come out in one size, whatever their own."""
+        """Whether all images come out the same size, whatever their original size."""
         return any(op.fixes_size for op in self.ops)
 
     @property
     def views(self) -> int:
-        """The number of images that come out for one that goes in."""
+        """The number of images that come out for each one that goes in."""
         return max(1, self.ops[-1].views)
 
     @property

@@ -18,7 +18,7 @@ class ColorOp:
     """A color op, always random. The fields of a subclass are the op's arguments, in order.
 
     Attributes:
-      name, signature: As of `image.Op`.
+      name, signature: As in `image.Op`.
     """
 
     name: ClassVar[str]

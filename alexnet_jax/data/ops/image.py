@@ -87,7 +87,7 @@ class Decode(Op):
     """Decode a JPEG, PNG or still GIF to 3 channels.
 
     The exact inverse DCT matches Pillow's; `fast` is quicker and differs by a few levels. The size
-    is read from the header, so that a huge image is refused before it takes memory.
+    is read from the header, so that a huge image is refused before it takes up memory.
     """
 
     name = 'decode'
@@ -155,7 +155,7 @@ class DecodeRaw(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Identity(Op):
-    """Hold the place of an op that would change nothing, since seeds depend on the places.
+    """Stand in for an op that would change nothing, since seeds depend on the ops' positions.
 
     It is used only where all images already have the same size.
     """

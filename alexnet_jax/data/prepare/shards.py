@@ -172,7 +172,7 @@ class SplitMaker:
 
 
 def file_entry(path: epath.Path) -> dict:
-    """Return the size and SHA-256 of a file, after syncing it to disk."""
+    """Sync a file to disk, then return its size and SHA-256."""
     files.sync(path)
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()

@@ -10,7 +10,7 @@ import ml_collections
 from alexnet_jax.data.sources.splits import Dataset, Source
 from alexnet_jax.errors import BadInput
 
-# kind: its class, as file:class, and how config.data.name names a dataset of it. The file is
+# kind: its class, as file:class, and the form of config.data.name for such a dataset. The file is
 # imported only when it is needed: the one for TFDS takes a second.
 KINDS = {
     'digits': ('digits:Digits', 'digits'),
@@ -50,7 +50,7 @@ def open_source(
     """Open the dataset that `config.data` names; download and prepare it first if necessary.
 
     Args:
-      config_data, process_index, manual_dir: As of `find_source`.
+      config_data, process_index, manual_dir: As in `find_source`.
 
     Raises:
       BadInput: An unknown kind, dataset or split, or a folder that is not laid out as expected.

@@ -48,7 +48,7 @@ class FolderSplit(Split):
     def __init__(self, root: epath.Path, files: Sequence[str], labels: Sequence[int]):
         """Take the files, relative to `root`, and their labels."""
         self.root = root
-        self.files = files  # as text: a million path objects take much memory
+        self.files = files  # as text: a million path objects take a lot of memory
         self.labels = np.asarray(labels, np.int32)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What in a folder is a class and what is an image. Recipes may import this: no TensorFlow."""
+"""Find the classes and images in a folder. Recipes may import this: no TensorFlow."""
 
 import os
 
@@ -23,7 +23,7 @@ def class_folders(split: str | os.PathLike, key: str = 'train_split') -> list[st
     if classes is None:
         found = ', '.join(_folders(epath.Path(split).parent) or ()) or 'none'
         raise BadInput(
-            f'data.{key}: the folder {split} does not exist (beside it: {found}); '
+            f'data.{key}: the folder {split} does not exist (next to it: {found}); '
             f'images belong in {split}/<class>/<image>.jpg'
         )
     if not classes:
@@ -42,7 +42,7 @@ def image_files(folder: str | os.PathLike) -> list[str]:
     names = sorted(path.name for path in epath.Path(folder).iterdir())
     found = [name for name in names if name.lower().endswith(EXTENSIONS)]
     if not found:
-        raise BadInput(f'{folder} has no image; allowed: {", ".join(EXTENSIONS)} in any case')
+        raise BadInput(f'{folder} has no images; allowed: {", ".join(EXTENSIONS)} in any case')
     return found
 
 

@@ -180,7 +180,7 @@ def read_manifest(root: epath.Path) -> dict:
     version = manifest.get('format_version') if isinstance(manifest, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise BadInput(
-            f'{path} is in version {version} of the format, but this program reads version '
+            f'{path} uses version {version} of the format, but this program reads version '
             f'{FORMAT_VERSION}; prepare the set again'
         )
     try:
@@ -220,10 +220,10 @@ def _check_form(manifest: dict) -> None:
 
 
 def check_files(root: epath.Path, files: dict[str, dict]) -> None:
-    """Check that every file exists in its recorded size; the contents are not read.
+    """Check that every file exists and has its recorded size; the contents are not read.
 
     Raises:
-      BadInput: A file is missing or of another size.
+      BadInput: A file is missing or has another size.
     """
     for name, expected in files.items():
         try:
@@ -243,7 +243,7 @@ def check_files(root: epath.Path, files: dict[str, dict]) -> None:
 def _no_set(root: epath.Path) -> str:
     if incomplete_folder(root).is_dir():
         return (
-            f'{root} is not finished: run the command that began it again '
+            f'{root} is not finished: rerun the command that started it '
             '(python -m alexnet_jax.prepare)'
         )
     return (

@@ -49,7 +49,7 @@ class Dataset:
     Attributes:
       class_names: The names of the classes, in label order.
       train, eval: Its two splits.
-      version: What tells this version of the dataset from others.
+      version: What distinguishes this version of the dataset from others.
     """
 
     class_names: tuple[str, ...]
@@ -88,7 +88,7 @@ class Source:
         """Open the dataset; download and prepare it first if necessary.
 
         Raises:
-          BadInput: No such dataset or split, or one that is not laid out as expected.
+          BadInput: There is no such dataset or split, or it is not laid out as expected.
           RunError: A failed download.
         """
         raise NotImplementedError

@@ -185,7 +185,7 @@ def _manual_message(builder: tfds.core.DatasetBuilder, name: str, manual_dir: st
     needed = needed or ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
     return (
         f'tfds:{name} is not prepared in {builder.data_dir_root}, and its archives must be '
-        f'downloaded by hand into {folder}: {needed}. Then type: '
+        f'downloaded by hand into {folder}: {needed}. Then run: '
         f'{_prepare_command(builder, name, builder.data_dir_root, folder)}'
     )
 
@@ -222,7 +222,7 @@ def _check_memory(builder: tfds.core.DatasetBuilder, name: str, split: str, size
         raise BadInput(
             f'tfds:{name} is prepared as {info.file_format.name} in {root}, without random access, '
             f'and its split {split} takes {expected / 2**30:.1f} GiB, above the '
-            f'{IN_MEMORY_BYTES // 2**30} GiB that may be in memory. Prepare it as ArrayRecord: '
+            f'{IN_MEMORY_BYTES // 2**30} GiB allowed in memory. Prepare it as ArrayRecord: '
             f'{_prepare_command(builder, name, other, root / "downloads" / "manual")} and set '
             f'--config.data.data_dir={other}'
         )

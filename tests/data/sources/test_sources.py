@@ -91,7 +91,7 @@ class TestFolder:
             ),
             ({'train/x.png': (4, 4), 'val/a/x.png': (4, 4)}, r'/train has no class folders'),
             (TRAIN | {'val/c/x.png': (4, 4)}, r'/val/c is of a class that .*/train lacks'),
-            (TRAIN | {'val/a/x.gif': (4, 4)}, r'/val/a has no image; allowed: .jpg, .jpeg, .png'),
+            (TRAIN | {'val/a/x.gif': (4, 4)}, r'/val/a has no images; allowed: .jpg, .jpeg, .png'),
         ],
     )
     def test_bad_layouts(self, open_data, write_folder, files, message):
@@ -116,7 +116,7 @@ class TestListing:
         (tmp_path / 'valid').mkdir()
         with pytest.raises(BadInput) as error:
             listing.class_folders(tmp_path / 'val', 'eval_split')
-        for part in ('data.eval_split', f'{tmp_path}/val does not exist', 'beside it: valid)'):
+        for part in ('data.eval_split', f'{tmp_path}/val does not exist', 'next to it: valid)'):
             assert part in str(error.value)
         with pytest.raises(BadInput, match=r'no/train does not exist .*none'):
             listing.class_folders('no/train')
