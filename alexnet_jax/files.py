@@ -54,7 +54,7 @@ def lock(path: Path | epath.Path, wait: bool = False) -> IO:
     file = open(path, 'w')  # noqa: SIM115  closing it would release the lock
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+    except OSError:
         file.close()
         raise
     return file

@@ -64,7 +64,7 @@ class Data:
         self.part_size = config.batch_size // config.accum_steps
         self.local_size, remainder = divmod(self.part_size, process_count)
         if remainder:
-            parts = f'{config.accum_steps} microbatches on ' if config.accum_steps > 1 else ''
+            parts = f'accum_steps={config.accum_steps} on ' if config.accum_steps > 1 else ''
             raise BadInput(
                 f'batch_size={config.batch_size} does not divide over {parts}{process_count} '
                 f'processes'

@@ -235,9 +235,9 @@ class TrainedNet:
         devices, views = jax.local_device_count(), math.prod(images.shape[1:-3])
         most = max(1, BATCH // views)  # images a device
         found = []
-        for first in range(0, len(images), most * devices):
+        for first in range(0, max(len(images), 1), most * devices):  # without images, once
             piece = images[first : first + most * devices]
-            each = -(-len(piece) // devices)
+            each = max(1, -(-len(piece) // devices))
             padded = min(most, 1 << (each - 1).bit_length()) * devices  # the next power of two
             padding = [(0, padded - len(piece))] + [(0, 0)] * (images.ndim - 1)
             found.append(np.asarray(step(np.pad(piece, padding)))[: len(piece)])

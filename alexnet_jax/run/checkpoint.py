@@ -62,7 +62,11 @@ class Checkpoints:
                 f'no valid checkpoint in {workdir}: {"; ".join(self.quarantined)}; '
                 f'run the same command again to start over'
             )
-        self.scores = read_scores(workdir)
+        newest = max(find_steps(workdir), default=0)
+        # Later steps are done again, and process 0 may be dropping their records already: every
+        # process has to rank the same scores.
+        found = read_scores(workdir)
+        self.scores = {step: record for step, record in found.items() if step <= newest}
         with _named_failure('checkpoints could not be opened', self._folder):
             self._manager = self._open_manager()
 

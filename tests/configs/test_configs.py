@@ -20,14 +20,14 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.model.edits import EDITS
 from alexnet_jax.model.layers import Conv
 from alexnet_jax.model.variants import make_model
-from alexnet_jax.parallel import compilation, pmap
+from alexnet_jax.parallel import pmap
 from alexnet_jax.training import optimizer
+from alexnet_jax.training.memory import state_shapes
 from alexnet_jax.training.step import (
     NO_STEP,
-    TrainState,
     create_train_state,
+    lower_train_step,
     make_train_step,
-    zero_metrics,
 )
 
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
@@ -254,23 +254,10 @@ def test_one_step(load, name):
 
 def check_lowering(config):
     """The step lowers, and its convolutions have the dtype of the config."""
-    lowered = []
-
-    def record(function):
-        return lambda *args: lowered.append(function.lower(*args))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compilation, 'executable', record)
-        model, transform, train_step = make_step(config)
-    image = np.zeros((1, config.image_size, config.image_size, 3), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    params, batch_stats = variables['params'], variables.get('batch_stats', {})
-    opt_state = jax.eval_shape(transform.init, params)
-    state = TrainState(np.int32(0), params, batch_stats, opt_state, zero_metrics())
-    # Zeros that take no memory, as nothing is computed.
-    state = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), state)
-    train_step(state, [make_batch(config)])
-    text = lowered[0].as_text()
+    model, transform, _ = make_step(config)
+    parts = [make_batch(config)]
+    lowered = lower_train_step(model, transform, config.seed, state_shapes(config), parts)
+    text = lowered.as_text()
     result = {'float32': 'xf32>', 'bfloat16': 'xbf16>'}[config.dtype]
     convolutions = [line for line in text.splitlines() if 'stablehlo.convolution' in line]
     convs = sum(isinstance(layer, Conv) for layer in model.layers)

@@ -54,7 +54,7 @@ class TestOrder:
         assert take(data.train_batches(), 1)[0]['image'].shape == (16, 8, 8, 3)
 
     @pytest.mark.slow
-    def test_microbatches_are_the_batch_in_parts(self, digits_config):
+    def test_accum_steps_split_the_batch(self, digits_config):
         changes = {'batch_size': 24, 'data.train_ops': RANDOM_OPS, 'data.mean': 'none'}
         whole = Data(digits_config(**changes))
         parts = Data(digits_config(accum_steps=3, **changes))
@@ -70,7 +70,7 @@ class TestOrder:
         assert sum(len(batch['mask']) for batch in parts.eval_batches()) == 360
         assert {len(batch['mask']) for batch in parts.eval_batches()} == {8}
 
-    def test_microbatches_of_two_processes(self, digits_config):
+    def test_accum_steps_of_two_processes(self, digits_config):
         config = digits_config(batch_size=24, accum_steps=3)
         first, second = (take(Data(config, i, 2).train_batches(), 3) for i in (0, 1))
         positions = [batch['position'].tolist() for batch in first + second]
@@ -249,6 +249,8 @@ class TestChecks:
     def test_batch_over_processes(self, digits_config):
         with pytest.raises(BadInput, match='batch_size=128 does not divide over 3 processes'):
             Data(digits_config(), 0, 3)
+        with pytest.raises(BadInput, match='over accum_steps=4 on 3 processes'):
+            Data(digits_config(accum_steps=4), 0, 3)
 
     def test_mixed_sizes_need_no_mean_or_a_fixed_size(self, write_folder, folder_config):
         files = {f'train/{c}/{i}.png': (8 + i, 8) for c in 'ab' for i in range(4)}

@@ -139,7 +139,7 @@ def test_views_are_averaged_as_probabilities(make_run):
 
 
 def test_any_number_of_images_and_few_compilations(make_run, monkeypatch):
-    """Eight devices: 1 and 8 images are computed as 8, 17 and 25 as 32, and 513 as 512 and 8."""
+    """Eight devices: 0, 1 and 8 images are computed as 8, 17 and 25 as 32, and 513 as 512 and 8."""
     traced, view_log_probs = [], steps.view_log_probs
 
     def counting(model, variables, image, mean):
@@ -148,7 +148,7 @@ def test_any_number_of_images_and_few_compilations(make_run, monkeypatch):
 
     monkeypatch.setattr(steps, 'view_log_probs', counting)
     net = alexnet_jax.load(make_run())
-    for count in (1, 8, 17, 25, 513):
+    for count in (0, 1, 8, 17, 25, 513):
         pixels = random_pixels(count)
         found = net.probabilities(pixels)
         np.testing.assert_allclose(found, softmax(pixels[:, 0, 0]), rtol=1e-5)

@@ -36,7 +36,7 @@ def assert_restores(workdir, step: int) -> None:
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-    """A workdir with sound checkpoints of steps 1 and 2; copy it before you break it."""
+    """A workdir with valid checkpoints of steps 1 and 2; copy it before you break it."""
     folder = tmp_path_factory.mktemp('two')
     save(folder, 0.1, 0.2)
     return folder
@@ -72,6 +72,12 @@ def test_the_best_of_an_earlier_start_is_kept(tmp_path):
     save(tmp_path, 0.1, 0.9, 0.2)
     save(tmp_path, 0.3, 0.3, 0.3, first=4)
     assert steps_in(tmp_path) == [6, 5, 4, 2]
+
+
+def test_scores_of_steps_that_are_done_again_do_not_count(workdir):
+    flip_a_byte(workdir / 'checkpoints' / '2')
+    with Checkpoints(str(workdir)) as ckpt:
+        assert list(ckpt.scores) == [1]
 
 
 def test_no_checkpoint_has_no_best(tmp_path):

@@ -17,7 +17,7 @@ from alexnet_jax.run.checkpoint import Checkpoints, best_step, load_variables
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-    """A workdir with sound checkpoints of steps 1 and 2."""
+    """A workdir with valid checkpoints of steps 1 and 2."""
     folder = tmp_path_factory.mktemp('two')
     save(folder, 0.1, 0.2)
     return folder
@@ -151,7 +151,7 @@ def content(folder) -> dict[str, bytes]:
 
 def test_mutated_checkpoints(two, tmp_path, full):
     count = 500 if full else 39  # each kind at least three times
-    sound = content(two / 'checkpoints' / '2')
+    valid = content(two / 'checkpoints' / '2')
     newest, refusals = [], []
     for number in range(count):
         rng = random.Random(number)
@@ -159,7 +159,7 @@ def test_mutated_checkpoints(two, tmp_path, full):
         folder = workdir / 'checkpoints' / '2'
         damage = DAMAGE[number % len(DAMAGE)]
         damage(folder, rng)
-        same = folder.is_dir() and content(folder) == sound
+        same = folder.is_dir() and content(folder) == valid
         try:
             assert_state_of_params(load_variables(str(workdir), 2)['params'], same)
             best_step(str(workdir))

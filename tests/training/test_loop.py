@@ -9,7 +9,6 @@ import optax
 import pytest
 from cli_runs import assert_same_state, final_state, records
 from fake_data import TINY, FakeData, config_of
-from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
 from alexnet_jax.model import variants
@@ -19,18 +18,11 @@ from alexnet_jax.training.step import create_train_state
 
 
 @pytest.fixture(scope='module', autouse=True)
-def tiny(cache):
-    """The variant 'tiny', and what was compiled kept between the runs of this module."""
-    threshold = 'jax_persistent_cache_min_compile_time_secs'
-    before = getattr(jax.config, threshold)
+def tiny():
+    """The variant 'tiny'."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(variants.VARIANTS, 'tiny', TINY)
-        compilation_cache.set_cache_dir(str(cache))
-        jax.config.update(threshold, 0.0)
         yield
-    jax.config.update(threshold, before)
-    jax.config.update('jax_compilation_cache_dir', None)
-    compilation_cache.reset_cache()
 
 
 def short_run(**changes):
@@ -337,7 +329,7 @@ def test_plateau_is_resumed_exactly(tmp_path):
 
 
 @pytest.mark.slow
-def test_microbatches_are_resumed_exactly(tmp_path):
+def test_accumulation_is_resumed_exactly(tmp_path):
     config = short_run(accum_steps=2, batch_size=16)
     train(config, tmp_path / 'whole')
     with pytest.raises(Interrupted):

@@ -14,6 +14,7 @@ from alexnet_jax import files
 # A trial is one process, even if a launcher started the sweep as one task of many.
 LAUNCHERS = ('SLURM_', 'OMPI_', 'PMI', 'JOBSET_', 'TPU_WORKER_')
 LOST = 128 + signal.SIGKILL
+SHARED_MEMORY = 0.9  # of an accelerator, divided among the trials on it; the driver needs some
 LOCK = '.trial'  # in a trial's folder: its process holds it, so it is free once that has ended
 
 

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweep.backends import LOCK, Job, exit_code, spawn, threads
+from alexnet_jax.sweep.backends import LOCK, SHARED_MEMORY, Job, exit_code, spawn, threads
 
 # The topology of this many chips: https://gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3
 TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
-SHARED_MEMORY = 0.9  # of an accelerator, divided among the trials on it; the driver needs some
 
 
 class Local:

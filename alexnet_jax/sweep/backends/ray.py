@@ -9,10 +9,9 @@ import socket
 from typing import Any, cast
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.sweep.backends import LOST, Job, run, threads
+from alexnet_jax.sweep.backends import LOST, SHARED_MEMORY, Job, run, threads
 
 INSTALL = 'pip install ray==2.60.0'
-SHARED_MEMORY = 0.9  # of an accelerator, divided among the trials on it; the driver needs some
 STOPPED = 143
 CONNECT_SECONDS = 10  # Ray itself keeps trying for minutes
 
