@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# The image ops do not use oneDNN, and its start-up notice ignores the log level.
+# The image ops do not use oneDNN, and its startup notice ignores the log level.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 import tensorflow as tf

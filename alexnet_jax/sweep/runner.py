@@ -39,7 +39,7 @@ class Running:
       progress: How far it has come.
       furthest: The highest step that it ever reached.
       starts: The number of starts since it last made progress.
-      hopeless: Whether it was told to stop early.
+      hopeless: Whether it was asked to stop early.
     """
 
     trial: Trial

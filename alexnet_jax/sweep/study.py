@@ -32,7 +32,7 @@ STOPPED_EARLY = 'stopped early'
 DIVERGED = 'diverged'
 FAILED = 'failed'
 
-HOPELESS = 'hopeless'  # attribute of a trial that was told to stop early
+HOPELESS = 'hopeless'  # attribute of a trial that was asked to stop early
 
 
 def lock(folder: Path) -> IO:
