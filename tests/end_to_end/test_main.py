@@ -25,7 +25,7 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess:
 def test_help():
     done = run('--help')
     assert (done.returncode, done.stderr) == (0, '')
-    assert_has(done.stdout, 'Train AlexNet', '--config ', '--workdir ', 'batch_size = 128')
+    assert_has(done.stdout, 'Train or score AlexNet', '--config ', '--workdir ', 'batch_size = 128')
 
 
 @pytest.mark.parametrize(

@@ -222,8 +222,7 @@ class TestContinuing:
             import sys, time
             sys.path.insert(0, {str(ROOT / 'tests')!r})
             import prepared_sets
-            from alexnet_jax import files
-from alexnet_jax.data.prepare import shards
+            from alexnet_jax.data.prepare import shards
             write = shards.write_json
             shards.write_json = lambda *args: (time.sleep(0.02), write(*args))
             prepared_sets.prepare({str(folder)!r}, {str(tmp_path / 'killed')!r}, 'jpeg',
