@@ -182,10 +182,9 @@ def read_scores(workdir: str) -> dict[int, dict[str, float]]:
 def _is_evaluation(record: Any) -> bool:
     """Return whether a line is an evaluation record; anyone may have edited the file."""
     return (
-        isinstance(record, dict)
-        and record.get('split') == 'eval'
-        and type(record.get('step')) is int
+        record.get('split') == 'eval'
         and type(record.get('top1')) in (int, float)
+        and type(record.get('top5')) in (int, float)
     )
 
 

@@ -187,13 +187,16 @@ def _scores(record: dict) -> str:
 
 
 def read_records(path: epath.Path) -> list[dict]:
-    """Return the records of a metrics.jsonl, except a last line that was cut short."""
+    """Return the records of a metrics.jsonl, up to the first line that was cut short or damaged."""
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().decode(errors='replace').splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             break
+        if not isinstance(record, dict) or type(record.get('step')) is not int:
+            break
+        records.append(record)
     return records
 
 

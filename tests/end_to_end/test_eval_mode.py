@@ -206,11 +206,11 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
          '--checkpoints names no folder; it must be DIR[@STEP],DIR[@STEP],...'),
         ('--workdir={tmp}/x --checkpoints={run}@best', '{run}@best holds no run: '),
         ('--workdir={run} --config=configs/cifar10.py',
-         "the network in {run} has variant='digits', but this evaluation 'cifar10_18pct'; leave "
-         'out --config'),
+         "the network in {run} has variant='digits', but this evaluation has 'cifar10_18pct'; "
+         'leave out --config'),
         ('--workdir={run} --checkpoints={run} --config=configs/cifar10.py',
-         'the network in {run} has image_size=28, but this evaluation 32; all nets of an ensemble '
-         'must have the same num_classes and image_size'),
+         'the network in {run} has image_size=28, but this evaluation has 32; all nets of an '
+         'ensemble must have the same num_classes and image_size'),
         ('--workdir={run} --eval_ops=', "ops '': unknown op ''; allowed: decode"),
         ('--workdir={run} --eval_ops=decode|rezise(28)',
          "ops 'decode|rezise(28)': unknown op 'rezise(28)'"),

@@ -216,3 +216,12 @@ def test_a_folder_without_permission_is_one_clear_error(tmp_path):
     (tmp_path / 'metrics.jsonl').mkdir()  # root passes every check of permissions
     with pytest.raises(RunError, match=r'cannot write .*metrics.jsonl or the events next to it'):
         open_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'damage', [b'[1]', b'{"split": "eval"}', b'{"step": "3"}', b'\xff', b'{"st']
+)
+def test_records_end_before_a_damaged_line(tmp_path, damage):
+    path = epath.Path(tmp_path) / 'metrics.jsonl'
+    path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
+    assert read_records(path) == [{'step': 1}]
