@@ -32,7 +32,7 @@ def finish_both(workdir, cache) -> str:
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory, cache):
-    workdir = tmp_path_factory.mktemp('peers') / 'uninterrupted'
+    workdir = tmp_path_factory.mktemp('processes') / 'uninterrupted'
     finish_both(workdir, cache)
     return workdir
 
@@ -79,7 +79,7 @@ def test_an_error_of_one_process_ends_both(tmp_path, cache):
 
 @pytest.fixture(scope='module')
 def four_devices(tmp_path_factory, cache):
-    workdir = tmp_path_factory.mktemp('peers') / 'four'
+    workdir = tmp_path_factory.mktemp('processes') / 'four'
     train(workdir, cache, *FLAGS, devices=4)
     return workdir
 

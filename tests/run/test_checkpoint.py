@@ -249,7 +249,7 @@ def test_no_file_can_change_what_is_restored(two, tmp_path):
         assert_restores(workdir, 1 if changed else 2)
 
 
-def test_no_sound_checkpoint_is_an_error(workdir):
+def test_no_valid_checkpoint_is_an_error(workdir):
     flip_a_byte(workdir / 'checkpoints' / '1')
     truncate(workdir / 'checkpoints' / '2')
     with pytest.raises(RunError, match=r'no valid checkpoint in .*; run .* again to start over'):
