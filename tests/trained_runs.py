@@ -20,5 +20,8 @@ def save_run(
     with Checkpoints(str(folder)) as checkpoints:
         for step, (variables, _) in nets.items():
             checkpoints.save(step, variables)
-    records = [{'step': step, 'split': 'eval', 'top1': top1} for step, (_, top1) in nets.items()]
+    records = [
+        {'step': step, 'split': 'eval', 'top1': top1, 'top5': 1.0}
+        for step, (_, top1) in nets.items()
+    ]
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in records))
