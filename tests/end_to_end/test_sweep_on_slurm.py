@@ -132,7 +132,7 @@ def test_ctrl_c_saves(tmp_path, cluster):
 def test_what_slurm_refuses_starts_nothing(tmp_path, cluster):
     for flag, message in (
         ('--sbatch=partition=gpus', 'invalid partition specified: gpus'),
-        ('--devices_per_trial=2', 'no node of this Slurm has more than 0 GPUs'),
+        ('--devices_per_trial=2', 'no node of this Slurm cluster has more than 0 GPUs'),
     ):
         with Sweep(tmp_path, cluster, flag).start() as process:
             output, _ = process.communicate(timeout=180)
