@@ -51,7 +51,7 @@ NOT_IN_DATA = {'jax', 'flax', 'optax', 'orbax'}
 
 # The only modules that need TensorFlow to be imported; of `data`, these do not.
 NEED_TENSORFLOW = ('data', 'benchmark.throughput', 'benchmark.flax_baseline')
-LIGHT_DATA = {'data', 'data.sources.listing'}
+LIGHT_DATA = {'data', 'data.sources.listing', 'data.statistics'}
 
 
 def is_in(name: str, places) -> bool:

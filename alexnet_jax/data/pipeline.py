@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from alexnet_jax.data import statistics
+from alexnet_jax.data.compute_statistics import load_or_compute
 from alexnet_jax.data.ops.chain import Preprocessor, clean, parse
 from alexnet_jax.data.ops.image import BadImage, require_size
 from alexnet_jax.data.reader import PADDING, Reader, Transform
@@ -118,7 +118,7 @@ class Data:
         if not needs_mean and not self.train_preprocessor.color:
             return
         prefix = self.train_preprocessor.prefix
-        found = statistics.load_or_compute(
+        found = load_or_compute(
             epath.Path(workdir) / 'statistics.npz',
             self._train,
             prefix,

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation import steps
 from alexnet_jax.model import variants
@@ -105,8 +106,6 @@ class TrainedNet:
         size = self.config.image_size
         if self.config.data.mean != 'image':
             return np.zeros((size, size, 3), np.float32)
-        from alexnet_jax.data import statistics  # imports TensorFlow, which takes seconds
-
         return statistics.load(epath.Path(self.workdir) / 'statistics.npz').center(size)
 
     def preprocess(self, image: str | os.PathLike[str] | np.ndarray | Image.Image) -> np.ndarray:

@@ -211,6 +211,16 @@ def read_classes(workdir: str) -> list[str]:
     return _read_json(workdir, 'classes.json', list)
 
 
+def read_source(workdir: str) -> dict[str, Any] | None:
+    """Return where converted weights came from, source.json; None if the run was trained here.
+
+    Raises:
+      BadInput: The file is damaged.
+    """
+    exists = (epath.Path(workdir) / 'source.json').exists()
+    return _read_json(workdir, 'source.json', dict) if exists else None
+
+
 def _read_json(workdir: str, name: str, kind: type) -> Any:
     path = epath.Path(workdir) / name
     try:

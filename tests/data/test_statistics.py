@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_jax.data import statistics
+from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.errors import BadInput, RunError
 
@@ -53,9 +53,9 @@ def test_mean_is_of_the_ops_before_the_first_random_one(write_folder, folder_con
 @pytest.mark.slow
 def test_does_not_depend_on_the_batch(digits_config, monkeypatch, batch):
     data = Data(digits_config())
-    expected = statistics.compute(data._train, data.train_preprocessor.prefix, (8, 8))
-    monkeypatch.setattr(statistics, 'BATCH', batch)
-    found = statistics.compute(data._train, data.train_preprocessor.prefix, (8, 8))
+    expected = compute_statistics.compute(data._train, data.train_preprocessor.prefix, (8, 8))
+    monkeypatch.setattr(compute_statistics, 'BATCH', batch)
+    found = compute_statistics.compute(data._train, data.train_preprocessor.prefix, (8, 8))
     np.testing.assert_array_equal(found.mean_image, expected.mean_image)
     np.testing.assert_array_equal(found.axes, expected.axes)
 
@@ -99,7 +99,7 @@ def test_file_is_written_once_and_read_by_others(digits_config, tmp_path, monkey
     first = Data(digits_config())
     first.load_statistics(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ['statistics.npz']
-    monkeypatch.delattr(statistics, 'compute')
+    monkeypatch.delattr(compute_statistics, 'compute')
     for process in (0, 1):
         data = Data(digits_config(), process, 2)
         data.load_statistics(tmp_path)
@@ -111,7 +111,7 @@ def test_other_processes_wait_for_the_file(digits_config, tmp_path, monkeypatch)
     def sleep(seconds):
         Data(digits_config()).load_statistics(tmp_path)  # process 0, meanwhile
 
-    monkeypatch.setattr(statistics.time, 'sleep', sleep)
+    monkeypatch.setattr(compute_statistics.time, 'sleep', sleep)
     data = Data(digits_config(), 1, 2)
     data.load_statistics(tmp_path)
     assert data.mean.any()

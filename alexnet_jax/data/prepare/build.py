@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax import files
-from alexnet_jax.data import statistics
+from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, write_json
 from alexnet_jax.data.reader import Reader
@@ -214,7 +214,9 @@ def _make_statistics(folder: epath.Path, files: SplitFiles, request: Request) ->
     decode = parse('decode').specialize(split)
     reader = Reader(split, decode, 'stop')
     size = (request.size, request.size)
-    statistics.save(folder / STATISTICS, statistics.compute(reader, decode, size, 'prepared set'))
+    statistics.save(
+        folder / STATISTICS, compute_statistics.compute(reader, decode, size, 'prepared set')
+    )
 
 
 def describe(output: epath.Path) -> list[str]:

@@ -1,0 +1,104 @@
+"""One pass over the training set for its mean image and color covariance.
+
+All sums are sums of integers and exact: int64, or float64 below 2**53 (the 1.28 M images of
+ImageNet at 256 x 256 sum to 5.5e15 < 9.0e15). So the result does not depend on batches or threads.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from alexnet_jax.data import statistics
+from alexnet_jax.data.ops.chain import Preprocessor
+from alexnet_jax.data.ops.image import require_size
+from alexnet_jax.data.reader import PADDING, Reader
+from alexnet_jax.data.tensorflow import tf
+from alexnet_jax.errors import BadInput
+
+BATCH = 64
+BIG = 10_000  # images, above which a line is printed first
+
+
+def load_or_compute(
+    path: epath.Path,
+    reader: Reader,
+    prefix: Preprocessor,
+    mean_size: tuple[int, int] | None,
+    process_index: int,
+    known: epath.Path | None = None,
+) -> statistics.Statistics:
+    """Load statistics from `path`; if it does not exist, process 0 computes and saves them first.
+
+    Args:
+      path: An npz file.
+      reader: The reader of the training split.
+      prefix: The ops before the first random one.
+      mean_size: Height and width of the mean image; None to leave it out.
+      process_index: The index of this process; processes other than 0 wait for the file.
+      known: A file with the same statistics, to copy instead of computing them.
+
+    Raises:
+      BadInput: The file belongs to other data or ops.
+      RunError: An image cannot be used.
+    """
+    origin = f'{len(reader.split)} images, {prefix.ops}, mean image {mean_size}'
+    if process_index == 0 and not path.exists():
+        if known:
+            statistics.save(path, dataclasses.replace(statistics.load(known), origin=origin))
+        else:
+            statistics.save(path, compute(reader, prefix, mean_size, origin))
+    while not path.exists():
+        time.sleep(0.5)
+    found = statistics.load(path)
+    if found.origin != origin:
+        raise BadInput(f'{path} is for {found.origin}, but this run needs {origin}; remove it')
+    return found
+
+
+def compute(
+    reader: Reader, prefix: Preprocessor, mean_size: tuple[int, int] | None, origin: str = ''
+) -> statistics.Statistics:
+    """Compute the statistics in one pass over the split.
+
+    Args:
+      reader, prefix, mean_size: As in `load_or_compute`.
+      origin: The origin to record.
+
+    Raises:
+      RunError: An image cannot be used, and the reader does not skip it.
+    """
+    size = len(reader.split)
+    if size > BIG:
+        print(f'computing the statistics of {size:,} training images, once', flush=True)
+
+    def plan(step):
+        indices = step * BATCH + np.arange(BATCH)
+        return np.where(indices < size, indices, PADDING), np.zeros_like(indices)
+
+    def transform(encoded, epoch, index):
+        image, _ = prefix(encoded)
+        channels = tf.transpose(tf.reshape(image, [-1, 3]))
+        # With a fourth row, of ones: its products are the channels' sums and the count.
+        rows = tf.cast(tf.pad(channels, [[0, 1], [0, 0]], constant_values=1), tf.float64)
+        products = {'products': tf.matmul(rows, rows, transpose_b=True)}
+        return products | ({'image': require_size(image, *mean_size)} if mean_size else {})
+
+    products = np.zeros((4, 4))
+    image_sum = np.zeros((*(mean_size or (0, 0)), 3), np.int64)
+    count = 0
+    with tqdm(total=size, desc='statistics', unit=' images', delay=2, disable=None) as bar:
+        for batch in reader.batches(plan, 0, -(-size // BATCH), transform):
+            valid = batch['mask'] > 0
+            products += batch['products'][valid].sum(0)
+            count += int(valid.sum())
+            if mean_size:
+                image_sum += batch['image'][valid].sum(0, dtype=np.int64)
+            bar.update(len(valid))
+    mean = products[3, :3] / products[3, 3]
+    covariance = products[:3, :3] / products[3, 3] - np.outer(mean, mean)
+    return statistics.Statistics(
+        (image_sum / count).astype(np.float32), *np.linalg.eigh(covariance), origin
+    )

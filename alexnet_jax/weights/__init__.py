@@ -1,0 +1,1 @@
+"""The formats of other programs: published weights come in, trained nets go out."""

@@ -1,0 +1,141 @@
+"""From this package's arrays to PyTorch's, Caffe's and ONNX's, and back: the one place that
+transposes.
+
+The others store the kernel of a convolution as OIHW, that of a fully connected layer as [features,
+inputs], and flatten maps channel by channel: CHW. Here they are HWIO, [inputs, features] and HWC.
+Tensors are named as a PyTorch module with the layers' names would: conv1.weight, conv1.bias,
+bn2.running_mean, bn2.running_var.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.errors import BadInput
+from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Shape, Table, Weighted
+from alexnet_jax.model.shapes import LayerInfo, layer_infos
+
+Variables = dict[str, dict[str, dict[str, np.ndarray]]]
+
+# The names of torchvision.models.alexnet, by those of the variant 'torchvision'.
+TORCHVISION_NAMES = {
+    'conv1': 'features.0',
+    'conv2': 'features.3',
+    'conv3': 'features.6',
+    'conv4': 'features.8',
+    'conv5': 'features.10',
+    'fc6': 'classifier.1',
+    'fc7': 'classifier.4',
+    'fc8': 'classifier.6',
+}
+
+
+def tensor_shapes(layers: Table, image_size: int) -> dict[str, Shape]:
+    """Return the name and the shape of each tensor, in the order of the table.
+
+    Args:
+      layers: A table.
+      image_size: The height and width of its input, in pixels.
+    """
+    shapes: dict[str, Shape] = {}
+    for info in layer_infos(layers, image_size):
+        match info.layer:
+            case Conv(filters=filters):
+                height, width, inputs, _ = info.layer.kernel_shape(info.input)
+                shapes[f'{info.name}.weight'] = (filters, inputs, height, width)
+                shapes[f'{info.name}.bias'] = (filters,)
+            case Dense(features=features):
+                inputs, _ = info.layer.kernel_shape(info.input)
+                shapes[f'{info.name}.weight'] = (features, inputs)
+                shapes[f'{info.name}.bias'] = (features,)
+            case BatchNorm():
+                shapes[f'{info.name}.running_mean'] = info.input[-1:]
+                shapes[f'{info.name}.running_var'] = info.input[-1:]
+    return shapes
+
+
+def to_torch(layers: Table, image_size: int, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return a network's tensors in PyTorch's layout, in the order of the table.
+
+    Args:
+      layers, image_size: As for `tensor_shapes`.
+      variables: The collections `params` and, with batch norm, `batch_stats`.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for info in layer_infos(layers, image_size):
+        if isinstance(info.layer, Weighted):
+            params = variables['params'][info.name]
+            kernel = _kernel_to_torch(info, np.asarray(params['kernel']))
+            tensors[f'{info.name}.weight'] = np.ascontiguousarray(kernel)
+            tensors[f'{info.name}.bias'] = np.asarray(params['bias'])
+        elif isinstance(info.layer, BatchNorm):
+            stats = variables['batch_stats'][info.name]
+            tensors[f'{info.name}.running_mean'] = np.asarray(stats['mean'])
+            tensors[f'{info.name}.running_var'] = np.asarray(stats['var'])
+    return tensors
+
+
+def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]) -> Variables:
+    """Return the collections `params` and `batch_stats`, float32: the inverse of `to_torch`.
+
+    Args:
+      layers, image_size: As for `tensor_shapes`.
+      tensors: Exactly the tensors of the table, in any order.
+
+    Raises:
+      BadInput: A tensor is missing, left over or of another shape; the message names it.
+    """
+    expected = tensor_shapes(layers, image_size)
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise BadInput(f'{name} is missing; found {", ".join(tensors) or "nothing"}')
+        if tensors[name].shape != shape:
+            raise BadInput(f'{name} is {_text(tensors[name].shape)}, not {_text(shape)}')
+    if left := sorted(tensors.keys() - expected.keys()):
+        raise BadInput(f'{left[0]} belongs to no layer; the network has {", ".join(expected)}')
+
+    params, batch_stats = {}, {}
+    for info in layer_infos(layers, image_size):
+        if isinstance(info.layer, Weighted):
+            kernel = _kernel_from_torch(info, tensors[f'{info.name}.weight'])
+            params[info.name] = {
+                'kernel': np.ascontiguousarray(kernel, np.float32),
+                'bias': np.asarray(tensors[f'{info.name}.bias'], np.float32),
+            }
+        elif isinstance(info.layer, BatchNorm):
+            batch_stats[info.name] = {
+                'mean': np.asarray(tensors[f'{info.name}.running_mean'], np.float32),
+                'var': np.asarray(tensors[f'{info.name}.running_var'], np.float32),
+            }
+    return {'params': params, 'batch_stats': batch_stats}
+
+
+def _kernel_to_torch(info: LayerInfo, kernel: np.ndarray) -> np.ndarray:
+    if isinstance(info.layer, Conv):
+        return kernel.transpose(3, 2, 0, 1)
+    *size, channels = _tower(info)
+    return (
+        kernel.reshape(*size, channels, -1)
+        .transpose(-1, -2, *range(len(size)))
+        .reshape(kernel.shape[::-1])
+    )
+
+
+def _kernel_from_torch(info: LayerInfo, weight: np.ndarray) -> np.ndarray:
+    if isinstance(info.layer, Conv):
+        return weight.transpose(2, 3, 1, 0)
+    *size, channels = _tower(info)
+    axes = range(2, 2 + len(size))
+    return weight.reshape(-1, channels, *size).transpose(*axes, 1, 0).reshape(weight.shape[::-1])
+
+
+def _tower(info: LayerInfo) -> Shape:
+    """The shape of what a feature of a fully connected layer sees: its own tower's channels."""
+    assert isinstance(info.layer, Dense)
+    *size, channels = info.input
+    return (*size, channels // info.layer.groups)
+
+
+def _text(shape: Shape) -> str:
+    return 'x'.join(map(str, shape)) or 'a scalar'
