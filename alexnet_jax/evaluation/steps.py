@@ -91,7 +91,7 @@ def view_log_probs(
     """
     views = image.reshape(-1, *image.shape[-3:]).astype(jnp.float32) - mean[None]
     log_probs = jax.nn.log_softmax(jnp.asarray(model.apply(variables, views)))
-    log_probs = log_probs.reshape(len(image), -1, log_probs.shape[-1])
+    log_probs = log_probs.reshape(image.shape[0], -1, log_probs.shape[-1])
     return jax.nn.logsumexp(log_probs, axis=1) - np.log(log_probs.shape[1])
 
 

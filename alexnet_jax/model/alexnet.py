@@ -192,9 +192,9 @@ def _bias_init(bias: float | Literal['torch'], inputs: int) -> nn.initializers.I
 def _flatten(x: jax.Array, groups: int) -> jax.Array:
     """[N, ..., C] -> [N, inputs]; [N, groups, inputs / groups], each with its own channels."""
     if groups == 1:
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)
     towers = jnp.split(x, groups, axis=-1)
-    return jnp.stack([tower.reshape(len(x), -1) for tower in towers], axis=1)
+    return jnp.stack([tower.reshape(x.shape[0], -1) for tower in towers], axis=1)
 
 
 def _dropout(layer: Dropout, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:

@@ -68,7 +68,7 @@ def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array
     _, groups, _ = x.shape
     towers = zip(jnp.split(x, groups, axis=1), jnp.split(kernel, groups, axis=1), strict=True)
     products = [lax.dot_general(a, k, *args, **kwargs) for a, k in towers]
-    return jnp.concatenate(products, axis=-1).reshape(len(x), -1)
+    return jnp.concatenate(products, axis=-1).reshape(x.shape[0], -1)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
