@@ -73,7 +73,7 @@ def plan(
         raise BadInput("pass --workdir=DIR, the run's folder")
     workdir.check_writable(folder)
     texts = checkpoints.split(',') if checkpoints else [folder]
-    members = [_parse(text) if checkpoints else Member(text, None) for text in texts]
+    members = [parse_member(text) if checkpoints else Member(text, None) for text in texts]
     configs = [_check_member(member) for member in members]
     scored = configs[0] if config is None else config
     for member, other in zip(members, configs, strict=True):
@@ -91,8 +91,12 @@ def plan(
     return scored, members
 
 
-def _parse(text: str) -> Member:
-    """Read 'DIR@STEP' or 'DIR'."""
+def parse_member(text: str) -> Member:
+    """Read 'DIR@STEP' or 'DIR'.
+
+    Raises:
+      BadInput: It is empty.
+    """
     if not text:
         raise BadInput('--checkpoints names no folder; it must be DIR[@STEP],DIR[@STEP],...')
     match = re.fullmatch(r'(.+)@(\d+)', text)

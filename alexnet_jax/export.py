@@ -1,0 +1,123 @@
+"""Write a trained net for use elsewhere: ONNX, StableHLO, PyTorch or a page for browsers.
+
+  python -m alexnet_jax.export --workdir=RUN[@STEP] --format=FORMAT --output=PATH
+
+Whatever the format, the net takes uint8 images [N, S, S, 3], RGB, as the run's eval ops leave them,
+and gives probabilities and logits; mean and scaling are inside.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from alexnet_jax import cli
+from alexnet_jax.errors import BadInput, RunError, run_command
+from alexnet_jax.evaluation.ensemble import parse_member
+from alexnet_jax.evaluation.trained import TrainedNet
+
+INSTALL = {'onnx': 'onnx==1.23.2'}  # what --format may need beside requirements.txt
+
+_FORMAT = flags.DEFINE_string('format', None, 'What to write: one of onnx.')
+_OUTPUT = flags.DEFINE_string('output', None, 'The file or folder to create.')
+
+
+class Format(NamedTuple):
+    """How to write a net, to a path that does not exist yet, and what that needs."""
+
+    write: Callable[[TrainedNet, Path], None]
+    package: str | None = None  # a key of INSTALL
+
+
+def _onnx(net: TrainedNet, path: Path) -> None:
+    from alexnet_jax.weights import onnx_out  # needs the package
+
+    onnx_out.write(net, path)
+
+
+FORMATS = {
+    'onnx': Format(_onnx, package='onnx'),
+}
+
+
+def find_format(name: str) -> Format:
+    """Return a format, whose package is installed.
+
+    Raises:
+      BadInput: There is no such format, or its package is missing.
+    """
+    if name not in FORMATS:
+        raise BadInput(f'--format={name} is unknown; allowed: {", ".join(FORMATS)}')
+    package = FORMATS[name].package
+    if package and not importlib.util.find_spec(package):
+        raise BadInput(f'--format={name} needs a package: pip install {INSTALL[package]}')
+    return FORMATS[name]
+
+
+def export(net: TrainedNet, form: Format, output: Path) -> None:
+    """Write a net completely or not at all.
+
+    Args:
+      net: The net, loaded in float32.
+      form: The format.
+      output: The file or folder to create, with its parents.
+
+    Raises:
+      BadInput: The format cannot express the run.
+      RunError: The file system refuses it, for instance since it is full.
+    """
+    temporary = output.with_name(f'{output.name}.tmp')
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)  # of an export that was killed
+        form.write(net, temporary)
+        temporary.rename(output)
+    except OSError as error:
+        raise RunError(f'{output} could not be written: {error.strerror or error}') from error
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    paths = path.rglob('*') if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in paths if each.is_file())
+
+
+def main() -> None:
+    """Export the net on the command line."""
+    flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
+    _, *rest = cli.parse_flags(sys.argv)
+    workdir, name, path = flags.FLAGS.workdir, _FORMAT.value, _OUTPUT.value
+    if rest or not (workdir and name and path):
+        raise BadInput(
+            'usage: python -m alexnet_jax.export --workdir=RUN[@STEP] '
+            f'--format={"|".join(FORMATS)} --output=PATH'
+        )
+    form, output = find_format(name), Path(path)
+    if os.path.lexists(output):
+        raise BadInput(f'--output={output} exists; remove it or choose another name')
+    net = TrainedNet.load(*parse_member(workdir), dtype='float32')
+    export(net, form, output)
+    size = net.config.image_size
+    print(
+        f'wrote {output}: {net.config.variant}, step {net.step:,}, {size_of(output) / 1e6:,.1f} MB'
+    )
+    print(f'  takes  uint8 [N, {size}, {size}, 3], RGB, after {net.config.data.eval_ops}')
+    print(f'  gives  probabilities and logits, float32 [N, {net.config.num_classes}]')
+
+
+if __name__ == '__main__':
+    run_command(main)
