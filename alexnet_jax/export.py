@@ -23,9 +23,6 @@ from alexnet_jax.evaluation.trained import TrainedNet
 
 INSTALL = {'onnx': 'onnx==1.23.2'}  # what --format may need beside requirements.txt
 
-_FORMAT = flags.DEFINE_string('format', None, 'What to write: one of onnx.')
-_OUTPUT = flags.DEFINE_string('output', None, 'The file or folder to create.')
-
 
 class Format(NamedTuple):
     """How to write a net, to a path that does not exist yet, and what that needs."""
@@ -99,8 +96,10 @@ def size_of(path: Path) -> int:
 def main() -> None:
     """Export the net on the command line."""
     flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
+    flags.DEFINE_string('format', None, f'What to write: {", ".join(FORMATS)}.')
+    flags.DEFINE_string('output', None, 'The file or folder to create.')
     _, *rest = cli.parse_flags(sys.argv)
-    workdir, name, path = flags.FLAGS.workdir, _FORMAT.value, _OUTPUT.value
+    workdir, name, path = (flags.FLAGS[flag].value for flag in ('workdir', 'format', 'output'))
     if rest or not (workdir and name and path):
         raise BadInput(
             'usage: python -m alexnet_jax.export --workdir=RUN[@STEP] '
