@@ -36,7 +36,8 @@ def lively(table: Table, size: int, seed: int = 0) -> dict[str, Any]:
     image = np.zeros((1, size, size, 3), np.float32)
     shapes = jax.eval_shape(AlexNet(table).init, jax.random.key(0), image)
     random = np.random.default_rng(seed)
-    gain = 16 if any(isinstance(layer, Sigmoid) for layer in table) else 2  # slope 1/4, He's 1/2
+    squashed = any(isinstance(layer, Sigmoid) for layer in table)
+    gain = 64 if squashed else 2  # a sigmoid has a slope of at most 1/4, and no output near 0
 
     def draw(path, shape):
         kind = path[-1].key
