@@ -20,6 +20,7 @@ from alexnet_jax import cli
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.weights import hlo
 
 INSTALL = {'onnx': 'onnx==1.23.2'}  # what --format may need beside requirements.txt
 
@@ -39,6 +40,7 @@ def _onnx(net: TrainedNet, path: Path) -> None:
 
 FORMATS = {
     'onnx': Format(_onnx, package='onnx'),
+    'stablehlo': Format(hlo.write),
 }
 
 
