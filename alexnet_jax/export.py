@@ -6,13 +6,13 @@ Whatever the format, the net takes uint8 images [N, S, S, 3], RGB, as the run's 
 and gives probabilities and logits; mean and scaling are inside.
 """
 
+import functools
 import importlib.util
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from absl import flags
 
@@ -22,48 +22,45 @@ from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.weights import hlo
 
-INSTALL = {'onnx': 'onnx==1.23.2'}  # what --format may need beside requirements.txt
+Writer = Callable[[TrainedNet, Path], None]  # to a path that does not exist yet
+
+INSTALL = {'onnx': 'onnx==1.23.2'}  # what some formats need beside requirements.txt
 
 
-class Format(NamedTuple):
-    """How to write a net, to a path that does not exist yet, and what that needs."""
-
-    write: Callable[[TrainedNet, Path], None]
-    package: str | None = None  # a key of INSTALL
-
-
-def _onnx(net: TrainedNet, path: Path) -> None:
+def _onnx() -> Writer:
+    _check_installed('onnx')
     from alexnet_jax.weights import onnx_out  # needs the package
 
-    onnx_out.write(net, path)
+    return onnx_out.write
 
 
-FORMATS = {
-    'onnx': Format(_onnx, package='onnx'),
-    'stablehlo': Format(hlo.write),
+def _web() -> Writer:
+    _check_installed('onnx')
+    from alexnet_jax.weights import web  # likewise
+
+    runtime = web.read_runtime(Path(flags.FLAGS.onnxruntime_web))
+    return functools.partial(web.write, runtime=runtime)
+
+
+# Each checks that what the format needs is there, and returns its writer.
+FORMATS: dict[str, Callable[[], Writer]] = {
+    'onnx': _onnx,
+    'stablehlo': lambda: hlo.write,
+    'web': _web,
 }
 
 
-def find_format(name: str) -> Format:
-    """Return a format, whose package is installed.
-
-    Raises:
-      BadInput: There is no such format, or its package is missing.
-    """
-    if name not in FORMATS:
-        raise BadInput(f'--format={name} is unknown; allowed: {", ".join(FORMATS)}')
-    package = FORMATS[name].package
-    if package and not importlib.util.find_spec(package):
-        raise BadInput(f'--format={name} needs a package: pip install {INSTALL[package]}')
-    return FORMATS[name]
+def _check_installed(package: str) -> None:
+    if not importlib.util.find_spec(package):
+        raise BadInput(f'this format needs a package: pip install {INSTALL[package]}')
 
 
-def export(net: TrainedNet, form: Format, output: Path) -> None:
+def export(net: TrainedNet, write: Writer, output: Path) -> None:
     """Write a net completely or not at all.
 
     Args:
       net: The net, loaded in float32.
-      form: The format.
+      write: The format's writer.
       output: The file or folder to create, with its parents.
 
     Raises:
@@ -74,7 +71,7 @@ def export(net: TrainedNet, form: Format, output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)  # of an export that was killed
-        form.write(net, temporary)
+        write(net, temporary)
         temporary.rename(output)
     except OSError as error:
         raise RunError(f'{output} could not be written: {error.strerror or error}') from error
@@ -100,6 +97,11 @@ def main() -> None:
     flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
     flags.DEFINE_string('format', None, f'What to write: {", ".join(FORMATS)}.')
     flags.DEFINE_string('output', None, 'The file or folder to create.')
+    flags.DEFINE_string(
+        'onnxruntime_web',
+        'onnxruntime-web-1.30.0.tgz',
+        'For --format=web: what `npm pack onnxruntime-web@1.30.0` has downloaded.',
+    )
     _, *rest = cli.parse_flags(sys.argv)
     workdir, name, path = (flags.FLAGS[flag].value for flag in ('workdir', 'format', 'output'))
     if rest or not (workdir and name and path):
@@ -107,11 +109,14 @@ def main() -> None:
             'usage: python -m alexnet_jax.export --workdir=RUN[@STEP] '
             f'--format={"|".join(FORMATS)} --output=PATH'
         )
-    form, output = find_format(name), Path(path)
+    output = Path(path)
+    if name not in FORMATS:
+        raise BadInput(f'--format={name} is unknown; allowed: {", ".join(FORMATS)}')
     if os.path.lexists(output):
         raise BadInput(f'--output={output} exists; remove it or choose another name')
+    write = FORMATS[name]()
     net = TrainedNet.load(*parse_member(workdir), dtype='float32')
-    export(net, form, output)
+    export(net, write, output)
     size = net.config.image_size
     print(
         f'wrote {output}: {net.config.variant}, step {net.step:,}, {size_of(output) / 1e6:,.1f} MB'
