@@ -38,7 +38,7 @@ def _web() -> Writer:
     _check_installed('onnx')
     from alexnet_jax.weights import web  # likewise
 
-    runtime = web.read_runtime(Path(flags.FLAGS.onnxruntime_web))
+    runtime = web.read_runtime(Path(flags.FLAGS.onnxruntime_web or web.PACKAGE))
     return functools.partial(web.write, runtime=runtime)
 
 
@@ -97,11 +97,7 @@ def main() -> None:
     flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
     flags.DEFINE_string('format', None, f'What to write: {", ".join(FORMATS)}.')
     flags.DEFINE_string('output', None, 'The file or folder to create.')
-    flags.DEFINE_string(
-        'onnxruntime_web',
-        'onnxruntime-web-1.30.0.tgz',
-        'For --format=web: what `npm pack onnxruntime-web@1.30.0` has downloaded.',
-    )
+    flags.DEFINE_string('onnxruntime_web', None, 'For --format=web: the package, as npm packs it.')
     _, *rest = cli.parse_flags(sys.argv)
     workdir, name, path = (flags.FLAGS[flag].value for flag in ('workdir', 'format', 'output'))
     if rest or not (workdir and name and path):
