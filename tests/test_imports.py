@@ -174,7 +174,7 @@ print('done')
 def test_imports_without_tensorflow_network_or_devices():
     modules = {name for name in FILES if not is_in(name, NEED_TENSORFLOW)}
     modules |= LIGHT_DATA & set(FILES)
-    modules -= {'__init__', 'benchmark.torch_baseline', 'weights.onnx_out'}
+    modules -= {'__init__', 'benchmark.torch_baseline', 'weights.onnx_out', 'weights.web'}
     names = [f'alexnet_jax.{name}' for name in sorted(modules)]
     assert len(names) >= 80
     command = [sys.executable, '-c', WITHOUT_TENSORFLOW, *names]

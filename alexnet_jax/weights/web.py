@@ -115,7 +115,7 @@ def write(net: TrainedNet, path: Path, runtime: Runtime) -> None:
 
 
 def _pack(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
 
 
 def _rows(net: TrainedNet, about: dict[str, Any]) -> list[tuple[str, str]]:
