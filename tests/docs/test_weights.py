@@ -1,0 +1,32 @@
+"""The examples on the page of weights run, after the exports that the page types."""
+
+import subprocess
+import sys
+
+import lively_nets
+import pytest
+from helpers import ROOT
+from pages import blocks
+
+from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.weights import hlo, onnx_out
+
+PAGE = ROOT / 'docs' / 'weights.md'
+
+
+@pytest.mark.slow
+def test_exports_are_used_as_shown(tmp_path):
+    net = TrainedNet.load(lively_nets.save_digits_run(tmp_path / 'run'), dtype='float32')
+    onnx_out.write(net, tmp_path / 'digits.onnx')
+    hlo.write(net, tmp_path / 'digits')
+    _, _, section = PAGE.read_text().partition('\n## Exports\n')
+    section, _, _ = section.partition('\n## ')
+    code = [text for language, text in blocks(section) if language == 'python']
+    code.append('assert features.shape == (1, 128)')
+    done = subprocess.run(
+        [sys.executable, '-c', '\n'.join(code)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    name, scores = done.stdout.splitlines()
+    digit = int(net.probabilities(lively_nets.images(28, 1) * 0)[0].argmax())
+    assert (name, scores) == (f'digit {digit}', f'{digit} (1, 10)')
