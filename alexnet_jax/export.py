@@ -52,7 +52,7 @@ FORMATS: dict[str, Callable[[], Writer]] = {
 
 def _check_installed(package: str) -> None:
     if not importlib.util.find_spec(package):
-        raise BadInput(f'this format needs a package: pip install {INSTALL[package]}')
+        raise BadInput(f'this format needs the package {package}: pip install {INSTALL[package]}')
 
 
 def export(net: TrainedNet, write: Writer, output: Path) -> None:
@@ -82,8 +82,8 @@ def export(net: TrainedNet, write: Writer, output: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 def size_of(path: Path) -> int:
@@ -97,7 +97,11 @@ def main() -> None:
     flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
     flags.DEFINE_string('format', None, f'What to write: {", ".join(FORMATS)}.')
     flags.DEFINE_string('output', None, 'The file or folder to create.')
-    flags.DEFINE_string('onnxruntime_web', None, 'For --format=web: the package, as npm packs it.')
+    flags.DEFINE_string(
+        'onnxruntime_web',
+        None,
+        'For --format=web: the file that npm packed, if not in this folder.',
+    )
     _, *rest = cli.parse_flags(sys.argv)
     workdir, name, path = (flags.FLAGS[flag].value for flag in ('workdir', 'format', 'output'))
     if rest or not (workdir and name and path):
@@ -108,6 +112,8 @@ def main() -> None:
     output = Path(path)
     if name not in FORMATS:
         raise BadInput(f'--format={name} is unknown; allowed: {", ".join(FORMATS)}')
+    if '://' in path:
+        raise BadInput(f'--output={path} is a URL; write to a local path and copy that')
     if os.path.lexists(output):
         raise BadInput(f'--output={output} exists; remove it or choose another name')
     write = FORMATS[name]()
@@ -119,6 +125,7 @@ def main() -> None:
     )
     print(f'  takes  uint8 [N, {size}, {size}, 3], RGB, after {net.config.data.eval_ops}')
     print(f'  gives  probabilities and logits, float32 [N, {net.config.num_classes}]')
+    print('  use    docs/weights.md shows how')
 
 
 if __name__ == '__main__':

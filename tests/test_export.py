@@ -90,6 +90,15 @@ def test_disk_full(workdir, command, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folder_is_a_file(workdir, command, tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    path = tmp_path / 'file' / 'net.onnx'
+    code, _, errors = command(f'--workdir={workdir}', '--format=onnx', f'--output={path}')
+    assert code == 1
+    assert_has(errors, f'{path} could not be written')
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
 @pytest.mark.parametrize('kind', ['file', 'folder', 'broken link'])
 def test_output_exists(workdir, command, tmp_path, kind):
     path = tmp_path / 'net.onnx'
@@ -113,6 +122,7 @@ def test_output_exists(workdir, command, tmp_path, kind):
         (['--format=tflite'], 2, ['--format=tflite', 'onnx, stablehlo']),
         (['--format=onnx', '--workdir=RUN@7'], 2, ['no checkpoint of step 7', '10, 5']),
         (['--format=onnx', '--workdir=RUN/nowhere'], 2, ['RUN/nowhere holds no run']),
+        (['--format=onnx', '--output=gs://bucket/net'], 2, ['gs://bucket/net', 'local path']),
         (['--format=web'], 2, ['npm pack onnxruntime-web@1.30.0']),
     ],
 )
