@@ -1,4 +1,4 @@
-"""Write a trained net for use elsewhere: ONNX, StableHLO, PyTorch or a page for browsers.
+"""Export a trained net: ONNX, StableHLO, PyTorch or a page for browsers.
 
   python -m alexnet_jax.export --workdir=RUN[@STEP] --format=FORMAT --output=PATH
 
