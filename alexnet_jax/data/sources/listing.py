@@ -1,53 +1,186 @@
-"""Find the classes and images in a folder. Recipes may import this: no TensorFlow."""
+"""What in a folder is an image and what is not. Recipes may read this: no TensorFlow."""
 
+import dataclasses
 import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
 from alexnet_jax.errors import BadInput
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png')
+EXTENSIONS = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif'
+)  # fmt: skip
+# Files that accompany images; a folder may hold more of them than of images.
+COMPANIONS = (
+    '.txt', '.csv', '.tsv', '.json', '.jsonl', '.xml', '.yaml', '.yml', '.md', '.html', '.pdf',
+    '.mat', '.npy', '.npz', '.log', '.py', '.aae', '.url', '.lnk',
+)  # fmt: skip
+# What operating systems, NAS boxes and tools leave behind, besides names that begin with a dot.
+LEFTOVERS = (
+    '__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '@eadir', '#recycle',
+    '#snapshot', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__',
+)  # fmt: skip
+STAT_THREADS = 16  # a network file system answers many questions at once
+
+_said: set[str] = set()
 
 
-def class_folders(split: str | os.PathLike, key: str = 'train_split') -> list[str]:
-    """Return the names of the class folders of a split, sorted.
+def say(line: str) -> None:
+    """Print a note to stderr, once per process: a recipe is read twice, and its data once more."""
+    if line not in _said:
+        _said.add(line)
+        print(line, file=sys.stderr, flush=True)
 
-    Args:
-      split: The folder of the split.
-      key: The key of `config.data` that names it, for errors.
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder is neither class nor image, whatever it contains."""
+    return name.startswith('.') or name.endswith('~') or name.lower() in LEFTOVERS
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is read as an image, by its extension."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+@dataclasses.dataclass
+class Found:
+    """What `walk` finds below a folder.
+
+    Attributes:
+      images: The images, relative to the folder, sorted.
+      others: The other files, likewise.
+      leftovers: The names, without a path, of what `is_leftover` says is no part of the data.
+    """
+
+    images: list[str] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)
+    leftovers: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def unread(self) -> list[str]:
+        """The others that are missed: they may be images, in a format that is not read."""
+        return [name for name in self.others if not name.lower().endswith(COMPANIONS)]
+
+
+def folders_in(folder: str) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without leftovers."""
+    return sorted(n for n, is_folder in _entries(folder) if is_folder and not is_leftover(n))
+
+
+def files_in(folder: str) -> list[str]:
+    """Return the names of the files in a folder, sorted, without leftovers."""
+    return sorted(n for n, is_folder in _entries(folder) if not is_folder and not is_leftover(n))
+
+
+def walk(folder: str) -> Found:
+    """List everything below a folder, at any depth; links are followed.
 
     Raises:
-      BadInput: No such folder, or no folder in it.
+      OSError: The folder cannot be read.
     """
-    classes = _folders(epath.Path(split))
-    if classes is None:
-        found = ', '.join(_folders(epath.Path(split).parent) or ()) or 'none'
-        raise BadInput(
-            f'data.{key}: the folder {split} does not exist (next to it: {found}); '
-            f'images belong in {split}/<class>/<image>.jpg'
-        )
-    if not classes:
-        raise BadInput(
-            f'{split} has no class folders; images belong in {split}/<class>/<image>.jpg'
-        )
-    return classes
-
-
-def image_files(folder: str | os.PathLike) -> list[str]:
-    """Return the names of the images in a class folder, sorted.
-
-    Raises:
-      BadInput: There is none.
-    """
-    names = sorted(path.name for path in epath.Path(folder).iterdir())
-    found = [name for name in names if name.lower().endswith(EXTENSIONS)]
-    if not found:
-        raise BadInput(f'{folder} has no images; allowed: {", ".join(EXTENSIONS)} in any case')
+    found = Found()
+    _walk(folder, '', (), found)
+    found.images.sort()
+    found.others.sort()
     return found
 
 
-def _folders(parent: epath.Path) -> list[str] | None:
-    """Return the folders in `parent`; None if there is no such folder."""
-    if not parent.is_dir():
-        return None
-    return sorted(path.name for path in parent.iterdir() if path.is_dir())
+def _walk(folder: str, prefix: str, above: tuple[str, ...], found: Found) -> None:
+    place = os.path.realpath(folder)
+    if place in above:  # a link to a folder that contains it
+        return
+    for name, is_folder in _entries(folder):
+        if is_leftover(name):
+            found.leftovers.append(name)
+        elif is_folder:
+            _walk(os.path.join(folder, name), f'{prefix}{name}/', (*above, place), found)
+        else:
+            (found.images if is_image(name) else found.others).append(prefix + name)
+
+
+def _entries(folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield each entry of a folder, and whether it is a folder."""
+    if '://' in folder:
+        for path in epath.Path(folder).iterdir():
+            yield path.name, path.is_dir()
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name, entry.is_dir()
+
+
+def image_files(folder: str | os.PathLike) -> list[str]:
+    """Return the images below a folder, at any depth, relative to it and sorted.
+
+    What is left out is said.
+
+    Raises:
+      BadInput: There is no such folder, or no image in it, or most files are not read.
+    """
+    root = os.fspath(folder)
+    if not epath.Path(root).is_dir():
+        raise BadInput(f'the folder {root} does not exist')
+    found = walk(root)
+    check_mostly_read(root, found)
+    if not found.images:
+        raise BadInput(f'{root} has no images; allowed: {", ".join(EXTENSIONS)} in any case')
+    for note in left_out_notes(root, [found]):
+        say(note)
+    return found.images
+
+
+def check_mostly_read(folder: str, found: Found) -> None:
+    """Refuse a folder with more unread files than images.
+
+    Raises:
+      BadInput: With the extensions of those files.
+    """
+    if len(found.unread) > len(found.images):
+        total = len(found.unread) + len(found.images)
+        raise BadInput(
+            f'{folder}: {len(found.unread):,} of {total:,} files are not read '
+            f'({_kinds(found.unread)}); convert them to JPEG, or remove them; allowed: '
+            f'{", ".join(EXTENSIONS)} in any case'
+        )
+
+
+def left_out_notes(root: str, all_found: Iterable[Found]) -> list[str]:
+    """Return lines that say what below `root` is neither class nor image; none if nothing."""
+    others: list[str] = []
+    leftovers: set[str] = set()
+    for found in all_found:
+        others += found.others
+        leftovers |= set(found.leftovers)
+    notes = []
+    if leftovers:
+        names = ', '.join(sorted(leftovers)[:5]) + (', ...' if len(leftovers) > 5 else '')
+        notes.append(f'{root}: leaving out what an operating system or a tool left there: {names}')
+    if others:
+        files = 'file that is' if len(others) == 1 else 'files that are'
+        notes.append(f'{root}: leaving out {len(others):,} {files} not read: {_kinds(others)}')
+    return notes
+
+
+def _kinds(names: Sequence[str]) -> str:
+    """'3 .heic, 1 .mov': how many files of each extension, most frequent first."""
+    kinds = Counter(os.path.splitext(name)[1].lower() or 'without extension' for name in names)
+    return ', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common())
+
+
+def file_sizes(folder: str, files: Sequence[str]) -> list[int]:
+    """Return the size of each file in bytes; -1 for one that cannot be read."""
+
+    def size(file: str) -> int:
+        try:
+            if '://' in folder:
+                return epath.Path(folder, file).stat().length
+            return os.stat(os.path.join(folder, file)).st_size
+        except OSError:
+            return -1
+
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        return list(pool.map(size, files, chunksize=256))
