@@ -49,7 +49,7 @@ NOT_NEGATIVE = (
 
 # Keys that may differ when a run is resumed, because they do not change what is computed. `epochs`
 # may increase as well: see `workdir.check`.
-FREE_KEYS = ('log_every', 'data.data_dir')
+FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image')
 
 
 def default_config() -> ml_collections.ConfigDict:

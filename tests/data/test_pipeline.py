@@ -329,6 +329,14 @@ class TestBadImages:
         ):
             same(left, right)
 
+    @pytest.mark.parametrize(
+        ('size', 'allowed'),
+        [(1, 0), (2, 1), (9, 1), (29, 2), (50, 5), (500, 5), (501, 5), (700, 7), (10_000, 100)],
+    )
+    def test_how_many_may_be_skipped(self, size, allowed):
+        """1 %, but of a small set up to 5, and not more than a tenth."""
+        assert reader.max_bad(size) == allowed
+
     def test_skip_stops_above_one_percent(self, broken, monkeypatch):
         monkeypatch.setattr(reader, 'FEW_BAD', 0)
         bad = ['train/a/010.png', 'train/b/011.png', 'train/a/012.png']

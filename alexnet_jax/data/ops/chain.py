@@ -219,7 +219,7 @@ def _check(value: object, kind: object) -> object:
 def clean(error: Exception) -> str:
     """Return in one line why an image was refused, without TensorFlow's decorations."""
     text = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', str(error), flags=re.DOTALL)
-    return ' '.join(text.split())
+    return ' '.join(text.split()).rstrip('.')
 
 
 def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:

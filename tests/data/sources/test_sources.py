@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from helpers import ROOT
+from helpers import ROOT, assert_has
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -104,6 +104,20 @@ class TestFolder:
         with pytest.raises(BadInput, match=message):
             open_data(f'folder:{folder}', evaluation='val')
 
+    def test_what_the_data_are_known_by(self, open_data, write_folder, tmp_path):
+        """Names and sizes, not where they lie."""
+        folder, _ = write_folder(TRAIN | {'validation/b/x.png': (6, 7)})
+        before = open_data(f'folder:{folder}', evaluation='validation').contents
+        assert list(before) == ['train a', 'train b', 'eval b']
+        assert before['train a'].startswith('3 images, ')
+        moved = folder.rename(tmp_path / 'moved')
+        assert open_data(f'folder:{moved}/', evaluation='validation').contents == before
+        (moved / 'train/b/0.png').rename(moved / 'train/b/4.png')
+        with (moved / 'validation/b/x.png').open('ab') as file:
+            file.write(b'x')
+        after = open_data(f'folder:{moved}', evaluation='validation').contents
+        assert [part for part in before if before[part] != after[part]] == ['train b', 'eval b']
+
     def test_missing_folder(self, open_data, tmp_path):
         with pytest.raises(BadInput, match='nowhere does not exist'):
             open_data(f'folder:{tmp_path}/nowhere')
@@ -186,6 +200,48 @@ class TestNames:
         with pytest.raises(BadInput, match=message) as error:
             open_data(name, data_dir=str(tmp_path))
         assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    """archives(**{name: content}) prepares ImageNet from them, up to the start of TFDS."""
+    calls = []
+    monkeypatch.setattr(
+        tfds.core.DatasetBuilder, 'download_and_prepare', lambda *_, **__: calls.append(1)
+    )
+    manual = tmp_path / 'manual'
+    manual.mkdir()
+
+    def prepare(train: bytes, validation: bytes):
+        (manual / 'ILSVRC2012_img_train.tar').write_bytes(train)
+        (manual / 'ILSVRC2012_img_val.tar').write_bytes(validation)
+        builder = tfds.builder('imagenet2012', data_dir=tmp_path)
+        tfds_source._prepare(builder, 'imagenet2012', str(manual))
+        return len(calls)
+
+    return prepare
+
+
+class TestArchives:
+    WHOLE = b'x' * 1024 + bytes(1024)
+
+    def test_published_sizes_say_nothing(self, archives, monkeypatch, capsys):
+        sizes = dict.fromkeys(tfds_source.IMAGENET_ARCHIVES, len(self.WHOLE))
+        monkeypatch.setattr(tfds_source, 'IMAGENET_ARCHIVES', sizes)
+        assert archives(self.WHOLE, self.WHOLE) == 1
+        assert 'note' not in capsys.readouterr().out
+
+    def test_other_sizes_are_said(self, archives, capsys):
+        assert archives(self.WHOLE, self.WHOLE) == 1
+        out = capsys.readouterr().out
+        assert out.count('note: ') == 2
+        assert_has(out, 'img_train.tar', '2,048 bytes', '147,897,477,120', '6,744,924,160')
+
+    @pytest.mark.parametrize('cut', [1024, 1500, 0])
+    def test_an_incomplete_archive_is_refused(self, archives, cut):
+        with pytest.raises(BadInput) as error:
+            archives(self.WHOLE, self.WHOLE[:cut])
+        assert_has(str(error.value), 'ILSVRC2012_img_val.tar is incomplete', f'{cut:,} of 6,744')
 
 
 class TestPreparing:
