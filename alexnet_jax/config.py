@@ -49,7 +49,7 @@ NOT_NEGATIVE = (
 
 # Keys that may differ when a run is resumed, because they do not change what is computed. `epochs`
 # may increase as well: see `workdir.check`.
-FREE_KEYS = ('log_every', 'data.data_dir')
+FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image')
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -87,10 +87,12 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.data_dir = config_dict.placeholder(str)
     c.data.train_split = 'train'  # a subfolder, or a TFDS split such as train[:90%]
     c.data.eval_split = 'validation'  # likewise
+    # Of a folder that has no validation images: a hash of their names sets these aside.
+    c.data.eval_fraction = 0.1
     c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
     c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
     c.data.mean = 'image'  # subtract the training set's mean image (image), or nothing (none)
-    c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop above 1 %
+    c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop above a few
     c.data.max_pixels = 100_000_000  # larger images are refused before they are decoded
 
     # v <- momentum v - lr (g + weight_decay w);  w <- w + v   (the paper's section 5)
@@ -168,6 +170,10 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
     for key in NOT_NEGATIVE:
         if not 0 <= found[key] < math.inf:
             raise BadInput(f'{key}={found[key]}; it must not be negative')
+    if not 0 < config.data.eval_fraction < 1:
+        raise BadInput(
+            f'data.eval_fraction={config.data.eval_fraction}; it must be above 0, below 1'
+        )
     if config.eval_every % config.checkpoint_every:
         raise BadInput(
             f'eval_every={config.eval_every} is not a multiple of checkpoint_every='

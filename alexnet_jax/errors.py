@@ -1,9 +1,10 @@
 """Errors by exit code. Commands print the message as one line, without a traceback."""
 
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import logging
@@ -34,16 +35,65 @@ class Diverged(AlexNetError):
 
 
 class Interrupted(AlexNetError):
-    """SIGINT or SIGTERM was received, and the state was saved."""
+    """A signal to stop was received, and the state was saved."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
+# Signals that count as SIGTERM: the first when a terminal closes, the second from Slurm, which most
+# pages on it tell to send --signal=USR1.
+LIKE_SIGTERM = (signal.SIGHUP, signal.SIGUSR1)
+
+
+def catch_stop_signals(
+    receive: Callable[[int, Any], None], watched: Sequence[int] = (signal.SIGINT, signal.SIGTERM)
+) -> dict[int, Any]:
+    """Call `receive` when a signal asks the command to stop.
+
+    Args:
+      receive: A signal handler. It gets SIGTERM for the signals that count as it, if nothing came
+        before them: systemd sends a SIGHUP right after SIGTERM.
+      watched: The signals besides those that count as SIGTERM. A SIGHUP that is ignored, as under
+        nohup, stays ignored.
+
+    Returns:
+      The handlers that were there before, by signal.
+    """
+    received = []
+
+    def handle(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            _leave_closed_terminal()
+        received.append(number)
+        if number not in LIKE_SIGTERM:
+            receive(number, frame)
+        elif len(received) == 1:
+            receive(signal.SIGTERM, frame)
+
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    extra = (number for number in LIKE_SIGTERM if number != signal.SIGHUP or not ignored)
+    return {number: signal.signal(number, handle) for number in (*watched, *extra)}
+
+
+def _leave_closed_terminal() -> None:
+    """Send to nowhere what goes to a terminal that is gone: each line would be an error."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b'')
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main`; turn an AlexNetError into a line on stderr and its exit code."""
     logging.set_verbosity(logging.FATAL)  # libraries log the same errors with tracebacks
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be in any script or encoding
+            stream.reconfigure(errors='backslashreplace')
     sys.unraisablehook = _hook
     try:
         main()

@@ -3,12 +3,18 @@
 On the lowest floor, along with `errors`, because `data/` needs both and may not import `run/`.
 """
 
+import errno
 import fcntl
+import functools
 import os
+import sys
 from pathlib import Path
 from typing import IO
 
 from etils import epath
+
+# Why file systems without locks refuse one; Lustre mounted without -o flock says ENOSYS.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def write(path: Path | epath.Path, content: str | bytes) -> None:
@@ -39,6 +45,8 @@ def sync(path: Path | epath.Path) -> None:
 def lock(path: Path | epath.Path, wait: bool = False) -> IO:
     """Take an exclusive advisory lock.
 
+    On a file system without locks, say once that a second process would not be noticed.
+
     Args:
       path: A local file. It is created if absent and must never be removed while in use: another
         process would lock a new file of that name.
@@ -54,7 +62,10 @@ def lock(path: Path | epath.Path, wait: bool = False) -> IO:
     file = open(path, 'w')  # noqa: SIM115  closing it would release the lock
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            _say_unlocked(str(path))
+            return file
         file.close()
         raise
     return file
@@ -69,4 +80,17 @@ def is_locked(path: Path | epath.Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
     return False
+
+
+@functools.cache
+def _say_unlocked(path: str) -> None:
+    print(
+        f'note: the file system of {path} has no locks: a second process that uses this folder '
+        f'at the same time would not be noticed',
+        file=sys.stderr,
+        flush=True,
+    )

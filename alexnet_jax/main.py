@@ -64,7 +64,7 @@ def main() -> None:
         if members:
             ensemble.score(config, folder, data, members)
         else:
-            with workdir.create(folder, config, data.class_names):
+            with workdir.create(folder, config, data.class_names, data.contents):
                 workdir.check_is_shared(folder)
                 loop.train_and_evaluate(config, folder, data)
 

@@ -19,7 +19,7 @@ from etils import epath
 
 from alexnet_jax import cli
 from alexnet_jax.config import ON_BAD_IMAGE, default_config
-from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
+from alexnet_jax.errors import BadInput, Interrupted, RunError, catch_stop_signals, run_command
 
 FORMATS = ('jpeg', 'raw')
 
@@ -38,10 +38,16 @@ _OUTPUT = flags.DEFINE_string(
 _SIZE = flags.DEFINE_integer('size', 256, 'Height and width of the images, in pixels.')
 _FORMAT = flags.DEFINE_string('format', 'jpeg', 'jpeg, or raw: larger but faster to read.')
 _QUALITY = flags.DEFINE_integer('quality', 95, 'The JPEG quality, 1 to 100.')
+_STORED = flags.DEFINE_boolean(
+    'stored',
+    None,
+    'Use decode(stored): neither turn images by their EXIF data nor use their transparency. By '
+    'default for all but folders, as in published results on these datasets.',
+)
 _TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'Like config.data.train_split.')
 _EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'Like config.data.eval_split.')
 _ON_BAD_IMAGE = flags.DEFINE_string(
-    'on_bad_image', 'stop', 'stop, or skip: leave bad images out and list them, up to 1 %.'
+    'on_bad_image', 'stop', 'stop, or skip: leave bad images out and list them, up to 1 % or a few.'
 )
 
 
@@ -54,8 +60,7 @@ def main() -> None:
         raise BadInput('pass --dataset=NAME and --data_dir=DIR, e.g. --dataset=imagenet2012')
     _check_flags()
     dataset = _full_name(_DATASET.value)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    catch_stop_signals(_interrupt)
     try:
         _prepare(dataset)
     except KeyboardInterrupt as stop:
@@ -84,7 +89,7 @@ def _full_name(name: str) -> str:
     if kind == 'prepared':
         raise BadInput(f'--dataset={name} is already prepared; name the dataset it was made from')
     if kind == 'folder' and '://' not in rest:
-        return f'folder:{os.path.abspath(rest)}' if rest else name
+        return f'folder:{os.path.abspath(os.path.expanduser(rest))}' if rest else name
     return name if kind in KINDS else f'tfds:{name}'
 
 
@@ -104,6 +109,7 @@ def _prepare(dataset: str) -> None:
         size=_SIZE.value,
         format=_FORMAT.value,
         quality=_QUALITY.value if _FORMAT.value == 'jpeg' else None,
+        stored=not dataset.startswith('folder:') if _STORED.value is None else _STORED.value,
     )
     data = default_config().data
     data.data_dir = _DATA_DIR.value

@@ -34,8 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'tfds:imagenet2012'
     c.data.eval_split = 'validation'
-    c.data.train_ops = 'decode|resize(256)|random_crop(227)|random_mirror'
-    c.data.eval_ops = 'decode|resize(256)|center_crop(227)'
+    c.data.train_ops = 'decode(stored)|resize(256)|random_crop(227)|random_mirror'
+    c.data.eval_ops = 'decode(stored)|resize(256)|center_crop(227)'
 
     c.optimizer.learning_rate = 0.01
     c.optimizer.schedule = 'step'

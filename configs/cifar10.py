@@ -30,8 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'tfds:cifar10'
     c.data.eval_split = 'test'
-    c.data.train_ops = 'decode'
-    c.data.eval_ops = 'decode'
+    c.data.train_ops = 'decode(stored)'
+    c.data.eval_ops = 'decode(stored)'
 
     c.optimizer.learning_rate = 0.003
     c.optimizer.schedule = 'cosine'

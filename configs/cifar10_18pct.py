@@ -31,8 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'tfds:cifar10'
     c.data.eval_split = 'test'
-    c.data.train_ops = 'decode'
-    c.data.eval_ops = 'decode'
+    c.data.train_ops = 'decode(stored)'
+    c.data.eval_ops = 'decode(stored)'
 
     c.optimizer.learning_rate = 0.001
     c.optimizer.schedule = 'step'

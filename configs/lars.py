@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'tfds:imagenet2012'
     c.data.eval_split = 'validation'
-    to_256 = 'decode|resize_short(256)|center_crop(256)|'
+    to_256 = 'decode(stored)|resize_short(256)|center_crop(256)|'
     c.data.train_ops = to_256 + 'random_crop(227)|random_mirror'
     c.data.eval_ops = to_256 + 'center_crop(227)'
 

@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'tfds:imagenet2012'
     c.data.eval_split = 'validation'
-    to_256 = 'decode|resize_short(256)|center_crop(256)|'
+    to_256 = 'decode(stored)|resize_short(256)|center_crop(256)|'
     c.data.train_ops = to_256 + 'random_crop(224)|random_mirror|color_noise(0.1, 67)'
     c.data.eval_ops = to_256 + 'center_crop(224)'  # ten_crop(224) evaluates as the source does
 

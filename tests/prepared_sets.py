@@ -31,6 +31,7 @@ def request_for(folder, encoding='raw', **changes):
     fields = {
         'dataset': f'folder:{folder}', 'train_split': 'train', 'eval_split': 'validation',
         'size': SIZE, 'format': encoding, 'quality': 95 if encoding == 'jpeg' else None,
+        'stored': False,
     }  # fmt: skip
     return build.Request(**fields | changes)
 

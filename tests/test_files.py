@@ -1,5 +1,7 @@
 """Files that are whole or absent, and locks that end with their holder."""
 
+import errno
+import fcntl
 import gc
 import os
 import subprocess
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from helpers import assert_has
 
 from alexnet_jax import files
 
@@ -60,6 +63,32 @@ def test_a_lock_is_held_until_it_is_closed(tmp_path):
     held.close()
     assert not files.is_locked(path)
     files.lock(path).close()
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, number):
+    """It goes on, and says once that a second process would not be noticed."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    path = tmp_path / 'lock'
+    for _ in range(2):
+        with files.lock(path):
+            assert not files.is_locked(path)
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    assert_has(said, str(path), 'no locks', 'second process')
+
+
+def test_a_lock_that_fails_otherwise(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EIO, 'no disk')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    with pytest.raises(OSError, match='no disk'):
+        files.lock(tmp_path / 'lock')
 
 
 HOLDER = """

@@ -34,7 +34,8 @@ FLOORS = (
 )
 # The data pipeline is not the loop's: it can be fed anything that yields batches.
 NEVER = {'training': {'data'}}
-RECIPES_READ = ('config', 'errors', 'model', 'data.sources.listing', 'configs')
+LISTING = ('data.sources.listing', 'data.sources.labels', 'data.sources.layout')
+RECIPES_READ = ('config', 'errors', 'model', *LISTING, 'configs')
 
 # The only places that may import a library, anywhere in a file.
 LIBRARIES = {
@@ -51,7 +52,7 @@ NOT_IN_DATA = {'jax', 'flax', 'optax', 'orbax'}
 
 # The only modules that need TensorFlow to be imported; of `data`, these do not.
 NEED_TENSORFLOW = ('data', 'benchmark.throughput', 'benchmark.flax_baseline')
-LIGHT_DATA = {'data', 'data.sources.listing', 'data.statistics'}
+LIGHT_DATA = {'data', *LISTING, 'data.statistics'}
 
 
 def is_in(name: str, places) -> bool:

@@ -131,7 +131,7 @@ class TestBeforeAnyWork:
             (['--config=configs/folder.py'], ['folder.py:PATH']),
             (
                 ['--config=configs/folder.py:nowhere'],
-                ['nowhere/train', '<class>'],
+                ['nowhere', 'does not exist'],
             ),
         ],
         ids=lambda value: ' '.join(value) or 'nothing',
@@ -270,7 +270,8 @@ class TestData:
         assert_has(message, f'{tmp_path}/images/train', 'cat', 'one class', 'add another')
 
     def test_image_that_does_not_decode(self, refused, tmp_path):
-        args = self.folder(tmp_path, 'train/cat', 'train/dog', 'validation/cat')
+        classes = ('train/cat', 'train/dog', 'validation/cat', 'validation/dog')
+        args = self.folder(tmp_path, *classes)
         (tmp_path / 'images/validation/cat/0.jpg').write_text('no image')
         assert f'{tmp_path}/images/validation/cat/0.jpg' in refused(*args, exit_code=1)
 

@@ -40,6 +40,7 @@ class Data:
     Attributes:
       train_size, eval_size: The sizes of the splits.
       class_names: The names of the classes, in label order.
+      contents: What tells the data from others, part by part, wherever they lie.
       mean: float32 [image_size, image_size, 3] to subtract, once statistics are loaded: the center
         crop of the training set's mean image, or zeros.
     """
@@ -75,6 +76,10 @@ class Data:
 
         dataset = open_source(config.data, process_index)
         self.class_names = dataset.class_names
+        self.contents = dataset.contents or {
+            split: f'{len(examples):,} images{dataset.version and ", "}{dataset.version}'
+            for split, examples in (('train', dataset.train), ('eval', dataset.eval))
+        }
         if len(self.class_names) > config.num_classes:
             raise BadInput(
                 f'{config.data.name} has {len(self.class_names)} classes, but the network has '

@@ -18,7 +18,9 @@ from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import RunError
 
 PADDING = -1  # the index at a place in a batch that holds no example
-MAX_BAD = 0.01  # of a split
+MAX_BAD = 0.01  # of a split, or else
+FEW_BAD = 5  # images, if these are at most
+MAX_FEW_BAD = 0.1  # of the split; one bad image is always allowed
 # What TensorFlow, the ops (BadImage is a ValueError), the file system and ArrayRecord raise.
 IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
 
@@ -63,7 +65,7 @@ class Reader:
           flag: The flag that sets `on_bad_image`, for messages.
 
         Raises:
-          RunError: The first example is bad and on_bad_image is 'stop', or more than 1 % are bad.
+          RunError: The first example is bad and on_bad_image is 'stop', or too many are bad.
         """
         self.split = split
         self.skip = on_bad_image == 'skip'
@@ -182,9 +184,15 @@ class Reader:
         if not self.skip:
             raise RunError(f'{example}. Fix or remove it, or set {self.flag}=skip')
         self.bad.update(faults)
-        if len(self.bad) > MAX_BAD * len(self.split):
+        if len(self.bad) > (allowed := max_bad(len(self.split))):
             names = ', '.join(self.split.describe(i) for i in sorted(self.bad)[:5])
             raise RunError(
                 f'{len(self.bad)} of {len(self.split)} images cannot be used, more than the '
-                f'{MAX_BAD:.0%} that may be skipped: {names}; the last because {reason}'
+                f'{allowed} that may be skipped: {names}; the last because {reason}'
             )
+
+
+def max_bad(size: int) -> int:
+    """Return how many images of a split may be skipped: 1 %, but a few of a small split."""
+    few = min(FEW_BAD, max(1, int(MAX_FEW_BAD * size)))
+    return min(max(int(MAX_BAD * size), few), size - 1)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax.errors import BadInput, Diverged, Interrupted, RunError
+from alexnet_jax.errors import BadInput, Diverged, Interrupted, RunError, catch_stop_signals
 from alexnet_jax.experiments.records import Curve, Record, Trial, epochs_to
 from alexnet_jax.run.environment import git_revision
 from alexnet_jax.run.logger import read_records
@@ -47,8 +47,7 @@ class Session:
         self._signal: int | None = None  # the last one received
 
     def __enter__(self) -> 'Session':
-        both = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._receive) for number in both}
+        self._before = catch_stop_signals(self._receive)
         return self
 
     def __exit__(self, *_) -> None:

@@ -143,10 +143,16 @@ SLURM_STEP = (  # what JAX looks for
 
 
 def _slurm(environ: Mapping[str, str]) -> Cluster | None:
-    """Detect a task of srun; the batch script itself has only some of these variables."""
+    """Detect a task of srun; the batch script itself has only some of these variables.
+
+    In a shell that salloc opens, SLURM_NTASKS counts the tasks that the allocation has room for;
+    the step that is the shell has one.
+    """
     if not all(name in environ for name in SLURM_STEP):
         return None
-    size, rank = _size_and_rank(environ, 'SLURM_NTASKS', 'SLURM_PROCID')
+    of_step = 'SLURM_STEP_NUM_TASKS' in environ
+    size_name = 'SLURM_STEP_NUM_TASKS' if of_step else 'SLURM_NTASKS'
+    size, rank = _size_and_rank(environ, size_name, 'SLURM_PROCID')
     tasks_per_node = environ.get('SLURM_STEP_TASKS_PER_NODE', '1')  # such as 2(x3),1
     local = max(int(n) for n in re.findall(r'(?:^|,)(\d+)', tasks_per_node) or ['1'])
     return Cluster(

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the step in flight is finished and saved before the process ends."""
+"""Signals to stop: the step in flight is finished and saved before the process ends."""
 
 import os
 import signal
@@ -8,6 +8,8 @@ from typing import TypeVar
 import jax
 from jax.experimental import multihost_utils
 
+from alexnet_jax.errors import catch_stop_signals
+
 T = TypeVar('T')
 
 
@@ -16,12 +18,13 @@ class EvaluationStopped(Exception):
 
 
 class PreemptionHandler:
-    """Notes SIGINT and SIGTERM while the `with` block runs; a second signal exits at once.
+    """Notes SIGINT, and SIGTERM or what counts as it, while the `with` block runs.
 
-    With several processes, all of them stop after the same step, whichever received the signal.
+    A second SIGINT or SIGTERM exits at once. With several processes, all of them stop after the
+    same step, whichever received the signal.
 
     Attributes:
-      number: The signal that arrived; SIGTERM if another process received it.
+      number: SIGINT or SIGTERM, whichever arrived; SIGTERM if another process received it.
     """
 
     def __init__(self):
@@ -31,7 +34,7 @@ class PreemptionHandler:
     def __enter__(self) -> 'PreemptionHandler':
         # jax.distributed handles SIGTERM itself: it notifies the other processes.
         watched = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
-        self._before = {number: signal.signal(number, self._receive) for number in watched}
+        self._before = catch_stop_signals(self._receive, watched)
         return self
 
     def __exit__(self, *_) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from alexnet_jax.run import environment
 
 LAG = 60  # seconds after which NFS, by default, has refreshed its listing of a folder
 LOCK = '.lock'
+CONTENTS = 'data.json'
+# Kinds of data whose name is where they lie. A run knows them by their contents.
+KNOWN_BY_CONTENTS = ('folder:', 'prepared:')
 
 
 def check(workdir: str, config: ml_collections.ConfigDict) -> None:
@@ -71,6 +74,7 @@ def _check_config(
         if old.get(key) != new.get(key)
         and key not in FREE_KEYS
         and not (key == 'epochs' and new[key] > old.get(key, math.inf))
+        and not (key == 'data.name' and _may_have_moved(workdir, old.get(key), new.get(key)))
     ]
     if changed:
         differences = ', '.join(f'{k}: {old.get(k)!r} -> {new.get(k)!r}' for k in changed)
@@ -78,6 +82,14 @@ def _check_config(
             f'{workdir} holds a run with a different config ({differences}); '
             f'undo the change or use a different --workdir'
         )
+
+
+def _may_have_moved(workdir: str, before: str | None, now: str | None) -> bool:
+    """Return whether two names may mean the same data: then `create` compares the contents."""
+    return (epath.Path(workdir) / CONTENTS).exists() and any(
+        (before or '').startswith(kind) and (now or '').startswith(kind)
+        for kind in KNOWN_BY_CONTENTS
+    )
 
 
 def _check_init_from(config: ml_collections.ConfigDict) -> None:
@@ -97,16 +109,25 @@ def _check_init_from(config: ml_collections.ConfigDict) -> None:
 
 
 def create(
-    workdir: str, config: ml_collections.ConfigDict, class_names: Sequence[str]
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    class_names: Sequence[str],
+    contents: Mapping[str, str] | None = None,
 ) -> contextlib.ExitStack:
     """Create the folder, lock it, and write what describes the run. Only process 0 does anything.
+
+    Args:
+      workdir: The run's folder.
+      config: The run's config.
+      class_names: The names of the classes, in label order.
+      contents: What tells the data from others, part by part; None if that is not known.
 
     Returns:
       The lock of a local folder, to be kept for as long as the run lasts: a context manager that
       releases it, as does the end of the process.
 
     Raises:
-      BadInput: The folder is not writable or is in use, or its run had different classes.
+      BadInput: The folder is not writable or is in use, or its run had different data.
     """
     folder = epath.Path(workdir)
     with contextlib.ExitStack() as lock:
@@ -116,7 +137,7 @@ def create(
             folder.mkdir(parents=True, exist_ok=True)
             if _is_local(workdir):
                 lock.enter_context(files.lock(folder / LOCK))
-            _describe(folder, config, class_names)
+            _describe(folder, config, class_names, contents)
         except BlockingIOError as error:
             raise BadInput(
                 f'workdir {workdir} is in use by another run; wait for it or use a different '
@@ -128,8 +149,13 @@ def create(
 
 
 def _describe(
-    folder: epath.Path, config: ml_collections.ConfigDict, class_names: Sequence[str]
+    folder: epath.Path,
+    config: ml_collections.ConfigDict,
+    class_names: Sequence[str],
+    contents: Mapping[str, str] | None,
 ) -> None:
+    if contents is not None and (folder / CONTENTS).exists():
+        _check_contents(folder, config, contents)
     if (folder / 'classes.json').exists() and read_classes(str(folder)) != list(class_names):
         raise BadInput(
             f'{folder} holds a run whose classes differ from those that {config.data.name} has '
@@ -139,7 +165,25 @@ def _describe(
     previous = _read_json(str(folder), path.name, dict) if path.exists() else None
     _write_json(folder / 'config.json', json.loads(config.to_json()))
     _write_json(folder / 'classes.json', list(class_names))
+    if contents is not None:
+        _write_json(folder / CONTENTS, dict(contents))
     _write_json(path, environment.describe(config, previous))
+
+
+def _check_contents(
+    folder: epath.Path, config: ml_collections.ConfigDict, now: Mapping[str, str]
+) -> None:
+    """Refuse data that changed since the run was started: its batches would be others."""
+    before = _read_json(str(folder), CONTENTS, dict)
+    changed = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+    if changed:
+        first = changed[0]
+        more = f' and {len(changed) - 1:,} more' if len(changed) > 1 else ''
+        raise BadInput(
+            f'{config.data.name} has changed since the run in {folder} was started: {first} '
+            f'({before.get(first, "absent")} -> {now.get(first, "absent")}){more}; restore the '
+            f'data or use a different --workdir'
+        )
 
 
 def is_in_use(workdir: str) -> bool:

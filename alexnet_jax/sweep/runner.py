@@ -14,7 +14,7 @@ import ml_collections
 from optuna.trial import Trial
 
 from alexnet_jax.config import validate
-from alexnet_jax.errors import BadInput, Diverged, Interrupted
+from alexnet_jax.errors import BadInput, Diverged, Interrupted, catch_stop_signals
 from alexnet_jax.sweep import space, study
 from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_progress
@@ -124,9 +124,9 @@ class Runner:
         """Run until every trial has ended.
 
         Raises:
-          Interrupted: SIGINT or SIGTERM was received; the trials have saved and ended.
+          Interrupted: A signal to stop was received; the trials have saved and ended.
         """
-        before = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
+        before = catch_stop_signals(self._receive)
         try:
             self._waiting.extend(map(self._prepare, self._study.unfinished()))
             while True:

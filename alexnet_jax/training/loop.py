@@ -20,7 +20,7 @@ from alexnet_jax.parallel import malloc, pmap
 from alexnet_jax.run import checkpoint
 from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
-from alexnet_jax.training import optimizer
+from alexnet_jax.training import hints, optimizer
 from alexnet_jax.training.step import (
     NO_STEP,
     TrainState,
@@ -67,7 +67,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
 
     Raises:
       Diverged: A loss or gradient is not finite.
-      Interrupted: SIGINT or SIGTERM was received; the state is saved.
+      Interrupted: A signal to stop was received; the state is saved.
       RunError: A checkpoint could not be saved or read, or an image is bad.
     """
     data.load_statistics(workdir)
@@ -89,6 +89,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
         state = create_train_state(model, transform, config.image_size, config.seed)
         state = pmap.replicate(_continued(config, workdir, ckpt, log, state))
         malloc.trim_heap()
+        if start and (note := hints.describe_rate_jump(config, schedule, workdir, start)):
+            log.say(note)
+        standstill = hints.StandstillHint(config, data.train_size)
 
         def finite_means(state: TrainState) -> dict[str, float]:
             sums = jax.device_get(state.metrics)
@@ -124,7 +127,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             stopping = preemption.should_stop(step) and step < total_steps
             due = what_is_due(config, step, total_steps)
             if due.log:
-                log.train(step, finite_means(state), rate(state.opt_state, step))
+                metrics = finite_means(state)
+                log.train(step, metrics, rate(state.opt_state, step))
+                if hint := standstill.after(step, metrics['loss']):
+                    log.say(hint)
                 state = reset_metrics(state)
             if due.save or stopping:
                 finite_means(state)  # a run that has diverged is not saved

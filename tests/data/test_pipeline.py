@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from alexnet_jax.data import reader
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.errors import BadInput, RunError
 
@@ -328,11 +329,20 @@ class TestBadImages:
         ):
             same(left, right)
 
-    def test_skip_stops_above_one_percent(self, broken):
+    @pytest.mark.parametrize(
+        ('size', 'allowed'),
+        [(1, 0), (2, 1), (9, 1), (29, 2), (50, 5), (500, 5), (501, 5), (700, 7), (10_000, 100)],
+    )
+    def test_how_many_may_be_skipped(self, size, allowed):
+        """1 %, but of a small set up to 5, and not more than a tenth."""
+        assert reader.max_bad(size) == allowed
+
+    def test_skip_stops_above_one_percent(self, broken, monkeypatch):
+        monkeypatch.setattr(reader, 'FEW_BAD', 0)
         bad = ['train/a/010.png', 'train/b/011.png', 'train/a/012.png']
         data = broken(bad, **{'data.on_bad_image': 'skip'})
         with pytest.raises(
-            RunError, match=r'3 of 200 images .* more than the 1% .*/010.png, .*/011.png'
+            RunError, match=r'3 of 200 images .* more than the 2 .*/010.png, .*/011.png'
         ):
             take(data.train_batches(), 10)
 

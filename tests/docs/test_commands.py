@@ -69,6 +69,8 @@ def images(tmp_path, monkeypatch):
     """A folder of three classes; recipes are found from the root."""
     for name in ('ant', 'bee', 'cat'):
         (tmp_path / 'train' / name).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / 'train' / name / f'{number}.jpg').touch()
     monkeypatch.chdir(ROOT)
     return str(tmp_path)
 

@@ -3,9 +3,10 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
-from helpers import ROOT, STAND_IN
+from helpers import ROOT, STAND_IN, assert_has
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +114,8 @@ class TestVenv:
         launch('local.sh')
         _, calls = launch('test.sh')  # needs more
         assert self.kinds(calls) == ['-m pip', '-m pytest']
-        assert calls[0][-4:] == ['-r', 'requirements.txt', '-r', 'tests/requirements.txt']
+        pip = next(call for call in calls if 'pip' in call)
+        assert pip[-4:] == ['-r', 'requirements.txt', '-r', 'tests/requirements.txt']
         assert self.kinds(launch('local.sh')[1]) == ['-m alexnet_jax.main']
         assert self.kinds(launch('test.sh')[1]) == ['-m pytest']
 
@@ -128,11 +130,33 @@ class TestVenv:
         assert self.kinds(calls) == ['-m venv', '-m pip']
         assert self.kinds(launch('local.sh')[1]) == ['-m pip', '-m alexnet_jax.main']
 
-    def test_old_python(self, launch):
-        done, calls = launch('local.sh', OLD='1')
+    def refused(self, launch, *parts, **environment):
+        done, calls = launch('local.sh', **environment)
         assert done.returncode == 2
-        assert done.stderr == (
-            'error: Python 3.9.1 found; 3.11 or newer is needed (set PYTHON=...)\n'
-        )
+        assert done.stderr.count('\n') == 1
+        assert_has(done.stderr, 'error: ', *parts)
         assert self.kinds(calls) == []
         assert not (launch.root / '.venv').exists()
+
+    def test_python_without_packages(self, launch):
+        self.refused(launch, 'Python 3.9.1', '3.11, 3.12 or 3.13', 'PYTHON=', OLD='1')
+
+    @pytest.mark.parametrize(
+        ('version', 'code'),
+        [('3.10.9', 1), ('3.11.0', 0), ('3.12.4', 0), ('3.13.9', 0), ('3.14.0', 1), ('4.0.0', 1)],
+    )
+    def test_versions(self, launch, version, code):
+        """What the scripts ask Python, answered by a Python of another version."""
+        _, calls = launch('local.sh')
+        check = next(call for call in calls if call[1] == '-c')[2]
+        numbers = tuple(map(int, version.split('.')))
+        fake = f'import sys; sys.version_info = {numbers}; exec({check!r})'
+        assert subprocess.run([sys.executable, '-c', fake]).returncode == code
+
+    def test_platform_without_packages(self, launch, tmp_path):
+        uname = tmp_path / 'bin' / 'uname'
+        uname.parent.mkdir()
+        uname.write_text('#!/bin/sh\necho Darwin x86_64\n')
+        uname.chmod(0o755)
+        path = f'{uname.parent}:{os.environ["PATH"]}'
+        self.refused(launch, 'Darwin x86_64', 'arm64', 'aarch64', PATH=path)

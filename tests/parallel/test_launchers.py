@@ -49,6 +49,8 @@ def installed(monkeypatch):
         {},
         PLAIN,
         SLURM | {'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'},
+        # The shell of salloc --ntasks=4, with interactive steps.
+        SLURM | {'SLURM_NTASKS': '4', 'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '1'},
         # A batch script and a shell of salloc have the job's variables but not those of a step.
         {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '2', 'SLURM_PROCID': '0', 'SLURM_LOCALID': '0'},
         {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8', 'SLURM_JOB_NUM_NODES': '1'},

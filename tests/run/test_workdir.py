@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import assert_has
 from jax.experimental import multihost_utils
 
 from alexnet_jax.config import default_config
@@ -90,11 +91,13 @@ def test_environment(tmp_path, monkeypatch):
     assert first['versions']['jax'] == jax.__version__
     assert first['versions']['python'] == sys.version
     assert first['command'] == sys.orig_argv
-    assert first['free_keys'] == {'log_every': 100, 'data.data_dir': None, 'epochs': 90.0}
+    free = {'log_every': 100, 'data.data_dir': None, 'data.on_bad_image': 'stop', 'epochs': 90.0}
+    assert first['free_keys'] == free
 
     create(tmp_path, changed(log_every=7, epochs=100.0, data__data_dir='/d'))
     second = json.loads((tmp_path / 'environment.json').read_text())
-    assert second['free_keys'] == {'log_every': 7, 'data.data_dir': '/d', 'epochs': 100.0}
+    changes = {'log_every': 7, 'data.data_dir': '/d', 'epochs': 100.0}
+    assert second['free_keys'] == free | changes
     del first['earlier']
     assert second['earlier'] == [first]
 
@@ -108,7 +111,7 @@ def test_environment(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     'values',
-    [{'log_every': 7}, {'data__data_dir': '/elsewhere'}, {'epochs': 90.5}],
+    [{'log_every': 7}, {'data__data_dir': '/x'}, {'data__on_bad_image': 'skip'}, {'epochs': 90.5}],
     ids=lambda values: next(iter(values)),
 )
 def test_allowed_change_is_recorded(tmp_path, values):
@@ -124,7 +127,7 @@ def test_allowed_change_is_recorded(tmp_path, values):
         ({'seed': 1}, 'seed: 0 -> 1'),
         ({'epochs': 89.0}, 'epochs: 90.0 -> 89.0'),
         ({'edits': ('no_lrn',)}, "edits: [] -> ['no_lrn']"),
-        ({'data__on_bad_image': 'skip'}, "data.on_bad_image: 'stop' -> 'skip'"),
+        ({'data__mean': 'none'}, "data.mean: 'image' -> 'none'"),
         ({'init_from': 'runs/a'}, "init_from: None -> 'runs/a'"),
         ({'dtype': 'bfloat16', 'batch_size': 64, 'log_every': 1, 'epochs': 91.0},
          "batch_size: 128 -> 64, dtype: 'float32' -> 'bfloat16'"),
@@ -272,6 +275,52 @@ class TestInitFrom:
         config = changed(init_from=str(tmp_path / 'gone'))
         create(tmp_path / 'b', config)
         workdir.check(tmp_path / 'b', config)
+
+
+# The data
+
+
+PATH_NAMES = ('folder:/a/images', 'folder:/b/images')
+DATA = {'train cat': '2 images', 'train dog': '3 images', 'eval cat': '1 images'}
+
+
+def start(folder: Path, name: str, data: dict) -> None:
+    """Do what a run on a folder of images does before it trains."""
+    config = changed(data__name=name)
+    workdir.check(str(folder), config)
+    workdir.create(str(folder), config, CLASSES, data).close()
+
+
+@pytest.mark.parametrize('kind', ['folder', 'prepared'])
+def test_data_may_move(tmp_path, kind):
+    start(tmp_path, f'{kind}:/a/images', DATA)
+    start(tmp_path, f'{kind}:/b', DATA)
+    assert workdir.read_config(str(tmp_path)).data.name == f'{kind}:/b'
+
+
+@pytest.mark.parametrize('name', PATH_NAMES)
+@pytest.mark.parametrize(
+    ('now', 'parts'),
+    [
+        (DATA | {'train dog': '4 images'}, ['train dog (3 images -> 4 images)']),
+        (DATA | {'train emu': '1 images'}, ['train emu (absent -> 1 images)']),
+        ({'train cat': '2 images'}, ['train dog (3 images -> absent)', '1 more']),
+    ],
+)
+def test_data_that_changed_are_named(tmp_path, name, now, parts):
+    start(tmp_path, PATH_NAMES[0], DATA)
+    before = contents(tmp_path)
+    with pytest.raises(BadInput) as error:
+        start(tmp_path, name, now)
+    assert_has(str(error.value), name, 'has changed', *parts, 'restore the data')
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize('name', ['digits', 'prepared:/a/images', 'tfds:cifar10'])
+def test_other_data_are_refused(tmp_path, name):
+    start(tmp_path, PATH_NAMES[0], DATA)
+    with pytest.raises(BadInput, match=r'data\.name: .*folder:/a/images'):
+        start(tmp_path, name, DATA)
 
 
 # The lock

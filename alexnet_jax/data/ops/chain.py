@@ -14,11 +14,10 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax.data.ops.color import Color, ColorNoise, ColorOp, PCAShift
+from alexnet_jax.data.ops.decode import MAX_PIXELS, MODES, Decode
 from alexnet_jax.data.ops.image import (
-    MAX_PIXELS,
     BadImage,
     CenterCrop,
-    Decode,
     DecodeRaw,
     Identity,
     Op,
@@ -133,7 +132,7 @@ class Preprocessor:
         """Whether images come out with exactly the pixels that are stored."""
         decode, *others = self.ops
         exact = isinstance(decode, DecodeRaw) or (
-            isinstance(decode, Decode) and decode.mode == 'exact'
+            isinstance(decode, Decode) and decode.mode != 'fast'
         )
         return exact and all(isinstance(op, Identity) for op in others)
 
@@ -207,8 +206,8 @@ def _arguments(piece: str) -> list:
 
 
 def _check(value: object, kind: object) -> object:
-    """Return `value` if a field of type `kind` allows it: a positive number or 'fast'."""
-    if kind is str and value == 'fast':
+    """Return `value` if a field of type `kind` allows it: a positive number or one of MODES."""
+    if kind is str and value in MODES:
         return value
     if type(value) is int and value > 0 and kind is not str:
         return value
@@ -220,7 +219,7 @@ def _check(value: object, kind: object) -> object:
 def clean(error: Exception) -> str:
     """Return in one line why an image was refused, without TensorFlow's decorations."""
     text = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', str(error), flags=re.DOTALL)
-    return ' '.join(text.split())
+    return ' '.join(text.split()).rstrip('.')
 
 
 def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from alexnet_jax.data.tensorflow import TensorLike, tf
 
-MAX_PIXELS = 100_000_000
 MAX_RESIZED = 100_000_000  # pixels; a 1 x 65535 strip with its shorter side at 256 has 4e9
 
 
@@ -16,7 +15,7 @@ class BadImage(ValueError):
     """An op refuses an image; raised only when the op runs eagerly."""
 
 
-def _require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: TensorLike) -> tf.Tensor:
+def require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: TensorLike) -> tf.Tensor:
     """Return `value` if `condition` holds; else fail with `text`, filled in with the numbers."""
     if tf.executing_eagerly():
         if not condition:
@@ -34,7 +33,7 @@ def require_size(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
         'add an op that fixes the size, such as resize({}) or resize_short({})|center_crop({})'
     )
     numbers = (*tf.unstack(found), height, width, height, height, height)
-    image = _require(image, tf.reduce_all(found == [height, width]), text, *numbers)
+    image = require(image, tf.reduce_all(found == [height, width]), text, *numbers)
     return tf.ensure_shape(image, [*image.shape[:-3], height, width, 3])
 
 
@@ -83,57 +82,6 @@ class Op:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode(Op):
-    """Decode a JPEG, PNG or still GIF to 3 channels.
-
-    The exact inverse DCT matches Pillow's; `fast` is quicker and differs by a few levels. The size
-    is read from the header, so that a huge image is refused before it takes up memory.
-    """
-
-    name = 'decode'
-    signature = 'decode or decode(fast)'
-    mode: str = 'exact'
-    max_pixels: int = MAX_PIXELS
-
-    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        height, width = _header_size(image)
-        encoded = _require(
-            image,
-            height * width <= self.max_pixels,
-            'it has {} x {} = {} pixels, above data.max_pixels={}',
-            *(height, width, height * width, self.max_pixels),
-        )
-        method = 'INTEGER_FAST' if self.mode == 'fast' else 'INTEGER_ACCURATE'
-        return tf.io.decode_jpeg(encoded, channels=3, dct_method=method)
-
-
-def _header_size(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the height and width that the header states, int64, without decoding."""
-    is_jpeg = tf.strings.substr(encoded, 0, 3) == b'\xff\xd8\xff'
-    is_png = tf.strings.substr(encoded, 0, 8) == b'\x89PNG\r\n\x1a\n'
-    is_gif = tf.strings.substr(encoded, 0, 4) == b'GIF8'
-    known = is_jpeg | ((is_png | is_gif) & (tf.strings.length(encoded) >= 24))
-    encoded = _require(encoded, known, 'it is not a JPEG, PNG or GIF image')
-
-    def integers(start, length, dtype, little_endian):
-        text = tf.strings.substr(encoded, start, length)
-        return tf.cast(tf.io.decode_raw(text, dtype, little_endian=little_endian), tf.int64)
-
-    def jpeg():
-        return tf.image.extract_jpeg_shape(encoded, tf.int64)[:2]
-
-    def png():  # the IHDR chunk: width, height
-        return integers(16, 8, tf.int32, little_endian=False)[::-1]
-
-    def gif():  # the logical screen: width, height
-        return integers(6, 4, tf.uint16, little_endian=True)[::-1]
-
-    size = tf.cond(is_jpeg, jpeg, lambda: tf.cond(is_png, png, gif))
-    height, width = tf.unstack(tf.ensure_shape(size, [2]))
-    return height, width
-
-
-@dataclasses.dataclass(frozen=True)
 class DecodeRaw(Op):
     """Read the bare uint8 pixels of a prepared set, row by row; stands in for `Decode`."""
 
@@ -144,7 +92,7 @@ class DecodeRaw(Op):
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         length = tf.strings.length(image)
         expected = self.height * self.width * 3
-        encoded = _require(
+        encoded = require(
             image,
             length == expected,
             'it has {} bytes, but {} x {} pixels take {}',
@@ -187,7 +135,7 @@ class ResizeShort(Op):
         size = tf.cast([height, width], tf.int64)
         short = tf.reduce_min(size)
         target = (2 * size * self.size + short) // (2 * short)  # rounded to nearest
-        image = _require(
+        image = require(
             image,
             tf.reduce_prod(target) <= MAX_RESIZED,
             'it is {} x {} pixels, too narrow: with a shorter side of {} it would be {} x {}',
@@ -216,7 +164,7 @@ class Resize(Op):
 def crop(image: tf.Tensor, top: TensorLike, left: TensorLike, size: int, name: str) -> tf.Tensor:
     """Cut size x size pixels at (top, left); fail, naming the op, if the image is smaller."""
     height, width = _size(image)
-    image = _require(
+    image = require(
         image,
         tf.minimum(height, width) >= size,
         f'it is {{}} x {{}} pixels, smaller than {name}({{}}); put resize_short({{}}) before it',

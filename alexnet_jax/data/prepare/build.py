@@ -101,7 +101,8 @@ def is_finished(output: epath.Path, request: Request) -> bool:
         return False
     if not (output / MANIFEST).exists():
         raise BadInput(f'{output} exists and is not a prepared set; use a different --output')
-    manifest, wanted = read_manifest(output), dataclasses.asdict(request)
+    # Sets whose manifest does not say so are older than the choice, and as stored.
+    manifest, wanted = {'stored': True} | read_manifest(output), dataclasses.asdict(request)
     _refuse_changes(
         {key: manifest.get(key) for key in wanted}, wanted,
         f'{output} holds a set', 'remove it or use a different --output',
@@ -211,7 +212,7 @@ def _make_statistics(folder: epath.Path, files: SplitFiles, request: Request) ->
     if (folder / STATISTICS).exists():
         return
     split = PreparedSplit(folder, files, request.size, request.format)
-    decode = parse('decode').specialize(split)
+    decode = parse('decode(stored)').specialize(split)
     reader = Reader(split, decode, 'stop')
     size = (request.size, request.size)
     statistics.save(

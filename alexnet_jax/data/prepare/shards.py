@@ -39,6 +39,7 @@ class Request:
       quality: The JPEG quality, 1 .. 100; None for raw. 95, with color at half the resolution,
         changes a channel of a pixel by 2.2 levels on average (PSNR 38.5 dB; 200 ImageNet images
         at 256).
+      stored: Whether images are used as stored, `decode(stored)`, or as a viewer shows them.
     """
 
     dataset: str
@@ -47,10 +48,12 @@ class Request:
     size: int
     format: str
     quality: int | None
+    stored: bool = True
 
     @property
     def ops(self) -> str:
-        return f'decode|resize_short({self.size})|center_crop({self.size})'
+        decode = 'decode(stored)' if self.stored else 'decode'
+        return f'{decode}|resize_short({self.size})|center_crop({self.size})'
 
     @property
     def name(self) -> str:

@@ -26,7 +26,8 @@ def find_source(
     """Return the source that `config.data` names, not yet opened.
 
     Args:
-      config_data: `config.data`; name, data_dir, train_split and eval_split are read.
+      config_data: `config.data`; name, data_dir, train_split, eval_split and eval_fraction
+        are read.
       process_index: The index of this process: process 0 downloads, the others wait for it.
       manual_dir: The folder of the archives of a TFDS dataset that were downloaded by hand.
 
@@ -41,7 +42,8 @@ def find_source(
         raise BadInput(f'unknown dataset data.name={config_data.name!r}; allowed: {allowed}')
     source: type[Source] = pkgutil.resolve_name(f'{__name__}.{place}')
     splits = (config_data.train_split, config_data.eval_split)
-    return source(name, splits, config_data.data_dir, process_index, manual_dir)
+    fraction = config_data.eval_fraction
+    return source(name, splits, config_data.data_dir, process_index, manual_dir, fraction)
 
 
 def open_source(

@@ -1,4 +1,4 @@
-"""Image files in folders: PATH/<split>/<class>/*.{jpg,jpeg,png}."""
+"""Image files in folders, listed by `layout`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,40 +6,46 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from alexnet_jax.data.sources.listing import class_folders, image_files
+from alexnet_jax.data.sources.labels import nfc
+from alexnet_jax.data.sources.layout import Listing, find_layout
+from alexnet_jax.data.sources.listing import file_sizes, say
 from alexnet_jax.data.sources.splits import Dataset, Source, Split
-from alexnet_jax.errors import BadInput
 
 
 class Folder(Source):
-    """A folder of images; its classes are the folders of the training split."""
+    """A folder of images."""
 
     def open(self) -> Dataset:
-        root = epath.Path(self.name)
-        if not root.is_dir():
-            raise BadInput(f'data.name: the folder {root} does not exist')
-        folders = [root / split for split in self.splits]
-        classes = class_folders(folders[0], 'train_split')
-        if len(classes) < 2:
-            raise BadInput(f'{folders[0]} has only one class folder, {classes[0]}; add another')
-        if unknown := sorted(set(class_folders(folders[1], 'eval_split')) - set(classes)):
-            raise BadInput(f'{folders[1] / unknown[0]} is of a class that {folders[0]} lacks')
-        train, evaluation = (FolderSplit(path, *_list_files(path, classes)) for path in folders)
-        listing = '\n'.join([*train.files, *evaluation.files])
-        digest = hashlib.sha256(listing.encode('utf-8', 'surrogateescape')).hexdigest()
-        version = f'file names of SHA-256 {digest[:16]}'
-        return Dataset(tuple(classes), train, evaluation, version)
+        layout = find_layout(self.name, *self.splits, self.eval_fraction)
+        if self.process_index == 0:
+            for note in layout.notes:
+                say(note)
+        contents = {}
+        for name, listing in zip(('train', 'eval'), (layout.train, layout.eval), strict=True):
+            contents |= _contents(name, listing, layout.classes)
+        digest = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()
+        train, evaluation = (
+            FolderSplit(epath.Path(listing.folder), listing.files, listing.labels)
+            for listing in (layout.train, layout.eval)
+        )
+        version = f'file names and sizes of SHA-256 {digest[:16]}'
+        return Dataset(tuple(layout.classes), train, evaluation, version, contents)
 
 
-def _list_files(path: epath.Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the files relative to `path`, sorted within each class, and their labels."""
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        if (path / name).is_dir():
-            found = image_files(path / name)
-            files += [f'{name}/{file}' for file in found]
-            labels += [label] * len(found)
-    return files, labels
+def _contents(split: str, listing: Listing, classes: Sequence[str]) -> dict[str, str]:
+    """Return what tells the images of each class from others: their number, names and sizes."""
+    digests = [hashlib.sha256() for _ in classes]
+    counts, totals = [0] * len(classes), [0] * len(classes)
+    sizes = file_sizes(listing.folder, listing.files)
+    for file, label, size in zip(listing.files, listing.labels, sizes, strict=True):
+        digests[label].update(f'{nfc(file)}\n{size}\n'.encode('utf-8', 'surrogateescape'))
+        counts[label] += 1
+        totals[label] += size
+    return {
+        f'{split} {name}': f'{count:,} images, {total:,} bytes, SHA-256 {digest.hexdigest()[:16]}'
+        for name, count, total, digest in zip(classes, counts, totals, digests, strict=True)
+        if count
+    }
 
 
 class FolderSplit(Split):

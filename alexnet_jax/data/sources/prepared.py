@@ -155,7 +155,14 @@ class Prepared(Source):
             train, evaluation = (_open_split(root, manifest, split) for split in self.splits)
         except (OSError, ValueError) as error:
             raise BadInput(_damaged(root / MANIFEST, error)) from error
-        return Dataset(tuple(manifest['classes']), train, evaluation, manifest['version'])
+        return Dataset(
+            tuple(manifest['classes']), train, evaluation, manifest['version'], _contents(manifest)
+        )
+
+
+def _contents(manifest: dict) -> dict[str, str]:
+    """Return the SHA-256 of each file: what tells the set from others, wherever it lies."""
+    return {name: file['sha256'] for name, file in manifest['files'].items()}
 
 
 def _open_split(root: epath.Path, manifest: dict, split: str) -> PreparedSplit:

@@ -50,12 +50,15 @@ class Dataset:
       class_names: The names of the classes, in label order.
       train, eval: Its two splits.
       version: What distinguishes this version of the dataset from others.
+      contents: What tells the data from others, part by part, wherever they lie: a run notices by
+        it that its data have changed. None if the name and version do.
     """
 
     class_names: tuple[str, ...]
     train: Split
     eval: Split
     version: str = ''
+    contents: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Source:
       data_dir: Where downloaded datasets are kept; None for the default.
       process_index: The index of this process: process 0 downloads, the others wait for it.
       manual_dir: Where the archives are that were downloaded by hand, if any.
+      eval_fraction: The fraction of a folder without splits that is for evaluation.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Source:
     data_dir: str | None = None
     process_index: int = 0
     manual_dir: str | None = None
+    eval_fraction: float = 0.1
 
     def to_prepare(self) -> str | None:
         """Return what `open` would download or prepare first; None if nothing. Changes nothing.

@@ -5,7 +5,7 @@ import difflib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,7 +18,12 @@ from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, Split
 from alexnet_jax.errors import BadInput, RunError
 
 IN_MEMORY_BYTES = 4 * 2**30
-IMAGENET_ARCHIVES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
+# The archives of ImageNet, and their sizes in bytes as published.
+IMAGENET_ARCHIVES = {
+    'ILSVRC2012_img_train.tar': 147_897_477_120,
+    'ILSVRC2012_img_val.tar': 6_744_924_160,
+}
+END_OF_TAR = bytes(1024)  # two empty blocks
 
 
 class TFDS(Source):
@@ -137,6 +142,8 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | Non
     data_dir = builder.data_dir_root
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not _has_archives(builder, manual_dir):
         raise BadInput(_manual_message(builder, name, manual_dir))
+    if manual_dir:
+        _check_archives(epath.Path(manual_dir), _archives(builder, epath.Path(manual_dir)))
     print(f'preparing tfds:{name} in {data_dir}, once', flush=True)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # it moves the cursor, even in a log file
@@ -168,8 +175,33 @@ def _prepare_command(
 
 def _archives(builder: tfds.core.DatasetBuilder, manual_dir: epath.Path) -> dict[str, bool]:
     """Return which of the archives that a dataset is known to need exist."""
-    known = IMAGENET_ARCHIVES if builder.name == 'imagenet2012' else ()
+    known = IMAGENET_ARCHIVES if builder.name == 'imagenet2012' else {}
     return {archive: (manual_dir / archive).exists() for archive in known}
+
+
+def _check_archives(folder: epath.Path, archives: Iterable[str]) -> None:
+    """Refuse an archive that was not downloaded to its end; say which have another size.
+
+    Raises:
+      BadInput: An archive has no end.
+    """
+    for archive in archives:
+        path, published = folder / archive, IMAGENET_ARCHIVES[archive]
+        size = path.stat().length
+        if size == published:
+            continue
+        with path.open('rb') as file:
+            file.seek(max(0, size - len(END_OF_TAR)))
+            is_whole = file.read() == END_OF_TAR
+        if not is_whole:
+            raise BadInput(
+                f'{path} is incomplete: it has {size:,} of {published:,} bytes; download the rest'
+            )
+        print(
+            f'note: {path} is not the published archive: it has {size:,} bytes instead of '
+            f'{published:,}; preparing the images that are in it',
+            flush=True,
+        )
 
 
 def _has_archives(builder: tfds.core.DatasetBuilder, manual_dir: str | None) -> bool:

@@ -30,6 +30,7 @@ from prepared_sets import (
 
 from alexnet_jax import files
 from alexnet_jax.config import default_config
+from alexnet_jax.data import reader
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare import build, shards
 from alexnet_jax.errors import BadInput, RunError
@@ -154,12 +155,14 @@ class TestBadImages:
             in build.describe(epath.Path(tmp_path / 'set'))[0]
         )
 
-    def test_above_one_percent_stops(self, broken, tmp_path):
-        with pytest.raises(RunError, match=r'3 of 210 images .* more than the 1%'):
+    def test_above_one_percent_stops(self, broken, tmp_path, monkeypatch):
+        monkeypatch.setattr(reader, 'FEW_BAD', 0)
+        with pytest.raises(RunError, match=r'3 of 210 images .* more than the 2 '):
             prepare(broken([40, 60, 80]), tmp_path / 'set', policy='skip')
 
     @pytest.mark.slow
     def test_skipped_before_a_kill_count(self, broken, tmp_path, monkeypatch):
+        monkeypatch.setattr(reader, 'FEW_BAD', 0)
         folder = broken([10, 60, 180])  # numbers 5, 30 and 90: shards 0, 1 and 5
         write = shards.write_json
 
@@ -171,8 +174,8 @@ class TestBadImages:
         monkeypatch.setattr(shards, 'write_json', fail)
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, tmp_path / 'set', policy='skip')
-        monkeypatch.undo()
-        with pytest.raises(RunError, match=r'3 of 210 images .* more than the 1%'):
+        monkeypatch.setattr(shards, 'write_json', write)
+        with pytest.raises(RunError, match=r'3 of 210 images .* more than the 2 '):
             prepare(folder, tmp_path / 'set', policy='skip')
 
     @pytest.mark.slow

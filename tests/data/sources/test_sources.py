@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from helpers import ROOT
+from helpers import ROOT, assert_has
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from alexnet_jax.data import sources
-from alexnet_jax.data.sources import find_source, listing, open_source
+from alexnet_jax.data.sources import find_source, open_source
 from alexnet_jax.data.sources import tfds as tfds_source
 from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, encode_png
 from alexnet_jax.errors import BadInput, RunError
@@ -89,9 +89,14 @@ class TestFolder:
                 {'train/a/x.png': (4, 4), 'val/a/x.png': (4, 4)},
                 r'/train has only one class folder, a; add another',
             ),
-            ({'train/x.png': (4, 4), 'val/a/x.png': (4, 4)}, r'/train has no class folders'),
-            (TRAIN | {'val/c/x.png': (4, 4)}, r'/val/c is of a class that .*/train lacks'),
-            (TRAIN | {'val/a/x.gif': (4, 4)}, r'/val/a has no images; allowed: .jpg, .jpeg, .png'),
+            (
+                {'train/x.png': (4, 4), 'val/a/x.png': (4, 4)},
+                r'/train has 1 images but no class folders; .*/train/<class>.*IMAGE,CLASS',
+            ),
+            (
+                TRAIN | {'val/c/x.png': (4, 4)},
+                r'/val/c is of a class that .*images lack',
+            ),
         ],
     )
     def test_bad_layouts(self, open_data, write_folder, files, message):
@@ -99,27 +104,23 @@ class TestFolder:
         with pytest.raises(BadInput, match=message):
             open_data(f'folder:{folder}', evaluation='val')
 
+    def test_what_the_data_are_known_by(self, open_data, write_folder, tmp_path):
+        """Names and sizes, not where they lie."""
+        folder, _ = write_folder(TRAIN | {'validation/b/x.png': (6, 7)})
+        before = open_data(f'folder:{folder}', evaluation='validation').contents
+        assert list(before) == ['train a', 'train b', 'eval b']
+        assert before['train a'].startswith('3 images, ')
+        moved = folder.rename(tmp_path / 'moved')
+        assert open_data(f'folder:{moved}/', evaluation='validation').contents == before
+        (moved / 'train/b/0.png').rename(moved / 'train/b/4.png')
+        with (moved / 'validation/b/x.png').open('ab') as file:
+            file.write(b'x')
+        after = open_data(f'folder:{moved}', evaluation='validation').contents
+        assert [part for part in before if before[part] != after[part]] == ['train b', 'eval b']
+
     def test_missing_folder(self, open_data, tmp_path):
         with pytest.raises(BadInput, match='nowhere does not exist'):
             open_data(f'folder:{tmp_path}/nowhere')
-
-
-class TestListing:
-    def test_classes_are_folders_and_images_go_by_their_names(self, tmp_path):
-        for name in ('b/1.PNG', 'b/0.jpeg', 'b/c.txt', 'a/x.jpg', 'f.jpg'):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).touch()
-        assert listing.class_folders(tmp_path) == ['a', 'b']
-        assert listing.image_files(tmp_path / 'b') == ['0.jpeg', '1.PNG']
-
-    def test_a_missing_folder_names_the_key_and_what_is_there(self, tmp_path):
-        (tmp_path / 'valid').mkdir()
-        with pytest.raises(BadInput) as error:
-            listing.class_folders(tmp_path / 'val', 'eval_split')
-        for part in ('data.eval_split', f'{tmp_path}/val does not exist', 'next to it: valid)'):
-            assert part in str(error.value)
-        with pytest.raises(BadInput, match=r'no/train does not exist .*none'):
-            listing.class_folders('no/train')
 
 
 class Dots(Source):
@@ -166,7 +167,7 @@ class TestTable:
         """Digits need no TFDS, and what recipes read no TensorFlow."""
         script = """if True:
             import sys
-            from alexnet_jax.data.sources import listing, open_source
+            from alexnet_jax.data.sources import layout, open_source
             from alexnet_jax.config import default_config
             config = default_config()
             config.data.eval_split = 'test'
@@ -199,6 +200,48 @@ class TestNames:
         with pytest.raises(BadInput, match=message) as error:
             open_data(name, data_dir=str(tmp_path))
         assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    """archives(**{name: content}) prepares ImageNet from them, up to the start of TFDS."""
+    calls = []
+    monkeypatch.setattr(
+        tfds.core.DatasetBuilder, 'download_and_prepare', lambda *_, **__: calls.append(1)
+    )
+    manual = tmp_path / 'manual'
+    manual.mkdir()
+
+    def prepare(train: bytes, validation: bytes):
+        (manual / 'ILSVRC2012_img_train.tar').write_bytes(train)
+        (manual / 'ILSVRC2012_img_val.tar').write_bytes(validation)
+        builder = tfds.builder('imagenet2012', data_dir=tmp_path)
+        tfds_source._prepare(builder, 'imagenet2012', str(manual))
+        return len(calls)
+
+    return prepare
+
+
+class TestArchives:
+    WHOLE = b'x' * 1024 + bytes(1024)
+
+    def test_published_sizes_say_nothing(self, archives, monkeypatch, capsys):
+        sizes = dict.fromkeys(tfds_source.IMAGENET_ARCHIVES, len(self.WHOLE))
+        monkeypatch.setattr(tfds_source, 'IMAGENET_ARCHIVES', sizes)
+        assert archives(self.WHOLE, self.WHOLE) == 1
+        assert 'note' not in capsys.readouterr().out
+
+    def test_other_sizes_are_said(self, archives, capsys):
+        assert archives(self.WHOLE, self.WHOLE) == 1
+        out = capsys.readouterr().out
+        assert out.count('note: ') == 2
+        assert_has(out, 'img_train.tar', '2,048 bytes', '147,897,477,120', '6,744,924,160')
+
+    @pytest.mark.parametrize('cut', [1024, 1500, 0])
+    def test_an_incomplete_archive_is_refused(self, archives, cut):
+        with pytest.raises(BadInput) as error:
+            archives(self.WHOLE, self.WHOLE[:cut])
+        assert_has(str(error.value), 'ILSVRC2012_img_val.tar is incomplete', f'{cut:,} of 6,744')
 
 
 class TestPreparing:

@@ -1,0 +1,280 @@
+"""Where in a folder the classes and splits are. Recipes may read this: no TensorFlow.
+
+Four layouts are read, and each split may have its own:
+
+    PATH/train/CLASS/.../IMAGE   a folder per split and class; `val`, `test` and the like are found
+    PATH/CLASS/.../IMAGE         no splits: a hash of each name decides which are for validation
+    PATH/val/IMAGE               no class folders: a list beside them has the labels
+    PATH/IMAGE                   neither
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+
+from etils import epath
+
+from alexnet_jax.data.sources.labels import find_labels, nfc
+from alexnet_jax.data.sources.listing import (
+    EXTENSIONS,
+    Found,
+    check_mostly_read,
+    folders_in,
+    left_out_notes,
+    walk,
+)
+from alexnet_jax.errors import BadInput
+
+# The folders that are looked for, in any case; the first is the name in a config.
+TRAIN_NAMES = ('train', 'training')
+EVAL_NAMES = ('validation', 'val', 'valid', 'dev', 'eval', 'test', 'testing')
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The images of a split.
+
+    Attributes:
+      folder: The folder that they are in.
+      files: Their paths, relative to that folder: class by class, sorted within a class.
+      labels: The number of each one's class.
+    """
+
+    folder: str
+    files: list[str]
+    labels: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A folder of images, listed.
+
+    Attributes:
+      classes: The names of the classes, sorted, in NFC.
+      train, eval: The two splits.
+      notes: Lines to say about what was found elsewhere than expected, or left out.
+    """
+
+    classes: list[str]
+    train: Listing
+    eval: Listing
+    notes: list[str]
+
+
+def expand(path: str) -> str:
+    """Return the absolute path of a folder, with `~` expanded; a URL stays as it is."""
+    return path if '://' in path else os.path.abspath(os.path.expanduser(path))
+
+
+def find_layout(
+    path: str,
+    train_split: str = TRAIN_NAMES[0],
+    eval_split: str = EVAL_NAMES[0],
+    eval_fraction: float = 0.1,
+) -> Layout:
+    """List a folder of images.
+
+    Args:
+      path: The folder.
+      train_split, eval_split: The folders of the splits; for 'train' and 'validation', other
+        usual names are tried as well.
+      eval_fraction: The fraction of the images that are for validation if they have no folder.
+
+    Raises:
+      BadInput: There is no such folder, or it is not laid out in a way that is read.
+    """
+    root = expand(path)
+    if not epath.Path(root).is_dir():
+        what = 'is a file; unpack it first' if epath.Path(root).exists() else 'does not exist'
+        raise BadInput(f'data.name: the folder {root} {what}')
+    notes: list[str] = []
+    train_name = _find(root, train_split, TRAIN_NAMES)
+    eval_name = _find(root, eval_split, EVAL_NAMES)
+    if train_name is None and (train_split != TRAIN_NAMES[0] or eval_name is not None):
+        raise BadInput(_missing(root, train_split, 'train_split'))
+    if eval_name is None and eval_split != EVAL_NAMES[0]:
+        raise BadInput(_missing(root, eval_split, 'eval_split'))
+
+    all_found: list[Found] = []
+    train_folder = root if train_name is None else os.path.join(root, train_name)
+    train = _read_split(root, train_folder, None, notes, all_found)
+    classes = sorted(train)
+    if len(classes) < 2:
+        raise BadInput(_one_class(train_folder, classes[0]))
+    if eval_name is None:
+        train, evaluation = _split_by_hash(train, eval_fraction)
+        eval_folder = train_folder
+        lacks = f'{eval_split} folder' if train_name else f'folders {train_split} and {eval_split}'
+        notes.append(
+            f'{root} has no {lacks}: a hash of their names sets {_count(evaluation):,} of '
+            f'{_count(train, evaluation):,} images aside for validation '
+            f'(--config.data.eval_fraction={eval_fraction:g})'
+        )
+    else:
+        eval_folder = os.path.join(root, eval_name)
+        evaluation = _read_split(root, eval_folder, classes, notes, all_found)
+        if absent := [name for name in classes if not evaluation.get(name)]:
+            some = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
+            notes.append(f'{eval_folder} has no images of {some} ({len(absent):,} classes)')
+    for found, wanted in ((train_name, train_split), (eval_name, eval_split)):
+        if found not in (None, wanted):
+            notes.append(f'{root}: the split {wanted} is read from the folder {found}')
+    notes += left_out_notes(root, all_found)
+    return Layout(
+        classes, _listing(train_folder, train, classes), _listing(eval_folder, evaluation, classes),
+        notes,
+    )  # fmt: skip
+
+
+def _find(root: str, wanted: str, names: Sequence[str]) -> str | None:
+    """Return the folder of a split; None if there is none."""
+    if epath.Path(root, wanted).is_dir():
+        return wanted
+    there = {name.lower(): name for name in reversed(folders_in(root))}
+    usual = names if wanted == names[0] else ()
+    return next((there[name] for name in usual if name in there), None)
+
+
+def _missing(root: str, split: str, key: str) -> str:
+    folder = os.path.join(root, split)
+    there = ', '.join(folders_in(root)) or 'none'
+    return (
+        f'data.{key}: the folder {folder} does not exist (next to it: {there}); '
+        f'images belong in {folder}/<class>/<image>.jpg'
+    )
+
+
+def _one_class(folder: str, name: str) -> str:
+    inside = folders_in(os.path.join(folder, name)) if name in folders_in(folder) else []
+    hint = f'; if its folders are the classes, pass {folder}/{name}' if len(inside) > 1 else ''
+    return f'{folder} has only one class folder, {name}; add another{hint}'
+
+
+def _read_split(
+    root: str, folder: str, classes: Sequence[str] | None, notes: list[str], all_found: list[Found]
+) -> dict[str, list[str]]:
+    """Return the images of each class, relative to the split's folder.
+
+    Args:
+      root: The folder of the dataset.
+      folder: The folder of the split.
+      classes: The classes of the training split, sorted; None to find them.
+      notes, all_found: Lists to add to: lines to say, and everything that is there.
+    """
+    found = walk(folder)
+    all_found.append(found)
+    inside = _by_top_folder(folder, found)
+    loose = inside.pop('')
+    if classes is None and folder == root:  # where folders of something else may be, too
+        inside = {name: f for name, f in inside.items() if f.images or f.unread}
+    filled = [name for name, f in inside.items() if f.images or f.unread]
+    if classes is None:
+        in_folders = len(inside) > 1
+    else:
+        in_folders = bool(filled) and {nfc(name) for name in filled} <= set(classes)
+    if in_folders:
+        if loose.images:
+            notes.append(
+                f'{folder}: leaving out {len(loose.images):,} images that are in no class folder, '
+                f'such as {loose.images[0]}'
+            )
+        return _read_class_folders(folder, inside, classes is None, notes)
+    labels = find_labels(folder, root, found.images, classes) if found.images else None
+    if labels is None:
+        raise BadInput(_unreadable(folder, inside, found.images, classes))
+    path, names = labels
+    notes.append(f'{folder}: reading the labels of {len(names):,} images from {path}')
+    files: dict[str, list[str]] = {}
+    for image, name in zip(found.images, names, strict=True):
+        files.setdefault(name, []).append(image)
+    return files
+
+
+def _by_top_folder(folder: str, found: Found) -> dict[str, Found]:
+    """Divide what was found by the folder that it is in, '' for what is in none; some are empty."""
+    inside = {name: Found() for name in ('', *folders_in(folder))}
+    for name in found.images:
+        inside[name.partition('/')[0] if '/' in name else ''].images.append(name)
+    for name in found.others:
+        inside[name.partition('/')[0] if '/' in name else ''].others.append(name)
+    return inside
+
+
+def _read_class_folders(
+    folder: str, inside: dict[str, Found], is_train: bool, notes: list[str]
+) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for name, found in inside.items():
+        path = os.path.join(folder, name)
+        check_mostly_read(path, found)
+        if found.images:  # two folders may be one class, with its name in two forms of Unicode
+            files.setdefault(nfc(name), []).extend(found.images)
+        elif is_train:
+            raise BadInput(f'{path} has no images; allowed: {", ".join(EXTENSIONS)} in any case')
+        else:
+            notes.append(f'{path} is empty')
+    return files
+
+
+def _unreadable(
+    folder: str, inside: dict[str, Found], images: list[str], classes: Sequence[str] | None
+) -> str:
+    """Return why a split cannot be read that has neither class folders nor a list of labels."""
+    other = 'or list them as lines IMAGE,CLASS in a .csv or .txt beside the images'
+    strange = [name for name, f in inside.items() if f.images and nfc(name) not in (classes or ())]
+    if classes is not None and strange:
+        return (
+            f'{folder}/{strange[0]} is of a class that the training images lack; remove it, {other}'
+        )
+    if len(inside) == 1:
+        return _one_class(folder, *inside)
+    belong = f'images belong in {folder}/<class>/<image>.jpg'
+    if images:
+        return f'{folder} has {len(images):,} images but no class folders; {belong}, {other}'
+    return f'{folder} has no class folders; {belong}'
+
+
+def _split_by_hash(
+    files: dict[str, list[str]], fraction: float
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the images of each class that train, and those that are for validation.
+
+    Where an image goes depends on its own path only, so that it stays there when others are added.
+    But every class keeps an image to train with, and if no image were for validation, one of each
+    class is.
+    """
+    train: dict[str, list[str]] = {}
+    evaluation: dict[str, list[str]] = {}
+    for name, paths in files.items():
+        hashes = {path: _hash(path) for path in paths}
+        chosen = {path for path in paths if hashes[path] < fraction}
+        if len(chosen) == len(paths):
+            chosen.discard(max(hashes, key=hashes.__getitem__))
+        train[name] = [path for path in paths if path not in chosen]
+        evaluation[name] = [path for path in paths if path in chosen]
+    if not any(evaluation.values()):
+        for name, paths in train.items():
+            if len(paths) > 1:
+                first = min(paths, key=_hash)
+                paths.remove(first)
+                evaluation[name] = [first]
+    if not any(evaluation.values()):
+        raise BadInput('no class has two images, so that none is left for validation; add images')
+    return train, evaluation
+
+
+def _hash(path: str) -> float:
+    """Return a number from 0 to 1 that depends on a path in NFC, the same on every machine."""
+    digest = hashlib.sha256(nfc(path).encode('utf-8', 'surrogateescape')).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def _count(*splits: dict[str, list[str]]) -> int:
+    return sum(len(paths) for files in splits for paths in files.values())
+
+
+def _listing(folder: str, files: dict[str, list[str]], classes: list[str]) -> Listing:
+    by_class = [sorted(files.get(name, ()), key=nfc) for name in classes]
+    labels = [label for label, paths in enumerate(by_class) for _ in paths]
+    return Listing(folder, [path for paths in by_class for path in paths], labels)

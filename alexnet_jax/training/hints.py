@@ -1,0 +1,72 @@
+"""What a run says about itself when it looks as if it were going wrong."""
+
+import math
+
+import ml_collections
+import optax
+from etils import epath
+
+from alexnet_jax.run.logger import read_records
+
+NEAR = 0.01  # of ln(classes), the loss of a network that knows nothing
+PATIENCE = 1000  # steps; a healthy ImageNet run has left that loss by then
+
+
+class StandstillHint:
+    """Notices, once, that a network has not begun to learn when its warm-up is over."""
+
+    def __init__(self, config: ml_collections.ConfigDict, train_size: int):
+        self._config = config
+        per_epoch = train_size / config.batch_size
+        self._first_step = max(
+            config.optimizer.warmup_epochs * per_epoch, min(per_epoch, PATIENCE), 2
+        )
+        self._is_said = False
+
+    def after(self, step: int, loss: float) -> str | None:
+        """Return the hint if it is due.
+
+        Args:
+          step: The step, counted from 1.
+          loss: The mean training loss of the steps up to it.
+        """
+        chance = math.log(self._config.num_classes)
+        if self._is_said or step < self._first_step or abs(loss - chance) > NEAR * chance:
+            return None
+        self._is_said = True
+        he_init = '' if 'he_init' in self._config.edits else '--config.edits=he_init with '
+        rate = self._config.optimizer.learning_rate
+        return (
+            f'hint: after {step:,} steps the loss is still that of guessing, ln('
+            f'{self._config.num_classes}) = {chance:.2f}. If it stays there, the network does not '
+            f'learn: try {he_init}another --config.optimizer.learning_rate (it is {rate:g}), or '
+            f'start from a trained run with --config.init_from=DIR'
+        )
+
+
+def describe_rate_jump(
+    config: ml_collections.ConfigDict, schedule: optax.Schedule, workdir: str, start: int
+) -> str | None:
+    """Return a line if a run that goes on will do so at a higher learning rate than it had.
+
+    Args:
+      config: The config of this start.
+      schedule: The learning rate by completed steps.
+      workdir: The run's workdir.
+      start: The step to continue from.
+    """
+    path = epath.Path(workdir) / 'metrics.jsonl'
+    if config.optimizer.schedule not in ('cosine', 'poly') or not path.exists():
+        return None
+    records = [r for r in read_records(path) if r['step'] <= start and 'learning_rate' in r]
+    if not records:
+        return None
+    before, now = records[-1]['learning_rate'], float(schedule(records[-1]['step'] - 1))
+    if now <= before * 1.001:
+        return None
+    return (
+        f'note: with epochs={config.epochs:g} the {config.optimizer.schedule} schedule is longer, '
+        f'so that the learning rate goes up from {before:.2g} to {now:.2g} at step {start:,}. To '
+        f'go on from these weights at a rate of your own instead, use a different --workdir with '
+        f'--config.init_from={workdir}'
+    )

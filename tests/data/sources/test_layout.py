@@ -1,0 +1,272 @@
+"""What in a folder is a class, an image, a split: files of no content, told by their names."""
+
+import hashlib
+import os
+import unicodedata
+
+import pytest
+from helpers import assert_has
+
+from alexnet_jax.data.sources import listing
+from alexnet_jax.data.sources.layout import expand, find_layout
+from alexnet_jax.errors import BadInput
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make('train/a/x.jpg', ..., **{'val.csv': 'content'}) -> the folder of these files."""
+
+    def run(*names, **contents):
+        for name in (*names, *contents):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith('/'):
+                path.mkdir(exist_ok=True)
+            else:
+                path.write_bytes(contents.get(name, '').encode('utf-8', 'surrogateescape'))
+        return str(tmp_path)
+
+    return run
+
+
+def images(pattern: str, count: int) -> list[str]:
+    return [pattern.format(i) for i in range(count)]
+
+
+PLAIN = ('train/a/x.jpg', 'train/b/x.jpg', 'validation/a/y.jpg', 'validation/b/y.jpg')
+
+
+def files_of(split) -> list[str]:
+    """'a/x.jpg=0': the files with their labels."""
+    return [f'{file}={label}' for file, label in zip(split.files, split.labels, strict=True)]
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        'name',
+        [
+            '.ipynb_checkpoints/x-checkpoint.jpg', '__MACOSX/a/._x.jpg', '.hidden/x.jpg',
+            'a/.ipynb_checkpoints/x.jpg', 'a/._x.jpg', 'a/Thumbs.db', 'a/.DS_Store', '.DS_Store',
+            'a/@eaDir/x.jpg', 'a/x.jpg~', 'desktop.ini', '$RECYCLE.BIN/x.jpg',
+        ],
+    )  # fmt: skip
+    def test_what_systems_and_tools_leave_is_no_data(self, make, name):
+        layout = find_layout(make(*PLAIN, f'train/{name}'))
+        assert layout.classes == ['a', 'b']
+        assert files_of(layout.train) == ['a/x.jpg=0', 'b/x.jpg=1']
+        (note,) = layout.notes
+        assert_has(note, 'operating system or a tool', name.removeprefix('a/').split('/')[0])
+
+    def test_an_empty_leftover_is_no_class_without_an_image(self, make):
+        layout = find_layout(make(*PLAIN, 'train/__MACOSX/', 'validation/.cache/'))
+        assert (layout.classes, len(layout.notes)) == (['a', 'b'], 1)
+
+    def test_images_lie_at_any_depth(self, make):
+        folder = make(*PLAIN, 'train/a/tabby/young/1.png', 'train/b/images/1.JPEG')
+        assert files_of(find_layout(folder).train) == [
+            'a/tabby/young/1.png=0', 'a/x.jpg=0', 'b/images/1.JPEG=1', 'b/x.jpg=1'
+        ]  # fmt: skip
+
+    def test_links_are_followed_but_not_in_circles(self, make, tmp_path):
+        folder = make(*PLAIN, 'elsewhere/z.png')
+        (tmp_path / 'train/a/link').symlink_to(tmp_path / 'elsewhere')
+        (tmp_path / 'train/a/circle').symlink_to(tmp_path / 'train')
+        files = find_layout(folder).train.files
+        assert 'a/link/z.png' in files
+        assert len(files) == 3
+
+    @pytest.mark.parametrize(
+        'end', ['jpg', 'JPEG', 'jpe', 'jfif', 'png', 'Gif', 'webp', 'bmp', 'tif', 'TIFF', 'avif']
+    )
+    def test_names_of_images(self, make, end):
+        assert f'a/1.{end}=0' in files_of(find_layout(make(*PLAIN, f'train/a/1.{end}')).train)
+
+    def test_what_is_left_out_is_counted(self, make):
+        folder = make(*PLAIN, 'train/a/1.heic', 'train/a/x.txt', 'validation/a/y.txt')
+        (note,) = find_layout(folder).notes
+        assert_has(note, '3 files', '2 .txt', '1 .heic')
+
+    def test_a_class_of_which_most_is_left_out(self, make):
+        folder = make(*PLAIN, *images('train/b/{}.heic', 3), 'train/b/video.mov')
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(str(error.value), f'{folder}/train/b', '4 of 5', '3 .heic, 1 .mov', 'JPEG')
+
+    def test_companions_of_images_may_be_many(self, make):
+        folder = make(*PLAIN, *images('train/b/{}.xml', 9), 'train/b/x.json')
+        assert len(find_layout(folder).train.files) == 2
+
+    def test_image_files(self, make, capsys):
+        folder = make('b.PNG', 'a/c.webp', 'a.txt', '.hidden.jpg')
+        assert listing.image_files(folder) == ['a/c.webp', 'b.PNG']
+        assert_has(capsys.readouterr().err, '1 .txt', '.hidden.jpg')
+        with pytest.raises(BadInput, match=r'has no images; allowed: .jpg'):
+            listing.image_files(make('nothing/x.txt') + '/nothing')
+        with pytest.raises(BadInput, match='nowhere does not exist'):
+            listing.image_files(f'{folder}/nowhere')
+
+    def test_a_note_is_said_once(self, capsys):
+        for _ in range(2):
+            listing.say('a note of this test')
+        assert capsys.readouterr().err == 'a note of this test\n'
+
+    def test_sizes(self, make):
+        folder = make(**{'a': '12345', 'b/c': ''})
+        assert listing.file_sizes(folder, ['b/c', 'a', 'absent']) == [0, 5, -1]
+
+
+class TestNames:
+    def test_any_script_and_encoding(self, make):
+        for name in ('猫', 'кот', 'a b', "it's", 'é\n', os.fsdecode(b'\xff\xfe')):
+            make(f'train/{name}/{name}.jpg', f'validation/{name}/{name}.jpg')
+        layout = find_layout(make())
+        assert len(layout.classes) == len(layout.train.files) == len(layout.eval.files) == 6
+        assert layout.classes == sorted(layout.classes)
+
+    def test_one_name_in_two_forms_of_unicode(self, make):
+        composed, apart = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
+        assert composed != apart
+        folder = make(f'train/{apart}/x.jpg', 'train/b/x.jpg', f'validation/{composed}/y.jpg')
+        layout = find_layout(folder)
+        assert layout.classes == ['b', composed]
+        assert layout.eval.labels == [1]
+
+
+class TestSplits:
+    def test_the_plain_layout_says_nothing(self, make):
+        layout = find_layout(make(*PLAIN))
+        assert layout.notes == []
+        assert files_of(layout.train) == ['a/x.jpg=0', 'b/x.jpg=1']
+        assert files_of(layout.eval) == ['a/y.jpg=0', 'b/y.jpg=1']
+
+    @pytest.mark.parametrize('name', ['val', 'valid', 'test', 'Validation', 'dev'])
+    def test_validation_by_another_name(self, make, name):
+        folder = make('train/a/x.jpg', 'train/b/x.jpg', f'{name}/a/y.jpg', f'{name}/b/y.jpg')
+        layout = find_layout(folder)
+        assert layout.eval.folder == f'{folder}/{name}'
+        assert_has(layout.notes[0], 'validation', f'folder {name}')
+
+    def test_val_comes_before_test(self, make):
+        folder = make(*PLAIN[:2], 'test/a/y.jpg', 'val/a/y.jpg')
+        assert find_layout(folder).eval.folder == f'{folder}/val'
+
+    def test_a_split_that_was_asked_for_is_not_replaced(self, make):
+        folder = make(*PLAIN)
+        with pytest.raises(BadInput) as error:
+            find_layout(folder, eval_split='test')
+        assert_has(str(error.value), 'data.eval_split', f'{folder}/test', 'train, validation')
+
+    def test_empty_and_missing_classes_of_validation(self, make):
+        for folder in (make(*PLAIN[:3], 'validation/b/'), make(*PLAIN[:2], 'val2/a/y.jpg')):
+            layout = find_layout(folder)
+            assert files_of(layout.eval) == ['a/y.jpg=0']
+            assert any('has no images of b' in note for note in layout.notes)
+
+    def test_an_empty_class_of_training(self, make):
+        with pytest.raises(BadInput, match=r'/train/c has no images; allowed: .jpg'):
+            find_layout(make(*PLAIN, 'train/c/'))
+
+    @pytest.mark.parametrize('prefix', ['', 'train/'])
+    def test_by_hash(self, make, prefix):
+        """Without validation images; the names decide, by their SHA-256 as a fraction of 2**256."""
+        names = [f'{name}/{i}.jpg' for name in ('cat', 'dog') for i in range(100)]
+        layout = find_layout(make(*(prefix + name for name in names)), eval_fraction=0.25)
+        digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+        expected = sorted(name for name in names if digests[name] < '4')  # of 16
+        assert sorted(layout.eval.files) == expected
+        assert sorted(layout.train.files) == sorted(set(names) - set(expected))
+        assert 30 < len(expected) < 70
+        assert_has(layout.notes[0], f'{len(expected)} of 200', 'eval_fraction=0.25')
+
+    def test_by_hash_it_stays_when_images_are_added(self, make):
+        before = find_layout(make(*images('a/{}.jpg', 50), *images('b/{}.jpg', 50)))
+        after = find_layout(make(*images('a/new-{}.jpg', 50), *images('c/{}.jpg', 9)))
+        for split in ('train', 'eval'):
+            assert set(getattr(before, split).files) <= set(getattr(after, split).files)
+
+    def test_by_hash_every_class_trains_and_something_is_evaluated(self, make):
+        few = find_layout(make('a/1.jpg', 'a/2.jpg', 'b/1.jpg'), eval_fraction=1e-9)
+        assert (len(few.train.files), len(few.eval.files)) == (2, 1)
+        assert few.eval.labels == [0]
+        many = find_layout(make(), eval_fraction=1 - 1e-9)
+        assert sorted(many.train.labels) == [0, 1]
+        assert many.eval.labels == [0]
+
+    def test_one_image_per_class(self, make):
+        with pytest.raises(BadInput, match='no class has two images'):
+            find_layout(make('a/1.jpg', 'b/1.jpg'))
+
+    def test_other_folders_beside_the_classes(self, make):
+        layout = find_layout(make('a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'notes/x.txt', 'empty/'))
+        assert layout.classes == ['a', 'b']
+
+    def test_the_folder_around_the_classes(self, make):
+        folder = make(*images('photos/a/{}.jpg', 3), *images('photos/b/{}.jpg', 3))
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(str(error.value), 'only one class folder, photos', f'{folder}/photos')
+
+    def test_an_archive(self, make):
+        with pytest.raises(BadInput, match=r'images.zip is a file; unpack it'):
+            find_layout(make('images.zip') + '/images.zip')
+
+    def test_spelling(self, make, monkeypatch):
+        folder = make(*PLAIN)
+        monkeypatch.chdir(os.path.dirname(folder))
+        monkeypatch.setenv('HOME', os.path.dirname(folder))
+        name = os.path.basename(folder)
+        for spelled in (name, f'./{name}/', f'~/{name}', f'{folder}//'):
+            assert expand(spelled) == folder
+        assert expand('gs://bucket/x') == 'gs://bucket/x'
+
+
+LABELED = ('train/n01/x.jpg', 'train/n02/x.jpg', 'val/v_1.JPEG', 'val/v_2.JPEG', 'val/v_3.JPEG')
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ('name', 'text'),
+        [
+            # Kaggle's, with boxes; ids without extension, in another order
+            ('LOC_val_solution.csv', 'ImageId,PredictionString\nv_3,n01 1 2 3 4\nv_1,n02 85 1 499 '
+             '272 n02 1 2 3 4\nv_2,n01 0 0 1 1\n'),
+            ('val.txt', 'v_1.JPEG 1\nv_2.JPEG 0\nv_3.JPEG 0\n'),  # Caffe's
+            ('val/val_annotations.txt', 'v_1.JPEG\tn02\t0\t62\nv_2.JPEG\tn01\t9\t1\n'
+             'v_3.JPEG\tn01\t0\t32\n'),  # Tiny ImageNet's
+            ('labels.csv', '\ufefflabel;file\r\nn02;v_1.JPEG\r\nn01;./v_2.JPEG\r\nn01;v_3.JPEG'),
+            ('labels.csv', 'id,width,class\nv_1,1,n02\nv_2,0,n01\nv_3,0,n01\nunused,0,n01\n'),
+        ],
+    )  # fmt: skip
+    def test_a_list_of_labels(self, make, name, text):
+        folder = make(*LABELED, **{name: text})
+        layout = find_layout(folder)
+        assert files_of(layout.eval) == ['v_2.JPEG=0', 'v_3.JPEG=0', 'v_1.JPEG=1']
+        assert any(f'labels of 3 images from {folder}/{name}' in note for note in layout.notes)
+
+    def test_a_folder_of_images_in_the_split(self, make):
+        names = [name.replace('val/', 'val/images/') for name in LABELED]
+        folder = make(*names, **{'val/list.txt': 'v_1.JPEG n01\nv_2.JPEG n01\nv_3.JPEG n02\n'})
+        assert files_of(find_layout(folder).eval)[-1] == 'images/v_3.JPEG=1'
+
+    def test_training_images_too(self, make):
+        rows = [f'{i},{"ab"[i % 2]}' for i in range(10)]
+        folder = make(*images('train/{}.jpg', 10), **{'train.csv': '\n'.join(['id,breed', *rows])})
+        layout = find_layout(folder)
+        assert layout.classes == ['a', 'b']
+        for file, label in zip(layout.train.files, layout.train.labels, strict=True):
+            assert int(file.removesuffix('.jpg')) % 2 == label
+
+    @pytest.mark.parametrize(
+        ('text', 'parts'),
+        [
+            ('v_1 n01\nv_2 n01\n', ['val.txt has no label for v_3.JPEG', '1 images']),
+            ('v_1 n01\nv_2 n09\nv_3 n02\n', ["val.txt has the class 'n09'", "'n01'", '0 to 1']),
+            ('v_1 1\nv_2 2\nv_3 1\n', ["'1'", '0 to 1']),
+            ('1\n2\n1\n', ['val has 3 images but no class folders', 'IMAGE,CLASS']),
+            ('', ['val has 3 images but no class folders', 'IMAGE,CLASS']),
+        ],
+    )
+    def test_lists_that_do_not_fit(self, make, text, parts):
+        with pytest.raises(BadInput) as error:
+            find_layout(make(*LABELED, **{'val.txt': text}))
+        assert_has(str(error.value), *parts)

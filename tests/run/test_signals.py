@@ -1,0 +1,91 @@
+"""Signals to stop: which count as SIGTERM, which stay ignored, and a terminal that is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+from alexnet_jax.errors import catch_stop_signals
+from alexnet_jax.run.signals import PreemptionHandler
+
+WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+@pytest.fixture
+def restore():
+    before = {number: signal.getsignal(number) for number in WATCHED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_counts_as_sigterm(number, restore):
+    with PreemptionHandler() as preemption:
+        assert not preemption.should_stop(1)
+        signal.raise_signal(number)
+        assert preemption.should_stop(1)
+        assert preemption.number == signal.SIGTERM
+
+
+def test_handlers_are_put_back(restore):
+    before = [signal.getsignal(number) for number in WATCHED]
+    with PreemptionHandler():
+        assert all(signal.getsignal(n) != b for n, b in zip(WATCHED, before, strict=True))
+    assert [signal.getsignal(number) for number in WATCHED] == before
+
+
+def test_an_ignored_sighup_stays_ignored(restore):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with PreemptionHandler() as preemption:
+        signal.raise_signal(signal.SIGHUP)
+        assert not preemption.should_stop(1)
+        signal.raise_signal(signal.SIGUSR1)
+        assert preemption.should_stop(1)
+
+
+def test_those_that_come_second_say_nothing_new(restore):
+    """systemd sends SIGHUP after SIGTERM; a second SIGTERM is one too many."""
+    received = []
+    catch_stop_signals(lambda number, _: received.append(number))
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.raise_signal(number)
+    assert received == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+
+
+IN_A_TERMINAL = """
+import signal, sys, time
+from alexnet_jax.errors import Interrupted, catch_stop_signals, run_command
+
+def main():
+    received = []
+    catch_stop_signals(lambda number, _: received.append(number))
+    print('ready', flush=True)
+    while not received:
+        time.sleep(0.01)
+    print('saving')
+    print('saved', file=sys.stderr, flush=True)
+    open(sys.argv[1], 'w').write('saved')
+    raise Interrupted('stopped', received[0])
+
+run_command(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes(tmp_path):
+    """What the run prints while it saves goes nowhere, instead of ending it with an error."""
+    ours, theirs = os.openpty()
+    saved = tmp_path / 'saved'
+    command = [sys.executable, '-c', IN_A_TERMINAL, str(saved)]
+    with subprocess.Popen(
+        ['setsid', '--ctty', *command], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as run:
+        os.close(theirs)
+        assert os.read(ours, 5) == b'ready'
+        os.close(ours)  # the terminal sends SIGHUP, and every write fails from now on
+        assert run.wait(60) == 143
+    assert saved.read_text() == 'saved'
