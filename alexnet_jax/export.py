@@ -3,7 +3,8 @@
   python -m alexnet_jax.export --workdir=RUN[@STEP] --format=FORMAT --output=PATH
 
 Whatever the format, the net takes uint8 images [N, S, S, 3], RGB, as the run's eval ops leave them,
-and gives probabilities and logits; mean and scaling are inside.
+and gives probabilities and logits; mean and scaling are inside. PyTorch's is a folder as on model
+hubs, whose README.md says how it is used there: [N, 3, S, S] in, logits out.
 """
 
 import functools
@@ -20,7 +21,7 @@ from alexnet_jax import cli
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
-from alexnet_jax.weights import hlo
+from alexnet_jax.weights import hlo, torch_out
 
 Writer = Callable[[TrainedNet, Path], None]  # to a path that does not exist yet
 
@@ -42,10 +43,15 @@ def _web() -> Writer:
     return functools.partial(web.write, runtime=runtime)
 
 
+def _torch() -> Writer:
+    return functools.partial(torch_out.write, license_name=flags.FLAGS.license)
+
+
 # Each checks that what the format needs is there, and returns its writer.
 FORMATS: dict[str, Callable[[], Writer]] = {
     'onnx': _onnx,
     'stablehlo': lambda: hlo.write,
+    'torch': _torch,
     'web': _web,
 }
 
@@ -102,6 +108,7 @@ def main() -> None:
         None,
         'For --format=web: the file that npm packed, if not in this folder.',
     )
+    flags.DEFINE_string('license', None, "For --format=torch: the weights', such as apache-2.0.")
     _, *rest = cli.parse_flags(sys.argv)
     workdir, name, path = (flags.FLAGS[flag].value for flag in ('workdir', 'format', 'output'))
     if rest or not (workdir and name and path):
@@ -114,6 +121,8 @@ def main() -> None:
         raise BadInput(f'--format={name} is unknown; allowed: {", ".join(FORMATS)}')
     if '://' in path:
         raise BadInput(f'--output={path} is a URL; write to a local path and copy that')
+    if flags.FLAGS.license is not None and name != 'torch':
+        raise BadInput(f'--license is for --format=torch; --format={name} has no place for it')
     if os.path.lexists(output):
         raise BadInput(f'--output={output} exists; remove it or choose another name')
     write = FORMATS[name]()
@@ -123,6 +132,9 @@ def main() -> None:
     print(
         f'wrote {output}: {net.config.variant}, step {net.step:,}, {size_of(output) / 1e6:,.1f} MB'
     )
+    if name == 'torch':
+        print(f'  see    {output / "README.md"}, a model card with an example')
+        return
     print(f'  takes  uint8 [N, {size}, {size}, 3], RGB, after {net.config.data.eval_ops}')
     print(f'  gives  probabilities and logits, float32 [N, {net.config.num_classes}]')
     print('  use    docs/weights.md shows how')

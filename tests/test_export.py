@@ -74,6 +74,19 @@ def test_stablehlo(workdir, command, tmp_path):
     assert {file.name for file in path.iterdir()} == {'model.stablehlo', 'metadata.json'}
 
 
+def test_torch(workdir, command, tmp_path):
+    path = tmp_path / 'net'
+    code, printed, errors = command(
+        f'--workdir={workdir}', '--format=torch', f'--output={path}', '--license=apache-2.0'
+    )
+    assert (code, errors) == (0, '')
+    assert_has(printed[1], str(path / 'README.md'))
+    assert {file.name for file in path.iterdir()} == {
+        *('README.md', 'alexnet.py', 'config.json', 'model.safetensors')
+    }
+    assert 'license: "apache-2.0"' in (path / 'README.md').read_text()
+
+
 def test_disk_full(workdir, command, tmp_path, monkeypatch):
     """Half of the file was written; what an earlier export had left is gone too."""
     path = tmp_path / 'net.onnx'
@@ -123,6 +136,7 @@ def test_output_exists(workdir, command, tmp_path, kind):
         (['--format=onnx', '--workdir=RUN@7'], 2, ['no checkpoint of step 7', '10, 5']),
         (['--format=onnx', '--workdir=RUN/nowhere'], 2, ['RUN/nowhere holds no run']),
         (['--format=onnx', '--output=gs://bucket/net'], 2, ['gs://bucket/net', 'local path']),
+        (['--format=onnx', '--license=mit'], 2, ['--license is for --format=torch', '=onnx']),
         (['--format=web'], 2, ['npm pack onnxruntime-web@1.30.0']),
     ],
 )

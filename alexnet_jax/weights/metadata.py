@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import ml_collections
+
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.run import checkpoint, workdir
 
@@ -14,7 +16,8 @@ def describe(net: TrainedNet) -> dict[str, Any]:
       class_names: In label order.
       image_size: The height and width of the input, in pixels.
       eval_ops: What makes an input of an image file.
-      config: The run's config.
+      config: The run's config, with the last part of every absolute path: an export tells nothing
+        of the machine that it was made on.
       source: Where the run's weights came from, if they were converted; else its folder's name and
         the checkpoint's step.
       scores: The checkpoint's evaluation record; empty if it was never evaluated.
@@ -24,7 +27,21 @@ def describe(net: TrainedNet) -> dict[str, Any]:
         'class_names': net.class_names,
         'image_size': net.config.image_size,
         'eval_ops': net.config.data.eval_ops,
-        'config': net.config.to_dict(),
+        'config': _without_folders(net.config),
         'source': source,
         'scores': checkpoint.read_scores(net.workdir).get(net.step, {}),
     }
+
+
+def _without_folders(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    found = config.to_dict()
+    kind, _, place = found['data']['name'].partition(':')
+    if place:
+        found['data']['name'] = f'{kind}:{_last_part(place)}'
+    for where, key in ((found['data'], 'data_dir'), (found, 'init_from')):
+        where[key] = where[key] and _last_part(where[key])
+    return found
+
+
+def _last_part(path: str) -> str:
+    return Path(path).name if path.startswith(('/', '~')) else path
