@@ -14,6 +14,7 @@ from alexnet_jax.errors import AlexNetError, BadInput
 from alexnet_jax.evaluation.scores import most_confused
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.report.run import Run, collect, first_kernels, nearest
+from alexnet_jax.run.workdir import read_source
 
 SHOWN, NEIGHBORS, EPOCHS, PAIRS, TOP = 8, 6, 7, 10, 5
 
@@ -61,6 +62,8 @@ def _describe(run: Run, net: TrainedNet) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(net.params))
     records = [record for record in run.of('eval') if record['step'] == net.step]
     scores = ''.join(f' (epoch {r["epoch"]:.2f}, top-1 error {1 - r["top1"]:.2%})' for r in records)
+    if source := read_source(run.folder):
+        return f'{run.network}, {count:,} parameters, converted from {source.get("name")}.'
     return (
         f'{run.network}, {count:,} parameters, trained on {run.config.data.name}. The rest is '
         f'from the best checkpoint, step {net.step:,}{scores}.'

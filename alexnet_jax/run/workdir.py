@@ -35,9 +35,15 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
 
     Raises:
       BadInput: The workdir is not writable, or holds a run whose config differs in a key that
-        changes results; or `init_from` holds no run, or a run of a different network.
+        changes results, or converted weights; or `init_from` holds no run, or a run of a different
+        network.
     """
     if has_run(workdir):
+        if read_source(workdir) is not None:
+            raise BadInput(
+                f'{workdir} holds converted weights; fine-tune them into another --workdir, with '
+                f'--config=configs/finetune.py:{workdir},PATH'
+            )
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
         _check_init_from(config)
@@ -227,7 +233,23 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
       BadInput: There is none, it is damaged, or an earlier version with other keys wrote it.
     """
     path = epath.Path(workdir) / 'config.json'
-    found = ml_collections.ConfigDict(_to_tuples(_read_json(workdir, path.name, dict)))
+    return parse_config(_read_json(workdir, path.name, dict), str(path))
+
+
+def parse_config(
+    values: dict[str, Any], where: str, remedy: str = 'use a different --workdir'
+) -> ml_collections.ConfigDict:
+    """Return the config of a run from its JSON.
+
+    Args:
+      values: What the JSON holds.
+      where: The file's name, for errors.
+      remedy: What to do, likewise.
+
+    Raises:
+      BadInput: It is damaged, or an earlier version with other keys wrote it.
+    """
+    found = ml_collections.ConfigDict(_to_tuples(values))
     config = default_config()
     expected = leaves(config)
     for problem, keys in (
@@ -236,13 +258,13 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     ):
         if keys:
             raise BadInput(
-                f'{path} is from another version of alexnet_jax ({problem} key {min(keys)}): use a '
-                f'different --workdir; CHANGELOG.md lists the keys that were renamed'
+                f'{where} is from another version of alexnet_jax ({problem} key {min(keys)}): '
+                f'{remedy}; CHANGELOG.md lists the keys that were renamed'
             )
     try:
         config.update(found)
     except (TypeError, ValueError) as error:
-        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
+        raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
     return config
 
 
@@ -263,6 +285,11 @@ def read_source(workdir: str) -> dict[str, Any] | None:
     """
     exists = (epath.Path(workdir) / 'source.json').exists()
     return _read_json(workdir, 'source.json', dict) if exists else None
+
+
+def write_source(workdir: str, source: dict[str, Any]) -> None:
+    """Record where converted weights came from."""
+    _write_json(epath.Path(workdir) / 'source.json', source)
 
 
 def _read_json(workdir: str, name: str, kind: type) -> Any:

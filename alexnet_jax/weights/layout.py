@@ -55,6 +55,21 @@ def tensor_shapes(layers: Table, image_size: int) -> dict[str, Shape]:
     return shapes
 
 
+def torchvision_names() -> dict[str, str]:
+    """Return {'features.0.weight': 'conv1.weight', ...}."""
+    return {
+        f'{theirs}.{kind}': f'{ours}.{kind}'
+        for ours, theirs in TORCHVISION_NAMES.items()
+        for kind in ('weight', 'bias')
+    }
+
+
+def from_torchvision(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tensors by this package's names; those that torchvision has not keep theirs."""
+    known = torchvision_names()
+    return {known.get(name, name): tensor for name, tensor in tensors.items()}
+
+
 def to_torch(layers: Table, image_size: int, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return a network's tensors in PyTorch's layout, in the order of the table.
 

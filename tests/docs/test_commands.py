@@ -19,7 +19,10 @@ PLACEHOLDER = re.compile(r'[A-Z]+(\.\.\.)?|\[.*|.*\.\.\.')
 # Its commands are of a package that it has changed: test_extending.py runs them.
 CHECKED = [page for page in PAGES if page.name != 'extending.md']
 SCRIPTS_OF_MAIN = ('local.sh', 'tpu.sh', 'slurm.sbatch')  # which pass their flags on to main
-ARGUMENTS = {'benchmark': {'step', 'data'}, 'experiments': None, 'predict': None, 'report': None}
+ARGUMENTS = {
+    'benchmark': {'step', 'data'},
+    **dict.fromkeys(('convert', 'experiments', 'predict', 'report')),
+}
 
 
 def source_of(module: str) -> Path:

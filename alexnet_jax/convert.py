@@ -1,0 +1,253 @@
+"""Make a run of published weights: `python -m alexnet_jax.convert FILE --workdir=RUN`.
+
+FILE is torchvision's AlexNet (.pth), BVLC's AlexNet or CaffeNet (.caffemodel), either of them from
+the ONNX model zoo (.onnx), or what `alexnet_jax.export` wrote as onnx or torch. Its format is told
+by its content, and nothing in it is executed. The run is one like any other: predict, --mode=eval,
+report, init_from, features and export take it.
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+
+from alexnet_jax import cli
+from alexnet_jax.config import validate
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.evaluation.class_words import imagenet_ids
+from alexnet_jax.model import variants
+from alexnet_jax.model.layers import Conv
+from alexnet_jax.run import converted
+from alexnet_jax.run.workdir import parse_config
+from alexnet_jax.weights import identify, layout, reading
+from alexnet_jax.weights.reading import File
+
+USAGE = (
+    'usage: python -m alexnet_jax.convert FILE --workdir=RUN [--mean=MEAN.binaryproto] '
+    '[--classes=FILE] [--variant=NAME]'
+)
+# Of the pixels of ImageNet's training images, RGB; Caffe's examples/00-classification.ipynb
+# subtracts it in place of the mean image.
+CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
+CAFFE_SIZE = 256  # pixels of the images of which Caffe's means are, before the crop
+MAX_NAMES = 10_000_000  # bytes of --classes
+
+
+def convert(
+    file: File,
+    workdir: str,
+    mean_file: str | None = None,
+    classes_file: str | None = None,
+    variant: str | None = None,
+) -> list[tuple[str, str]]:
+    """Write the weights of a file as a run.
+
+    Args:
+      file: The file, read.
+      workdir: The folder to create.
+      mean_file: A .binaryproto of Caffe's with the mean image; None for the mean color.
+      classes_file: A text file with a class name a line; None for the export's, or ImageNet's.
+      variant: The variant, where shapes and layers leave several.
+
+    Returns:
+      What was converted, as lines (what, text).
+
+    Raises:
+      BadInput: The weights fit no network, are not finite, or lack a mean or names; or the mean or
+        the names do not fit. The message names the file.
+    """
+    try:
+        config, variables = read_network(file, variant)
+        mean, about_mean = _mean(file, config, mean_file)
+        names, about_names = _class_names(file, config, classes_file)
+    except BadInput as error:
+        raise BadInput(f'{file.path}: {error}') from error
+    source: dict[str, Any] = {
+        'name': file.name,
+        'size': file.size,
+        'sha256': file.sha256,
+        'as_published': file.as_published,
+        'format': file.contents.format,
+        'variant': config.variant,
+        'mean': about_mean,
+    }
+    if metadata := file.contents.metadata:
+        source |= {key: metadata.get(key) for key in ('source', 'scores')}
+    found = None if mean is None else Statistics(mean, np.zeros(3), np.eye(3), about_mean)
+    converted.write(workdir, config, names, found, variables, source)
+
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    published = ', as published' if file.as_published else ''
+    lines = [
+        (file.name, f'{file.contents.format}, {file.size / 1e6:,.1f} MB{published}'),
+        ('network', f'{", ".join([config.variant, *config.edits])}, {count:,} parameters'),
+        ('classes', f'{len(names):,}, {about_names}'),
+        ('mean', about_mean),
+    ]
+    if file.contents.bgr:
+        lines.append(('pixels', 'RGB: the first layer took BGR, and its inputs are reversed'))
+    if file.contents.note:
+        lines.append(('note', file.contents.note))
+    return lines
+
+
+def read_network(
+    file: File, variant: str | None
+) -> tuple[ml_collections.ConfigDict, layout.Variables]:
+    """Return the config of a file's network, and its weights for RGB.
+
+    Raises:
+      BadInput: They fit no network, or are not finite.
+    """
+    contents = file.contents
+    if contents.metadata is not None:
+        config = _own_config(contents.metadata)
+        if variant not in (None, config.variant):
+            raise BadInput(f'it is {config.variant}, as it says, not --variant={variant}')
+        tensors = contents.tensors
+        if config.variant == 'torchvision':  # `--format=torch` gives it torchvision's names
+            tensors = layout.from_torchvision(tensors)
+    else:
+        config, tensors = identify.identify(contents, variant)
+    table = variants.build(config.variant, config.edits, config.num_classes)
+    with np.errstate(over='ignore', invalid='ignore'):  # what float32 does not hold becomes inf
+        variables = layout.from_torch(table, config.image_size, tensors)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if bad := leaf.size - int(np.isfinite(leaf).sum()):
+            name = '/'.join(key.key for key in path[1:])
+            raise BadInput(f'{name} has {bad:,} values that are not finite; the net is unusable')
+    if contents.bgr:
+        assert isinstance(table[0], Conv)
+        first = variables['params'][table[0].name]
+        first['kernel'] = np.ascontiguousarray(first['kernel'][:, :, ::-1])
+    return config, variables
+
+
+def _own_config(metadata: dict[str, Any]) -> ml_collections.ConfigDict:
+    """Return the config that an export carries."""
+    if not isinstance(metadata.get('config'), dict):
+        raise BadInput('its metadata is damaged: the config is no object; export it again')
+    try:
+        config = parse_config(metadata['config'], 'its config', 'export it again')
+        validate(config)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise BadInput(f'its config is damaged: {error}; export it again') from error
+    return config
+
+
+def _mean(
+    file: File, config: ml_collections.ConfigDict, given: str | None
+) -> tuple[np.ndarray | None, str]:
+    """Return the mean image, float32 [h, w, 3], if the network subtracts one, and what it is."""
+    size, known = config.image_size, file.contents.mean
+    if config.data.mean == 'none':
+        if given:
+            raise BadInput(f'{config.variant} subtracts no mean image; leave out --mean')
+        return None, 'none to subtract'
+    if given:
+        mean, allowed = reading.read_mean(Path(given)), {CAFFE_SIZE, size}
+        if mean.shape[0] != mean.shape[1] or len(mean) not in allowed:
+            raise BadInput(
+                f'--mean={given} is {mean.shape[0]} x {mean.shape[1]}; it must be {CAFFE_SIZE} x '
+                f'{CAFFE_SIZE}, of which {config.variant} crops {size} x {size}'
+            )
+        if not np.isfinite(mean).all():
+            raise BadInput(f'--mean={given} has values that are not finite')
+        return mean, f'{Path(given).name}, {mean.shape[0]} x {mean.shape[1]}'
+    if file.contents.bgr:
+        mean = np.full((CAFFE_SIZE, CAFFE_SIZE, 3), CAFFE_MEAN, np.float32)
+        return mean, "Caffe's mean color, since no --mean was given"
+    if file.contents.metadata is not None and known is None:  # an export leaves out zeros
+        known = np.zeros((size, size, 3), np.float32)
+    if known is None:
+        raise BadInput(f'the mean image that {config.variant} subtracts is not in it; add --mean')
+    if known.shape != (size, size, 3) or not np.isfinite(known).all():
+        raise BadInput(f'its mean is damaged, of shape {list(known.shape)}; export it again')
+    return np.ascontiguousarray(known, np.float32), f'in the file, {size} x {size}'
+
+
+def _class_names(
+    file: File, config: ml_collections.ConfigDict, given: str | None
+) -> tuple[list[str], str]:
+    """Return the class names in label order, and whose they are."""
+    outputs = config.num_classes
+    if given:
+        names = _read_names(Path(given))
+        if len(names) != outputs:
+            raise BadInput(f'it has {outputs:,} classes, but --classes={given} has {len(names):,}')
+        return names, f'named in {Path(given).name}'
+    if file.contents.metadata is not None:
+        names = file.contents.metadata.get('class_names')
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadInput('its metadata is damaged: class_names is no list of text')
+        if len(names) > outputs:
+            raise BadInput(f'its metadata names {len(names):,} classes, but it has {outputs:,}')
+        return names, 'named in the file'
+    if outputs == len(names := imagenet_ids()):
+        return names, "ImageNet's"
+    raise BadInput(
+        f"it has {outputs:,} classes, which are not ImageNet's 1,000; name them by --classes=FILE, "
+        'one a line'
+    )
+
+
+def _read_names(path: Path) -> list[str]:
+    """Return the lines of a text file, each a class."""
+    try:
+        if path.stat().st_size > MAX_NAMES:
+            raise BadInput(f'--classes={path} has {path.stat().st_size:,} bytes: no class names')
+        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    except OSError as error:
+        raise BadInput(f'--classes={path} cannot be read: {error.strerror or error}') from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f'--classes={path} is no text in UTF-8') from error
+    if '' in names:
+        raise BadInput(f'--classes={path}, line {names.index("") + 1} is empty')
+    ((name, count),) = Counter(names).most_common(1) or [('', 0)]
+    if count > 1:
+        raise BadInput(f'--classes={path} names {name!r} {count} times')
+    return names
+
+
+def main() -> None:
+    """Convert the file on the command line."""
+    flags.DEFINE_string('workdir', None, 'The folder to create.')
+    flags.DEFINE_string('mean', None, "Mean image of Caffe's, .binaryproto; else its mean color.")
+    flags.DEFINE_string('classes', None, 'Text file with a class name a line, in label order.')
+    flags.DEFINE_string('variant', None, 'Network, where the file leaves several open.')
+    _, *paths = cli.parse_flags(sys.argv)
+    workdir, mean, classes, variant = (
+        flags.FLAGS[name].value for name in ('workdir', 'mean', 'classes', 'variant')
+    )
+    if len(paths) != 1 or not workdir:
+        raise BadInput(USAGE)
+    converted.check(workdir)
+    cli.show_progress(f'reading {paths[0]}')
+    try:
+        file = reading.read(Path(paths[0]))
+        cli.show_progress(f'writing {workdir}')
+        lines = convert(file, workdir, mean, classes, variant)
+    finally:
+        cli.show_progress('')
+    (name, what), *rest = lines
+    print(f'{name}: {what}')
+    for what, text in [
+        *rest,
+        ('workdir', workdir),
+        ('try it', f'python -m alexnet_jax.predict --workdir={workdir} IMAGE...'),
+        (
+            'fine-tune',
+            f'python -m alexnet_jax.main --config=configs/finetune.py:{workdir},PATH --workdir=NEW',
+        ),
+    ]:
+        print(f'  {what:10} {text}')
+
+
+if __name__ == '__main__':
+    run_command(main)

@@ -1,0 +1,70 @@
+"""Write weights from elsewhere as the folder of a run, whose only checkpoint is of step 0."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from alexnet_jax import files
+from alexnet_jax.data import statistics
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import BadInput
+from alexnet_jax.run import workdir as workdirs
+from alexnet_jax.run.checkpoint import Checkpoints
+
+
+def check(workdir: str) -> None:
+    """Refuse a folder that is not free for a new run. Writes nothing.
+
+    Raises:
+      BadInput: It is a URL, cannot be written, or has something in it.
+    """
+    if '://' in workdir:
+        raise BadInput(f'--workdir={workdir} is a URL; convert into a local folder and copy it')
+    if workdirs.has_run(workdir):
+        raise BadInput(f'{workdir} holds a run; use a different --workdir')
+    path = Path(workdir)
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise BadInput(f'{workdir} exists and is not an empty folder; use a different --workdir')
+    workdirs.check_writable(workdir)
+
+
+def write(
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    class_names: Sequence[str],
+    found: Statistics | None,
+    variables: dict[str, Any],
+    source: dict[str, Any],
+) -> None:
+    """Write the folder of a run completely or not at all.
+
+    Args:
+      workdir: A folder that `check` has let pass.
+      config: The config of the run that could have trained these weights.
+      class_names: In label order.
+      found: The mean image that the network subtracts, if it does.
+      variables: The collections `params` and `batch_stats`.
+      source: Where the weights come from: what `workdir.read_source` returns.
+
+    Raises:
+      RunError: The checkpoint could not be written, for instance since the disk is full.
+      OSError: Another file could not be written.
+    """
+    target = Path(workdir).absolute()
+    folder = target.with_name(f'{target.name}.incomplete-{os.getpid()}')
+    try:
+        with workdirs.create(str(folder), config, class_names):
+            if found is not None:
+                statistics.save(epath.Path(folder) / 'statistics.npz', found)
+            with Checkpoints(str(folder)) as checkpoints:
+                checkpoints.save(0, variables)
+            workdirs.write_source(str(folder), source)
+        folder.rename(target)
+        files.sync(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

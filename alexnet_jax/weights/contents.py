@@ -1,0 +1,43 @@
+"""What a file of weights holds, whatever its format."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.model.layers import Layer
+
+
+class Row(NamedTuple):
+    """A layer that computes something, as a file describes it.
+
+    Attributes:
+      kind: The table's name for it, such as Conv or LRN.
+      name: The file's name for it.
+      settings: Those fields of the table's layer that the file states, such as stride.
+    """
+
+    kind: type[Layer]
+    name: str
+    settings: dict[str, float]
+
+
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      format: The format's name, for people.
+      tensors: In PyTorch's layout, '<layer>.weight' and '<layer>.bias', in the order of the layers.
+      rows: The layers in order; None if the file has tensors only.
+      bgr: Whether the first layer sees BGR.
+      metadata: What one of this package's exports says about itself: `metadata.describe`.
+      mean: float32 [h, w, 3], RGB: what an export subtracts from images.
+      note: What whoever converts it should know.
+    """
+
+    format: str
+    tensors: dict[str, np.ndarray]
+    rows: tuple[Row, ...] | None = None
+    bgr: bool = False
+    metadata: dict[str, Any] | None = None
+    mean: np.ndarray | None = None
+    note: str = ''

@@ -1,0 +1,171 @@
+"""Which of the published networks a file of weights is: by its layers, their order and shapes."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from alexnet_jax.configs import (
+    bvlc,
+    caffenet,
+    cifar10_18pct,
+    cifar10_80sec,
+    imagenet,
+    lars,
+    paper,
+    quickstart,
+    source_2012,
+    torchvision,
+)
+from alexnet_jax.errors import BadInput
+from alexnet_jax.model import variants
+from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU, Table
+from alexnet_jax.weights import layout
+from alexnet_jax.weights.contents import Contents, Row
+
+RECIPES = {
+    'course': imagenet, 'paper': paper, 'alexnet_bn': lars, 'source_2012': source_2012,
+    'bvlc': bvlc, 'caffenet': caffenet, 'torchvision': torchvision,
+    'cifar10_18pct': cifar10_18pct, 'cifar10_80sec': cifar10_80sec, 'digits': quickstart,
+}  # fmt: skip
+WITH_ROWS = ('bvlc', 'caffenet')  # those that Caffe and the model zoo have published
+COMPUTING = (Conv, Dense, LRN, MaxPool, ReLU)
+# What a file may state and no table can: everything here has these.
+FIXED = {
+    'dilation': 1, 'region': 0, 'average': 0, 'pad': 0, 'scale': 1, 'transpose': 0,
+    'negative slope': 0,
+}  # fmt: skip
+
+
+class Identified(NamedTuple):
+    """A network and its weights: the recipe of its variant, and tensors by the table's names."""
+
+    config: ml_collections.ConfigDict
+    tensors: dict[str, np.ndarray]
+
+
+def identify(contents: Contents, variant: str | None) -> Identified:
+    """Return the one network that has these layers and shapes; the last may have any size.
+
+    Args:
+      contents: What a file holds.
+      variant: The variant that the user says it is; None to find out.
+
+    Raises:
+      BadInput: No network fits, or several do and `variant` is None, or the user's does not.
+    """
+    if variant and variant not in variants.VARIANTS:
+        known = ', '.join(variants.VARIANTS)
+        raise BadInput(f'--variant={variant} is unknown; allowed: {known}')
+    candidates = {name: _Candidate.of(name, contents) for name in _names(contents)}
+    fitting = [name for name, found in candidates.items() if not found.differences]
+    if not fitting:
+        nearest = min(candidates, key=lambda name: len(candidates[name].differences))
+        raise BadInput(f'it is no {nearest}, the nearest: {candidates[nearest].differences[0]}')
+    if variant and variant not in fitting:
+        reason = f': {candidates[variant].differences[0]}' if variant in candidates else ''
+        raise BadInput(f'it is {" or ".join(fitting)}, not --variant={variant}{reason}')
+    if not variant and len(fitting) > 1:
+        raise BadInput(
+            f'its shapes are those of {", ".join(fitting[:-1])} and {fitting[-1]}, which differ in '
+            f'layers without weights; say which it is: --variant={fitting[0]}'
+        )
+    chosen = candidates[variant or fitting[0]]
+    return Identified(chosen.config, chosen.tensors)
+
+
+def _names(contents: Contents) -> Sequence[str]:
+    """Return the variants that may be in a file."""
+    if contents.rows is not None:
+        return WITH_ROWS
+    if contents.tensors.keys() <= layout.torchvision_names().keys():
+        return ('torchvision',)
+    return tuple(RECIPES)
+
+
+class _Candidate(NamedTuple):
+    """A variant, tensors by its names, and in what the file differs from it."""
+
+    config: ml_collections.ConfigDict
+    tensors: dict[str, np.ndarray]
+    differences: list[str]
+
+    @classmethod
+    def of(cls, name: str, contents: Contents) -> '_Candidate':
+        config = RECIPES[name].get_config()
+        table = variants.VARIANTS[name]
+        tensors = _renamed(contents, table, name)
+        (*_, head) = layout.tensor_shapes(table, config.image_size)
+        if head in tensors and tensors[head].size:
+            config.num_classes = tensors[head].size
+        table = variants.build(name, (), config.num_classes)
+        differences = list(_tensor_differences(tensors, table, config))
+        if contents.rows is not None:
+            differences += _row_differences(contents.rows, table, name)
+        return cls(config, tensors, differences)
+
+
+def _renamed(contents: Contents, table: Table, variant: str) -> dict[str, np.ndarray]:
+    """Return tensors by the table's names, as far as they have one."""
+    if contents.rows is not None:  # a fine-tuned net may have called its layers otherwise
+        theirs = [row.name for row in contents.rows if row.kind in (Conv, Dense)]
+        ours = [layer.name for layer in table if isinstance(layer, Conv | Dense)]
+        if len(theirs) == len(ours):
+            names = dict(zip(theirs, ours, strict=True))
+            parts = {name: name.rpartition('.') for name in contents.tensors}
+            return {
+                f'{names[layer]}.{kind}': contents.tensors[name]
+                for name, (layer, _, kind) in parts.items()
+            }
+    named = contents.tensors
+    if variant == 'torchvision':
+        named = layout.from_torchvision(named)
+    # PyTorch's batch norm counts its batches.
+    return {k: v for k, v in named.items() if not k.endswith('.num_batches_tracked')}
+
+
+def _tensor_differences(
+    tensors: dict[str, np.ndarray], table: Table, config: ml_collections.ConfigDict
+) -> Iterator[str]:
+    """Yield what is missing, of another shape or left over, in the order of the table."""
+    expected = layout.tensor_shapes(table, config.image_size)
+    theirs = {}
+    if config.variant == 'torchvision':
+        theirs = {ours: f'{ours} ({theirs})' for theirs, ours in layout.torchvision_names().items()}
+    for name, shape in expected.items():
+        shown = theirs.get(name, name)
+        if name not in tensors:
+            yield f'{shown} is missing; found {_listed(list(tensors))}'
+        elif tensors[name].shape != shape:
+            yield f'{shown} is {_text(tensors[name].shape)}, not {_text(shape)}'
+    for name in sorted(tensors.keys() - expected.keys()):
+        yield f'it has {name[:80]} besides'
+
+
+def _row_differences(rows: Sequence[Row], table: Table, variant: str) -> Iterator[str]:
+    """Yield in what the layers differ, in their order and in what the file says of them."""
+    expected = [layer for layer in table if isinstance(layer, COMPUTING)]
+    for number, (row, layer) in enumerate(zip(rows, expected, strict=False), 1):
+        where = f'layer {number}, {row.name[:80]!r}, is'
+        if row.kind is not type(layer):
+            yield f'{where} {row.kind.__name__}, where {variant} has {type(layer).__name__}'
+            continue
+        for key, value in row.settings.items():
+            wanted = getattr(layer, key, FIXED.get(key))
+            assert wanted is not None, key
+            if not math.isclose(value, wanted, rel_tol=1e-5):
+                yield f'{where} {row.kind.__name__} with {key} {value:g}, not {wanted:g}'
+    if len(rows) != len(expected):
+        yield f'it has {len(rows)} layers that compute something, not {len(expected)}'
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return some names, shortened: they come from a file."""
+    some = ', '.join(name[:40] for name in names[:20])
+    return some + (', ...' if len(names) > 20 else '') or 'nothing'
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return 'x'.join(map(str, shape)) or 'a scalar'

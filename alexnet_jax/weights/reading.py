@@ -1,0 +1,207 @@
+"""Read a file of weights: its format is told by what is in it, not by its name."""
+
+import hashlib
+import json
+import mmap
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.errors import AlexNetError, BadInput
+from alexnet_jax.weights import caffe, onnx_in, pickled, tensors
+from alexnet_jax.weights.contents import Contents
+from alexnet_jax.weights.wire import Message
+
+FORMATS = (
+    "PyTorch's .pth, Caffe's .caffemodel, the ONNX model zoo's .onnx, and what "
+    '`alexnet_jax.export` writes'
+)
+# Caffe's readmes give SHA-1: models/bvlc_alexnet and models/bvlc_reference_caffenet.
+CAFFE_SHA1 = (
+    '9116a64c0fbe4459d18f4bb6b56d647b63920377',
+    '4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46',
+)
+TORCHVISION_SHA256 = '7be5be79'  # how the hash of alexnet-owt-7be5be79.pth begins
+
+ADVICE = 'download it again'
+
+
+class File(NamedTuple):
+    """A file of weights: what it holds, and what tells it from others.
+
+    Attributes:
+      path: Where it is.
+      size: Bytes.
+      sha256: The hash of its bytes, in hex.
+      as_published: Whether that hash, or SHA-1, is one that Caffe or torchvision has published.
+      contents: What it holds.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    as_published: bool
+    contents: Contents
+
+    @property
+    def name(self) -> str:
+        """Its name, without folders."""
+        return self.path.name
+
+
+def read(path: Path) -> File:
+    """Read a file of weights, or a folder that `alexnet_jax.export --format=torch` wrote.
+
+    Raises:
+      BadInput: It cannot be read, is of no known format or damaged, or is not the file that its
+        name says; the message names it.
+    """
+    path = path / 'model.safetensors' if path.is_dir() else path
+    if not path.is_file():
+        raise BadInput(f'{path} does not exist, or is no file')
+    try:
+        with open(path, 'rb') as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise BadInput(f'{path} is empty; {ADVICE}')
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        sha256 = hashlib.sha256(data).hexdigest()
+        contents = _contents(path, data)
+        _check_name(path, contents, sha256)
+    except OSError as error:
+        raise BadInput(f'{path} cannot be read: {error.strerror or error}') from error
+    published = _is_published(data, contents, sha256)
+    return File(path, len(data), sha256, published, contents)
+
+
+def read_mean(path: Path) -> np.ndarray:
+    """Return a mean image of Caffe's, float32 [h, w, 3], RGB.
+
+    Raises:
+      BadInput: It cannot be read, or is something else.
+    """
+    try:
+        return caffe.read_mean(Message(memoryview(path.read_bytes())))
+    except OSError as error:
+        raise BadInput(f'--mean={path} cannot be read: {error.strerror or error}') from error
+    except Exception as error:  # of many types, as the file may hold anything
+        raise BadInput(f"--mean={path} is no .binaryproto of Caffe's: {_reason(error)}") from error
+
+
+def _contents(path: Path, data: memoryview) -> Contents:
+    """Return what a file holds; every failure names it."""
+    try:
+        return _with_mean(_parse(path, data))
+    except AlexNetError as error:
+        named = str(error).startswith(str(path))
+        raise BadInput(str(error) if named else f'{path}: {error}') from error
+    except Exception as error:  # of many types: a damaged file may claim anything
+        raise BadInput(f'{path} is damaged ({_reason(error)}); {ADVICE}') from error
+
+
+def _parse(path: Path, data: memoryview) -> Contents:
+    start = bytes(data[:512])
+    if start.startswith(b'PK\3\4'):
+        return pickled.read_zip(path, data)
+    if start[:1] == b'\x80':
+        return pickled.read_legacy(data)
+    if start[257:262] == b'ustar':
+        raise BadInput(
+            "this is PyTorch's format of 2017, a tar archive; take alexnet-owt-7be5be79.pth, which "
+            'has the same weights'
+        )
+    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < len(data):
+        return _safetensors(path)
+    _refuse_known(start)
+    return _protobuf(data)
+
+
+def _refuse_known(start: bytes) -> None:
+    """Refuse what is often saved under the name of another file.
+
+    Raises:
+      BadInput: Says what it is.
+    """
+    if start.startswith(b'version https://git-lfs'):
+        raise BadInput('this is a pointer of Git LFS, not the file itself; run `git lfs pull`')
+    if re.match(rb'\s*<(!doctype|html|head|\?xml)', start, re.IGNORECASE):
+        raise BadInput(f'this is a web page, which a failed download left; {ADVICE}')
+    for magic, what in {
+        b'\x89HDF': 'HDF5; take the .caffemodel that is not .h5',
+        b'\x1f\x8b': 'compressed by gzip; unpack it first',
+        b'\xff\xd8': 'a JPEG image',
+        b'\x89PNG': 'a PNG image',
+    }.items():
+        if start.startswith(magic):
+            raise BadInput(f'this is {what}')
+
+
+def _safetensors(path: Path) -> Contents:
+    found, texts = tensors.read(path)
+    if 'config' not in texts:
+        return Contents('safetensors', found)
+    metadata: dict[str, Any] = {
+        key: json.loads(text) for key, text in texts.items() if key != 'format'
+    }
+    return Contents('safetensors, exported here', found, metadata=metadata)
+
+
+def _with_mean(contents: Contents) -> Contents:
+    """Set apart the mean that an exported module has in its state dict, [3, h, w]."""
+    found = dict(contents.tensors)
+    mean = found.pop('mean', None)
+    if mean is not None:
+        mean = mean.transpose(1, 2, 0)
+    return contents._replace(tensors=found, mean=mean)
+
+
+def _protobuf(data: memoryview) -> Contents:
+    """Return the contents of one of the three messages, which do not name themselves."""
+    try:
+        message = Message(data)
+        if not message.numbers() or 0 in message.numbers():
+            raise ValueError('no field')
+    except ValueError as error:
+        raise BadInput(
+            f'it is damaged, or of no known format ({error}); known: {FORMATS}'
+        ) from error
+    if message.is_message(caffe.LAYER):
+        return caffe.read_net(message)
+    if message.is_message(onnx_in.GRAPH):
+        return onnx_in.read_model(message)
+    if message.is_message(caffe.V1_LAYER):
+        return caffe.read_net(message)
+    if 5 in message.numbers():
+        raise BadInput('this is a mean image; pass it by --mean, beside the .caffemodel')
+    raise BadInput(f'it is of no known format; known: {FORMATS}')
+
+
+def _is_published(data: memoryview, contents: Contents, sha256: str) -> bool:
+    if contents.format.startswith('Caffe'):
+        return hashlib.sha1(data, usedforsecurity=False).hexdigest() in CAFFE_SHA1
+    return sha256.startswith(TORCHVISION_SHA256)
+
+
+def _check_name(path: Path, contents: Contents, sha256: str) -> None:
+    """Compare the hash with the start of it that torchvision puts into the name.
+
+    Raises:
+      BadInput: They differ.
+    """
+    match = re.search(r'-([0-9a-f]{8,64})\.pth$', path.name)
+    if not match or not contents.format.startswith('PyTorch'):
+        return
+    # Eight decimal digits are a date, in other names than torchvision's.
+    is_hash = not match[1].isdecimal() or path.name.startswith('alexnet-owt-')
+    if is_hash and not sha256.startswith(match[1]):
+        raise BadInput(
+            f'{path}: its SHA-256 is {sha256[:16]}..., not {match[1]} as its name says; {ADVICE}, '
+            'or rename it if you changed it'
+        )
+
+
+def _reason(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    return text[:200] or type(error).__name__
