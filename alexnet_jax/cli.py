@@ -195,6 +195,24 @@ def _help() -> str:
     return '\n'.join(lines)
 
 
+def check_output(path: str, endings: Sequence[str]) -> None:
+    """Check that `--output` can be written, before any work.
+
+    Args:
+      path: The file, as the user gave it.
+      endings: The endings that name a format, such as '.csv'.
+
+    Raises:
+      BadInput: It has another ending, exists already, or is in no folder.
+    """
+    if not path.endswith(tuple(endings)):
+        raise BadInput(f'--output={path}; it must end with {" or ".join(endings)}')
+    if Path(path).exists():
+        raise BadInput(f'--output={path} exists; remove it or choose another name')
+    if not Path(path).parent.is_dir():
+        raise BadInput(f'--output={path}: the folder {Path(path).parent} does not exist')
+
+
 def show_progress(line: str) -> None:
     """Replace the progress line of a working command; '' clears it. Only on a terminal."""
     if sys.stderr.isatty():

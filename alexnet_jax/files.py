@@ -3,13 +3,15 @@
 On the lowest floor, along with `errors`, because `data/` needs both and may not import `run/`.
 """
 
+import contextlib
 import errno
 import fcntl
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from etils import epath
 
@@ -31,6 +33,26 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
     if '://' not in str(path):
         sync(temporary)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write a large local file under, which becomes `path` if all goes well.
+
+    Whatever is raised meanwhile, nothing is left behind.
+    """
+    temporary = path.with_name(f'{path.name}.tmp')
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a file to write UTF-8; file names in it that are not UTF-8 keep their bytes."""
+    return open(path, 'w', encoding='utf-8', errors='surrogateescape', newline='')
 
 
 def sync(path: Path | epath.Path) -> None:

@@ -1,41 +1,106 @@
 """Classify images with a trained net: `python -m alexnet_jax.predict --workdir=RUN IMAGE...`.
 
-Prints the five most probable classes of each image with their probabilities, from the run's best
-checkpoint.
+Takes files, folders with all that is in them, and patterns such as 'photos/*.jpg', and prints the
+five most probable classes of each image with their probabilities, from the run's best checkpoint.
+With --output=FILE.csv or FILE.jsonl they go to a file. An image that cannot be used is reported and
+left out, and the exit code is 1 then.
 """
 
+import contextlib
+import csv
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
 
+import numpy as np
 from absl import flags
-from etils import epath
 
-from alexnet_jax import cli
+from alexnet_jax import cli, files
 from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
 from alexnet_jax.evaluation.trained import TrainedNet
 
-_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object per image instead of a table.')
+Ranking = Sequence[tuple[int, float]]  # labels and probabilities, the most probable first
+Write = Callable[[str, Ranking], None]  # takes an image's path too
 
 
 def main() -> None:
-    """Print the classes of the images on the command line."""
+    """Print or write the classes of the images on the command line."""
     flags.DEFINE_string('workdir', None, "The run's folder.")
-    _, *images = cli.parse_flags(sys.argv)
-    if not flags.FLAGS.workdir or not images:
+    flags.DEFINE_bool('json', False, 'Print one JSON object per image instead of a table.')
+    flags.DEFINE_string('output', None, 'Write to this new file, FILE.csv or FILE.jsonl.')
+    flags.DEFINE_integer('top', 5, 'The number of classes of each image.', lower_bound=1)
+    flags.DEFINE_integer('limit', None, 'Take only the first N images.', lower_bound=1)
+    _, *arguments = cli.parse_flags(sys.argv)
+    output, as_json = flags.FLAGS.output, flags.FLAGS.json
+    if not flags.FLAGS.workdir or not arguments:
         raise BadInput('usage: python -m alexnet_jax.predict --workdir=DIR IMAGE...')
-    for image in images:
-        if not epath.Path(image).is_file():
-            raise BadInput(f'image {image} does not exist')
+    if output:
+        cli.check_output(output, ('.jsonl',) if as_json else ('.csv', '.jsonl'))
+    images = ImageFiles(arguments, flags.FLAGS.limit)
+    configure_runtime()
     net = TrainedNet.load(flags.FLAGS.workdir)
-    for image in images:
-        classes = net.predict(image)
-        if _JSON.value:
-            found = [{'class': name, 'probability': p} for name, p in classes]
-            print(json.dumps({'image': image, 'classes': found}))
-        else:
-            print(image)
-            for name, probability in classes:
-                print(f'  {probability:7.2%}  {name}')
+    top = min(flags.FLAGS.top, len(net.class_names))
+    show_bar = output is not None or not sys.stdout.isatty()
+    with _open_writer(output, as_json, net, top) as write:
+        for places, log_probs in images.apply(net, net.log_probs, show_bar):
+            for place, row in zip(places.tolist(), np.exp(log_probs), strict=True):
+                write(images.paths[place], net.rank(row, top))
+    if output:
+        print(f'{output}: classes of {len(images.paths) - len(images.bad):,} images')
+    images.check()
+
+
+@contextlib.contextmanager
+def _open_writer(output: str | None, as_json: bool, net: TrainedNet, top: int) -> Iterator[Write]:
+    """Give what takes the images' classes, one image after the other, to stdout or a file."""
+    if output is None:
+        yield _json_lines(net, sys.stdout) if as_json else _table(net, sys.stdout)
+        return
+    with files.replacing(Path(output)) as temporary, files.open_text(temporary) as file:
+        yield _csv(net, file, top) if output.endswith('.csv') else _json_lines(net, file)
+
+
+def _table(net: TrainedNet, file: TextIO) -> Write:
+    def write(path: str, ranking: Ranking) -> None:
+        print(path, file=file)
+        for label, probability in ranking:
+            print(f'  {probability:7.2%}  {net.display_names[label]}', file=file)
+
+    return write
+
+
+def _json_lines(net: TrainedNet, file: TextIO) -> Write:
+    """{"image": ..., "classes": [{"class": ..., "name": ..., "probability": ...}, ...]}."""
+
+    def write(path: str, ranking: Ranking) -> None:
+        found = [{**_names(net, label), 'probability': p} for label, p in ranking]
+        print(json.dumps({'image': path, 'classes': found}), file=file)
+
+    return write
+
+
+def _csv(net: TrainedNet, file: TextIO, top: int) -> Write:
+    """image, class_1, name_1, probability_1, class_2, ...: a line per image."""
+    rows = csv.writer(file, lineterminator='\n')
+    keys = [*_names(net, 0), 'probability']
+    rows.writerow(['image', *(f'{key}_{rank}' for rank in range(1, top + 1) for key in keys)])
+
+    def write(path: str, ranking: Ranking) -> None:
+        cells = ((*_names(net, label).values(), p) for label, p in ranking)
+        rows.writerow([path, *(cell for some in cells for cell in some)])
+
+    return write
+
+
+def _names(net: TrainedNet, label: int) -> dict[str, str]:
+    """Return a class as the data calls it and, if any class has another, its name for people."""
+    names = {'class': net.class_names[label]}
+    if net.display_names != net.class_names:
+        names['name'] = net.display_names[label]
+    return names
 
 
 if __name__ == '__main__':

@@ -9,8 +9,8 @@ from tables import IMAGE_SIZES
 
 from alexnet_jax.config import default_config
 from alexnet_jax.model.edits import EDITS
+from alexnet_jax.model.summary import summary
 from alexnet_jax.model.variants import VARIANTS
-from alexnet_jax.summary import summary
 
 
 def lines_of(variant: str, *edits: str, num_classes: int = 1000) -> list[str]:

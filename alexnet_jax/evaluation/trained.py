@@ -5,8 +5,9 @@ import functools
 import io
 import math
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,11 @@ from PIL import Image
 
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.evaluation import steps
-from alexnet_jax.model import variants
+from alexnet_jax.evaluation import class_words, steps
+from alexnet_jax.model import summary, variants
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.model.layers import Activation, Conv, Dense, Dropout, Table
-from alexnet_jax.model.shapes import layer_infos
+from alexnet_jax.model.layers import Shape, Table
+from alexnet_jax.model.shapes import layer_infos, layers_up_to
 from alexnet_jax.parallel import pmap
 from alexnet_jax.run import checkpoint
 from alexnet_jax.run.workdir import read_classes, read_config
@@ -29,6 +30,8 @@ from alexnet_jax.run.workdir import read_classes, read_config
 BATCH = 64  # images, or views of them, that a device computes at once
 
 Step = Callable[[np.ndarray], jax.Array]
+AnyImage = str | os.PathLike[str] | np.ndarray | Image.Image
+Ranking = list[tuple[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class TrainedNet:
 
         net = TrainedNet.load('runs/quickstart')
         net.predict('digit.png')
+        net.predict([path, pillow_image, pixels])
         images = np.stack([net.preprocess(path) for path in paths])
         net.probabilities(images)
         net.features(images, layer='fc7')
@@ -48,7 +52,8 @@ class TrainedNet:
       workdir: The run's folder.
       step: The checkpoint's step.
       config: The run's config.
-      class_names: The classes in label order; the network may have more outputs than that.
+      class_names: The classes in label order, as the data calls them; the network may have more
+        outputs than that.
       model: The Flax module.
       variables: The collections `params` and `batch_stats`, on every device.
     """
@@ -101,6 +106,15 @@ class TrainedNet:
         return jax.device_get(self.variables['params'])
 
     @functools.cached_property
+    def display_names(self) -> list[str]:
+        """The classes as people read them: 'tench' for ImageNet's n01440764, else `class_names`."""
+        return class_words.display_names(self.class_names)
+
+    def summary(self) -> str:
+        """Return the network as a table of shapes and counts, which `summary` prints."""
+        return summary.summary(self.config)
+
+    @functools.cached_property
     def mean(self) -> np.ndarray:
         """What is subtracted from every image: float32 [image_size, image_size, 3]."""
         size = self.config.image_size
@@ -108,7 +122,7 @@ class TrainedNet:
             return np.zeros((size, size, 3), np.float32)
         return statistics.load(epath.Path(self.workdir) / 'statistics.npz').center(size)
 
-    def preprocess(self, image: str | os.PathLike[str] | np.ndarray | Image.Image) -> np.ndarray:
+    def preprocess(self, image: AnyImage) -> np.ndarray:
         """Apply the run's `data.eval_ops` to one image.
 
         Args:
@@ -139,18 +153,40 @@ class TrainedNet:
             )
         return views
 
+    @overload
+    def predict(self, image: AnyImage, top: int = 5) -> Ranking: ...
+    @overload
+    def predict(self, image: Sequence[AnyImage], top: int = 5) -> list[Ranking]: ...
     def predict(
-        self, image: str | os.PathLike[str] | np.ndarray | Image.Image, top: int = 5
-    ) -> list[tuple[str, float]]:
-        """Return the most probable classes of one image, (name, probability), best first.
+        self, image: AnyImage | Sequence[AnyImage], top: int = 5
+    ) -> Ranking | list[Ranking]:
+        """Return the most probable classes of an image, (name, probability), best first.
 
         Args:
-          image: As for `preprocess`, which raises the same errors.
+          image: As for `preprocess`, which raises the same errors; or a list of such images.
+          top: The number of classes.
+
+        Returns:
+          The classes by their `display_names`; of a list of images, a list for each.
+        """
+        images = image if isinstance(image, list | tuple) else [image]
+        found = []
+        with ThreadPoolExecutor() as pool:
+            for first in range(0, len(images), BATCH):
+                views = np.stack(list(pool.map(self.preprocess, images[first : first + BATCH])))
+                for row in self.probabilities(views):
+                    found.append([(self.display_names[i], p) for i, p in self.rank(row, top)])
+        return found if image is images else found[0]
+
+    def rank(self, probabilities: np.ndarray, top: int) -> list[tuple[int, float]]:
+        """Return the most probable of an image's classes, (label, probability), best first.
+
+        Args:
+          probabilities: Those of an image, float32 [outputs].
           top: The number of classes.
         """
-        named = self.probabilities(self.preprocess(image)[None])[0][: len(self.class_names)]
-        best = np.argsort(-named, kind='stable')[:top]
-        return [(self.class_names[i], float(named[i])) for i in best]
+        named = probabilities[: len(self.class_names)]
+        return [(int(i), float(named[i])) for i in np.argsort(-named, kind='stable')[:top]]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return class probabilities, averaged over the views of each image.
@@ -188,9 +224,20 @@ class TrainedNet:
         Raises:
           BadInput: There is no layer of that name, or the images are of another shape or dtype.
         """
+        return self._in_batches(self._feature_step(self._layers_to(layer)), images)
+
+    def feature_shape(self, layer: str | None = None) -> Shape:
+        """Return the shape of an image's `features`: (features,) or (h, w, channels).
+
+        Raises:
+          BadInput: There is no layer of that name.
+        """
+        *_, last = layer_infos(self._layers_to(layer), self.config.image_size)
+        return last.output
+
+    def _layers_to(self, layer: str | None) -> Table:
         table = self.model.layers
-        layers = table[:-1] if layer is None else _up_to(table, layer, self.config.image_size)
-        return self._in_batches(self._feature_step(layers), images)
+        return table[:-1] if layer is None else layers_up_to(table, layer, self.config.image_size)
 
     @functools.cached_property
     def predict_step(self) -> Step:
@@ -271,15 +318,3 @@ def _as_png(image: np.ndarray | Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, 'PNG', compress_level=0)
     return buffer.getvalue()
-
-
-def _up_to(table: Table, name: str, image_size: int) -> Table:
-    """Return the first layers of a table, up to the named one and what acts on it in place."""
-    names = [info.name for info in layer_infos(table, image_size)]
-    if name not in names:
-        raise BadInput(f'unknown layer {name!r}; allowed: {", ".join(names)}')
-    end = names.index(name) + 1
-    if isinstance(table[end - 1], Conv | Dense):
-        while end < len(table) and isinstance(table[end], Activation | Dropout):
-            end += 1
-    return table[:end]

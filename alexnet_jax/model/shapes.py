@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.model.layers import Layer, Named, Shape, Table, Weighted
+from alexnet_jax.model.layers import Activation, Dropout, Layer, Named, Shape, Table, Weighted
 
 
 class LayerInfo(NamedTuple):
@@ -95,3 +95,27 @@ def training_flops(layers: Table, image_size: int) -> int:
     """
     first = next(info for info in layer_infos(layers, image_size) if info.kernel)
     return 3 * forward_flops(layers, image_size) - 2 * first.multiply_adds
+
+
+def layers_up_to(table: Table, name: str, image_size: int) -> Table:
+    """Return the first layers of a table, up to the named one.
+
+    With a convolution or fully connected layer come the nonlinearity and the dropout that follow it
+    directly.
+
+    Args:
+      table: The table.
+      name: A name as in `LayerInfo`.
+      image_size: The height and width of the input.
+
+    Raises:
+      BadInput: There is no layer of that name.
+    """
+    names = [info.name for info in layer_infos(table, image_size)]
+    if name not in names:
+        raise BadInput(f'unknown layer {name!r}; allowed: {", ".join(names)}')
+    end = names.index(name) + 1
+    if isinstance(table[end - 1], Weighted):
+        while end < len(table) and isinstance(table[end], Activation | Dropout):
+            end += 1
+    return table[:end]

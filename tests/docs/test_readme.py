@@ -10,7 +10,7 @@ from helpers import ROOT
 from pages import blocks
 
 from alexnet_jax.cli import load_recipe
-from alexnet_jax.summary import summary
+from alexnet_jax.model.summary import summary
 
 README = (ROOT / 'README.md').read_text()
 

@@ -26,7 +26,7 @@ from alexnet_jax.model.layers import (
     WithinChannelLRN,
     output_width,
 )
-from alexnet_jax.summary import summary
+from alexnet_jax.model.summary import summary
 
 
 @pytest.mark.parametrize(

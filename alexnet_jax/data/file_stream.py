@@ -1,0 +1,50 @@
+"""Image files, decoded by several threads ahead of whoever reads them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.image import require_size
+from alexnet_jax.data.tensorflow import tf
+
+
+def count_views(ops: str) -> int:
+    """Return how many images the ops make of one."""
+    return parse(ops).views
+
+
+def read_files(
+    paths: Sequence[str], ops: str, max_pixels: int, size: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read image files and run ops on them, none of them random.
+
+    Args:
+      paths: The files.
+      ops: A string of ops, as in `data.eval_ops`.
+      max_pixels: The size above which an image is refused before it is decoded.
+      size: The height and width that the ops must give.
+      batch_size: The number of images of a batch; the last may have fewer.
+
+    Yields:
+      The files by their places in `paths`, ascending int64 [b], and their images, uint8
+      [b, size, size, 3] or [b, views, size, size, 3]. Files that cannot be used are left out.
+    """
+    preprocess = parse(ops, max_pixels)
+
+    def load(place, path):
+        image, _ = preprocess(tf.io.read_file(path))
+        return place, require_size(image, size, size)
+
+    names = tf.constant([os.fsencode(path) for path in paths])
+    dataset = (
+        tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), names))
+        .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .ignore_errors()
+        .batch(batch_size)
+        .prefetch(2)
+    )
+    batches: Any = dataset.as_numpy_iterator()  # the type stubs lack what a dataset holds
+    yield from batches

@@ -1,0 +1,154 @@
+"""Image files through a trained net, in batches: what `predict` and `features` do alike.
+
+Files are decoded ahead of the network, and only a few batches are in memory at a time. One that
+cannot be used is reported in a line and left out.
+"""
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from alexnet_jax.data.sources.listing import EXTENSIONS
+from alexnet_jax.errors import AlexNetError, BadInput, RunError
+from alexnet_jax.evaluation.trained import BATCH, TrainedNet
+from alexnet_jax.parallel import compilation, malloc
+
+
+def configure_runtime() -> None:
+    """Set what training and evaluation set before JAX starts the devices, for their speed."""
+    malloc.configure_malloc()
+    compilation.set_xla_flags()
+    compilation.enable_compilation_cache()
+
+
+class ImageFiles:
+    """The image files that a command line names.
+
+    Attributes:
+      paths: The files, in the order of the arguments; those of a folder are sorted.
+      classes: For each file the class folder that it is in, of a folder of class folders; else ''.
+      bad: Why a file could not be used, by its place in `paths`.
+    """
+
+    def __init__(self, arguments: Sequence[str], limit: int | None = None):
+        """Find the files. A million of them take about 200 MB of memory.
+
+        Args:
+          arguments: Files, folders, whose images at any depth are meant, and patterns such as
+            'photos/*.jpg', in which `**` stands for any number of folders.
+          limit: How many files to take, from the first; None for all.
+
+        Raises:
+          BadInput: An argument names no image.
+        """
+        found = [pair for argument in arguments for pair in _find(os.path.expanduser(argument))]
+        found = found[:limit]
+        self.paths = [path for path, _ in found]
+        self.classes = [name for _, name in found]
+        self.bad: dict[int, str] = {}
+
+    def apply(
+        self, net: TrainedNet, function: Callable[[np.ndarray], np.ndarray], show_bar: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Preprocess all files as the net's run did, and compute something of each.
+
+        Args:
+          net: The net, for its `data.eval_ops`.
+          function: `net.log_probs` or another of uint8 [n, H, W, 3] or [n, views, H, W, 3], whose
+            result has a row for each image.
+          show_bar: Whether to show a progress bar if stderr is a terminal.
+
+        Yields:
+          The files by their places in `paths`, ascending int64 [n], and their rows. The others are
+          in `bad`.
+
+        Raises:
+          AlexNetError: There is only one file, and it cannot be used.
+          RunError: None of several can be used.
+        """
+        from alexnet_jax.data import file_stream  # imports TensorFlow, which takes seconds
+
+        data, size = net.config.data, net.config.image_size
+        batch = max(1, BATCH // file_stream.count_views(data.eval_ops)) * jax.local_device_count()
+        stream = file_stream.read_files(self.paths, data.eval_ops, data.max_pixels, size, batch)
+        hide_bar = not (show_bar and sys.stderr.isatty())
+        with tqdm(
+            total=len(self.paths), unit='image', leave=False, disable=hide_bar, dynamic_ncols=True
+        ) as bar:
+            done = 0
+            for places, images in stream:
+                # The last batch is filled up if others came before it: each size is compiled.
+                padding = batch - len(images) if done else 0
+                rows = function(np.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1)))
+                end = int(places[-1]) + 1
+                self._report(net, sorted(set(range(done, end)) - set(places.tolist())))
+                yield places, rows[: len(images)]
+                bar.update(end - done)
+                done = end
+            self._report(net, range(done, len(self.paths)))
+        if len(self.bad) == len(self.paths):
+            raise RunError(f'none of the {len(self.paths):,} images could be used: see above')
+
+    def _report(self, net: TrainedNet, places: Sequence[int]) -> None:
+        """Say in a line why each of these files could not be used."""
+        for place in places:
+            try:
+                net.preprocess(self.paths[place])
+                reason = f'{self.paths[place]} could not be read at first; try it again'
+            except AlexNetError as error:
+                if len(self.paths) == 1:
+                    raise
+                reason = str(error)
+            self.bad[place] = reason
+            tqdm.write(f'skipped: {" ".join(reason.split())}', file=sys.stderr)
+
+    def check(self) -> None:
+        """Raise an error if some of the files could not be used."""
+        if self.bad:
+            raise RunError(
+                f'{len(self.bad):,} of {len(self.paths):,} images could not be used and were left '
+                'out: see above'
+            )
+
+
+def _find(argument: str) -> list[tuple[str, str]]:
+    """Return the image files that an argument names, and their class folders."""
+    if epath.Path(argument).is_file():
+        return [(argument, '')]
+    if os.path.isdir(argument):
+        if found := _walk(argument):
+            return found
+        raise BadInput(f'{argument} has no images; allowed: {", ".join(EXTENSIONS)} in any case')
+    matches = sorted(glob.glob(argument, recursive=True))
+    found = [pair for match in matches for pair in _find_match(match)]
+    if found:
+        return found
+    if glob.has_magic(argument):
+        raise BadInput(f'{argument} matches no image')
+    raise BadInput(f'image {argument} does not exist')
+
+
+def _find_match(path: str) -> list[tuple[str, str]]:
+    if os.path.isdir(path):
+        return _walk(path)
+    return [(path, '')] if _is_image(path) else []
+
+
+def _walk(folder: str) -> list[tuple[str, str]]:
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        inside = os.path.relpath(parent, folder)
+        class_name = '' if inside == os.curdir else inside.split(os.sep)[0]
+        found += [(os.path.join(parent, n), class_name) for n in sorted(names) if _is_image(n)]
+    return found
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)

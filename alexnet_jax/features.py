@@ -1,0 +1,127 @@
+"""Write a layer's output for images to a file: `python -m alexnet_jax.features --workdir=RUN ...`.
+
+  python -m alexnet_jax.features --workdir=RUN --layer=relu7 --output=features.npz IMAGE...
+
+Takes files, folders with all that is in them, and patterns such as 'photos/*.jpg'. A layer is any
+that `summary` prints: `relu7` is the input of fc8, and so is `fc7`, as in Caffe. Where the run's
+eval ops make several views of an image, their features are averaged. FILE.npz holds `features`
+float32 [images, ...], `paths` and, of a folder of class folders, `classes`; FILE.csv has a line per
+image. An image that cannot be used is reported and left out, and the exit code is 1 then.
+"""
+
+import csv
+import math
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from absl import flags
+
+from alexnet_jax import cli, files
+from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
+from alexnet_jax.evaluation.trained import TrainedNet
+
+CHUNK = 1 << 20  # bytes, or names, that are copied at once
+
+# The places of images in `ImageFiles.paths` and their features, float32 [n, ...].
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+def main() -> None:
+    """Write the features of the images on the command line."""
+    flags.DEFINE_string('workdir', None, "The run's folder.")
+    flags.DEFINE_string('layer', None, 'A layer as `summary` prints it, such as relu7.')
+    flags.DEFINE_string('output', None, 'Write to this new file, FILE.npz or FILE.csv.')
+    flags.DEFINE_integer('limit', None, 'Take only the first N images.', lower_bound=1)
+    _, *arguments = cli.parse_flags(sys.argv)
+    folder, layer, output = flags.FLAGS.workdir, flags.FLAGS.layer, flags.FLAGS.output
+    if not (folder and layer and output and arguments):
+        raise BadInput(
+            'usage: python -m alexnet_jax.features --workdir=DIR --layer=NAME --output=FILE.npz '
+            'IMAGE...'
+        )
+    cli.check_output(output, ('.npz', '.csv'))
+    images = ImageFiles(arguments, flags.FLAGS.limit)
+    configure_runtime()
+    net = TrainedNet.load(folder)
+    shape = net.feature_shape(layer)
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        found = net.features(pixels, layer)
+        return found.mean(axis=1) if pixels.ndim == 5 else found  # over the views
+
+    batches = images.apply(net, features, show_bar=True)
+    write = _write_csv if output.endswith('.csv') else _write_npz
+    count = write(Path(output), images, shape, batches)
+    print(f'{output}: {layer} of {count:,} images, float32 {[count, *shape]}')
+    images.check()
+
+
+def _write_csv(path: Path, images: ImageFiles, shape: Sequence[int], batches: Batches) -> int:
+    """Write a line per image: path, class and the features, row by row; return their number."""
+    count = 0
+    with files.replacing(path) as temporary, files.open_text(temporary) as file:
+        rows = csv.writer(file, lineterminator='\n')
+        rows.writerow(['path', 'class', *(f'feature_{i}' for i in range(math.prod(shape)))])
+        for places, features in batches:
+            # The shortest decimals that are read back as the same float32.
+            texts = features.reshape(len(places), -1).astype(str)
+            for place, cells in zip(places.tolist(), texts.tolist(), strict=True):
+                rows.writerow([images.paths[place], images.classes[place], *cells])
+            count += len(places)
+    return count
+
+
+def _write_npz(path: Path, images: ImageFiles, shape: Sequence[int], batches: Batches) -> int:
+    """Write arrays as `numpy.savez` does, holding a batch at a time; return the images' number.
+
+    How many images can be used is known at the end, and the array begins with it: the features wait
+    in a file beside the output.
+    """
+    places = []
+    with (
+        files.replacing(path) as temporary,
+        tempfile.TemporaryFile(dir=path.parent) as raw,  # as large, and on the same disk
+        zipfile.ZipFile(temporary, 'w') as archive,
+    ):
+        for found, features in batches:
+            raw.write(np.ascontiguousarray(features, np.float32).data)
+            places.append(found)
+        order = np.concatenate(places) if places else np.zeros(0, int)
+        raw.seek(0)
+        with _entry(archive, 'features', '<f4', (len(order), *shape)) as entry:
+            while piece := raw.read(CHUNK):
+                entry.write(piece)
+        _write_texts(archive, 'paths', images.paths, order)
+        if any(images.classes):
+            _write_texts(archive, 'classes', images.classes, order)
+    return len(order)
+
+
+def _write_texts(
+    archive: zipfile.ZipFile, name: str, texts: Sequence[str], order: np.ndarray
+) -> None:
+    """Write some texts as an array of NumPy's text type."""
+    width = max((len(texts[place]) for place in order.tolist()), default=1)
+    dtype = f'<U{max(width, 1)}'
+    with _entry(archive, name, dtype, (len(order),)) as entry:
+        for first in range(0, len(order), CHUNK // width):
+            some = order[first : first + CHUNK // width].tolist()
+            entry.write(np.array([texts[place] for place in some], dtype).tobytes())
+
+
+def _entry(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
+    """Begin an array in an archive; its numbers are written after that."""
+    entry = archive.open(f'{name}.npy', 'w', force_zip64=True)
+    header = {'descr': dtype, 'fortran_order': False, 'shape': shape}
+    np.lib.format.write_array_header_1_0(entry, header)
+    return entry
+
+
+if __name__ == '__main__':
+    run_command(main)
