@@ -1,5 +1,6 @@
 """The printed probabilities against NumPy's softmax of the network's logits."""
 
+import csv
 import json
 import sys
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from helpers import assert_has
 from PIL import Image
 from trained_runs import save_run
 
@@ -14,6 +16,7 @@ from alexnet_jax import predict
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.evaluation import batches
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Conv, Dense, Dropout, MaxPool, ReLU
@@ -73,6 +76,7 @@ def command(monkeypatch, capsys):
     """command('--flag=value', ...) -> the lines on stdout."""
 
     def run(*args):
+        monkeypatch.setattr(predict, 'configure_runtime', lambda: None)  # JAX has started
         monkeypatch.setattr(sys, 'argv', ['predict', *map(str, args)])
         with flagsaver.flagsaver():
             predict.main()
@@ -164,6 +168,130 @@ def test_table(make_run, photo, command):
     for line, index in zip(lines, order, strict=True):
         assert float(line.split('%')[0]) == pytest.approx(100 * expected[index], abs=0.011)
         assert line == f'  {line.split("%")[0].strip():>6}%  {NAMES[index]}'
+
+
+def test_words_of_wordnet_ids(make_run, photo, command, tmp_path):
+    """People read 'tench'; files have the id, by which it is joined with other data, as well."""
+    folder, _, _ = make_run(names=['n01440764', 'n01443537', 'n99999999'])
+    path, _ = photo(height=SIZE, width=SIZE)
+    _, *lines = command(f'--workdir={folder}', path)
+    words = {'n01440764': 'tench', 'n01443537': 'goldfish', 'n99999999': 'n99999999'}
+    assert {line.split()[1] for line in lines} == set(words.values())
+    (line,) = command('--json', f'--workdir={folder}', path)
+    assert {c['class']: c['name'] for c in json.loads(line)['classes']} == words
+    output = tmp_path / 'found.csv'
+    command(f'--workdir={folder}', f'--output={output}', '--top=1', path)
+    header, row = csv.reader(output.read_text().splitlines())
+    assert header == ['image', 'class_1', 'name_1', 'probability_1']
+    assert words[row[1]] == row[2]
+
+
+@pytest.fixture
+def folder_of_images(photo, tmp_path):
+    """A folder of 20 images in two levels, beside files that are none, and {path: pixels}."""
+    for name in ('photos/b', 'photos/a', 'photos/a/deep'):
+        (tmp_path / name).mkdir(parents=True)
+    names = ['photos/top.png', *(f'photos/b/{i:02}.PNG' for i in range(18)), 'photos/a/deep/x.png']
+    images = dict(photo(name, SIZE, SIZE) for name in names)
+    (tmp_path / 'photos/a/notes.txt').write_text('no image')
+    return tmp_path / 'photos', images
+
+
+def test_a_folder_in_batches_of_eight(make_run, folder_of_images, classify, command, monkeypatch):
+    monkeypatch.setattr(batches, 'BATCH', 1)  # on each of eight devices
+    folder, mean, params = make_run()
+    root, images = folder_of_images
+    lines = command('--json', f'--workdir={folder}', root)
+    found = {record['image']: record['classes'] for record in map(json.loads, lines)}
+    assert list(found) == [
+        f'{root}/top.png', f'{root}/a/deep/x.png', *(f'{root}/b/{i:02}.PNG' for i in range(18)),
+    ]  # fmt: skip
+    for path, classes in found.items():
+        pairs = [(c['class'], c['probability']) for c in classes]
+        check(pairs, softmax(params[10], images[path][None], mean))
+
+
+def test_patterns_limit_and_top(make_run, folder_of_images, command):
+    folder, _, _ = make_run()
+    root, _ = folder_of_images
+    lines = command('--json', '--top=2', '--limit=3', f'--workdir={folder}', f'{root}/b/*')
+    assert [json.loads(line)['image'] for line in lines] == [f'{root}/b/0{i}.PNG' for i in range(3)]
+    assert {len(json.loads(line)['classes']) for line in lines} == {2}
+    lines = command('--json', f'--workdir={folder}', f'{root}/**/x.*', f'{root}/top.png')
+    assert [json.loads(line)['image'] for line in lines] == [
+        f'{root}/a/deep/x.png',
+        f'{root}/top.png',
+    ]
+
+
+def test_bad_images_are_reported_and_left_out(
+    make_run, folder_of_images, command, tmp_path, capsys
+):
+    folder, _, _ = make_run()
+    root, images = folder_of_images
+    for name in ('a/0.jpg', 'b/05.PNG', 'z.jpg'):  # first, in the middle, and last of their folders
+        (root / name).write_text('not an image')
+    output = tmp_path / 'found.jsonl'
+    message = refused(lambda: command(f'--workdir={folder}', f'--output={output}', root), 1)
+    assert_has(message, '3 of 22 images')
+    printed = capsys.readouterr()
+    assert [line.split()[:2] for line in printed.err.splitlines()] == [
+        ['skipped:', f'{root}/z.jpg'], ['skipped:', f'{root}/a/0.jpg'],
+        ['skipped:', f'{root}/b/05.PNG'],
+    ]  # fmt: skip
+    assert f'{output}: classes of 19 images' in printed.out
+    found = [json.loads(line)['image'] for line in output.read_text().splitlines()]
+    assert sorted(found) == sorted(images.keys() - {f'{root}/b/05.PNG'})
+
+
+def test_no_image_can_be_used(make_run, command, tmp_path, capsys):
+    folder, _, _ = make_run()
+    for name in ('a.jpg', 'b.jpg'):
+        (tmp_path / name).write_text('not an image')
+    output = tmp_path / 'found.csv'
+    call = [f'--workdir={folder}', f'--output={output}', f'{tmp_path}/*.jpg']
+    assert_has(refused(lambda: command(*call), 1), 'none of the 2 images')
+    assert {path.name for path in tmp_path.iterdir()} == {'run', 'a.jpg', 'b.jpg'}
+
+
+def test_csv(make_run, photo, command, tmp_path):
+    folder, mean, params = make_run()
+    path, pixels = photo('a,b.png', SIZE, SIZE)  # a name that has to be quoted
+    output = tmp_path / 'found.csv'
+    lines = command(f'--workdir={folder}', f'--output={output}', '--top=9', path)
+    assert lines == [f'{output}: classes of 1 images']
+    header, row = csv.reader(output.read_text().splitlines())
+    assert header == ['image', *(f'{k}_{i}' for i in range(1, 8) for k in ('class', 'probability'))]
+    assert row[0] == path
+    found = list(zip(row[1::2], map(float, row[2::2]), strict=True))
+    check(found, softmax(params[10], pixels[None], mean), count=7)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'parts'),
+    [
+        (['--output={}/x.txt'], ['x.txt', '.csv or .jsonl']),
+        (['--output={}/x.csv', '--json'], ['x.csv', '.jsonl']),
+        (['--output={}/old.csv'], ['old.csv exists', 'remove it']),
+        (['--output={}/no/x.csv'], ['/no does not exist']),
+    ],
+)
+def test_outputs_that_are_refused(flags, parts, command, photo, tmp_path):
+    (tmp_path / 'old.csv').write_text('kept')
+    given = [flag.format(tmp_path) for flag in flags]
+    assert_has(refused(lambda: command('--workdir=x', *given, photo()[0]), 2), *parts)
+    assert (tmp_path / 'old.csv').read_text() == 'kept'
+
+
+def test_arguments_without_an_image(command, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'empty/notes.txt').touch()
+    for argument, part in {
+        f'{tmp_path}/empty': 'empty has no images; allowed: .jpg',
+        f'{tmp_path}/empty/*': 'matches no image',
+        f'{tmp_path}/*.jpg': 'matches no image',
+    }.items():
+        assert_has(refused(lambda path=argument: command('--workdir=x', path), 2), argument, part)
 
 
 def refused(call, kind):

@@ -175,6 +175,19 @@ class Data:
         transform = self._transform(self.eval_preprocessor, with_color=False)
         return self._eval.batches(self._eval_plan, 0, steps, transform)
 
+    def eval_indices(self, step: int) -> np.ndarray:
+        """Return which examples a batch of `eval_batches` holds, int64 [b]; -1 for padding.
+
+        Args:
+          step: The batch, counted from 0.
+        """
+        indices, _ = self._eval_plan(step)
+        return indices
+
+    def eval_name(self, index: int) -> str:
+        """Return the name of an example of the evaluation split: its file, or 'cifar10/test:17'."""
+        return self._eval.split.describe(index)
+
     def example_ids(self, step: int) -> list[str]:
         """'train:123' for each example of the global batch of a step, in order."""
         first = (step - 1) * self.config.batch_size

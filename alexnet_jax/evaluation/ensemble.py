@@ -16,11 +16,13 @@ from typing import NamedTuple, Protocol
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation import scores, trained
+from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.run import workdir
@@ -46,6 +48,8 @@ class Data(Protocol):
     @property
     def class_names(self) -> Sequence[str]: ...
     def eval_batches(self) -> Iterator[Batch]: ...
+    def eval_indices(self, step: int) -> np.ndarray: ...  # int64 [b], of this process's batch
+    def eval_name(self, index: int) -> str: ...
 
 
 def plan(
@@ -169,16 +173,26 @@ def score(
         )
     nets = [TrainedNet.load(*member, dtype=config.dtype) for member in members]
     tally, views = scores.Tally.of(config.num_classes), 1
-    for batch in track(data.eval_batches(), math.ceil(data.eval_size / config.batch_size)):
+    guesses = scores.Guesses.of(data.eval_size)
+    batches = track(data.eval_batches(), math.ceil(data.eval_size / config.batch_size))
+    for step, batch in enumerate(batches):
         votes = jax.device_get([net.predict_step(batch['image']) for net in nets])
-        tally.add(scores.average(votes), batch['label'], batch['mask'])
+        log_probs = scores.average(votes)
+        tally.add(log_probs, batch['label'], batch['mask'])
+        guesses.add(data.eval_indices(step), log_probs, batch['label'], batch['mask'])
         views = math.prod(batch['image'].shape[1:-3])
-    tally = tally.over_processes()
+    tally, guesses = tally.over_processes(), guesses.over_processes()
     figures = tally.figures()
     if (found := figures['examples'] + figures['bad_images']) != data.eval_size:
         raise RunError(f'evaluation saw {found} examples, but the split has {data.eval_size}')
     if jax.process_index() == 0:
-        _report(config, folder, tally, names, views, nets)
+        shown = display_names(names)
+        texts = {
+            '.per_class.csv': scores.per_class_csv(tally, names, shown),
+            '.confusion.csv': scores.confusion_csv(tally, shown),
+            '.wrong.csv': guesses.wrong_csv(shown, data.eval_name),
+        }
+        _report(config, folder, tally, shown, views, nets, texts)
 
 
 def _report(
@@ -188,8 +202,9 @@ def _report(
     names: Sequence[str],
     views: int,
     nets: Sequence[TrainedNet],
+    texts: dict[str, str],
 ) -> None:
-    """Print the table, then write all of it for machines."""
+    """Print the table, then write all of it for machines: `texts` by the endings of their files."""
     rows = [('net', f'{net.workdir}, step {net.step:,}') for net in nets]
     rows.append(('data', f'{config.data.name}, {config.data.eval_split}'))
     each = f'{views:,} view{"s" if views > 1 else ""} of each image'
@@ -219,8 +234,7 @@ def _report(
         'config': json.loads(config.to_json()),
     }
     texts = {
-        '.per_class.csv': scores.per_class_csv(tally, names),
-        '.confusion.csv': scores.confusion_csv(tally, names),
+        **texts,
         '.json': json.dumps(record, indent=2) + '\n',  # last: it shows that the others are there
     }
     for ending, text in texts.items():

@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import functools
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -108,6 +108,65 @@ class Tally:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Guesses:
+    """What was predicted for each example of a split; `add` updates it in place.
+
+    Attributes:
+      label, predicted: int32 [n], the true and the most probable class; 0 where nothing counted.
+      label_probability, probability: float32 [n], their probabilities.
+    """
+
+    label: np.ndarray
+    predicted: np.ndarray
+    label_probability: np.ndarray
+    probability: np.ndarray
+
+    @classmethod
+    def of(cls, examples: int) -> 'Guesses':
+        """Return no guesses, for a split of this size."""
+        return cls(*(np.zeros(examples, dtype) for dtype in 2 * (np.int32,) + 2 * (np.float32,)))
+
+    def add(
+        self, indices: np.ndarray, log_probs: np.ndarray, label: np.ndarray, mask: np.ndarray
+    ) -> None:
+        """Take a batch's guesses; an example whose mask is 0 has none.
+
+        Args:
+          indices: The examples, by their indices in the split, int64 [b].
+          log_probs, label, mask: As for `Tally.add`.
+        """
+        counts = mask > 0
+        indices, log_probs, label = indices[counts], log_probs[counts], label[counts]
+        predicted = log_probs.argmax(1)  # among equals the first
+        self.label[indices], self.predicted[indices] = label, predicted
+        rows = np.arange(len(indices))
+        self.label_probability[indices] = np.exp(log_probs[rows, label])
+        self.probability[indices] = np.exp(log_probs[rows, predicted])
+
+    def over_processes(self) -> 'Guesses':
+        """Return those of all processes, each of which has added examples of its own."""
+        return Guesses(*(_over_processes(getattr(self, f.name)) for f in dataclasses.fields(self)))
+
+    def wrong_csv(self, names: Sequence[str], describe: Callable[[int], str]) -> str:
+        """Return a CSV with a line per example that was predicted wrong, the surest first.
+
+        Args:
+          names: The names of the classes.
+          describe: What to call an example, by its index.
+        """
+        surest = np.argsort(-self.probability, kind='stable')
+        rows = [
+            (
+                describe(i), names[int(self.label[i])], _name(names, int(self.predicted[i])),
+                f'{self.probability[i]:.6g}', f'{self.label_probability[i]:.6g}',
+            )
+            for i in surest.tolist() if self.label[i] != self.predicted[i]
+        ]  # fmt: skip
+        header = ('image', 'class', 'predicted', 'probability', 'class_probability')
+        return _csv([header, *rows])
+
+
 def _over_processes(array: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return array
@@ -116,17 +175,25 @@ def _over_processes(array: np.ndarray) -> np.ndarray:
     return gathered.view(array.dtype).sum(0)
 
 
-def per_class_csv(tally: Tally, names: Sequence[str]) -> str:
-    """Return a CSV with a line per class: name, examples, top-1 and top-5 accuracy (fractions)."""
-    examples = tally.examples
+def per_class_csv(tally: Tally, class_names: Sequence[str], names: Sequence[str]) -> str:
+    """Return a CSV with a line per class: examples, top-1 and top-5 accuracy (fractions).
+
+    Args:
+      tally: The counts.
+      class_names: The classes as the data calls them, in the first column.
+      names: The classes as people read them, in a column `name` if they differ.
+    """
+    columns = [class_names] if list(names) == list(class_names) else [class_names, names]
     rows = [
-        (name, n, hits / n, hits5 / n) if n else (name, 0, '', '')
-        for name, n, hits, hits5 in zip(
-            names, examples.tolist(), tally.confusion.diagonal().tolist(), tally.top5.tolist(),
+        (*called, n, hits / n, hits5 / n) if n else (*called, 0, '', '')
+        for called, n, hits, hits5 in zip(
+            zip(*columns, strict=True), tally.examples.tolist(),
+            tally.confusion.diagonal().tolist(), tally.top5.tolist(),
             strict=False,  # a network may have more outputs than the data has classes
         )
     ]  # fmt: skip
-    return _csv([('class', 'examples', 'top1', 'top5'), *rows])
+    header = ('class', 'name')[: len(columns)]
+    return _csv([(*header, 'examples', 'top1', 'top5'), *rows])
 
 
 def confusion_csv(tally: Tally, names: Sequence[str]) -> str:

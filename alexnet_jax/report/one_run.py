@@ -11,6 +11,7 @@ from tqdm import tqdm
 from alexnet_jax.drawing import figures, pages, pictures
 from alexnet_jax.drawing.pages import Album
 from alexnet_jax.errors import AlexNetError, BadInput
+from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.scores import most_confused
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.report.run import Run, collect, first_kernels, nearest
@@ -106,7 +107,8 @@ def _scores(
     scored = collect(_watch(batches, what, samples.eval_size), net.log_probs)
     indices, labels, log_probs = scored
     guesses = log_probs.argmax(1)
-    names = run.classes + [f'class {i}' for i in range(len(run.classes), log_probs.shape[1])]
+    names = display_names(run.classes)
+    names += [f'class {i}' for i in range(len(names), log_probs.shape[1])]
 
     def picture(places: np.ndarray, name: str, alt: str, caption: str) -> Markup:
         _, images, _ = samples.images('eval', indices[places])

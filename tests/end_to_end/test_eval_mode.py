@@ -127,7 +127,9 @@ def test_the_run_itself(evaluate, run):
     assert f'net             {run}, step {best}\n' in out
     assert f'top-1 error     {record["top1_error"]:.2%}\n' in out
     stem = f'{run}/eval/digits-test-resize_36-center_crop_28-step_{best}'
-    assert out.endswith(f'files           {stem}{{.per_class.csv,.confusion.csv,.json}}\n')
+    assert out.endswith(
+        f'files           {stem}{{.per_class.csv,.confusion.csv,.wrong.csv,.json}}\n'
+    )
 
 
 def test_ten_crops_of_the_workdirs_config(evaluate, run):
@@ -149,7 +151,7 @@ def test_an_ensemble_and_its_files(evaluate, run, tmp_path):
     assert_scores(record, probabilities)
     stem = 'digits-test-resize_32-crops_28_3-run_5-run_10'
     folder = tmp_path / 'both' / 'eval'
-    endings = ('.confusion.csv', '.json', '.per_class.csv')
+    endings = ('.confusion.csv', '.json', '.per_class.csv', '.wrong.csv')
     assert sorted(p.name for p in folder.iterdir()) == [stem + ending for ending in endings]
     _, *rows = csv.reader(io.StringIO((folder / f'{stem}.confusion.csv').read_text()))
     confusion = np.zeros((10, 10), int)
@@ -159,6 +161,11 @@ def test_an_ensemble_and_its_files(evaluate, run, tmp_path):
     for name, examples, top1, _ in rows:
         assert int(examples) == np.sum(labels() == int(name))
         assert float(top1) == confusion[int(name), int(name)] / int(examples)
+    _, *rows = csv.reader(io.StringIO((folder / f'{stem}.wrong.csv').read_text()))
+    wrong = np.flatnonzero(labels() != probabilities.argmax(1)).tolist()
+    assert {row[0]: (row[1], row[2]) for row in rows} == {
+        f'digits/test:{i}': (str(labels()[i]), str(probabilities[i].argmax())) for i in wrong
+    }
 
 
 def test_devices_and_processes_do_not_matter(evaluate, run, cache, tmp_path):
@@ -182,6 +189,11 @@ def test_devices_and_processes_do_not_matter(evaluate, run, cache, tmp_path):
             assert found[key] == expected[key], (name, key)
         csvs = [f'{stem}.per_class.csv', f'{stem}.confusion.csv']
         assert [(folder / c).read_text() for c in csvs] == [(eight / c).read_text() for c in csvs]
+        wrong = [
+            sorted(line.split(',')[:3] for line in (parent / f'{stem}.wrong.csv').open())
+            for parent in (folder, eight)
+        ]
+        assert wrong[0] == wrong[1]
 
 
 def test_a_config_that_differs_in_training_only(evaluate, run):

@@ -1,5 +1,6 @@
 """Nets by hand, one Dense layer on images of 1 x 1 pixel: their averages, and what is refused."""
 
+import csv
 import json
 
 import numpy as np
@@ -25,6 +26,13 @@ class Pixels:
     def __init__(self, pixels, labels, eval_size=None, bad=()):
         self.pixels, self.labels, self.bad = np.asarray(pixels, np.uint8), labels, list(bad)
         self.eval_size = len(labels) if eval_size is None else eval_size
+
+    def eval_indices(self, step):
+        indices = np.arange(8 * step, 8 * step + 8)
+        return np.where(indices < len(self.labels), indices, -1)
+
+    def eval_name(self, index):
+        return f'images/{index}.png'
 
     def eval_batches(self):
         for first in range(0, len(self.labels), 8):
@@ -92,6 +100,16 @@ def test_two_nets_by_hand(make_run, tmp_path, capsys):
     confusion = next((tmp_path / 'out' / 'eval').glob('*.confusion.csv')).read_text()
     assert confusion.splitlines()[1:] == ['ant,2,0,1', 'bee,0,1,0', 'cat,1,0,0']
     assert 'top-1 error     40.00%\n' in capsys.readouterr().out
+    with next((tmp_path / 'out' / 'eval').glob('*.wrong.csv')).open() as file:
+        header, *rows = csv.reader(file)
+    assert header == ['image', 'class', 'predicted', 'probability', 'class_probability']
+    for row, expected in zip(
+        sorted(rows),
+        [('images/2.png', 'ant', 'cat', 26 / 88), ('images/3.png', 'cat', 'ant', 15 / 88)],
+        strict=True,
+    ):
+        assert (*row[:3], float(row[4])) == (*expected[:3], pytest.approx(expected[3], rel=1e-5))
+        assert float(row[3]) == pytest.approx(47 / 88, rel=1e-5)
 
 
 def test_views_and_bad_images_through_the_files(make_run, tmp_path):
@@ -103,6 +121,23 @@ def test_views_and_bad_images_through_the_files(make_run, tmp_path):
     assert record['top1_error'] == 7 / 8
     loss = (7 * np.log(11) + np.log(11 / 9)) / 8
     assert record['cross_entropy'] == pytest.approx(loss, rel=1e-6)
+
+
+def test_words_of_wordnet_ids(make_run, tmp_path, capsys):
+    """The table and the files call n01440764 a tench; the file of classes has both."""
+    names = ['n01440764', 'n01443537', 'x']
+    data = Pixels([[1, 0, 0], [0, 1, 0], [1, 0, 0]], [0, 1, 1])
+    data.class_names = names
+    score(tmp_path, data, make_run('sure', np.eye(3), classes=names))
+    assert 'most confused   goldfish as tench (1)\n' in capsys.readouterr().out
+    per_class, confusion, wrong = (
+        next((tmp_path / 'out' / 'eval').glob(f'*.{name}.csv')).read_text().splitlines()
+        for name in ('per_class', 'confusion', 'wrong')
+    )
+    assert per_class[0] == 'class,name,examples,top1,top5'
+    assert per_class[1:3] == ['n01440764,tench,1,1.0,1.0', 'n01443537,goldfish,2,0.5,1.0']
+    assert confusion[0].endswith('predicted,tench,goldfish,x')
+    assert wrong[1].startswith('images/2.png,goldfish,tench,0.576117,')  # e / (e + 2)
 
 
 def test_a_missing_example_is_an_error(make_run, tmp_path):

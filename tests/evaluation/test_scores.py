@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import RunError
-from alexnet_jax.evaluation.scores import Tally, average, confusion_csv, per_class_csv, table
+from alexnet_jax.evaluation.scores import (
+    Guesses,
+    Tally,
+    average,
+    confusion_csv,
+    per_class_csv,
+    table,
+)
 
 LABELS = [0, 0, 1, 2, 2]
 PROBABILITIES = [
@@ -50,7 +57,7 @@ def test_per_class_by_hand():
     # Class 5 is sixth in the falling order and second in the rising one.
     assert tally.figures()['top1_error'] == 4 / 5
     assert tally.figures()['top5_error'] == 2 / 5
-    assert per_class_csv(tally, 'abcdefg').splitlines() == [
+    assert per_class_csv(tally, 'abcdefg', 'abcdefg').splitlines() == [
         'class,examples,top1,top5',
         'a,1,1.0,1.0',
         *('b,0,,', 'c,0,,', 'd,0,,'),
@@ -130,3 +137,19 @@ def test_table_of_bad_images_and_outputs_without_a_class():
 
 def test_a_table_without_mistakes():
     assert 'most confused' not in dict(table(tally_of([[1.0, 1e-9]], [0]), 'ab'))
+
+
+def test_wrong_ones_the_surest_first():
+    """Two batches: the fifth example could not be read, and the last place is padding."""
+    guesses = Guesses.of(6)
+    first = np.log([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.05, 0.05, 0.9]])
+    second = np.log([[0.5, 0.4, 0.1], [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1]])
+    guesses.add(np.array([0, 1, 2]), first, np.int32([1, 1, 0]), np.ones(3))
+    mask = np.float32([1, 0, 1, 0])
+    guesses.add(np.array([3, 4, 5, -1]), second, np.int32([0, 1, 0, -1]), mask)
+    assert guesses.wrong_csv(['ant', 'bee, wild'], 'image {}'.format).splitlines() == [
+        'image,class,predicted,probability,class_probability',
+        'image 2,ant,output 2,0.9,0.05',
+        'image 5,ant,"bee, wild",0.7,0.1',
+        'image 0,"bee, wild",ant,0.6,0.3',
+    ]
