@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax.data.sources.listing import EXTENSIONS
+from alexnet_jax.data.sources import listing
 from alexnet_jax.errors import AlexNetError, BadInput, RunError
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
 from alexnet_jax.parallel import compilation, malloc
@@ -47,8 +47,7 @@ class ImageFiles:
         Raises:
           BadInput: An argument names no image.
         """
-        found = [pair for argument in arguments for pair in _find(os.path.expanduser(argument))]
-        found = found[:limit]
+        found = [p for text in arguments for p in _find(os.path.expanduser(text)).items()][:limit]
         self.paths = [path for path, _ in found]
         self.classes = [name for _, name in found]
         self.bad: dict[int, str] = {}
@@ -117,38 +116,30 @@ class ImageFiles:
             )
 
 
-def _find(argument: str) -> list[tuple[str, str]]:
-    """Return the image files that an argument names, and their class folders."""
+def _find(argument: str) -> dict[str, str]:
+    """Return the image files that an argument names, each with its class folder."""
     if epath.Path(argument).is_file():
-        return [(argument, '')]
-    if os.path.isdir(argument):
-        if found := _walk(argument):
-            return found
-        raise BadInput(f'{argument} has no images; allowed: {", ".join(EXTENSIONS)} in any case')
-    matches = sorted(glob.glob(argument, recursive=True))
-    found = [pair for match in matches for pair in _find_match(match)]
-    if found:
-        return found
-    if glob.has_magic(argument):
-        raise BadInput(f'{argument} matches no image')
-    raise BadInput(f'image {argument} does not exist')
-
-
-def _find_match(path: str) -> list[tuple[str, str]]:
-    if os.path.isdir(path):
-        return _walk(path)
-    return [(path, '')] if _is_image(path) else []
-
-
-def _walk(folder: str) -> list[tuple[str, str]]:
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        inside = os.path.relpath(parent, folder)
-        class_name = '' if inside == os.curdir else inside.split(os.sep)[0]
-        found += [(os.path.join(parent, n), class_name) for n in sorted(names) if _is_image(n)]
+        return {argument: ''}
+    if epath.Path(argument).is_dir():
+        return _below(argument)
+    found: dict[str, str] = {}
+    others = []
+    for match in sorted(glob.glob(argument, recursive=True)):
+        if os.path.isdir(match):
+            found = _below(match) | found
+        elif listing.is_image(match):
+            found.setdefault(match, '')
+        else:
+            others.append(match)
+    if not found:
+        matches = 'matches no image' if glob.has_magic(argument) else 'does not exist'
+        raise BadInput(f'image {argument} {matches}')
+    for note in listing.left_out_notes(argument, [listing.Found(others=others)]):
+        listing.say(note)
     return found
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+def _below(folder: str) -> dict[str, str]:
+    """Return the images in a folder; 'cat/tabby/1.jpg' is of the class folder 'cat'."""
+    names = listing.image_files(folder)
+    return {os.path.join(folder, name): name.rpartition('/')[0].split('/')[0] for name in names}
