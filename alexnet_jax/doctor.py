@@ -4,8 +4,9 @@
 
 Compiles the training step to see how much memory it needs, decodes some of the images, verifies
 every checkpoint in the workdir, and prints a line for each finding: `ok`, or `FAIL` and what to do.
-Every check runs, whatever the earlier ones found, and nothing is written. The exit code is 0 if all
-is well, else 1.
+Every check runs, whatever the earlier ones found; if they found nothing wrong, the input pipeline
+and the step are timed for a few seconds each, to say which will be the slower. Nothing is written
+but the compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
 """
 
 import os
@@ -25,13 +26,16 @@ from etils import epath
 from alexnet_jax import cli
 from alexnet_jax.config import validate
 from alexnet_jax.errors import AlexNetError, BadInput, run_command
-from alexnet_jax.parallel import compilation
+from alexnet_jax.parallel import compilation, malloc
 from alexnet_jax.run import checkpoint, manifest, workdir
 from alexnet_jax.training.memory import state_shapes, step_memory
+from alexnet_jax.training.rate import step_rate
 
 SAMPLE_IMAGES = 50  # how many of each split are decoded
 SAMPLE_LABELS = 1000  # how many are read of a split whose labels are not in memory
 KEPT = checkpoint.KEEP_NEWEST + 2  # and the best, and the one being written
+
+TIMED_SECONDS = 3.0  # of the input pipeline, after as long to settle, and of the step
 
 Finding = tuple[bool, str]  # whether all is well, and the text
 
@@ -56,13 +60,20 @@ def examine(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[t
         checks['workdir'] = partial(_check_workdir, config, folder)
         checks['disk'] = partial(_check_disk, config, folder)
         checks['checkpoints'] = partial(_check_checkpoints, folder)
+    checks['speed'] = partial(_check_speed, config)
+    is_well = True
     for name, check in checks.items():
+        if name == 'speed' and not is_well:
+            return  # a run would not get there
         try:
             for finding in check():
+                is_well &= finding[0]
                 yield name, finding
         except AlexNetError as error:
+            is_well = False
             yield name, (False, str(error))
         except Exception as error:  # whatever it is, the next checks run
+            is_well = False
             yield name, (False, f'{type(error).__name__}: {error}')
 
 
@@ -199,6 +210,33 @@ def _spread(size: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, size - 1, min(size, most)).astype(int))
 
 
+def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
+    """Which will be the slower, data or step; on a CPU they share the cores."""
+    from alexnet_jax.data import rate, sources  # TensorFlow takes seconds to import
+
+    if sources.find_source(config.data).to_prepare():
+        return
+    cli.show_progress('timing the data and the step')
+    try:
+        data = rate.train_rate(config, TIMED_SECONDS)
+        step = step_rate(config, TIMED_SECONDS)
+    finally:
+        cli.show_progress('')
+    rates = f'the data come at about {data:,.0f} images/s, the step takes {step:,.0f} images/s'
+    if jax.default_backend() == 'cpu':
+        rates += f', on the same cores about {1 / (1 / data + 1 / step):,.0f} together'
+    if data < step:
+        yield (
+            True,
+            (
+                f'{rates}: the data will be the slower; prepare them once (python -m '
+                'alexnet_jax.prepare), or give this machine more cores'
+            ),
+        )
+    else:
+        yield True, f'{rates}: the step will be the slower'
+
+
 def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:
     workdir.check(folder, config)
     if workdir.is_in_use(folder):
@@ -256,7 +294,9 @@ def main() -> None:
         raise BadInput(
             'usage: python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR]'
         )
-    compilation.set_xla_flags()  # as in training, so that the step is the same program
+    malloc.configure_malloc()  # as in training, so that the step is the same program, and as fast
+    compilation.set_xla_flags()
+    compilation.enable_compilation_cache()
     is_well = True
     for name, (is_ok, text) in examine(flags.FLAGS.config, flags.FLAGS.workdir):
         print(f'{"ok" if is_ok else "FAIL":4}  {name:11}  {" ".join(text.split())}', flush=True)

@@ -1,6 +1,7 @@
 """What the doctor reports on good and on broken setups, and that it writes nothing."""
 
 import fcntl
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import cli_runs
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, assert_has
 from PIL import Image
 
 from alexnet_jax import cli, doctor
+from alexnet_jax.data import rate
 from alexnet_jax.run import workdir
 from alexnet_jax.training.memory import StepMemory, state_shapes
 
@@ -52,8 +54,10 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture(autouse=True)
 def need(monkeypatch):
-    """Saves compiling, which takes seconds; test_quickstart does it."""
+    """Saves compiling and timing, which take seconds; test_quickstart does it."""
     monkeypatch.setattr(doctor, 'step_memory', lambda config: NEED)
+    monkeypatch.setattr(doctor, 'step_rate', lambda config, seconds: 3000)
+    monkeypatch.setattr(rate, 'train_rate', lambda config, seconds: 6000)
 
 
 @pytest.fixture(scope='module')
@@ -80,8 +84,10 @@ def test_quickstart(tmp_path):
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert {status for status, *_ in lines} == {'ok'}
     assert list(dict.fromkeys(name for _, name, _ in lines)) == [
-        'config', 'devices', 'memory', 'data', 'workdir', 'disk', 'checkpoints',
+        'config', 'devices', 'memory', 'data', 'workdir', 'disk', 'checkpoints', 'speed',
     ]  # fmt: skip
+    speed = re.search(r'the data come at about ([\d,]+) .* the step takes ([\d,]+) ', done.stdout)
+    assert all(int(number.replace(',', '')) > 0 for number in speed.groups())
     assert 'digits has 1,437 train, 360 test examples of 10 classes' in done.stdout
     assert '50 images decode, from digits/test:0 to digits/test:359' in done.stdout
     assert 'train: 141 (8) to 146 (1) examples per class' in done.stdout
@@ -219,6 +225,27 @@ def test_ops_that_give_another_size(images):
     (bad,) = failures(findings(config))
     assert '30 x 30' in bad
     assert 'image_size=28' in bad
+
+
+# Speed
+
+
+def test_which_will_be_the_slower(images, monkeypatch):
+    _, config = images
+    ((ok, text),) = findings(config)['speed']
+    assert ok
+    assert_has(text, '6,000', '3,000', 'about 2,000 together', 'the step will be the slower')
+    monkeypatch.setattr(rate, 'train_rate', lambda config, seconds: 1000)
+    ((ok, text),) = findings(config)['speed']
+    assert ok
+    assert_has(text, '1,000', '3,000', 'the data will be the slower', 'alexnet_jax.prepare')
+
+
+def test_no_timing_of_what_would_fail(images, tmp_path):
+    _, config = images
+    config.data.eval_ops = 'decode|resize(30)'
+    assert 'speed' not in findings(config)
+    assert 'speed' not in findings(config_of('cifar10.py', data__data_dir=str(tmp_path / 'no')))
 
 
 # The workdir

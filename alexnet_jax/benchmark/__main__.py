@@ -148,8 +148,9 @@ def _step_table(
 def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Time the input pipeline, print the table, and return the figures."""
     from alexnet_jax.benchmark import throughput  # TensorFlow takes seconds to import
+    from alexnet_jax.data import rate
 
-    config = throughput.without_statistics(config)
+    config = rate.without_statistics(config)
     found = throughput.measure(
         config,
         [config.data.name, *flags.FLAGS.datasets],

@@ -9,8 +9,6 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax.benchmark import flax_baseline
-from alexnet_jax.data.ops.chain import KNOWN
-from alexnet_jax.data.ops.color import ColorOp
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
@@ -36,16 +34,6 @@ class Pipeline:
     rates: list[float] = field(default_factory=list)
 
 
-def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Return the config without mean and color op, which take a pass over the set to compute."""
-    config = config.copy_and_resolve_references()
-    config.data.mean = 'none'
-    color_ops = {name for name, kind in KNOWN.items() if issubclass(kind, ColorOp)}
-    ops = config.data.train_ops.split('|')
-    config.data.train_ops = '|'.join(op for op in ops if op.partition('(')[0] not in color_ops)
-    return config
-
-
 def measure(
     config: ml_collections.ConfigDict,
     names: Sequence[str],
@@ -57,7 +45,7 @@ def measure(
     """Time the training batches of datasets, in turns.
 
     Args:
-      config: A config from `without_statistics`; its ops and batch size serve every dataset.
+      config: A config from `rate.without_statistics`; its ops and batch size serve every dataset.
       names: Datasets, as for `config.data.name`.
       with_flax: Whether to time the flax pipeline too, on images of the first dataset.
       repeats: How many times each is timed.

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from alexnet_jax.errors import RunError
+from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.model import variants
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.step import TrainState, create_train_state, lower_train_step
@@ -41,9 +42,19 @@ def step_memory(config: ml_collections.ConfigDict) -> StepMemory:
 
 
 def _compile_step(config: ml_collections.ConfigDict) -> jax.stages.Compiled:
+    model, transform = variants.make_model(config), make_optimizer(config)
+    parts = [blank_part(config)] * config.accum_steps
+    return lower_train_step(model, transform, config.seed, state_shapes(config), parts).compile()
+
+
+def blank_part(config: ml_collections.ConfigDict) -> Batch:
+    """Return a part of this process's batch, all zeros, which take no memory until they are read.
+
+    If the batch does not divide over the devices, it is rounded down.
+    """
     per_device = max(1, config.batch_size // config.accum_steps // jax.device_count())
     size, n = config.image_size, per_device * jax.local_device_count()
-    part = {  # zeros take no memory until they are read
+    return {
         'image': np.zeros((n, size, size, 3), np.uint8),
         'label': np.zeros(n, np.int32),
         'mask': np.zeros(n, np.float32),
@@ -51,19 +62,17 @@ def _compile_step(config: ml_collections.ConfigDict) -> jax.stages.Compiled:
         'color_shift': np.zeros((n, 3), np.float32),
         'color_scale': np.zeros(n, np.float32),
     }
-    model, transform = variants.make_model(config), _make_optimizer(config)
-    parts = [part] * config.accum_steps
-    return lower_train_step(model, transform, config.seed, state_shapes(config), parts).compile()
 
 
 def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
     """Return the state of a run as shapes and dtypes."""
-    model, transform = variants.make_model(config), _make_optimizer(config)
+    model, transform = variants.make_model(config), make_optimizer(config)
     return jax.eval_shape(
         lambda: create_train_state(model, transform, config.image_size, config.seed)
     )
 
 
-def _make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Return the optimizer of a config, its schedule made for a training set of some size."""
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
     return optimizer.make_optimizer(config, schedule, TRAIN_SIZE)

@@ -1,0 +1,57 @@
+"""The measured rates of steps and batches that take a known time."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from alexnet_jax.cli import load_recipe
+from alexnet_jax.data import rate
+from alexnet_jax.training import rate as training_rate
+
+
+@pytest.fixture
+def config():
+    config = load_recipe(f'{ROOT}/configs/quickstart.py')
+    config.batch_size, config.accum_steps = 64, 2
+    return config
+
+
+def test_step_rate(config, monkeypatch):
+    """64 images in a twentieth of a second; the first step, which compiles, does not count."""
+    sizes = []
+
+    def make_step(*args):
+        def step(state, parts):
+            time.sleep(0.05 if sizes else 0.5)
+            sizes.append([len(part['label']) for part in parts])
+            assert all(part['mask'].all() and part['image'].any() for part in parts)
+            return np.zeros(())
+
+        return step
+
+    monkeypatch.setattr(training_rate, 'make_train_step', make_step)
+    assert 64 / 0.05 * 0.7 < training_rate.step_rate(config, seconds=0.3) <= 64 / 0.05
+    assert set(map(tuple, sizes)) == {(32, 32)}
+    assert 5 <= len(sizes) <= 7
+
+
+def test_train_rate(config, monkeypatch):
+    """64 images in a twentieth of a second, after a slow start; without a pass for the mean."""
+
+    class Slow:
+        def __init__(self, config):
+            assert config.data.mean == 'none'
+            assert 'pca_shift' not in config.data.train_ops
+
+        def train_batches(self):
+            for step in itertools.count():
+                time.sleep(0.05 if step > 1 else 0.2)
+                yield []
+
+    monkeypatch.setattr(rate, 'Data', Slow)
+    config.data.train_ops += '|pca_shift(0.1)'
+    assert 64 / 0.05 * 0.7 < rate.train_rate(config, seconds=0.3) <= 64 / 0.05
+    assert config.data.mean == 'image'
