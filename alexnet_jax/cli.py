@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 import runpy
 import sys
@@ -203,11 +204,13 @@ def check_output(path: str, endings: Sequence[str]) -> None:
       endings: The endings that name a format, such as '.csv'.
 
     Raises:
-      BadInput: It has another ending, exists already, or is in no folder.
+      BadInput: It has another ending, is a URL, exists already, or is in no folder.
     """
     if not path.endswith(tuple(endings)):
         raise BadInput(f'--output={path}; it must end with {" or ".join(endings)}')
-    if Path(path).exists():
+    if '://' in path:
+        raise BadInput(f'--output={path} is a URL; write to a local file and copy that')
+    if os.path.lexists(path):
         raise BadInput(f'--output={path} exists; remove it or choose another name')
     if not Path(path).parent.is_dir():
         raise BadInput(f'--output={path}: the folder {Path(path).parent} does not exist')

@@ -24,6 +24,7 @@ from absl import flags
 from alexnet_jax import cli, files
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
+from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
 
 CHUNK = 1 << 20  # bytes, or names, that are copied at once
@@ -34,7 +35,7 @@ Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 def main() -> None:
     """Write the features of the images on the command line."""
-    flags.DEFINE_string('workdir', None, "The run's folder.")
+    flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
     flags.DEFINE_string('layer', None, 'A layer as `summary` prints it, such as relu7.')
     flags.DEFINE_string('output', None, 'Write to this new file, FILE.npz or FILE.csv.')
     flags.DEFINE_integer('limit', None, 'Take only the first N images.', lower_bound=1)
@@ -48,7 +49,7 @@ def main() -> None:
     cli.check_output(output, ('.npz', '.csv'))
     images = ImageFiles(arguments, flags.FLAGS.limit)
     configure_runtime()
-    net = TrainedNet.load(folder)
+    net = TrainedNet.load(*parse_member(folder))
     shape = net.feature_shape(layer)
 
     def features(pixels: np.ndarray) -> np.ndarray:

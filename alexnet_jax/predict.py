@@ -20,6 +20,7 @@ from absl import flags
 from alexnet_jax import cli, files
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
+from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
 
 Ranking = Sequence[tuple[int, float]]  # labels and probabilities, the most probable first
@@ -28,7 +29,7 @@ Write = Callable[[str, Ranking], None]  # takes an image's path too
 
 def main() -> None:
     """Print or write the classes of the images on the command line."""
-    flags.DEFINE_string('workdir', None, "The run's folder.")
+    flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
     flags.DEFINE_bool('json', False, 'Print one JSON object per image instead of a table.')
     flags.DEFINE_string('output', None, 'Write to this new file, FILE.csv or FILE.jsonl.')
     flags.DEFINE_integer('top', 5, 'The number of classes of each image.', lower_bound=1)
@@ -41,7 +42,7 @@ def main() -> None:
         cli.check_output(output, ('.jsonl',) if as_json else ('.csv', '.jsonl'))
     images = ImageFiles(arguments, flags.FLAGS.limit)
     configure_runtime()
-    net = TrainedNet.load(flags.FLAGS.workdir)
+    net = TrainedNet.load(*parse_member(flags.FLAGS.workdir))
     top = min(flags.FLAGS.top, len(net.class_names))
     show_bar = output is not None or not sys.stdout.isatty()
     with _open_writer(output, as_json, net, top) as write:

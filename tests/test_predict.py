@@ -130,6 +130,13 @@ def test_best_checkpoint_and_not_the_newest(make_run, photo, classify):
     check(found, softmax(params[20], pixels[None], mean))
 
 
+def test_a_checkpoint_by_its_step(make_run, photo, classify):
+    folder, mean, params = make_run(scores=((10, 0.5), (20, 0.75)))
+    path, pixels = photo(height=SIZE, width=SIZE)
+    (found,) = classify(f'{folder}@10', path)
+    check(found, softmax(params[10], pixels[None], mean))
+
+
 def test_no_mean(make_run, photo, classify):
     folder, _, params = make_run({'data.mean': 'none'})
     (folder / 'statistics.npz').unlink()
@@ -272,6 +279,7 @@ def test_csv(make_run, photo, command, tmp_path):
         (['--output={}/x.csv', '--json'], ['x.csv', '.jsonl']),
         (['--output={}/old.csv'], ['old.csv exists', 'remove it']),
         (['--output={}/no/x.csv'], ['/no does not exist']),
+        (['--output=gs://bucket/x.csv'], ['gs://bucket/x.csv is a URL']),
     ],
 )
 def test_outputs_that_are_refused(flags, parts, command, photo, tmp_path):

@@ -226,7 +226,7 @@ class TrainedNet:
         """
         return self._in_batches(self._feature_step(self._layers_to(layer)), images)
 
-    def feature_shape(self, layer: str | None = None) -> Shape:
+    def feature_shape(self, layer: str) -> Shape:
         """Return the shape of an image's `features`: (features,) or (h, w, channels).
 
         Raises:

@@ -1,5 +1,6 @@
 """A trained net against values by hand: fully connected layers on images of a single pixel."""
 
+import dataclasses
 import sys
 from math import log
 
@@ -15,6 +16,7 @@ from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation import steps, trained
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.parallel import pmap
 from alexnet_jax.run import checkpoint
 
 NAMES = ['ant', 'bee', 'cat']
@@ -273,6 +275,35 @@ def test_predict(crops):
     total = np.exp([0, 3, 1, 9]).sum()
     np.testing.assert_allclose([p for _, p in classes], np.exp([3, 1]) / total, rtol=1e-5)
     assert len(crops.predict(np.zeros((4, 4, 3), np.uint8))) == 3
+
+
+def test_predict_a_list(crops, tmp_path, monkeypatch):
+    """Each image as if it were alone, whatever its kind; by their words where classes have any."""
+    monkeypatch.setattr(trained, 'BATCH', 2)  # in three batches
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 4, 4, 3), np.uint8)
+    crops.variables['params']['fc']['kernel'] = pmap.replicate(
+        np.random.RandomState(1).normal(0, 0.01, (48, 4)).astype(np.float32)
+    )
+    Image.fromarray(pixels[1]).save(tmp_path / 'b.png')
+    images = [pixels[0], tmp_path / 'b.png', Image.fromarray(pixels[2]), *pixels[3:]]
+    found = crops.predict(images, top=2)
+    assert [len(classes) for classes in found] == [2] * 5
+    for classes, alone in zip(found, pixels, strict=True):
+        assert [name for name, _ in classes] == [name for name, _ in crops.predict(alone, top=2)]
+        np.testing.assert_allclose(
+            [p for _, p in classes], [p for _, p in crops.predict(alone, top=2)], rtol=1e-5
+        )
+    assert len({tuple(classes) for classes in found}) == 5
+    assert crops.predict([]) == []
+    fish = dataclasses.replace(crops, class_names=['n01440764', 'n01443537', 'cat'])
+    assert {name for name, _ in fish.predict(pixels[0])} == {'tench', 'goldfish', 'cat'}
+
+
+def test_summary_and_shapes(crops):
+    *_, layer, total, _ = crops.summary().splitlines()
+    assert layer.split() == ['FC', '4', 'W', '4x48,', 'softmax', '4*4*3', '=', '48', '196', '192']
+    assert total.split() == ['total', '196', '192']
+    assert crops.feature_shape('fc') == (4,)
 
 
 def test_images_that_cannot_be_preprocessed(crops, tmp_path):
