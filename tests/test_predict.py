@@ -2,17 +2,21 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from helpers import assert_has
+from helpers import ROOT, assert_has
 from PIL import Image
 from trained_runs import save_run
 
 from alexnet_jax import predict
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput, RunError
@@ -363,3 +367,37 @@ def test_no_statistics(make_run, command, photo):
     (folder / 'statistics.npz').write_bytes(b'PK damaged')
     message = refused(lambda: command(f'--workdir={folder}', photo()[0]), 2)
     assert message.startswith(f'{folder}/statistics.npz cannot be read: ')
+
+
+@pytest.mark.slow
+def test_nothing_but_our_own_lines(tmp_path, cache):
+    """TensorFlow and the libraries of the formats have much to say about images that are cut."""
+    config = load_recipe(f'{ROOT}/configs/quickstart.py')
+    config.data.mean = 'none'
+    model, size = variants.make_model(config), config.image_size
+    params = model.init(jax.random.key(0), np.zeros((1, size, size, 3), np.float32))['params']
+    folder = tmp_path / 'run'
+    save_run(folder, config, list('0123456789'), {1: ({'params': params}, 0.5)})
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 40, 3), np.uint8)
+    for ending in ('jpg', 'png', 'gif', 'webp', 'bmp', 'tif'):
+        path = photos / f'whole.{ending}'
+        Image.fromarray(pixels).save(path)
+        (photos / f'cut.{ending}').write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    command = [sys.executable, '-m', 'alexnet_jax.predict', f'--workdir={folder}', '--json']
+    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
+    environment.pop('TF_CPP_MIN_LOG_LEVEL', None)
+    done = subprocess.run(
+        [*command, str(photos)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    found = [json.loads(line)['image'] for line in done.stdout.splitlines()]
+    assert {Path(path).stem for path in found} == {'whole'}
+    assert len(found) == 6
+    *skipped, last = done.stderr.splitlines()
+    assert [line.split()[:2] for line in skipped] == [
+        ['skipped:', f'{photos}/cut.{ending}']
+        for ending in ('bmp', 'gif', 'jpg', 'png', 'tif', 'webp')
+    ]
+    assert_has(last, 'error: 6 of 12 images')
+    assert done.returncode == 1

@@ -1,13 +1,14 @@
 """Image files, decoded by several threads ahead of whoever reads them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.chain import Preprocessor, parse
 from alexnet_jax.data.ops.image import require_size
+from alexnet_jax.data.reader import closed_at_exit
 from alexnet_jax.data.tensorflow import tf
 
 
@@ -32,8 +33,12 @@ def read_files(
       The files by their places in `paths`, ascending int64 [b], and their images, uint8
       [b, size, size, 3] or [b, views, size, size, 3]. Files that cannot be used are left out.
     """
-    preprocess = parse(ops, max_pixels)
+    return closed_at_exit(_batches(paths, parse(ops, max_pixels), size, batch_size))
 
+
+def _batches(
+    paths: Sequence[str], preprocess: Preprocessor, size: int, batch_size: int
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     def load(place, path):
         image, _ = preprocess(tf.io.read_file(path))
         return place, require_size(image, size, size)

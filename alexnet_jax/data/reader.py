@@ -39,6 +39,12 @@ def _close_live() -> None:
         batches.close()
 
 
+def closed_at_exit(batches: Generator) -> Generator:
+    """Return a generator that reads a tf.data pipeline, to be closed before Python exits."""
+    _live.add(batches)
+    return batches
+
+
 class Reader:
     """Read one split in batches.
 
@@ -102,9 +108,7 @@ class Reader:
         Raises:
           RunError: An image cannot be used; the message names it.
         """
-        batches = self._batches(plan, start, stop, transform)
-        _live.add(batches)
-        return batches
+        return closed_at_exit(self._batches(plan, start, stop, transform))
 
     def _batches(
         self, plan: Plan, start: int, stop: int, transform: Transform

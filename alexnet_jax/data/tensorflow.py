@@ -3,7 +3,9 @@
 import os
 from typing import Any
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# JAX sets the level to 1 when it is imported, so that a 1 is not taken for the user's.
+if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 # The image ops do not use oneDNN, and its startup notice ignores the log level.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 

@@ -29,6 +29,8 @@ from alexnet_jax.run.workdir import read_classes, read_config
 
 BATCH = 64  # images, or views of them, that a device computes at once
 
+PNG_MODES = ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
+
 Step = Callable[[np.ndarray], jax.Array]
 AnyImage = str | os.PathLike[str] | np.ndarray | Image.Image
 Ranking = list[tuple[str, float]]
@@ -315,6 +317,9 @@ def _as_png(image: np.ndarray | Image.Image) -> bytes:
                 f'[height, width, 3] or [height, width]'
             )
         image = Image.fromarray(image)
+    exif = image.getexif()  # a photograph's orientation
+    if image.mode not in PNG_MODES:
+        image = image.convert('RGB')
     buffer = io.BytesIO()
-    image.save(buffer, 'PNG', compress_level=0)
+    image.save(buffer, 'PNG', compress_level=0, exif=exif)
     return buffer.getvalue()

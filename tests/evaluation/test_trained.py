@@ -268,6 +268,20 @@ def test_preprocess_files_arrays_and_pillow(crops, tmp_path):
     np.testing.assert_array_equal(gray, np.repeat(pixels[1:5, 2:6, :1], 3, axis=2))
 
 
+def test_a_pillow_image_is_seen_as_its_file_is(crops, tmp_path):
+    """Turned by its EXIF data; CMYK, which no PNG holds, is converted."""
+    photo = Image.fromarray(np.random.RandomState(0).randint(0, 256, (8, 12, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it a quarter clockwise
+    photo.save(tmp_path / 'a.png', exif=exif)
+    turned = np.rot90(photo, -1)
+    for image in (tmp_path / 'a.png', Image.open(tmp_path / 'a.png'), turned.copy()):
+        np.testing.assert_array_equal(crops.preprocess(image), turned[4:8, 2:6])
+    cmyk = photo.convert('CMYK')
+    expected = np.asarray(cmyk.convert('RGB'))[2:6, 4:8]
+    np.testing.assert_array_equal(crops.preprocess(cmyk), expected)
+
+
 def test_predict(crops):
     """The fourth output has no name; e**3 : e : 1 for the others, out of e**9 more."""
     classes = crops.predict(np.zeros((4, 4, 3), np.uint8), top=2)
