@@ -39,7 +39,7 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
     c.batch_size = 128 if images >= 100_000 or classes >= 500 else 64
     while c.batch_size > 16 and images / c.batch_size < 16:
         c.batch_size //= 2
-    c.epochs = float(min(100, max(30, 150_000 // images)))
+    c.epochs = float(min(100, max(30, 10 * round(15_000 / images))))
     steps_per_epoch = images / c.batch_size
     # About 25 checkpoints, and evaluations about once per epoch or less often.
     wanted = c.epochs * steps_per_epoch / 25
