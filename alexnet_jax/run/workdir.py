@@ -179,10 +179,16 @@ def _describe(
 def _check_contents(
     folder: epath.Path, config: ml_collections.ConfigDict, now: Mapping[str, str]
 ) -> None:
-    """Refuse data that changed since the run was started: its batches would be others."""
+    """Refuse data that changed since the run was started: its batches would be others.
+
+    If nothing is learned yet, forget the statistics instead: a damaged image may have been removed.
+    """
     before = _read_json(str(folder), CONTENTS, dict)
     changed = [part for part in {**before, **now} if before.get(part) != now.get(part)]
-    if changed:
+    checkpoints = folder / 'checkpoints'
+    if changed and not (checkpoints.exists() and any(checkpoints.iterdir())):
+        (folder / 'statistics.npz').unlink(missing_ok=True)
+    elif changed:
         first = changed[0]
         more = f' and {len(changed) - 1:,} more' if len(changed) > 1 else ''
         raise BadInput(

@@ -39,7 +39,7 @@ class StandstillHint:
         return (
             f'hint: after {step:,} steps the loss is still that of guessing, ln('
             f'{self._config.num_classes}) = {chance:.2f}. If it stays there, the network does not '
-            f'learn: try {he_init}another --config.optimizer.learning_rate (it is {rate:g}), or '
+            f'learn: try {he_init}a lower --config.optimizer.learning_rate (it is {rate:g}), or '
             f'start from a trained run with --config.init_from=DIR'
         )
 

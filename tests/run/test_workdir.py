@@ -320,11 +320,24 @@ def test_data_may_move(tmp_path, kind):
 )
 def test_data_that_changed_are_named(tmp_path, name, now, parts):
     start(tmp_path, PATH_NAMES[0], DATA)
+    (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
     before = contents(tmp_path)
     with pytest.raises(BadInput) as error:
         start(tmp_path, name, now)
     assert_has(str(error.value), name, 'has changed', *parts, 'restore the data')
     assert contents(tmp_path) == before
+
+
+def test_data_may_be_mended_before_anything_is_learned(tmp_path):
+    """And their statistics are computed again."""
+    start(tmp_path, PATH_NAMES[0], DATA)
+    (tmp_path / 'statistics.npz').touch()
+    start(tmp_path, PATH_NAMES[0], DATA)
+    assert (tmp_path / 'statistics.npz').exists()
+    mended = DATA | {'train dog': '2 images'}
+    start(tmp_path, PATH_NAMES[0], mended)
+    assert not (tmp_path / 'statistics.npz').exists()
+    assert json.loads((tmp_path / 'data.json').read_text()) == mended
 
 
 @pytest.mark.parametrize('name', ['digits', 'prepared:/a/images', 'tfds:cifar10'])

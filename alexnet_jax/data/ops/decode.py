@@ -102,7 +102,7 @@ def _call(function: Callable, encoded: tf.Tensor, types: Any) -> Any:
     return tf.numpy_function(call, [encoded], types, stateful=False)
 
 
-def _without_fault(value: tf.Tensor, fault: tf.Tensor) -> tf.Tensor:
+def _without_fault(value: tf.Tensor, fault: Any) -> tf.Tensor:
     """Return `value`; fail with the text `fault` unless it is empty."""
     if tf.executing_eagerly():
         if reason := fault.numpy().decode(errors='replace'):
@@ -120,7 +120,7 @@ def _contains(encoded: tf.Tensor, pattern: str) -> tf.Tensor:
     return tf.strings.length(rest) < tf.strings.length(head)
 
 
-def _on_white(rgba: tf.Tensor) -> tf.Tensor:
+def _on_white(rgba: Any) -> tf.Tensor:
     """Lay uint8 [h, w, 4] on white: uint8 [h, w, 3], rounded to nearest."""
     color, alpha = tf.cast(rgba[..., :3], tf.int32), tf.cast(rgba[..., 3:], tf.int32)
     return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)

@@ -91,7 +91,7 @@ def _fault(encoded: bytes, error: Exception) -> bytes:
 def _rgb(image: Image.Image, as_shown: bool) -> Image.Image:
     frame = (0, 0, *image.size)
     if isinstance(image, GifImagePlugin.GifImageFile) and image.tile:
-        frame = image.tile[0].extents  # the first frame may cover only a part of the canvas
+        frame = image.tile[0].extents or frame  # it may cover a part of the canvas only
     image.load()
     if image.mode in ('I', 'F'):
         raise ValueError('it has 32 bits per channel; convert it to 8')
@@ -120,8 +120,8 @@ TURNS = {
 }
 
 
-def orientation(encoded: bytes) -> np.ndarray:
-    """Return the EXIF orientation of a JPEG or PNG, int64, 1 to 8; 1 if it has none."""
+def orientation(encoded: bytes) -> np.int64:
+    """Return the EXIF orientation of a JPEG or PNG, 1 to 8; 1 if it has none."""
     is_jpeg = encoded[:2] == b'\xff\xd8'
     reader = JpegImagePlugin.JpegImageFile if is_jpeg else PngImagePlugin.PngImageFile
     try:

@@ -102,7 +102,8 @@ def is_finished(output: epath.Path, request: Request) -> bool:
     if not (output / MANIFEST).exists():
         raise BadInput(f'{output} exists and is not a prepared set; use a different --output')
     # Sets whose manifest does not say so are older than the choice, and as stored.
-    manifest, wanted = {'stored': True} | read_manifest(output), dataclasses.asdict(request)
+    manifest, wanted = read_manifest(output), dataclasses.asdict(request)
+    manifest.setdefault('stored', True)
     _refuse_changes(
         {key: manifest.get(key) for key in wanted}, wanted,
         f'{output} holds a set', 'remove it or use a different --output',
