@@ -32,7 +32,7 @@ def mutate(encoded: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF'])
 def test_mutated_images(kind, tmp_path, full):
     rng = random.Random(0)
     encoded, path = encode(kind), tmp_path / 'image'
