@@ -5,21 +5,23 @@ what differs. The command line overrides any key: `--config.batch_size=64`.
 """
 
 import difflib
-import fnmatch
+import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
+from etils import epath
 from ml_collections import config_dict
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.model import variants
+from alexnet_jax.model import patterns, variants
 from alexnet_jax.model.layers import BatchNorm
-from alexnet_jax.model.shapes import check_shapes, parameter_names
+from alexnet_jax.model.shapes import check_shapes
 
 SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
 DTYPES = ('float32', 'bfloat16')
-MEANS = ('image', 'none')
+MEANS = ('image', 'none', 'init_from')
 ON_BAD_IMAGE = ('stop', 'skip')
 
 POSITIVE = (
@@ -50,6 +52,9 @@ NOT_NEGATIVE = (
 # Keys that may differ when a run is resumed, because they do not change what is computed. `epochs`
 # may increase as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image')
+
+# Keys that runs recorded before they existed lack: their default is what such a run did.
+NEWER_KEYS = ('data.eval_fraction', 'optimizer.freeze')
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -91,7 +96,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.eval_fraction = 0.1
     c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
     c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
-    c.data.mean = 'image'  # subtract the training set's mean image (image), or nothing (none)
+    # Subtract the training set's mean image (image), that of the run in init_from, with which its
+    # weights were trained (init_from), or nothing (none).
+    c.data.mean = 'image'
     c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop above a few
     c.data.max_pixels = 100_000_000  # larger images are refused before they are decoded
 
@@ -115,6 +122,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Learning rates by epoch instead of the schedule's, 0 to freeze; the first match wins:
     # (('conv1/*', ((0, 0.01), (67, 1e-5), (72, 0.0))), ('*/bias', ((0, 0.02),)))
     c.optimizer.lr_overrides = ()
+    # Layers that stay as they are, by name: no gradient is computed for them, and batch norms use
+    # and keep their running averages. E.g. ('conv*', 'bn*').
+    c.optimizer.freeze = ()
     # Above 0: LARS, which scales the update of each kernel to this fraction of its norm, times lr.
     c.optimizer.trust_coefficient = 0.0
     return c
@@ -179,6 +189,10 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
             f'eval_every={config.eval_every} is not a multiple of checkpoint_every='
             f'{config.checkpoint_every}; it must be, since checkpoints are kept by score'
         )
+    if config.data.mean == 'init_from' and not config.init_from:
+        raise BadInput(
+            "data.mean='init_from' needs --config.init_from=RUN, the run whose mean image to use"
+        )
     _check_batch_size(config, devices)
     _check_network(config, devices)
 
@@ -191,10 +205,11 @@ def _check_types(expected: dict, found: dict) -> None:
         kinds = kinds or (type(default),)
         if type(value) not in kinds:
             raise BadInput(f'{key}={value!r}; it must be of type {kinds[0].__name__}')
-    if not all(isinstance(edit, str) for edit in found['edits']):
-        raise BadInput(
-            f"edits={found['edits']!r}; it must be a tuple of names, such as ('no_lrn',)"
-        )
+    for key, example in {'edits': 'no_lrn', 'optimizer.freeze': 'conv*'}.items():
+        if not all(isinstance(name, str) for name in found[key]):
+            raise BadInput(
+                f'{key}={found[key]!r}; it must be a tuple of names, such as {(example,)!r}'
+            )
     if not all(_is_number(epoch) for epoch in found['optimizer.milestones']):
         raise BadInput(
             f'optimizer.milestones={found["optimizer.milestones"]!r}; it must be a tuple of '
@@ -249,11 +264,76 @@ def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
             f'that a device computes at once (batch_size / accum_steps / devices); change one of '
             'these'
         )
-    names = parameter_names(layers)
-    for key in ('lr_multipliers', 'weight_decay_multipliers', 'lr_overrides'):
-        for pattern, _ in config.optimizer[key]:
-            if not fnmatch.filter(names, pattern):
-                raise BadInput(
-                    f'optimizer.{key}: {pattern!r} matches no parameter; '
-                    f'allowed: {", ".join(names)}'
-                )
+    patterns.check(layers, config.optimizer)
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """Return the config of the run in a workdir.
+
+    Raises:
+      BadInput: There is none, it is damaged, or an earlier version with other keys wrote it.
+    """
+    path = epath.Path(workdir) / 'config.json'
+    return parse_config(read_json(workdir, path.name, dict), str(path))
+
+
+def parse_config(
+    values: dict[str, Any], where: str, remedy: str = 'use a different --workdir'
+) -> ml_collections.ConfigDict:
+    """Return the config of a run from its JSON.
+
+    Args:
+      values: What the JSON holds.
+      where: The file's name, for errors.
+      remedy: What to do, likewise.
+
+    Raises:
+      BadInput: It is damaged, or an earlier version with other keys wrote it.
+    """
+    found = ml_collections.ConfigDict(_to_tuples(values))
+    config = default_config()
+    expected = leaves(config)
+    for problem, keys in (
+        ('unknown', leaves(found).keys() - expected.keys()),
+        ('missing', expected.keys() - leaves(found).keys() - set(NEWER_KEYS)),
+    ):
+        if keys:
+            raise BadInput(
+                f'{where} is from another version of alexnet_jax ({problem} key {min(keys)}): '
+                f'{remedy}; CHANGELOG.md lists the keys that were renamed'
+            )
+    try:
+        config.update(found)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
+    return config
+
+
+def read_json(workdir: str, name: str, kind: type) -> Any:
+    """Return the content of a JSON file of a run.
+
+    Args:
+      workdir: The run's folder.
+      name: The file's name.
+      kind: The type that the content must have.
+
+    Raises:
+      BadInput: There is no such file, or it is damaged.
+    """
+    path = epath.Path(workdir) / name
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise BadInput(f'{workdir} holds no run: cannot read {path}') from error
+    except ValueError as error:
+        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
+    if not isinstance(value, kind):
+        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; use a different --workdir')
+    return value
+
+
+def _to_tuples(value: Any) -> Any:
+    """Turn the lists of JSON into the tuples of configs."""
+    if isinstance(value, dict):
+        return {key: _to_tuples(v) for key, v in value.items()}
+    return tuple(_to_tuples(v) for v in value) if isinstance(value, list) else value

@@ -48,7 +48,7 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
     c.log_every = max(5, c.checkpoint_every // 10)
 
     c.data.name = f'folder:{expand(path)}'
-    to_256 = 'decode|resize_short(256)|center_crop(256)|'
+    to_256 = 'decode|resize_short(256, antialias)|center_crop(256)|'
     c.data.train_ops = to_256 + 'random_crop(227)|random_mirror'
     c.data.eval_ops = to_256 + 'center_crop(227)'
 

@@ -58,6 +58,7 @@ OVERRIDES = {
     'optimizer.lr_multipliers': ("(('*/bias', 2.0), ('*', 3))", (('*/bias', 2.0), ('*', 3))),
     'optimizer.weight_decay_multipliers': ("(('conv1/kernel', 0.0),)", (('conv1/kernel', 0.0),)),
     'optimizer.lr_overrides': ("(('conv1/*', ((0, 0.1),)),)", (('conv1/*', ((0, 0.1),)),)),
+    'optimizer.freeze': ("('conv*', 'fc6')", ('conv*', 'fc6')),
     'optimizer.trust_coefficient': ('0.001', 0.001),
 }  # fmt: skip
 
@@ -94,6 +95,26 @@ def changed(key: str, value) -> ConfigDict:
 
 
 # The keys
+
+
+def test_a_recorded_config_may_lack_newer_keys(tmp_path):
+    config = default_config()
+    config.seed = 7
+    del config.optimizer.freeze
+    (tmp_path / 'config.json').write_text(config.to_json())
+    found = config_lib.read_config(str(tmp_path))
+    assert (found.seed, found.optimizer.freeze) == (7, ())
+
+
+def test_newer_keys_exist():
+    assert set(config_lib.NEWER_KEYS) < leaves(default_config()).keys()
+
+
+def test_factors_may_match_frozen_parameters_beside_others():
+    config = default_config()
+    config.optimizer.freeze = ('conv*',)
+    config.optimizer.lr_multipliers = (('*/bias', 2.0),)
+    validate(config)
 
 
 def test_table_of_overrides_is_complete():
@@ -240,7 +261,7 @@ def test_batch_size(batch_size, devices, advice):
         ('optimizer.gamma', -1.0, 'optimizer.gamma=-1.0; it must not be negative'),
         ('dtype', 'float16', "dtype='float16'; did you mean bfloat16?"),
         ('dtype', 'half', "dtype='half'; allowed: float32, bfloat16"),
-        ('data.mean', 'channel', "data.mean='channel'; allowed: image, none"),
+        ('data.mean', 'channel', "data.mean='channel'; allowed: image, none, init_from"),
         ('data.on_bad_image', 'skp', "data.on_bad_image='skp'; did you mean skip?"),
         ('optimizer.schedule', 'cos', "optimizer.schedule='cos'; did you mean cosine?"),
         (
@@ -354,6 +375,29 @@ def test_every_key_is_read():
         ),
         ({'optimizer.lr_overrides': (('*/bias', ((0, -0.1),)),)}, 'rates by epoch'),
         ({'optimizer.lr_overrides': ('*/bias',)}, 'rates by epoch'),
+        ({'data.mean': 'init_from'}, r"data\.mean='init_from' needs --config\.init_from=RUN"),
+        ({'optimizer.freeze': ('conv9',)}, r"optimizer\.freeze: 'conv9' matches no layer; .*conv5"),
+        ({'optimizer.freeze': ('conv1/kernel',)}, 'matches no layer; allowed: conv1, conv2'),
+        (
+            {'optimizer.freeze': (1,)},
+            r"optimizer\.freeze=\(1,\); .*tuple of names, such as \('conv\*',\)",
+        ),
+        ({'optimizer.freeze': ('conv*', 'fc?')}, 'leaves no weights to train; freeze fewer'),
+        (
+            {
+                'optimizer.freeze': ('conv*',),
+                'optimizer.lr_multipliers': (('*/bias', 2.0), ('conv1/*', 0.1)),
+            },
+            r"optimizer\.lr_multipliers: 'conv1/\*' is for conv1/kernel, which .*freeze=.*remove",
+        ),
+        (
+            {'optimizer.freeze': ('fc8',), 'optimizer.weight_decay_multipliers': (('fc8/*', 0.0),)},
+            r"weight_decay_multipliers: 'fc8/\*' is for fc8/kernel",
+        ),
+        (
+            {'optimizer.freeze': ('conv1',), 'optimizer.lr_overrides': (('*/bias', ((0, 0.1),)),)},
+            r"optimizer\.lr_overrides: '\*/bias' is for conv1/bias, which",
+        ),
     ],
 )
 def test_parts_and_rates_that_are_refused(changes, message):

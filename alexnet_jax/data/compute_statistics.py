@@ -29,33 +29,42 @@ def load_or_compute(
     mean_size: tuple[int, int] | None,
     process_index: int,
     known: epath.Path | None = None,
+    mean_run: str | None = None,
 ) -> statistics.Statistics:
-    """Load statistics from `path`; if it does not exist, process 0 computes and saves them first.
+    """Load statistics from `path`; if it does not exist, process 0 makes and saves them first.
 
     Args:
       path: An npz file.
       reader: The reader of the training split.
       prefix: The ops before the first random one.
-      mean_size: Height and width of the mean image; None to leave it out.
+      mean_size: Height and width of the mean image; None to compute none.
       process_index: The index of this process; processes other than 0 wait for the file.
       known: A file with the same statistics, to copy instead of computing them.
+      mean_run: The workdir whose mean image to take. Once saved, it is not needed again.
 
     Raises:
-      BadInput: The file belongs to other data or ops.
+      BadInput: The file belongs to other data or ops, or that of `mean_run` cannot be read.
       RunError: An image cannot be used.
     """
-    origin = f'{len(reader.split)} images, {prefix.ops}, mean image {mean_size}'
+    mean = f'of {mean_run}' if mean_run else mean_size
+    origin = f'{len(reader.split)} images, {_text(prefix)}, mean image {mean}'
     if process_index == 0 and not path.exists():
-        if known:
-            statistics.save(path, dataclasses.replace(statistics.load(known), origin=origin))
-        else:
-            statistics.save(path, compute(reader, prefix, mean_size, origin))
+        found = statistics.load(known) if known else compute(reader, prefix, mean_size)
+        if mean_run:
+            other = statistics.load(epath.Path(mean_run) / path.name)
+            found = dataclasses.replace(found, mean_image=other.mean_image)
+        statistics.save(path, dataclasses.replace(found, origin=origin))
     while not path.exists():
         time.sleep(0.5)
     found = statistics.load(path)
     if found.origin != origin:
         raise BadInput(f'{path} is for {found.origin}, but this run needs {origin}; remove it')
     return found
+
+
+def _text(prefix: Preprocessor) -> str:
+    """Return the ops as text, the same as before resizing had the argument `antialias`."""
+    return str(prefix.ops).replace(', antialias=False', '')
 
 
 def compute(

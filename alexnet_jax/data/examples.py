@@ -49,7 +49,7 @@ class Examples:
         self.train_size, self.eval_size = len(dataset.train), len(dataset.eval)
         self._train, self._eval = self._reader(dataset.train), self._reader(dataset.eval)
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
-        if config.data.mean == 'image':
+        if config.data.mean != 'none':
             self.mean = statistics.load(self._statistics).center(config.image_size)
 
     def _preprocessor(self, key: str, split: Split) -> Preprocessor:

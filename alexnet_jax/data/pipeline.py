@@ -42,7 +42,7 @@ class Data:
       class_names: The names of the classes, in label order.
       contents: What tells the data from others, part by part, wherever they lie.
       mean: float32 [image_size, image_size, 3] to subtract, once statistics are loaded: the center
-        crop of the training set's mean image, or zeros.
+        crop of the mean image that data.mean names, or zeros.
     """
 
     def __init__(
@@ -112,27 +112,29 @@ class Data:
         """Load the mean image and color axes from the workdir; compute them first if necessary.
 
         A prepared set comes with its own, which are copied if the ops leave its images unchanged.
-        Process 0 computes and writes `statistics.npz`; the others wait for it. Does nothing if
-        neither data.mean nor an op needs them.
+        With data.mean='init_from' the mean image is that of the run of `init_from`. Process 0
+        computes and writes `statistics.npz`; the others wait for it. Does nothing if neither
+        data.mean nor an op needs them.
 
         Raises:
           BadInput: The file belongs to other data or ops.
           RunError: An image cannot be used.
         """
-        needs_mean = self.config.data.mean == 'image'
-        if not needs_mean and not self.train_preprocessor.color:
+        mean = self.config.data.mean
+        if mean == 'none' and not self.train_preprocessor.color:
             return
         prefix = self.train_preprocessor.prefix
         found = load_or_compute(
             epath.Path(workdir) / 'statistics.npz',
             self._train,
             prefix,
-            self._mean_size() if needs_mean else None,
+            self._mean_size() if mean == 'image' else None,
             self.process_index,
             self._train.split.statistics if prefix.decodes_only else None,
+            self.config.init_from if mean == 'init_from' else None,
         )
         self._axes = found.axes
-        if needs_mean:
+        if mean != 'none':
             self.mean = found.center(self.config.image_size)
 
     def train_batches(self, start_step: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:

@@ -120,7 +120,7 @@ class TrainedNet:
     def mean(self) -> np.ndarray:
         """What is subtracted from every image: float32 [image_size, image_size, 3]."""
         size = self.config.image_size
-        if self.config.data.mean != 'image':
+        if self.config.data.mean == 'none':
             return np.zeros((size, size, 3), np.float32)
         return statistics.load(epath.Path(self.workdir) / 'statistics.npz').center(size)
 

@@ -25,7 +25,9 @@ _BUDGET = flags.DEFINE_float(
 )
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'Number of seeds: 0, 1, ...')
 _FOLDER = flags.DEFINE_string(
-    'folder', None, 'For the experiment dropout: a folder of images, PATH/{train,validation}/CLASS.'
+    'folder',
+    None,
+    'For dropout and finetuning: a folder of images, PATH/{train,validation}/CLASS.',
 )
 RECORDS = Path('results')
 RUNS = Path('runs/experiments')
@@ -65,6 +67,8 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
     """
     records = Records(RECORDS / f'{name}.jsonl')
     for seed in range(seeds):
+        if experiment.lay_out and experiment.next_trial(records, seed):
+            experiment.lay_out(_FOLDER.value, RUNS / name, seed)
         while not session.is_over and (trial := experiment.next_trial(records, seed)):
             print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
             if record := session.run(trial, seed):

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from alexnet_jax.drawing import figures
-from alexnet_jax.experiments import relu_vs_tanh
+from alexnet_jax.experiments import finetuning, relu_vs_tanh
 from alexnet_jax.experiments.records import Records, Trial, smooth
 from alexnet_jax.experiments.tables import first_left, markdown, reached, spread
 
@@ -19,6 +20,8 @@ class Experiment:
     next_trial: Callable[[Records, int], Trial | None]  # records, seed -> the next trial
     table: Callable[[Records], str]  # Markdown
     figure: Callable[[Records], Figure | None] | None = None  # None if there is nothing to draw
+    # Lays out the data of a seed's trials: --folder, the folder of the workdirs, seed.
+    lay_out: Callable[[str | None, Path, int], None] | None = None
 
 
 def of_list(trials: Sequence[Trial]) -> Callable[[Records, int], Trial | None]:
@@ -159,5 +162,12 @@ EXPERIMENTS = {
         of_list(list(DROPOUT.values())),
         dropout_table,
         dropout_figure,
+    ),
+    'finetuning': Experiment(
+        'Fine-tuning on 20 images a class, next to training from scratch',
+        finetuning.next_trial,
+        finetuning.table,
+        finetuning.figure,
+        finetuning.lay_out,
     ),
 }

@@ -18,7 +18,8 @@ class Trial:
 
     Attributes:
       name: Stands for config and overrides; only `epochs` may grow later.
-      config: NAME[:ARGUMENT] of a recipe; {folder} in it stands for the command's --folder.
+      config: NAME[:ARGUMENT] of a recipe; in it, {folder} stands for the command's --folder, {runs}
+        for the folder of the workdirs, and {seed} for the seed.
       overrides: Config keys with values, besides `seed` and `epochs`.
       epochs: How long to train.
       until: The training error at which to stop early.

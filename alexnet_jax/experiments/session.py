@@ -88,7 +88,7 @@ class Session:
         flags = {**trial.overrides, 'seed': seed, 'epochs': trial.epochs}
         command = (
             *self._trainer,
-            f'--config={trial.config.format(folder=self._folder)}',
+            f'--config={trial.config.format(folder=self._folder, runs=self._runs, seed=seed)}',
             f'--workdir={workdir}',
             *(f'--config.{key}={value}' for key, value in flags.items()),
         )

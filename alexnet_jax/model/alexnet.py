@@ -35,12 +35,15 @@ class AlexNet(nn.Module):
       ghost_batch_size: Consecutive examples over which batch norm computes its statistics.
       ops: The module that computes convolutions, pools and norms: `model.ops`, or another with the
         same functions.
+      frozen: The names of the layers that training leaves as they are. Batch norms among them use
+        their running averages in training, too; the others compute the same in any case.
     """
 
     layers: Table
     dtype: jnp.dtype = jnp.float32
     ghost_batch_size: int = 32
     ops: Any = ops
+    frozen: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(
@@ -79,7 +82,7 @@ class AlexNet(nn.Module):
                     x = self._dense(layer, _flatten(x, layer.groups))
                 case BatchNorm(name, epsilon):
                     norm = GhostBatchNorm(epsilon, self.ghost_batch_size, name=name)
-                    x = norm(x, train, mask)
+                    x = norm(x, train and name not in self.frozen, mask)
                 case Dropout():
                     x = _dropout(layer, x, dropout_keys if train else None, place)
                 case Tanh():
@@ -159,7 +162,8 @@ def update_batch_stats(layers: Table, batch_stats: Any, means: Any, is_any: jax.
     Args:
       layers: The network's table; each `BatchNorm` in it has its momentum.
       batch_stats: The collection of that name, the running averages so far.
-      means: The collection 'batch_sums', summed over the whole batch, divided by its examples.
+      means: The collection 'batch_sums', summed over the whole batch, divided by its examples. A
+        frozen layer is not in it and keeps its averages.
       is_any: Whether any example counted; if none did, the averages stay as they are.
     """
     momentum = {layer.name: layer.momentum for layer in layers if isinstance(layer, BatchNorm)}
@@ -168,7 +172,7 @@ def update_batch_stats(layers: Table, batch_stats: Any, means: Any, is_any: jax.
         return jnp.where(is_any, old + (1 - momentum[name]) * (new - old), old)
 
     return {
-        name: jax.tree.map(partial(update, name), stats, means[name])
+        name: jax.tree.map(partial(update, name), stats, means[name]) if name in means else stats
         for name, stats in batch_stats.items()
     }
 

@@ -23,6 +23,7 @@ from alexnet_jax.model.layers import (
     Table,
     WithinChannelLRN,
 )
+from alexnet_jax.model.patterns import frozen_layers
 
 T = TypeVar('T')
 
@@ -194,15 +195,20 @@ def build(variant: str, edits: tuple[str, ...], num_classes: int) -> Table:
 
 
 def make_model(config: ml_collections.ConfigDict, ops: Any = ops) -> AlexNet:
-    """Return the network that a config names by `variant`, `edits`, `num_classes` and `dtype`.
+    """Return the network of a config.
 
     Args:
-      config: A recipe.
+      config: A recipe; `variant`, `edits`, `num_classes`, `dtype`, `ghost_batch_size` and
+        `optimizer.freeze` are read.
       ops: The module that computes the layers, as in `AlexNet`.
     """
     layers = build(config.variant, config.edits, config.num_classes)
     return AlexNet(
-        layers, jnp.dtype(config.dtype), ghost_batch_size=config.ghost_batch_size, ops=ops
+        layers,
+        jnp.dtype(config.dtype),
+        ghost_batch_size=config.ghost_batch_size,
+        ops=ops,
+        frozen=frozen_layers(layers, config.optimizer.freeze),
     )
 
 

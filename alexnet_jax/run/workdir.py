@@ -17,10 +17,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from alexnet_jax import files
-from alexnet_jax.config import FREE_KEYS, default_config, leaves
+from alexnet_jax.config import FREE_KEYS, leaves, read_config, read_json
+from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
-from alexnet_jax.model.shapes import parameter_names
+from alexnet_jax.model.comparison import first_difference
 from alexnet_jax.run import environment
 
 LAG = 60  # seconds after which NFS, by default, has refreshed its listing of a folder
@@ -35,8 +36,8 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
 
     Raises:
       BadInput: The workdir is not writable, or holds a run whose config differs in a key that
-        changes results, or converted weights; or `init_from` holds no run, or a run of a different
-        network.
+        changes results, or converted weights; or `init_from` holds no run, or a run of another
+        network, or lacks the mean image that `data.mean` wants of it.
     """
     if has_run(workdir):
         if read_source(workdir) is not None:
@@ -99,18 +100,36 @@ def _may_have_moved(workdir: str, before: str | None, now: str | None) -> bool:
 
 
 def _check_init_from(config: ml_collections.ConfigDict) -> None:
-    """Refuse a run that lacks a layer of this one; the layers' sizes may differ."""
+    """Refuse a run of another network, or without the mean image that this one wants of it."""
+    run = config.init_from
     try:
-        other = read_config(config.init_from)
+        other = read_config(run)
     except BadInput as error:
         raise BadInput(f'init_from: {error}') from error
     now, before = (
-        parameter_names(variants.build(c.variant, c.edits, c.num_classes)) for c in (config, other)
+        (variants.build(c.variant, c.edits, c.num_classes), c.image_size) for c in (config, other)
     )
-    if missing := sorted(set(now) - set(before)):
+    if difference := first_difference(now, before):
+        name = ', '.join([other.variant, *other.edits])
         raise BadInput(
-            f'init_from={config.init_from} has no {missing[0]}; it has {", ".join(before)}: use a '
-            f'run of a similar network'
+            f'init_from={run} is a run of another network, {name}: this one has {difference}; use '
+            f'the same --config.variant, edits and image_size, or another run'
+        )
+    if config.data.mean == 'init_from':
+        _check_mean(config, other)
+
+
+def _check_mean(config: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> None:
+    run, size = config.init_from, config.image_size
+    if other.data.mean == 'none':
+        raise BadInput(
+            f"data.mean='init_from', but {run} subtracts no mean image; set --config.data.mean=none"
+        )
+    found = statistics.load(epath.Path(run) / 'statistics.npz').mean_image.shape
+    if min(found[:2]) < size:
+        raise BadInput(
+            f"data.mean='init_from': the mean image of {run} is {found[0]} x {found[1]}, smaller "
+            f'than image_size={size}; set --config.data.mean=image'
         )
 
 
@@ -168,7 +187,7 @@ def _describe(
             f'now: restore the data or use a different --workdir'
         )
     path = folder / 'environment.json'
-    previous = _read_json(str(folder), path.name, dict) if path.exists() else None
+    previous = read_json(str(folder), path.name, dict) if path.exists() else None
     _write_json(folder / 'config.json', json.loads(config.to_json()))
     _write_json(folder / 'classes.json', list(class_names))
     if contents is not None:
@@ -183,7 +202,7 @@ def _check_contents(
 
     If nothing is learned yet, forget the statistics instead: a damaged image may have been removed.
     """
-    before = _read_json(str(folder), CONTENTS, dict)
+    before = read_json(str(folder), CONTENTS, dict)
     changed = [part for part in {**before, **now} if before.get(part) != now.get(part)]
     checkpoints = folder / 'checkpoints'
     if changed and not (checkpoints.exists() and any(checkpoints.iterdir())):
@@ -232,55 +251,13 @@ def has_run(workdir: str) -> bool:
     return (epath.Path(workdir) / 'config.json').exists()
 
 
-def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """Return the config of the run in a workdir.
-
-    Raises:
-      BadInput: There is none, it is damaged, or an earlier version with other keys wrote it.
-    """
-    path = epath.Path(workdir) / 'config.json'
-    return parse_config(_read_json(workdir, path.name, dict), str(path))
-
-
-def parse_config(
-    values: dict[str, Any], where: str, remedy: str = 'use a different --workdir'
-) -> ml_collections.ConfigDict:
-    """Return the config of a run from its JSON.
-
-    Args:
-      values: What the JSON holds.
-      where: The file's name, for errors.
-      remedy: What to do, likewise.
-
-    Raises:
-      BadInput: It is damaged, or an earlier version with other keys wrote it.
-    """
-    found = ml_collections.ConfigDict(_to_tuples(values))
-    config = default_config()
-    expected = leaves(config)
-    for problem, keys in (
-        ('unknown', leaves(found).keys() - expected.keys()),
-        ('missing', expected.keys() - leaves(found).keys()),
-    ):
-        if keys:
-            raise BadInput(
-                f'{where} is from another version of alexnet_jax ({problem} key {min(keys)}): '
-                f'{remedy}; CHANGELOG.md lists the keys that were renamed'
-            )
-    try:
-        config.update(found)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
-    return config
-
-
 def read_classes(workdir: str) -> list[str]:
     """Return the class names, in label order.
 
     Raises:
       BadInput: There are none.
     """
-    return _read_json(workdir, 'classes.json', list)
+    return read_json(workdir, 'classes.json', list)
 
 
 def read_source(workdir: str) -> dict[str, Any] | None:
@@ -290,32 +267,12 @@ def read_source(workdir: str) -> dict[str, Any] | None:
       BadInput: The file is damaged.
     """
     exists = (epath.Path(workdir) / 'source.json').exists()
-    return _read_json(workdir, 'source.json', dict) if exists else None
+    return read_json(workdir, 'source.json', dict) if exists else None
 
 
 def write_source(workdir: str, source: dict[str, Any]) -> None:
     """Record where converted weights came from."""
     _write_json(epath.Path(workdir) / 'source.json', source)
-
-
-def _read_json(workdir: str, name: str, kind: type) -> Any:
-    path = epath.Path(workdir) / name
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise BadInput(f'{workdir} holds no run: cannot read {path}') from error
-    except ValueError as error:
-        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
-    if not isinstance(value, kind):
-        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; use a different --workdir')
-    return value
-
-
-def _to_tuples(value: Any) -> Any:
-    """Turn the lists of JSON into the tuples of configs."""
-    if isinstance(value, dict):
-        return {key: _to_tuples(v) for key, v in value.items()}
-    return tuple(_to_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def _write_json(path: epath.Path, value: Any) -> None:

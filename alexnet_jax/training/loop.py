@@ -16,11 +16,12 @@ from alexnet_jax.errors import Diverged, Interrupted
 from alexnet_jax.evaluation.evaluate import evaluate, means
 from alexnet_jax.evaluation.steps import Batch, make_eval_step
 from alexnet_jax.model import variants
+from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.parallel import malloc, pmap
 from alexnet_jax.run import checkpoint
 from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
-from alexnet_jax.training import hints, optimizer
+from alexnet_jax.training import hints, init_from, optimizer
 from alexnet_jax.training.step import (
     NO_STEP,
     TrainState,
@@ -87,7 +88,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
         )
         preemption = stack.enter_context(PreemptionHandler())
         state = create_train_state(model, transform, config.image_size, config.seed)
-        state = pmap.replicate(_continued(config, workdir, ckpt, log, state))
+        state = pmap.replicate(_continued(config, workdir, ckpt, log, model, state))
         malloc.trim_heap()
         if start and (note := hints.describe_rate_jump(config, schedule, workdir, start)):
             log.say(note)
@@ -149,6 +150,7 @@ def _continued(
     workdir: str,
     ckpt: checkpoint.Checkpoints,
     log: Log,
+    model: AlexNet,
     state: TrainState,
 ) -> TrainState:
     """Return what to start from: the saved state, another run's weights, or the fresh state."""
@@ -158,26 +160,8 @@ def _continued(
         state = ckpt.restore(state)
         log.say(f'{workdir}: continuing from the checkpoint of step {ckpt.newest:,}')
     elif config.init_from:
-        state = _start_from(config.init_from, state, log)
+        state = init_from.load(config.init_from, workdir, model, state, log.say)
     return state
-
-
-def _start_from(other: str, state: TrainState, log: Log) -> TrainState:
-    """Use the weights of another run's best checkpoint, except a head of a different size."""
-    step = checkpoint.best_step(other)
-    found = checkpoint.load_variables(other, step)
-    params, batch_stats = dict(state.params), dict(state.batch_stats)
-    for name, layer in params.items():
-        if name not in found['params']:
-            log.say(f'{name} is not in {other}: initializing it from scratch')
-        elif jax.tree.map(np.shape, found['params'][name]) == jax.tree.map(np.shape, layer):
-            params[name] = found['params'][name]
-            if name in batch_stats:
-                batch_stats[name] = found['batch_stats'][name]
-        else:
-            log.say(f'{name} has a different size in {other}: initializing it from scratch')
-    log.say(f'starting from the weights of {other}, step {step:,}')
-    return state.replace(params=params, batch_stats=batch_stats)
 
 
 def _interrupted(step: int, preemption: PreemptionHandler) -> Interrupted:

@@ -1,6 +1,6 @@
 """The training step and the state that it updates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -23,7 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: int32, the number of steps done.
       params: float32 arrays by layer: params['conv1']['kernel'].
       batch_stats: Running means and variances of batch norm, by layer; empty without it.
-      opt_state: The optimizer's state.
+      opt_state: The optimizer's state; frozen layers have none.
       metrics: Sums since the last train record. They are kept here so that a resumed run averages
         over the same steps, and so that the host reads them only when it logs.
     """
@@ -66,9 +66,15 @@ def create_train_state(
         variables = model.init(jax.random.key(seed), image)
         params, batch_stats = variables['params'], variables.get('batch_stats', {})
         metrics = jax.tree.map(jnp.asarray, zero_metrics())
-        return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), metrics)
+        opt_state = optimizer.init(_trained(model, params))
+        return TrainState(jnp.int32(0), params, batch_stats, opt_state, metrics)
 
     return create()
+
+
+def _trained(model: AlexNet, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the layers that are not frozen."""
+    return {name: layer for name, layer in params.items() if name not in model.frozen}
 
 
 def reset_metrics(state: TrainState) -> TrainState:
@@ -80,6 +86,9 @@ def make_train_step(
     model: AlexNet, optimizer: optax.GradientTransformation, mean: np.ndarray, seed: int
 ) -> Callable[[TrainState, Sequence[Batch]], TrainState]:
     """Build the training step: loss and gradients over the global batch, then the update.
+
+    Layers that `model.frozen` names keep their parameters: the loss is differentiated with respect
+    to the others alone, so that nothing is computed backward below the first of these.
 
     Args:
       model: The network.
@@ -141,7 +150,8 @@ def _programs(
         step_key = jax.random.fold_in(jax.random.key(seed), state.step + 1)
         dropout_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch['position'])
 
-        def loss_fn(params):
+        def loss_fn(trained):
+            params = {**state.params, **trained}
             variables = {'params': params, 'batch_stats': state.batch_stats}
             logits, updates = model.apply(
                 variables,
@@ -156,7 +166,7 @@ def _programs(
             return losses.sum(), (logits, updates.get('batch_sums', {}))
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (logits, batch_sums)), gradients = grad_fn(state.params)
+        (loss, (logits, batch_sums)), gradients = grad_fn(_trained(model, state.params))
         sums = {
             'gradients': gradients,
             'batch_sums': batch_sums,
@@ -175,7 +185,8 @@ def _programs(
         sums = accumulate(sums, state, batch, mean)
         step, examples = state.step + 1, jnp.maximum(sums['examples'], 1)
         gradients = jax.tree.map(lambda g: g / examples, sums['gradients'])
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        trained = _trained(model, state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         batch_means = jax.tree.map(lambda total: total / examples, sums['batch_sums'])
         batch_stats = update_batch_stats(
             model.layers, state.batch_stats, batch_means, sums['examples'] > 0
@@ -184,7 +195,7 @@ def _programs(
         metrics = {key: state.metrics[key] + value for key, value in sums['metrics'].items()}
         bad_step = jnp.where(finite, NO_STEP, step)
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)
-        params = optax.apply_updates(state.params, updates)
+        params = {**state.params, **optax.apply_updates(trained, updates)}
         return TrainState(step, params, batch_stats, opt_state, metrics)
 
     in_axes = (None, None, 0, None)

@@ -42,15 +42,18 @@ LARGE = 100
 
 @pytest.fixture
 def load(tmp_path):
-    """load('imagenet') -> its config; `folder` gets a folder of three classes."""
+    """load('imagenet') -> its config; `folder` and `finetune` get a folder of three classes."""
     for name in ('ant', 'bee', 'cat'):
         (tmp_path / 'train' / name).mkdir(parents=True)
         for number in range(4):
             (tmp_path / 'train' / name / f'{number}.jpg').touch()
 
+    before = load_recipe('cifar10')
+    (tmp_path / 'config.json').write_text(before.to_json())
+    arguments = {'folder': f':{tmp_path}', 'finetune': f':{tmp_path},{tmp_path}'}
+
     def run(name):
-        argument = f':{tmp_path}' if name == 'folder' else ''
-        return load_recipe(f'{ROOT}/configs/{name}.py{argument}')
+        return load_recipe(f'{ROOT}/configs/{name}.py{arguments.get(name, "")}')
 
     return run
 
@@ -138,9 +141,10 @@ def test_imports_little(path):
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module)
     assert found <= {
-        'ml_collections', 'os', 'alexnet_jax.config', 'alexnet_jax.configs', 'alexnet_jax.errors',
-        'alexnet_jax.model.edits', 'alexnet_jax.data.sources.layout',
-        'alexnet_jax.data.sources.listing',
+        'math', 'ml_collections', 'os', 're',
+        'alexnet_jax.config', 'alexnet_jax.configs', 'alexnet_jax.errors', 'alexnet_jax.model',
+        'alexnet_jax.model.edits', 'alexnet_jax.model.patterns',
+        'alexnet_jax.data.sources.layout', 'alexnet_jax.data.sources.listing',
     }  # fmt: skip
 
 

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 
 from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.errors import BadInput, RunError
+
+TO_COLOR = 'decode|random_crop(8)|pca_shift(0.1)'
 
 
 def files(count, size):
@@ -122,6 +125,63 @@ def test_file_of_other_ops_is_refused(digits_config, tmp_path):
     other = Data(digits_config(**{'data.train_ops': 'decode|resize(8)'}))
     with pytest.raises(BadInput, match=r'statistics.npz is for 1437 images.*remove it'):
         other.load_statistics(tmp_path)
+
+
+def test_statistics_from_before_resize_had_an_argument(digits_config, tmp_path):
+    """The text of the ops, which says what a file is for, is still the same."""
+    data = Data(digits_config(**{'data.train_ops': 'decode|resize(8)|random_crop(8)'}))
+    data.load_statistics(tmp_path)
+    found = statistics.load(epath.Path(tmp_path) / 'statistics.npz')
+    assert 'Resize(height=8, width=None))' in found.origin
+    other = Data(digits_config(**{'data.train_ops': 'decode|resize(8, antialias)|random_crop(8)'}))
+    with pytest.raises(BadInput, match='antialias=True'):
+        other.load_statistics(tmp_path)
+
+
+class TestMeanOfAnotherRun:
+    @pytest.fixture
+    def other(self, tmp_path):
+        """The workdir of a run with a mean image of 10 x 12 and other colors."""
+        mean = np.random.RandomState(1).uniform(0, 255, (10, 12, 3)).astype(np.float32)
+        found = statistics.Statistics(mean, np.ones(3), np.eye(3), 'made up')
+        statistics.save(epath.Path(tmp_path) / 'other' / 'statistics.npz', found)
+        return str(tmp_path / 'other'), mean
+
+    @pytest.fixture
+    def config(self, digits_config, other):
+        return digits_config(
+            **{'data.mean': 'init_from', 'init_from': other[0], 'data.train_ops': TO_COLOR}
+        )
+
+    def test_mean_is_theirs_and_colors_are_ours(self, digits_config, config, other, tmp_path):
+        data = Data(config)
+        data.load_statistics(tmp_path / 'mine')
+        np.testing.assert_array_equal(data.mean, other[1][1:9, 2:10])
+        ours = Data(digits_config(**{'data.train_ops': TO_COLOR}))
+        ours.load_statistics(tmp_path / 'ours')
+        np.testing.assert_array_equal(data._axes, ours._axes)
+        assert (data.mean != ours.mean).all()
+
+    def test_resuming_does_not_need_the_other_run(self, config, other, tmp_path):
+        Data(config).load_statistics(tmp_path / 'mine')
+        (epath.Path(other[0]) / 'statistics.npz').unlink()
+        data = Data(config)
+        data.load_statistics(tmp_path / 'mine')
+        np.testing.assert_array_equal(data.mean, other[1][1:9, 2:10])
+
+    def test_the_file_of_another_run_or_of_our_own_mean_is_refused(self, config, tmp_path):
+        Data(config).load_statistics(tmp_path / 'mine')
+        for changes in ({'init_from': 'runs/third'}, {'data.mean': 'image'}):
+            changed = config.copy_and_resolve_references()
+            changed.update_from_flattened_dict(changes)
+            with pytest.raises(BadInput, match=r'mean image of .*other, but this run needs'):
+                Data(changed).load_statistics(tmp_path / 'mine')
+
+    def test_damaged(self, config, other, tmp_path):
+        (epath.Path(other[0]) / 'statistics.npz').write_text('no')
+        with pytest.raises(BadInput, match=r'other/statistics\.npz cannot be read'):
+            Data(config).load_statistics(tmp_path / 'mine')
+        assert not (tmp_path / 'mine').exists()
 
 
 class TestBadImages:

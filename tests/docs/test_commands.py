@@ -12,6 +12,7 @@ from helpers import ROOT
 from ml_collections import config_flags
 from pages import PAGES, command_lines, name_of
 
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
 
 # FLAGS, RUN, IMAGE..., [RUN...], --workdir=...
@@ -46,7 +47,7 @@ def flags_of(module: str) -> set[str]:
 def parse(module: str, words: list[str], folder: str) -> list[str]:
     """Parse a command's words as the command would; returns its arguments.
 
-    `folder` stands for PATH, the folder of images that a recipe wants.
+    `folder` stands for PATH, the folder of images that a recipe wants, and for a run to fine-tune.
     """
     values, known = flags.FlagValues(), flags_of(module)
     if 'config' in known:
@@ -56,6 +57,8 @@ def parse(module: str, words: list[str], folder: str) -> list[str]:
     # A flag without a value is a switch.
     switches = [f'{word}=true' if re.fullmatch(r'--\w+', word) else word for word in words]
     command = [word.replace('folder.py:PATH', f'folder.py:{folder}') for word in switches]
+    command = [re.sub(r'finetune\.py:[\w/]+,', f'finetune.py:{folder},', word) for word in command]
+    command = [re.sub(r'(finetune\.py:.*),PATH', rf'\1,{folder}', word) for word in command]
     recorded = re.compile(r'runs/\w+/config.json')  # of a run, which may have been of any recipe
     command = [recorded.sub('configs/quickstart.py', word) for word in command]
     command = [word.replace('configs/NAME.py', 'configs/quickstart.py') for word in command]
@@ -69,7 +72,8 @@ def parse(module: str, words: list[str], folder: str) -> list[str]:
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """A folder of three classes; recipes are found from the root."""
+    """A folder of three classes, and of a run; recipes are found from the root."""
+    (tmp_path / 'config.json').write_text(load_recipe(f'{ROOT}/configs/quickstart.py').to_json())
     for name in ('ant', 'bee', 'cat'):
         (tmp_path / 'train' / name).mkdir(parents=True)
         for number in range(4):

@@ -114,9 +114,11 @@ def test_make_model_reads_the_config():
                 'num_classes': 7,
                 'dtype': 'bfloat16',
                 'ghost_batch_size': 16,
+                'optimizer': {'freeze': ('conv*', 'fc7')},
             }
         )
     )
     assert model.layers == build('course', ('no_lrn',), 7)
     assert model.dtype == 'bfloat16'
     assert model.ghost_batch_size == 16
+    assert model.frozen == ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc7')

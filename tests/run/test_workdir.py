@@ -15,6 +15,7 @@ from helpers import assert_has
 from jax.experimental import multihost_utils
 
 from alexnet_jax.config import default_config
+from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.run import recorded_config, workdir
 
@@ -261,10 +262,17 @@ def test_where_nothing_can_be_made():
         create('/proc/a/b', default_config())
 
 
+def save_mean(folder: Path, shape: tuple[int, int]) -> None:
+    mean = np.zeros((*shape, 3), np.float32)
+    found = statistics.Statistics(mean, np.zeros(3), np.eye(3), 'made up')
+    statistics.save(folder / 'statistics.npz', found)
+
+
 class TestInitFrom:
-    def test_run_of_a_like_network(self, tmp_path):
+    def test_run_of_the_same_network(self, tmp_path):
         create(tmp_path / 'a', changed(num_classes=5))
-        workdir.check(tmp_path / 'b', changed(init_from=str(tmp_path / 'a'), edits=('no_lrn',)))
+        now = changed(init_from=str(tmp_path / 'a'), edits=('he_init', 'no_dropout'))
+        workdir.check(tmp_path / 'b', now)
 
     def test_no_run(self, tmp_path):
         with pytest.raises(BadInput) as found:
@@ -274,13 +282,56 @@ class TestInitFrom:
             f'init_from: {path} holds no run: cannot read {path}/config.json'
         )
 
-    def test_run_of_another_network(self, tmp_path):
-        create(tmp_path / 'a', changed(variant='cifar10_18pct'))
+    @pytest.mark.parametrize(
+        ('before', 'now', 'parts'),
+        [
+            ({'variant': 'torchvision'}, {}, ['torchvision', 'conv1 (Conv', 'scale1 (Normalize']),
+            (
+                {'variant': 'bvlc'},
+                {'variant': 'caffenet'},
+                ['bvlc', 'pool1 (MaxPool', 'norm1 (LRN', '--config.variant'],
+            ),
+            ({'edits': ('no_lrn',)}, {}, ['course, no_lrn', 'norm1 (LRN', 'pool1 (MaxPool']),
+            ({'image_size': 163}, {}, ['fc6', '9216', '4096', 'image_size=227', '163']),
+        ],
+    )
+    def test_run_of_another_network(self, tmp_path, before, now, parts):
+        create(tmp_path / 'a', changed(**before))
         with pytest.raises(BadInput) as found:
-            workdir.check(tmp_path / 'b', changed(init_from=str(tmp_path / 'a')))
-        assert str(found.value).startswith(
-            f'init_from={tmp_path}/a has no conv4/bias; it has conv1/kernel, conv1/bias, '
-        )
+            workdir.check(tmp_path / 'b', changed(init_from=str(tmp_path / 'a'), **now))
+        assert_has(str(found.value), f'init_from={tmp_path}/a', *parts)
+
+    def test_run_that_is_older_than_a_key(self, tmp_path):
+        create(tmp_path / 'a', changed())
+        path = tmp_path / 'a' / 'config.json'
+        recorded = json.loads(path.read_text())
+        del recorded['optimizer']['freeze']
+        path.write_text(json.dumps(recorded))
+        workdir.check(tmp_path / 'b', changed(init_from=str(tmp_path / 'a')))
+
+    @pytest.mark.parametrize(
+        ('before', 'shape', 'parts'),
+        [
+            ('none', (256, 256), ['subtracts no mean image', '--config.data.mean=none']),
+            ('image', (226, 256), ['226 x 256', 'image_size=227', '--config.data.mean=image']),
+            ('image', None, ['statistics.npz', 'cannot be read']),
+        ],
+    )
+    def test_mean_that_cannot_be_used(self, tmp_path, before, shape, parts):
+        create(tmp_path / 'a', changed(data__mean=before))
+        if shape:
+            save_mean(tmp_path / 'a', shape)
+        now = changed(init_from=str(tmp_path / 'a'), data__mean='init_from')
+        with pytest.raises(BadInput) as found:
+            workdir.check(tmp_path / 'b', now)
+        assert_has(str(found.value), f'{tmp_path}/a', *parts)
+
+    @pytest.mark.parametrize('before', ['image', 'init_from'])
+    def test_mean_that_can_be_used(self, tmp_path, before):
+        create(tmp_path / 'a', changed(data__mean=before, init_from='gone'))
+        save_mean(tmp_path / 'a', (227, 256))
+        now = changed(init_from=str(tmp_path / 'a'), data__mean='init_from')
+        workdir.check(tmp_path / 'b', now)
 
     def test_is_not_needed_to_continue(self, tmp_path):
         config = changed(init_from=str(tmp_path / 'gone'))

@@ -28,6 +28,7 @@ from alexnet_jax.data.ops.image import (
     ResizeShort,
 )
 from alexnet_jax.data.ops.resized_crop import RandomResizedCrop
+from alexnet_jax.data.ops.torchvision import Torchvision
 from alexnet_jax.data.ops.views import Crops, MirroredCrops, TenCrop
 from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.data.tensorflow import TensorLike, tf
@@ -47,6 +48,7 @@ KNOWN: dict[str, type[Op] | type[ColorOp]] = {
         PCAShift,
         ColorNoise,
         RandomResizedCrop,
+        Torchvision,
         TenCrop,
         Crops,
         MirroredCrops,
@@ -185,12 +187,15 @@ def _parse_op(piece: str, text: str) -> Op | ColorOp:
         raise BadInput(f'ops {text!r}: unknown op {piece!r}; allowed: {allowed}')
     kind = KNOWN[match[1]]
     fields = [f for f in dataclasses.fields(kind) if f.name != 'max_pixels']
-    required = [f for f in fields if f.default is dataclasses.MISSING]
+    switches = [f.name for f in fields if f.type is bool]  # written as their name, at the end
+    values = [f for f in fields if f.type is not bool]
+    required = [f for f in values if f.default is dataclasses.MISSING]
     try:
         args = _arguments(piece) if match[2] else []
-        if not len(required) <= len(args) <= len(fields):
+        on = {args.pop(): True} if args and args[-1] in switches else {}
+        if not len(required) <= len(args) <= len(values):
             raise ValueError
-        return kind(*(_check(arg, f.type) for arg, f in zip(args, fields, strict=False)))
+        return kind(*(_check(arg, f.type) for arg, f in zip(args, values, strict=False)), **on)
     except (ValueError, SyntaxError) as error:
         raise BadInput(
             f'ops {text!r}: {piece!r} does not match {kind.signature}; allowed: {allowed}'

@@ -114,9 +114,25 @@ class Identity(Op):
         return image
 
 
-def _resize(image: tf.Tensor, height: TensorLike, width: TensorLike) -> tf.Tensor:
-    image = tf.image.resize(image, tf.stack([height, width]))  # bilinear, half-pixel centers
+def resize(image: tf.Tensor, height: TensorLike, width: TensorLike, antialias: bool) -> tf.Tensor:
+    """Resize, bilinear with half-pixel centers, and round.
+
+    With `antialias`, an image that shrinks is averaged over the pixels that each new one covers,
+    as in Pillow; without, most of them are skipped.
+    """
+    image = tf.image.resize(image, tf.stack([height, width]), antialias=antialias)
     return tf.cast(tf.round(image), tf.uint8)
+
+
+def require_resizable(image: tf.Tensor, size: int, target: tf.Tensor) -> tf.Tensor:
+    """Return `image` unless its shorter side would make it too large at `size`: `target`, [2]."""
+    height, width = _size(image)
+    return require(
+        image,
+        tf.reduce_prod(target) <= MAX_RESIZED,
+        'it is {} x {} pixels, too narrow: with a shorter side of {} it would be {} x {}',
+        *(height, width, size, target[0], target[1]),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,24 +140,20 @@ class ResizeShort(Op):
     """Resize so that the shorter side becomes N, keeping the aspect ratio; bilinear."""
 
     name = 'resize_short'
-    signature = 'resize_short(N)'
+    signature = 'resize_short(N) or resize_short(N, antialias)'
     size: int
+    antialias: bool = False
 
     def keeps(self, height: int, width: int) -> bool:
         return min(height, width) == self.size
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        height, width = _size(image)
-        size = tf.cast([height, width], tf.int64)
+        size = tf.cast(tf.shape(image)[:2], tf.int64)
         short = tf.reduce_min(size)
         target = (2 * size * self.size + short) // (2 * short)  # rounded to nearest
-        image = require(
-            image,
-            tf.reduce_prod(target) <= MAX_RESIZED,
-            'it is {} x {} pixels, too narrow: with a shorter side of {} it would be {} x {}',
-            *(height, width, self.size, target[0], target[1]),
-        )
-        return _resize(image, *tf.unstack(tf.cast(target, tf.int32)))
+        image = require_resizable(image, self.size, target)
+        height, width = tf.unstack(tf.cast(target, tf.int32))
+        return resize(image, height, width, self.antialias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,16 +161,17 @@ class Resize(Op):
     """Resize to N x N or H x W, whatever the aspect ratio; bilinear."""
 
     name = 'resize'
-    signature = 'resize(N) or resize(H, W)'
+    signature = 'resize(N) or resize(H, W) or resize(N, antialias) or resize(H, W, antialias)'
     fixes_size = True
     height: int
     width: int | None = None
+    antialias: bool = False
 
     def keeps(self, height: int, width: int) -> bool:
         return (height, width) == (self.height, self.width or self.height)
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return _resize(image, self.height, self.width or self.height)
+        return resize(image, self.height, self.width or self.height, self.antialias)
 
 
 def crop(image: tf.Tensor, top: TensorLike, left: TensorLike, size: int, name: str) -> tf.Tensor:

@@ -50,6 +50,8 @@ class TestParse:
             *('center_crop(True)', 'center_crop(size=3)', 'center_crop(3', 'center_crop(3)(4)'),
             *('center_crop(__import__("os"))', 'random_mirror(1)', 'pca_shift(0)', 'resize(1,2,3)'),
             *('pca_shift(1e999)', 'resize_short(fast)', 'center_crop 3', 'center_crop(*[3])'),
+            *('resize(antialias)', 'resize(3, true)', 'resize_short(9, antialias, antialias)'),
+            *('torchvision(9)', 'center_crop(3, antialias)', 'resize_short(antialias, 9)'),
             *('center_crop(1 if 1 else 2)', 'center_crop(3)\n|', 'decode.x', 'center_crop(9**9)'),
         ],
     )
@@ -209,6 +211,34 @@ class TestSizes:
     def test_resize_of_the_same_size_changes_nothing(self):
         pixels = picture(9, 9)
         np.testing.assert_array_equal(run('decode|resize(9)', pixels), pixels)
+
+    def test_antialias_averages_what_it_shrinks_by_hand(self):
+        pixels = np.zeros((1, 8, 3), np.uint8)
+        pixels[0, 3] = 160
+        # A triangle that reaches 4 pixels to each side of the new centers at 2 and 6. The first
+        # covers 6 pixels, whose centers 0.5 ... 5.5 weigh 2.5, 3.5, 3.5, 2.5, 1.5, 0.5: 14.
+        found = run('decode|resize(1, 2, antialias)', pixels)
+        np.testing.assert_array_equal(found[0, :, 0], [29, 17])  # 160 * 2.5 / 14, 160 * 1.5 / 14
+        # Without it, only the two pixels around a center count: 1 and 2, and 5 and 6.
+        np.testing.assert_array_equal(run('decode|resize(1, 2)', pixels)[0, :, 0], [0, 0])
+
+    @pytest.mark.parametrize('size', [(60, 41), (41, 60), (300, 200), (21, 20), (10, 9)])
+    def test_antialias_is_pillows(self, size):
+        pixels = picture(*size)
+        for ops, (height, width) in {
+            'resize(20, antialias)': (20, 20),
+            'resize(30, 15, antialias)': (30, 15),
+            'resize_short(20, antialias)': [round(20 * side / min(size)) for side in size],
+        }.items():
+            resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+            difference = np.abs(run(f'decode|{ops}', pixels) - np.asarray(resized).astype(int))
+            assert difference.max() <= 1
+
+    def test_antialias_is_off_unless_written(self):
+        pixels = picture(50, 61)
+        plain = tf.cast(tf.round(tf.image.resize(pixels, [20, 20])), tf.uint8).numpy()
+        np.testing.assert_array_equal(run('decode|resize(20)', pixels), plain)
+        assert (run('decode|resize(20, antialias)', pixels) != plain).any()
 
     def test_narrow_strip_is_refused(self):
         with pytest.raises(BadImage, match=r'1 x 60000 pixels, too narrow.* 256 x 15360000'):

@@ -1,0 +1,57 @@
+"""Whether the weights of one network make sense in another: the tables are compared row by row."""
+
+import dataclasses
+import itertools
+import math
+
+from alexnet_jax.model.layers import Dropout, Layer, Table, Weighted
+from alexnet_jax.model.shapes import LayerInfo, layer_infos
+
+
+def first_difference(now: tuple[Table, int], before: tuple[Table, int]) -> str | None:
+    """Return where two networks differ in what they compute, in words; None if they do not.
+
+    The last layer is left out, since it depends on the classes. So are initial weights, and dropout
+    unless it scales activations at test time, which only matter in training.
+
+    Args:
+      now, before: A table and the height and width of its input.
+    """
+    for here, there in itertools.zip_longest(*map(_rows, (now, before))):
+        if not (here and there) or _bare(here.layer) != _bare(there.layer):
+            return f'{_words(here)} instead of {_words(there)}'
+        if here.kernel != there.kernel:
+            inputs, others = (math.prod(info.input) for info in (here, there))
+            return (
+                f'{here.name} with {inputs} inputs instead of {others} (image_size={now[1]} '
+                f'instead of {before[1]})'
+            )
+    return None
+
+
+def _rows(network: tuple[Table, int]) -> list[LayerInfo]:
+    """The rows that count, in order."""
+    (*hidden, _), image_size = network
+    return [
+        info
+        for info in layer_infos(tuple(hidden), image_size)
+        if not isinstance(info.layer, Dropout) or info.layer.scale_at_test
+    ]
+
+
+def _bare(layer: Layer) -> Layer:
+    """The layer without its initial weights."""
+    return dataclasses.replace(layer, bias=0, std=0) if isinstance(layer, Weighted) else layer
+
+
+def _words(info: LayerInfo | None) -> str:
+    """'norm1 (LRN, k 2, n 5, alpha 0.0001, beta 0.75, groups 1)'."""
+    if info is None:
+        return 'no further layer'
+    fields = [f.name for f in dataclasses.fields(info.layer)]
+    values = [
+        f'{field} {getattr(info.layer, field)}'
+        for field in fields
+        if field not in ('name', 'bias', 'std')
+    ]
+    return f'{info.name} ({", ".join([type(info.layer).__name__, *values])})'

@@ -1,0 +1,74 @@
+"""Start from the weights of another run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax.errors import RunError
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.patterns import layer_names
+from alexnet_jax.run import checkpoint
+from alexnet_jax.run.workdir import read_classes
+from alexnet_jax.training.step import TrainState
+
+Params = dict[str, Any]  # of a layer
+
+
+def load(
+    other: str, workdir: str, model: AlexNet, state: TrainState, say: Callable[[str], None]
+) -> TrainState:
+    """Return a fresh state with the weights of another run's best checkpoint.
+
+    The last layer is kept if the other run has the same classes, permuted if it has them in another
+    order, and initialized from scratch otherwise. Velocities are fresh in any case.
+
+    Args:
+      other: The other run's folder; `workdir.check` has compared the networks.
+      workdir: This run's folder, which has the names of its classes.
+      model: The network.
+      state: The fresh state.
+      say: Prints a line.
+
+    Raises:
+      BadInput: One of the runs has no class names.
+      RunError: The other has no checkpoint, or one that is corrupt or not of its network.
+    """
+    step = checkpoint.best_step(other)
+    found = checkpoint.load_variables(other, step)
+    head = layer_names(model.layers)[-1]
+    params = {name: found['params'].get(name) for name in state.params}
+    params[head], said = _fit_head(
+        state.params[head], params[head], read_classes(workdir), read_classes(other)
+    )
+    variables = {'params': params, 'batch_stats': found['batch_stats']}
+    if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, state.variables):
+        raise RunError(
+            f'checkpoint {checkpoint.folder_of(other) / str(step)} does not match the network of '
+            f'{other}/config.json; restore that run or set another --config.init_from'
+        )
+    say(f'starting from the weights of {other}, step {step:,}')
+    say(f'{head}: {said}')
+    return state.replace(**variables)
+
+
+def _fit_head(
+    fresh: Params, theirs: Params | None, now: list[str], before: list[str]
+) -> tuple[Params, str]:
+    """Return the last layer's parameters to start with, and where they are from."""
+    if theirs is None:
+        return fresh, 'initialized from scratch, since there the last layer has another name'
+    if new := [name for name in now if name not in before]:
+        return fresh, f'initialized from scratch, since {new[0]} is not among the classes there'
+    if len(now) < len(before):
+        return fresh, f'initialized from scratch, for {len(now)} of the {len(before)} classes there'
+    if jax.tree.map(np.shape, fresh) != jax.tree.map(np.shape, theirs):
+        shapes = ['x'.join(map(str, np.shape(layer['kernel']))) for layer in (fresh, theirs)]
+        return fresh, f'initialized from scratch, since it is {shapes[0]} and there {shapes[1]}'
+    if now == before:
+        return theirs, 'kept, since the classes are the same'
+    outputs = np.arange(len(fresh['bias']))  # there may be more than classes
+    outputs[: len(now)] = [before.index(name) for name in now]
+    permuted = {name: np.asarray(values)[..., outputs] for name, values in theirs.items()}
+    return permuted, 'permuted, since the classes are the same in another order'
