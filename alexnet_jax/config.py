@@ -82,6 +82,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.image_size = 227  # height and width of the network's input, in pixels
     # Of activations: float32 | bfloat16. Parameters, logits, loss and LRN denominators are float32.
     c.dtype = 'float32'
+    # Of products with weights: default | high | highest. By default a TPU multiplies float32 in
+    # bfloat16 and a GPU in TF32, and they add in float32; highest is float32, as on any CPU.
+    c.precision = 'default'
     # Consecutive examples over which batch norm computes its statistics (Hoffer et al. 2017).
     c.ghost_batch_size = 32
 
@@ -168,6 +171,7 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
 
     for key, allowed in {
         'dtype': DTYPES,
+        'precision': tuple(variants.PRECISIONS),
         'data.mean': MEANS,
         'data.on_bad_image': ON_BAD_IMAGE,
         'optimizer.schedule': SCHEDULES,

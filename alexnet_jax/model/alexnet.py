@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 
 from alexnet_jax.model import ops
 from alexnet_jax.model.layers import (
@@ -24,6 +25,7 @@ from alexnet_jax.model.layers import (
     Tanh,
     WithinChannelLRN,
 )
+from alexnet_jax.model.shapes import layer_names
 
 
 class AlexNet(nn.Module):
@@ -32,6 +34,8 @@ class AlexNet(nn.Module):
     Attributes:
       layers: The table; its last entry is the `Dense` that produces the logits.
       dtype: The dtype of activations. Parameters, logits and the norms' denominators are float32.
+      precision: Of products with weights; None is the platform's default, which on TPUs multiplies
+        float32 in bfloat16.
       ghost_batch_size: Consecutive examples over which batch norm computes its statistics.
       ops: The module that computes convolutions, pools and norms: `model.ops`, or another with the
         same functions.
@@ -41,6 +45,7 @@ class AlexNet(nn.Module):
 
     layers: Table
     dtype: jnp.dtype = jnp.float32
+    precision: lax.Precision | None = None
     ghost_batch_size: int = 32
     ops: Any = ops
     frozen: tuple[str, ...] = ()
@@ -68,35 +73,37 @@ class AlexNet(nn.Module):
           Logits [N, classes]; their softmax are the class probabilities.
         """
         x = x.astype(self.dtype)
-        for place, layer in enumerate(self.layers):
-            match layer:
-                case Conv():
-                    x = self._conv(layer, x)
-                case ReLU():
-                    x = nn.relu(x)
-                case LRN(k, n, alpha, beta, groups):
-                    x = self.ops.local_response_norm(x, k, n, alpha, beta, groups)
-                case MaxPool(window, stride, ceil_mode):
-                    x = self.ops.max_pool(x, window, stride, ceil_mode)
-                case Dense():
-                    x = self._dense(layer, _flatten(x, layer.groups))
-                case BatchNorm(name, epsilon):
-                    norm = GhostBatchNorm(epsilon, self.ghost_batch_size, name=name)
-                    x = norm(x, train and name not in self.frozen, mask)
-                case Dropout():
-                    x = _dropout(layer, x, dropout_keys if train else None, place)
-                case Tanh():
-                    x = nn.tanh(x)
-                case Sigmoid():
-                    x = nn.sigmoid(x)
-                case AvgPool(window, stride, ceil_mode):
-                    x = self.ops.avg_pool(x, window, stride, ceil_mode)
-                case WithinChannelLRN(k, n, alpha, beta):
-                    x = self.ops.within_channel_lrn(x, k, n, alpha, beta)
-                case Normalize(mean, std):
-                    x = _normalize(x, mean, std)
-                case _:
-                    assert_never(layer)
+        names = layer_names(self.layers)
+        for place, (name, layer) in enumerate(zip(names, self.layers, strict=True)):
+            with jax.named_scope(name):  # the layer's name in profiles and compiled programs
+                match layer:
+                    case Conv():
+                        x = self._conv(layer, x)
+                    case ReLU():
+                        x = nn.relu(x)
+                    case LRN(k, n, alpha, beta, groups):
+                        x = self.ops.local_response_norm(x, k, n, alpha, beta, groups)
+                    case MaxPool(window, stride, ceil_mode):
+                        x = self.ops.max_pool(x, window, stride, ceil_mode)
+                    case Dense():
+                        x = self._dense(layer, _flatten(x, layer.groups))
+                    case BatchNorm(name, epsilon):
+                        norm = GhostBatchNorm(epsilon, self.ghost_batch_size, name=name)
+                        x = norm(x, train and name not in self.frozen, mask)
+                    case Dropout():
+                        x = _dropout(layer, x, dropout_keys if train else None, place)
+                    case Tanh():
+                        x = nn.tanh(x)
+                    case Sigmoid():
+                        x = nn.sigmoid(x)
+                    case AvgPool(window, stride, ceil_mode):
+                        x = self.ops.avg_pool(x, window, stride, ceil_mode)
+                    case WithinChannelLRN(k, n, alpha, beta):
+                        x = self.ops.within_channel_lrn(x, k, n, alpha, beta)
+                    case Normalize(mean, std):
+                        x = _normalize(x, mean, std)
+                    case _:
+                        assert_never(layer)
         return x
 
     def _conv(self, layer: Conv, x: jax.Array) -> jax.Array:
@@ -107,6 +114,7 @@ class AlexNet(nn.Module):
             [layer.pads, layer.pads],
             feature_group_count=layer.groups,
             dtype=self.dtype,
+            precision=self.precision,
             kernel_init=_kernel_init(layer.std),
             bias_init=_bias_init(layer.bias, layer.window**2 * x.shape[-1] // layer.groups),
             conv_general_dilated=self.ops.conv,
@@ -118,6 +126,7 @@ class AlexNet(nn.Module):
         return nn.Dense(
             layer.features,
             dtype=np.promote_types(self.dtype, np.float32) if is_head else self.dtype,
+            precision=self.precision,
             kernel_init=_kernel_init(layer.std),
             bias_init=_bias_init(layer.bias, x.shape[-1]),
             dot_general=self.ops.dot_in_groups if layer.groups > 1 else None,

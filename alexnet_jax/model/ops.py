@@ -1,22 +1,43 @@
 """Convolution, pooling and local response normalization.
 
 Images are NHWC and kernels HWIO. Each function has the values and the gradients of the
-straightforward `lax` formulation, ties included (`tests/model/test_ops.py`). Where it is written
-differently, a comment gives the reason; the images/s are of a training step in float32 with batches
-of 32, on two CPU cores. Nothing has been timed on GPUs and TPUs yet, so whether these formulations
-gain anything there is not known.
+straightforward `lax` formulation, ties included (`tests/model/test_ops.py`).
+
+What is fastest on a CPU is far from fastest on a TPU, so some operations have a formulation for
+each kind of platform, of which `_by_platform` takes one when a program is compiled. The figures
+that decided, where nothing else is said:
+  CPU  images/s of a training step in float32, batch 32, on two cores: measured.
+  TPU  ms of the course net's step in bfloat16, batch 1,024, on a v5e: estimated from the compiled
+       program, by a model and by the compiler (`docs/performance.md`). With the CPU's formulations
+       it takes 85.6 and 133.1.
+  GPU  memory traffic of the same step compiled for an H100. With the CPU's it is 32.7 GB.
+Nothing has been timed on a TPU or a GPU.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from alexnet_jax.model.layers import output_width
+from alexnet_jax.model.norms import (
+    band_sum,
+    response_norm,
+    sliced_sum,
+    widened,
+)
+from alexnet_jax.model.pools import (
+    indexed_max_pool,
+    separable_avg_pool,
+    separable_max_pool,
+    windowed_max_pool,
+)
+
+
+def _by_platform(*operands: jax.Array, cpu: Callable, tpu: Callable, gpu: Callable) -> jax.Array:
+    """Compute with the formulation of the platform for which the program is compiled."""
+    return lax.platform_dependent(*operands, default=cpu, tpu=tpu, cuda=gpu, rocm=gpu)
 
 
 def conv(
@@ -31,7 +52,9 @@ def conv(
     """Convolve, as `lax.conv_general_dilated` does; for `nn.Conv(conv_general_dilated=...)`.
 
     A convolution in groups (the paper's towers) is computed as one convolution per group: 25
-    images/s instead of 10 with XLA's grouped convolution (the paper's net, two CPU cores).
+    images/s instead of 10 with XLA's grouped convolution (the paper's net, two CPU cores). On a TPU
+    XLA's is better: 13.3 and 23.2 ms instead of 13.7 and 24.1 (the paper's net in float32, batch
+    128), and it compiles in two thirds of the time.
 
     Args:
       x: Images [N, H, W, C].
@@ -44,13 +67,28 @@ def conv(
     Returns:
       Activations [N, H', W', filters].
     """
-    towers = zip(
-        jnp.split(x, feature_group_count, axis=-1),
-        jnp.split(kernel, feature_group_count, axis=-1),
-        strict=True,
+    grouped = partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        feature_group_count=feature_group_count,
+        **kwargs,
     )
-    outputs = [lax.conv_general_dilated(a, k, window_strides, padding, **kwargs) for a, k in towers]
-    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+    if feature_group_count == 1:
+        return grouped(x, kernel)
+
+    def by_tower(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        towers = zip(
+            jnp.split(x, feature_group_count, axis=-1),
+            jnp.split(kernel, feature_group_count, axis=-1),
+            strict=True,
+        )
+        outputs = [
+            lax.conv_general_dilated(a, k, window_strides, padding, **kwargs) for a, k in towers
+        ]
+        return jnp.concatenate(outputs, axis=-1)
+
+    return _by_platform(x, kernel, cpu=by_tower, tpu=grouped, gpu=by_tower)
 
 
 def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
@@ -74,9 +112,12 @@ def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array
 def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
     """Return the maximum over square windows.
 
-    The gradient goes to the first maximum of a window, in row-major order. The maximum is taken
-    along the width and then along the height: 24.2 images/s instead of 21.9 with `reduce_window`,
-    whose gradient is slow (the course net, two CPU cores).
+    The gradient goes to the first maximum of a window, in row-major order.
+
+    CPU: the maximum along the width and then along the height, 24.2 images/s instead of 21.9 with
+    `reduce_window`, whose gradient is slow. TPU: `reduce_window`, 65.0 and 107.0 ms; the gradient
+    of slices goes to memory slice by slice. GPU: one byte per window says where its maximum was,
+    26.8 GB; `reduce_window` takes 43.3 GB.
 
     Args:
       x: Images [N, H, W, C].
@@ -87,10 +128,12 @@ def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
     Returns:
       Maxima [N, H', W', C]; H' and W' are those of `output_width`.
     """
-    if ceil_mode:
-        low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-        x = _fill_ceil_mode(x, window, stride, low)
-    return _max_along(_max_along(x, 2, window, stride), 1, window, stride)
+    return _by_platform(
+        x,
+        cpu=lambda x: separable_max_pool(x, window, stride, ceil_mode),
+        tpu=lambda x: windowed_max_pool(x, window, stride, ceil_mode),
+        gpu=lambda x: indexed_max_pool(x, window, stride, ceil_mode),
+    )
 
 
 def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
@@ -98,64 +141,7 @@ def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
 
     Arguments and result are those of `max_pool`.
     """
-    _, height, width, _ = x.shape
-    if ceil_mode:
-        x = _fill_ceil_mode(x, window, stride, 0)
-    for axis in (2, 1):
-        x = _sum(_window_slices(x, axis, window, stride))
-    rows, columns = (
-        np.minimum(stride * np.arange(n) + window, size) - stride * np.arange(n)
-        for n, size in zip(x.shape[1:3], (height, width), strict=True)
-    )
-    return x / jnp.asarray(rows[None, :, None, None] * columns[None, None, :, None], x.dtype)
-
-
-def _fill_ceil_mode(x: jax.Array, window: int, stride: int, value: float) -> jax.Array:
-    """Pad the right and the bottom to where the last window ends."""
-    ends = [
-        (output_width(size, window, stride, ceil_mode=True) - 1) * stride + window - size
-        for size in x.shape[1:3]
-    ]
-    pads = [(0, 0, 0), *((0, max(end, 0), 0) for end in ends), (0, 0, 0)]
-    return lax.pad(x, jnp.asarray(value, x.dtype), pads)
-
-
-def _window_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
-    """Element k of every window along an axis, for k = 0 ... window - 1: strided slices of x."""
-    span = (output_width(x.shape[axis], window, stride) - 1) * stride + 1
-    return [lax.slice_in_dim(x, k, k + span, stride, axis) for k in range(window)]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_along(x: jax.Array, axis: int, window: int, stride: int) -> jax.Array:
-    result, *others = _window_slices(x, axis, window, stride)
-    for other in others:
-        result = jnp.maximum(result, other)
-    return result
-
-
-def _max_along_forward(x, axis, window, stride):
-    result = _max_along(x, axis, window, stride)
-    return result, (x, result)
-
-
-def _max_along_backward(axis, window, stride, residuals, gradient):
-    # Differentiating jnp.maximum would split the gradient at ties.
-    x, result = residuals
-    zero = jnp.zeros((), gradient.dtype)
-    span = (result.shape[axis] - 1) * stride + 1
-    found = jnp.zeros(result.shape, bool)
-    total = jnp.zeros(x.shape, gradient.dtype)
-    for k, values in enumerate(_window_slices(x, axis, window, stride)):
-        first = (values == result) & ~found
-        found |= first
-        pads = [(0, 0, 0)] * x.ndim
-        pads[axis] = (k, x.shape[axis] - span - k, stride - 1)
-        total += lax.pad(jnp.where(first, gradient, zero), zero, pads)
-    return (total,)
-
-
-_max_along.defvjp(_max_along_forward, _max_along_backward)
+    return separable_avg_pool(x, window, stride, ceil_mode)
 
 
 def local_response_norm(
@@ -171,6 +157,11 @@ def local_response_norm(
     Section 3.3 of the paper. Windows are clipped at both ends. Unlike in Caffe and PyTorch, alpha
     is not divided by n.
 
+    CPU: n shifted slices, faster than `reduce_window`, cumulative sums and a band matrix. TPU: a
+    product with a band matrix, 68.7 and 102.4 ms (with the pools above 53.6 and 76.6), since slices
+    go to memory in float32. GPU: slices, and a gradient that is forced to compute the denominators
+    again, 29.2 GB (with the pools above 25.4); a band matrix takes 39.5 GB.
+
     Args:
       x: Activations [..., C].
       k: Constant added to the sum.
@@ -182,15 +173,34 @@ def local_response_norm(
     Returns:
       Activations of the shape and dtype of x. The denominator is computed in at least float32.
     """
-    towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    normed: jax.Array = _response_norm(towers, lambda s: _window_sum(s, -1, n), k, alpha, beta)
-    return normed.reshape(x.shape)
+
+    def by_slices(x: jax.Array, recompute: bool) -> jax.Array:
+        towers = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        window_sum = partial(sliced_sum, axis=-1, n=n)
+        normed: jax.Array = response_norm(towers, window_sum, k, alpha, beta, recompute)
+        return normed.reshape(x.shape)
+
+    def by_band(x: jax.Array) -> jax.Array:
+        window_sum = partial(band_sum, n=n, groups=groups, dtype=x.dtype)
+        return response_norm(x, window_sum, k, alpha, beta, False)
+
+    return _by_platform(
+        x,
+        cpu=partial(by_slices, recompute=False),
+        tpu=by_band,
+        gpu=partial(by_slices, recompute=True),
+    )
 
 
 def within_channel_lrn(
     x: jax.Array, k: float = 1.0, n: int = 3, alpha: float = 5e-5 / 9, beta: float = 0.75
 ) -> jax.Array:
     """Return the same, the sum being over the n x n pixels around each (cuda-convnet's rnorm).
+
+    CPU and TPU: shifted slices along the width and then along the height. On a TPU, conv2 to conv3
+    of the 2012 source's net (float32, batch 1,024) take 38.3 ms by the model, 39.9 with a
+    `reduce_window` for each direction, 50.6 with one for both, and 52.3 with band matrices. GPU: a
+    gradient as in `local_response_norm`.
 
     Args:
       x: Activations [N, H, W, C].
@@ -202,35 +212,15 @@ def within_channel_lrn(
     Returns:
       Activations of the shape and dtype of x. The denominator is computed in at least float32.
     """
-    return _response_norm(x, lambda s: _window_sum(_window_sum(s, 2, n), 1, n), k, alpha, beta)
 
+    def window_sum(s: jax.Array) -> jax.Array:
+        return sliced_sum(sliced_sum(s, 2, n), 1, n)
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _response_norm(
-    x: jax.Array,
-    window_sum: Callable[[jax.Array], jax.Array],
-    k: float,
-    alpha: float,
-    beta: float,
-) -> jax.Array:
-    wide = _widened(x)
-    return (wide * _power(k + alpha * window_sum(wide * wide), beta)).astype(x.dtype)
+    def by_slices(x: jax.Array, recompute: bool) -> jax.Array:
+        return response_norm(x, window_sum, k, alpha, beta, recompute)
 
-
-def _response_norm_forward(x, window_sum, k, alpha, beta):
-    return _response_norm(x, window_sum, k, alpha, beta), x
-
-
-def _response_norm_backward(window_sum, k, alpha, beta, x, gradient):
-    # Autodiff would store the denominators: 0.4 GiB more for a batch of 128, and 5 % slower on CPU.
-    wide, gradient = _widened(x), _widened(gradient)
-    denominator = k + alpha * window_sum(wide * wide)
-    scaled = gradient * _power(denominator, beta)
-    shared = window_sum(scaled * wide / denominator)
-    return ((scaled - 2 * alpha * beta * wide * shared).astype(x.dtype),)
-
-
-_response_norm.defvjp(_response_norm_forward, _response_norm_backward)
+    kept = partial(by_slices, recompute=False)
+    return _by_platform(x, cpu=kept, tpu=kept, gpu=partial(by_slices, recompute=True))
 
 
 def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -243,7 +233,7 @@ def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, 
     Returns:
       Means and variances, each [G, C] in at least float32; 0 for a group in which nothing counts.
     """
-    wide = _widened(groups).reshape(*groups.shape[:2], -1, groups.shape[-1])
+    wide = widened(groups).reshape(*groups.shape[:2], -1, groups.shape[-1])
     weights = weights[:, :, None, None].astype(wide.dtype)
     count = jnp.maximum(weights.sum(axis=(1, 2, 3)) * wide.shape[2], 1)[:, None]
     mean = (wide * weights).sum(axis=(1, 2)) / count
@@ -254,37 +244,4 @@ def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, 
 def normalize(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
     """Return (x - mean) / sqrt(variance + epsilon); x is [..., C], mean and variance are [C]."""
     mean, variance = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (mean, variance))
-    return ((_widened(x) - mean) * lax.rsqrt(variance + epsilon)).astype(x.dtype)
-
-
-def _widened(x: jax.Array) -> jax.Array:
-    return x.astype(np.promote_types(x.dtype, np.float32))
-
-
-def _power(d: jax.Array, beta: float) -> jax.Array:
-    """d^-beta; for the usual d^-3/4 by two square roots.
-
-    With the shifted slices of `_window_sum`, 24.2 images/s instead of 20.6 with a power and
-    `reduce_window` (the course net, two CPU cores).
-    """
-    if beta != 0.75:
-        return d**-beta
-    root = lax.rsqrt(d)
-    return root * jnp.sqrt(root)
-
-
-def _window_sum(x: jax.Array, axis: int, n: int) -> jax.Array:
-    """Sum over the n elements around each, clipped at both ends.
-
-    On CPU, n shifted slices are faster than `reduce_window`, cumulative sums and a band matrix.
-    """
-    axis %= x.ndim
-    pads = [(0, 0, 0)] * x.ndim
-    pads[axis] = (n // 2, n // 2, 0)
-    padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
-    size = x.shape[axis]
-    return _sum(lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(n))
-
-
-def _sum(arrays: Iterable[jax.Array]) -> jax.Array:
-    return cast(jax.Array, sum(arrays))
+    return ((widened(x) - mean) * lax.rsqrt(variance + epsilon)).astype(x.dtype)

@@ -36,6 +36,19 @@ class LayerInfo(NamedTuple):
         return math.prod(self.kernel) * math.prod(self.output[:-1]) if self.kernel else 0
 
 
+def layer_names(layers: Table) -> list[str]:
+    """Return 'conv1', 'relu1', 'norm1', ...: each layer's own name, or its prefix and a number."""
+    seen = Counter()
+    names = []
+    for layer in layers:
+        if isinstance(layer, Named):
+            names.append(layer.name)
+        else:
+            seen[layer.prefix] += 1
+            names.append(f'{layer.prefix}{seen[layer.prefix]}')
+    return names
+
+
 def layer_infos(layers: Table, image_size: int, channels: int = 3) -> Iterator[LayerInfo]:
     """Follow an image through a table.
 
@@ -50,13 +63,7 @@ def layer_infos(layers: Table, image_size: int, channels: int = 3) -> Iterator[L
       The LayerInfo of each layer, in order.
     """
     shape: Shape = (image_size, image_size, channels)
-    seen = Counter()
-    for layer in layers:
-        if isinstance(layer, Named):
-            name = layer.name
-        else:
-            seen[layer.prefix] += 1
-            name = f'{layer.prefix}{seen[layer.prefix]}'
+    for name, layer in zip(layer_names(layers), layers, strict=True):
         info = LayerInfo(name, layer, shape, layer.output_shape(shape))
         yield info
         shape = info.output

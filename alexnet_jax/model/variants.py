@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import ml_collections
+from jax import lax
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import ops
@@ -176,6 +177,8 @@ VARIANTS: dict[str, Table] = {
     'digits': DIGITS,
 }
 
+PRECISIONS = {'default': None, 'high': lax.Precision.HIGH, 'highest': lax.Precision.HIGHEST}
+
 
 def build(variant: str, edits: tuple[str, ...], num_classes: int) -> Table:
     """Return the table that a config describes.
@@ -198,14 +201,15 @@ def make_model(config: ml_collections.ConfigDict, ops: Any = ops) -> AlexNet:
     """Return the network of a config.
 
     Args:
-      config: A recipe; `variant`, `edits`, `num_classes`, `dtype`, `ghost_batch_size` and
-        `optimizer.freeze` are read.
+      config: A recipe; `variant`, `edits`, `num_classes`, `dtype`, `precision`,
+        `ghost_batch_size` and `optimizer.freeze` are read.
       ops: The module that computes the layers, as in `AlexNet`.
     """
     layers = build(config.variant, config.edits, config.num_classes)
     return AlexNet(
         layers,
         jnp.dtype(config.dtype),
+        PRECISIONS[config.precision],
         ghost_batch_size=config.ghost_batch_size,
         ops=ops,
         frozen=frozen_layers(layers, config.optimizer.freeze),

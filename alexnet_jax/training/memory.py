@@ -33,7 +33,16 @@ def step_memory(config: ml_collections.ConfigDict) -> StepMemory:
     Raises:
       RunError: The compiler of this platform does not report it.
     """
-    found = _compile_step(config).memory_analysis()
+    return read_memory(lower_step(config, jax.device_count()).compile())
+
+
+def read_memory(step: jax.stages.Compiled) -> StepMemory:
+    """Return what a compiled step needs on each device.
+
+    Raises:
+      RunError: The compiler of this platform does not report it.
+    """
+    found = step.memory_analysis()
     if found is None:
         raise RunError(f'{jax.default_backend()} does not report the memory of a compiled step')
     results = found.output_size_in_bytes - found.alias_size_in_bytes
@@ -41,19 +50,28 @@ def step_memory(config: ml_collections.ConfigDict) -> StepMemory:
     return StepMemory(arguments, temporaries, arguments + temporaries + results)
 
 
-def _compile_step(config: ml_collections.ConfigDict) -> jax.stages.Compiled:
+def lower_step(config: ml_collections.ConfigDict, devices: int) -> jax.stages.Lowered:
+    """Lower the training step of a config, to compile it without running it.
+
+    Args:
+      config: A recipe. If its batch does not divide over the devices, it is rounded down.
+      devices: The number of devices of all processes.
+    """
     model, transform = variants.make_model(config), make_optimizer(config)
-    parts = [blank_part(config)] * config.accum_steps
-    return lower_train_step(model, transform, config.seed, state_shapes(config), parts).compile()
+    parts = [blank_part(config, devices)] * config.accum_steps
+    return lower_train_step(model, transform, config.seed, state_shapes(config), parts)
 
 
-def blank_part(config: ml_collections.ConfigDict) -> Batch:
+def blank_part(config: ml_collections.ConfigDict, devices: int | None = None) -> Batch:
     """Return a part of this process's batch, all zeros, which take no memory until they are read.
 
-    If the batch does not divide over the devices, it is rounded down.
+    Args:
+      config: A recipe. If its batch does not divide over the devices, it is rounded down.
+      devices: The number of devices of all processes; by default, of those that there are.
     """
-    per_device = max(1, config.batch_size // config.accum_steps // jax.device_count())
-    size, n = config.image_size, per_device * jax.local_device_count()
+    devices = devices or jax.device_count()
+    per_device = max(1, config.batch_size // config.accum_steps // devices)
+    size, n = config.image_size, per_device * devices // jax.process_count()
     return {
         'image': np.zeros((n, size, size, 3), np.uint8),
         'label': np.zeros(n, np.int32),

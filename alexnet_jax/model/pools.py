@@ -1,0 +1,163 @@
+"""Formulations of pooling; `ops.py` chooses one by platform.
+
+All have the same values, and gradients that differ only in the order of sums. The gradient of a
+maximum goes to the first maximum of its window, in row-major order.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from alexnet_jax.model.layers import output_width
+
+
+def separable_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+    """Pool by maxima of strided slices, along the width and then along the height."""
+    if ceil_mode:
+        x = _fill_ceil_mode(x, window, stride, _lowest(x))
+    return _max_along(_max_along(x, 2, window, stride), 1, window, stride)
+
+
+def indexed_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+    """Pool by maxima of strided slices; an int8 per window says where its maximum was.
+
+    The gradient needs those bytes instead of the images and the maxima.
+    """
+    if ceil_mode:
+        x = _fill_ceil_mode(x, window, stride, _lowest(x))
+    _, height, width, _ = x.shape
+    return _indexed_max(x, window, stride, height, width)
+
+
+def windowed_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+    """Pool by `lax.reduce_window`, whose gradient is `select_and_scatter`."""
+    ends = _overhangs(x.shape[1:3], window, stride, ceil_mode)
+    pads = [(0, 0), *((0, end) for end in ends), (0, 0)]
+    windows, strides = (1, window, window, 1), (1, stride, stride, 1)
+    low = np.array(_lowest(x), x.dtype)
+    return lax.reduce_window(x, low, lax.max, windows, strides, pads)
+
+
+def separable_avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+    """Average by sums of strided slices, along the width and then along the height."""
+    counts = _pixels(x.shape, window, stride, ceil_mode)
+    if ceil_mode:
+        x = _fill_ceil_mode(x, window, stride, 0)
+    for axis in (2, 1):
+        x = add_up(_window_slices(x, axis, window, stride))
+    return x / jnp.asarray(counts, x.dtype)
+
+
+def add_up(arrays: Iterable[jax.Array]) -> jax.Array:
+    """Return the sum of arrays, in their order."""
+    return cast(jax.Array, sum(arrays))
+
+
+def _lowest(x: jax.Array) -> float:
+    return -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+
+
+def _overhangs(sizes: tuple[int, ...], window: int, stride: int, ceil_mode: bool) -> list[int]:
+    """How far the last window reaches over the bottom and over the right edge."""
+    widths = [output_width(size, window, stride, ceil_mode) for size in sizes]
+    ends = ((n - 1) * stride + window for n in widths)
+    return [max(end - size, 0) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _pixels(shape: tuple[int, ...], window: int, stride: int, ceil_mode: bool) -> np.ndarray:
+    """The number of pixels in each window: [1, H', W', 1]."""
+    starts = [
+        stride * np.arange(output_width(size, window, stride, ceil_mode)) for size in shape[1:3]
+    ]
+    rows, columns = (
+        np.minimum(start + window, size) - start
+        for start, size in zip(starts, shape[1:3], strict=True)
+    )
+    return rows[None, :, None, None] * columns[None, None, :, None]
+
+
+def _fill_ceil_mode(x: jax.Array, window: int, stride: int, value: float) -> jax.Array:
+    """Pad the right and the bottom to where the last window ends."""
+    ends = _overhangs(x.shape[1:3], window, stride, ceil_mode=True)
+    pads = [(0, 0, 0), *((0, end, 0) for end in ends), (0, 0, 0)]
+    return lax.pad(x, jnp.asarray(value, x.dtype), pads)
+
+
+def _window_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
+    """Element k of every window along an axis, for k = 0 ... window - 1: strided slices of x."""
+    span = (output_width(x.shape[axis], window, stride) - 1) * stride + 1
+    return [lax.slice_in_dim(x, k, k + span, stride, axis) for k in range(window)]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_along(x: jax.Array, axis: int, window: int, stride: int) -> jax.Array:
+    result, *others = _window_slices(x, axis, window, stride)
+    for other in others:
+        result = jnp.maximum(result, other)
+    return result
+
+
+def _max_along_forward(x, axis, window, stride):
+    result = _max_along(x, axis, window, stride)
+    return result, (x, result)
+
+
+def _max_along_backward(axis, window, stride, residuals, gradient):
+    # Differentiating jnp.maximum would split the gradient at ties.
+    x, result = residuals
+    zero = jnp.zeros((), gradient.dtype)
+    span = (result.shape[axis] - 1) * stride + 1
+    found = jnp.zeros(result.shape, bool)
+    total = jnp.zeros(x.shape, gradient.dtype)
+    for k, values in enumerate(_window_slices(x, axis, window, stride)):
+        first = (values == result) & ~found
+        found |= first
+        pads = [(0, 0, 0)] * x.ndim
+        pads[axis] = (k, x.shape[axis] - span - k, stride - 1)
+        total += lax.pad(jnp.where(first, gradient, zero), zero, pads)
+    return (total,)
+
+
+_max_along.defvjp(_max_along_forward, _max_along_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _indexed_max(x: jax.Array, window: int, stride: int, height: int, width: int) -> jax.Array:
+    """Maxima over the windows of images [N, height, width, C]."""
+    return _indexed_max_forward(x, window, stride, height, width)[0]
+
+
+def _indexed_max_forward(x, window, stride, height, width):
+    pixels = [
+        pixel
+        for row in _window_slices(x, 1, window, stride)
+        for pixel in _window_slices(row, 2, window, stride)
+    ]
+    result, *others = pixels
+    index = jnp.zeros(result.shape, jnp.int8)
+    for k, other in enumerate(others, 1):
+        index = jnp.where(other > result, jnp.int8(k), index)
+        result = jnp.maximum(result, other)
+    return result, index
+
+
+def _indexed_max_backward(window, stride, height, width, index, gradient):
+    zero = jnp.zeros((), gradient.dtype)
+    spans = [(n - 1) * stride + 1 for n in index.shape[1:3]]
+    total = jnp.zeros((len(index), height, width, index.shape[-1]), gradient.dtype)
+    for k in range(window * window):
+        pads = [
+            (low, size - span - low, stride - 1)
+            for low, size, span in zip(divmod(k, window), (height, width), spans, strict=True)
+        ]
+        chosen = jnp.where(index == k, gradient, zero)
+        total += lax.pad(chosen, zero, [(0, 0, 0), *pads, (0, 0, 0)])
+    return (total,)
+
+
+_indexed_max.defvjp(_indexed_max_forward, _indexed_max_backward)
