@@ -1,11 +1,13 @@
-"""Time the training step and the input pipeline.
+"""Time the training step and the input pipeline, or plan a run on TPUs without having one.
 
   python -m alexnet_jax.benchmark step --config=configs/NAME.py [--baselines=torch,reference]
   python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]
+  python -m alexnet_jax.benchmark plan --config=configs/NAME.py --topology=v5e:2x2
 
 `step` times training and scoring on images in memory, so it needs no dataset; `data` times the
 training batches of the input pipeline. Whatever is compared takes turns in one run, and the figures
-are medians over the repeats. They mean nothing on a machine that is busy with other work.
+are medians over the repeats. They mean nothing on a machine that is busy with other work. `plan`
+compiles both steps for absent TPUs and estimates memory and time: it measures nothing.
 """
 
 import contextlib
@@ -24,6 +26,7 @@ import ml_collections
 from absl import flags
 
 from alexnet_jax import cli, files
+from alexnet_jax.benchmark.plan import describe, plan
 from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker, matmul_size
 from alexnet_jax.config import validate
@@ -31,7 +34,7 @@ from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import variants
 from alexnet_jax.model.shapes import forward_flops, training_flops
 
-BASELINES = {'step': ('torch', 'reference'), 'data': ('flax',)}
+BASELINES = {'step': ('torch', 'reference'), 'data': ('flax',), 'plan': ()}
 
 
 def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -187,6 +190,14 @@ def _data_table(config: ml_collections.ConfigDict, rows: dict[str, dict[str, Any
     return '\n'.join(lines)
 
 
+def benchmark_plan(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Compile both steps for a topology, print the report, and return the figures."""
+    figures = plan(config, flags.FLAGS.topology, cli.show_progress)
+    cli.show_progress('')
+    _show('\n'.join(describe(figures)))
+    return figures
+
+
 def _range(spread: Sequence[float]) -> str:
     low, high = spread
     return f'{low:,.0f} - {high:,.0f}' if low >= 1000 else f'{low:,.1f} - {high:,.1f}'
@@ -216,6 +227,7 @@ def _define_flags() -> None:
     """Define the flags. A function, since a test imports all commands and others share names."""
     flags.DEFINE_list('baselines', [], 'Compare with torch, reference (step) or flax (data).')
     flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
+    flags.DEFINE_string('topology', None, 'plan: chips and their layout, such as v5e:2x2.')
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')
     flags.DEFINE_string('output', None, 'File to write the figures to, as JSON.')
     flags.DEFINE_integer('repeats', 5, 'How many times each is timed.', lower_bound=1)
@@ -229,20 +241,25 @@ def main() -> None:
     _, *arguments = cli.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if len(arguments) != 1 or arguments[0] not in BASELINES or config is None:
-        raise BadInput('usage: python -m alexnet_jax.benchmark step|data --config=configs/NAME.py')
+        raise BadInput(
+            'usage: python -m alexnet_jax.benchmark step|data|plan --config=configs/NAME.py'
+        )
     kind = arguments[0]
     for baseline in flags.FLAGS.baselines:
         if baseline not in BASELINES[kind]:
-            allowed = ', '.join(BASELINES[kind])
+            allowed = ', '.join(BASELINES[kind]) or 'none'
             raise BadInput(f'{kind} has no --baselines={baseline}; allowed: {allowed}')
     output = Path(flags.FLAGS.output) if flags.FLAGS.output else None
     if output and (output.is_dir() or not output.parent.is_dir()):
         raise BadInput(f'--output={output}; it must be a file in an existing folder')
-    os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the workers need the GPU's memory
-    validate(config, jax.device_count())
-    if 'torch' in flags.FLAGS.baselines:
-        _check_torch(config)
-    figures = benchmark_step(config) if kind == 'step' else benchmark_data(config)
+    if kind == 'plan':
+        figures = benchmark_plan(config)
+    else:
+        os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the workers need the GPU's memory
+        validate(config, jax.device_count())
+        if 'torch' in flags.FLAGS.baselines:
+            _check_torch(config)
+        figures = benchmark_step(config) if kind == 'step' else benchmark_data(config)
     text = json.dumps(figures, indent=2) + '\n'
     if flags.FLAGS.json:
         print(text, end='')

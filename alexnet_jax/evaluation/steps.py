@@ -35,7 +35,24 @@ def make_eval_step(
     Returns:
       (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
     """
+    step = _eval_program(model)
+    mean = pmap.replicate(mean)
+    return lambda variables, batch: step(variables, pmap.shard(batch), mean)
 
+
+def lower_eval_step(model: AlexNet, variables: dict[str, Any], batch: Batch) -> jax.stages.Lowered:
+    """Lower the evaluation step, to compile and examine it without running it.
+
+    Args:
+      model: The network.
+      variables: Its variables as shapes and dtypes.
+      batch: A batch; only its shapes matter.
+    """
+    mean = np.zeros(batch['image'].shape[-3:], np.float32)
+    return _eval_program(model).lower(variables, pmap.shard(batch), mean)
+
+
+def _eval_program(model: AlexNet) -> pmap.Mapped:
     def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> dict[str, jax.Array]:
         log_probs = view_log_probs(model, variables, batch['image'], mean)
         label, mask = batch['label'], batch['mask']
@@ -43,9 +60,7 @@ def make_eval_step(
         sums = counts(log_probs, label, mask) | {'loss': jnp.where(mask > 0, losses, 0.0).sum()}
         return jax.lax.psum(sums, 'batch')
 
-    step = pmap.pmapped(step_fn, (None, 0, None))
-    mean = pmap.replicate(mean)
-    return lambda variables, batch: step(variables, pmap.shard(batch), mean)
+    return pmap.pmapped(step_fn, (None, 0, None))
 
 
 def make_predict_step(

@@ -1,6 +1,7 @@
 """Computing on the devices of all processes: the only file that uses pmap."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+_absent: Sequence[Any] = ()  # the devices to compile for instead of this process's
+
+
+@contextlib.contextmanager
+def compiling_for(devices: Sequence[Any]) -> Iterator[None]:
+    """Map over these devices instead of this process's.
+
+    Args:
+      devices: Devices of one process that need not exist (`jax.experimental.topologies`): what is
+        mapped can be lowered and compiled, not called.
+    """
+    global _absent
+    _absent = devices
+    try:
+        yield
+    finally:
+        _absent = ()
 
 
 def connect_devices() -> None:
@@ -42,7 +61,7 @@ def _copy(tree: Any) -> Any:
 
 def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Split a batch over the devices of this process: [b, ...] -> [devices, b / devices, ...]."""
-    devices = jax.local_device_count()
+    devices = len(_absent) or jax.local_device_count()
     return {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in batch.items()}
 
 
@@ -61,7 +80,12 @@ def pmapped(
       donated: The arguments, by number, whose memory the result may take.
     """
     mapped = jax.pmap(
-        function, axis_name='batch', in_axes=in_axes, out_axes=out_axes, donate_argnums=donated
+        function,
+        axis_name='batch',
+        in_axes=in_axes,
+        out_axes=out_axes,
+        donate_argnums=donated,
+        devices=_absent or None,
     )
     return _InTurn(mapped) if jax.default_backend() == 'cpu' else mapped
 

@@ -121,9 +121,12 @@ def test_json_instead_of_tables():
 @pytest.mark.parametrize(
     ('args', 'parts'),
     [
-        (('step',), ['usage: python -m alexnet_jax.benchmark step|data --config=']),
-        (('speed', QUICKSTART), ['usage: ', 'step|data']),
+        (('step',), ['usage: python -m alexnet_jax.benchmark step|data|plan --config=']),
+        (('speed', QUICKSTART), ['usage: ', 'step|data|plan']),
         (('step', QUICKSTART, '--baselines=flax'), ['step', 'flax', 'allowed: torch, reference']),
+        (('plan', QUICKSTART), ['plan', '--topology=v5e:2x2']),
+        (('plan', QUICKSTART, '--topology=h100:4'), ['--topology=h100:4', 'v5e:2x2', 'v6e:2x2']),
+        (('plan', QUICKSTART, '--baselines=torch'), ['plan', 'torch', 'allowed: none']),
         (('data', QUICKSTART, '--baselines=flax,torch'), ['data', 'torch', 'allowed: flax']),
         (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
         (('step', QUICKSTART, '--output=configs'), ['--output=configs', 'must be a file']),

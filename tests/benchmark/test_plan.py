@@ -1,0 +1,113 @@
+"""`benchmark plan`: refusals, a report by hand, and a real plan where libtpu is installed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import ROOT, assert_has
+
+from alexnet_jax.benchmark import plan
+from alexnet_jax.benchmark.tpu_program import OTHER
+from alexnet_jax.cli import load_recipe
+from alexnet_jax.errors import BadInput
+from alexnet_jax.parallel import pmap
+from alexnet_jax.training.memory import lower_step
+
+QUICKSTART = f'{ROOT}/configs/quickstart.py'
+
+
+def test_without_libtpu_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(BadInput, match=r'pip install libtpu==0\.0\.42\.1'):
+        plan.plan(load_recipe(QUICKSTART), 'v5e:2x2', print)
+
+
+def test_it_needs_a_topology():
+    with pytest.raises(BadInput, match='--topology=v5e:2x2'):
+        plan.plan(load_recipe(QUICKSTART), None, print)
+
+
+def test_steps_are_lowered_for_other_devices():
+    config = load_recipe(QUICKSTART)
+    config.batch_size = 12
+    with pmap.compiling_for(jax.devices()[:3]):
+        for lowered in (lower_step(config, 3), plan._lower(config, 'forward', 3)):
+            text = lowered.as_text()
+            assert 'mhlo.num_partitions = 3' in text
+            assert 'tensor<3x4x28x28x3xui8>' in text
+    # Afterwards, a mapped function runs on this process's devices again.
+    devices = jax.device_count()
+    total = pmap.pmapped(lambda x: jax.lax.psum(x, 'batch'), (0,))(jnp.ones(devices))
+    assert total == devices
+
+
+def test_report():
+    def task(ms: float) -> dict:
+        estimate = {'images_per_second_per_chip': 16 / ms * 1e3, 'utilization': 0.25}
+        return {
+            'compile_seconds': 61.4,
+            'memory': {'arguments': 1.5e9, 'temporaries': 4e9, 'total': 5.5e9},
+            'flops': 2.5e12,
+            'hbm_bytes': 28.26e9,
+            'sent_bytes': 235e6,
+            'model': estimate | {'seconds': ms / 1e3},
+            'compiler': estimate | {'seconds': ms / 500},
+            'layers': {
+                'conv1': {'model': [ms / 4e3, ms / 2e3], 'compiler': [ms / 1e3, 0.0]},
+                OTHER: {'model': [ms / 4e3, 0.0], 'compiler': [ms / 1e3, 0.0]},
+            },
+        }
+
+    config = load_recipe(QUICKSTART)
+    config.accum_steps = 2
+    figures = {
+        'config': json.loads(config.to_json()),
+        'topology': 'v5e:2x2',
+        'chip': 'TPU v5e',
+        'chips': 4,
+        'libtpu': '0.0.42.1',
+        'train': task(40),
+        'forward': task(10),
+    }
+    lines = list(plan.describe(figures))
+    assert lines[0] == 'digits, float32: 32 images on 4 x TPU v5e (v5e:2x2), 8 a chip'
+    assert_has(lines[1], '2 times as long', 'accum_steps')
+    assert_has(lines[2], 'libtpu 0.0.42.1', 'nothing was measured')
+    words = [line.split() for line in lines]
+    assert ['of', '17.2', '5.50', '5.50'] in words  # 16 GiB
+    assert ['sent', 'to', 'other', 'chips,', 'MB', '235.0', '235.0'] in words
+    assert ['ms', '40.00', '10.00'] in words  # by the model
+    assert ['ms', '80.00', '20.00'] in words  # by XLA
+    assert words.count(['images/s', 'a', 'chip', '400', '1,600']) == 2
+    assert words.count(['images/s', '1,600', '6,400']) == 2
+    # 10 and 20 of 40 ms by the model; all of its 40 of 80 ms forward by XLA.
+    cells = ('10.00 (25.0%)', '40.00 (50.0%)', '20.00 (50.0%)', '0.00 (0.0%)')
+    assert lines[-2] == f'{"conv1":<12} ' + ' '.join(f'{cell:>15}' for cell in cells)
+    assert lines[-1].startswith('the rest ')
+
+
+@pytest.mark.slow
+def test_a_plan_for_absent_chips():
+    pytest.importorskip('libtpu', reason='libtpu is not installed')
+    command = [sys.executable, '-m', 'alexnet_jax.benchmark', 'plan', f'--config={QUICKSTART}']
+    done = subprocess.run(
+        [*command, '--topology=v5e:2x2', '--json'], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    figures = json.loads(done.stdout)
+    assert (figures['chip'], figures['chips']) == ('TPU v5e', 4)
+    parameters = 165_514 * 4  # bytes
+    for task in plan.TASKS:
+        found = figures[task]
+        assert found['memory']['total'] >= found['memory']['arguments'] > parameters
+        assert 0 < found['model']['seconds'] < found['compiler']['seconds'] < 0.01
+        assert {'conv1', 'norm1', 'pool1', 'fc8'} <= set(found['layers'])
+    # Gradients, and five sums of scores and of the loss.
+    assert parameters < figures['train']['sent_bytes'] < parameters + 100
+    assert figures['forward']['sent_bytes'] < 100
+    assert figures['train']['layers']['conv2']['model'][1] > 0
+    assert figures['forward']['layers']['conv2']['model'][1] == 0
