@@ -1,4 +1,4 @@
-"""Time the training step and the input pipeline, or plan a run on TPUs without having one.
+"""Time the training step and the input pipeline, or plan a run on absent TPUs.
 
   python -m alexnet_jax.benchmark step --config=configs/NAME.py [--baselines=torch,reference]
   python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]

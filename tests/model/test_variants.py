@@ -1,5 +1,6 @@
 """The published tables: their parameters counted by hand, and names that do not exist."""
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 from tables import IMAGE_SIZES, count
@@ -113,6 +114,7 @@ def test_make_model_reads_the_config():
                 'edits': ('no_lrn',),
                 'num_classes': 7,
                 'dtype': 'bfloat16',
+                'precision': 'highest',
                 'ghost_batch_size': 16,
                 'optimizer': {'freeze': ('conv*', 'fc7')},
             }
@@ -120,5 +122,6 @@ def test_make_model_reads_the_config():
     )
     assert model.layers == build('course', ('no_lrn',), 7)
     assert model.dtype == 'bfloat16'
+    assert model.precision is jax.lax.Precision.HIGHEST
     assert model.ghost_batch_size == 16
     assert model.frozen == ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc7')

@@ -53,7 +53,7 @@ def test_page_carries_what_it_needs(net, tmp_path):
         'size': 28,
         'classes': NAMES,
         'steps': [
-            {'op': 'resize', 'height': 36, 'width': None},
+            {'op': 'resize', 'height': 36, 'width': None, 'antialias': False},
             {'op': 'center_crop', 'size': 28},
         ],
     }
