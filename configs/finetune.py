@@ -7,7 +7,9 @@ RUN is the workdir of a run, trained here or converted. PATH is a folder of imag
 training ops are these with a random crop and mirroring. The last layer starts from scratch unless
 the classes are the same.
 
-Time: TIME. Expected: EXPECTED
+Time: half a minute for 300 steps of 32 images at 32 x 32 on two CPU cores. Expected: it depends on
+run and images; on 20 images of each of three classes, 86.9 % top-1 instead of the 71.0 % from
+scratch (measured, five seeds: docs/finetuning.md).
 
 The rates are those of Caffe's models/finetune_flickr_style: 0.001, a tenth of what its nets were
 trained with, 10 times that in the last layer, twice that for biases, with a drop by 10; its 100,000
