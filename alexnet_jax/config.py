@@ -17,10 +17,11 @@ from ml_collections import config_dict
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import patterns, variants
 from alexnet_jax.model.layers import BatchNorm
-from alexnet_jax.model.shapes import check_shapes
+from alexnet_jax.model.shapes import check_shapes, check_slices
 
 SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
 DTYPES = ('float32', 'bfloat16')
+PARALLELISMS = ('data', 'hybrid')
 MEANS = ('image', 'none', 'init_from')
 ON_BAD_IMAGE = ('stop', 'skip')
 
@@ -49,12 +50,13 @@ NOT_NEGATIVE = (
     'optimizer.trust_coefficient',
 )
 
-# Keys that may differ when a run is resumed, because they do not change what is computed. `epochs`
-# may increase as well: see `workdir.check`.
-FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image')
+# Keys that may differ when a run is resumed, because they do not change what is computed.
+# `parallelism` changes it by the rounding of sums only, as does the number of devices, which may
+# differ too. `epochs` may increase as well: see `workdir.check`.
+FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image', 'parallelism')
 
 # Keys that runs recorded before they existed lack: their default is what such a run did.
-NEWER_KEYS = ('data.eval_fraction', 'optimizer.freeze')
+NEWER_KEYS = ('data.eval_fraction', 'optimizer.freeze', 'parallelism', 'gradient_dtype')
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -66,6 +68,11 @@ def default_config() -> ml_collections.ConfigDict:
     # Parts into which a step's batch is split, computed one after another, when the batch does not
     # fit in memory. The result equals that of the whole batch, up to rounding.
     c.accum_steps = 1
+    # What devices divide among them: 'data', the examples; 'hybrid', in fully connected layers the
+    # inputs and the weights (arXiv 1404.5997). The result is the same, up to rounding.
+    c.parallelism = 'data'
+    # In which gradients are added up over devices: float32 | bfloat16, half of the bytes.
+    c.gradient_dtype = 'float32'
     c.epochs = 90.0  # passes over the training set; fractions are allowed
     c.log_every = 100  # steps between train records, which average over the steps in between
     c.eval_every = 1000  # steps between evaluations; a multiple of checkpoint_every
@@ -172,6 +179,8 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
     for key, allowed in {
         'dtype': DTYPES,
         'precision': tuple(variants.PRECISIONS),
+        'gradient_dtype': DTYPES,
+        'parallelism': PARALLELISMS,
         'data.mean': MEANS,
         'data.on_bad_image': ON_BAD_IMAGE,
         'optimizer.schedule': SCHEDULES,
@@ -268,6 +277,8 @@ def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
             f'that a device computes at once (batch_size / accum_steps / devices); change one of '
             'these'
         )
+    if config.parallelism == 'hybrid':
+        check_slices(layers, config.image_size, devices)
     patterns.check(layers, config.optimizer)
 
 

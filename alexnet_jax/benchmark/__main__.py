@@ -1,13 +1,15 @@
-"""Time the training step and the input pipeline, or plan a run on absent TPUs.
+"""Time the training step and the input pipeline, or plan a run on absent devices.
 
   python -m alexnet_jax.benchmark step --config=configs/NAME.py [--baselines=torch,reference]
   python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]
   python -m alexnet_jax.benchmark plan --config=configs/NAME.py --topology=v5e:2x2
+  python -m alexnet_jax.benchmark collectives --config=configs/NAME.py [--plot=FILE.png]
 
 `step` times training and scoring on images in memory, so it needs no dataset; `data` times the
 training batches of the input pipeline. Whatever is compared takes turns in one run, and the figures
-are medians over the repeats. They mean nothing on a machine that is busy with other work. `plan`
-compiles both steps for absent TPUs and estimates memory and time: it measures nothing.
+are medians over the repeats. They mean nothing on a machine that is busy with other work. The other
+two compile and measure nothing: `plan` estimates memory and time on TPUs, `collectives` counts what
+up to 256 devices send each other.
 """
 
 import contextlib
@@ -26,15 +28,17 @@ import ml_collections
 from absl import flags
 
 from alexnet_jax import cli, files
+from alexnet_jax.benchmark import collectives
 from alexnet_jax.benchmark.plan import describe, plan
 from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker, matmul_size
 from alexnet_jax.config import validate
+from alexnet_jax.drawing.figures import to_png
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import variants
 from alexnet_jax.model.shapes import forward_flops, training_flops
 
-BASELINES = {'step': ('torch', 'reference'), 'data': ('flax',), 'plan': ()}
+BASELINES = {'step': ('torch', 'reference'), 'data': ('flax',), 'plan': (), 'collectives': ()}
 
 
 def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -198,6 +202,16 @@ def benchmark_plan(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return figures
 
 
+def benchmark_collectives(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Count what devices send each other, print the tables, and return the figures."""
+    figures = collectives.measure(config, cli.show_progress)
+    cli.show_progress('')
+    _show(collectives.table(figures))
+    if flags.FLAGS.plot:
+        Path(flags.FLAGS.plot).write_bytes(to_png(collectives.plot(config)))
+    return figures
+
+
 def _range(spread: Sequence[float]) -> str:
     low, high = spread
     return f'{low:,.0f} - {high:,.0f}' if low >= 1000 else f'{low:,.1f} - {high:,.1f}'
@@ -228,6 +242,7 @@ def _define_flags() -> None:
     flags.DEFINE_list('baselines', [], 'Compare with torch, reference (step) or flax (data).')
     flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
     flags.DEFINE_string('topology', None, 'plan: chips and their layout, such as v5e:2x2.')
+    flags.DEFINE_string('plot', None, 'collectives: file to draw the figures to, a PNG.')
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')
     flags.DEFINE_string('output', None, 'File to write the figures to, as JSON.')
     flags.DEFINE_integer('repeats', 5, 'How many times each is timed.', lower_bound=1)
@@ -242,7 +257,8 @@ def main() -> None:
     config = flags.FLAGS.config
     if len(arguments) != 1 or arguments[0] not in BASELINES or config is None:
         raise BadInput(
-            'usage: python -m alexnet_jax.benchmark step|data|plan --config=configs/NAME.py'
+            'usage: python -m alexnet_jax.benchmark step|data|plan|collectives '
+            '--config=configs/NAME.py'
         )
     kind = arguments[0]
     for baseline in flags.FLAGS.baselines:
@@ -250,10 +266,14 @@ def main() -> None:
             allowed = ', '.join(BASELINES[kind]) or 'none'
             raise BadInput(f'{kind} has no --baselines={baseline}; allowed: {allowed}')
     output = Path(flags.FLAGS.output) if flags.FLAGS.output else None
-    if output and (output.is_dir() or not output.parent.is_dir()):
-        raise BadInput(f'--output={output}; it must be a file in an existing folder')
+    for flag in ('output', 'plot'):
+        path = Path(flags.FLAGS[flag].value or 'file')
+        if path.is_dir() or not path.parent.is_dir():
+            raise BadInput(f'--{flag}={path}; it must be a file in an existing folder')
     if kind == 'plan':
         figures = benchmark_plan(config)
+    elif kind == 'collectives':
+        figures = benchmark_collectives(config)
     else:
         os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the workers need the GPU's memory
         validate(config, jax.device_count())

@@ -32,6 +32,7 @@ from alexnet_jax.errors import run_command
 from alexnet_jax.evaluation import steps
 from alexnet_jax.model import ops, variants
 from alexnet_jax.parallel import compilation, malloc, pmap
+from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
 
@@ -149,8 +150,11 @@ def _make_step(
         del state  # scoring needs no velocities
         batches = list(data.eval_batches())
         return lambda: [eval_step(variables, batch) for batch in batches]
-    train_step = make_train_step(model, transform, data.mean, config.seed)
-    state, parts = pmap.replicate(state), next(data.train_batches(0))
+    slices = Slices(variants.sliced_layers(config))
+    train_step = make_train_step(
+        model, transform, data.mean, config.seed, slices, config.gradient_dtype
+    )
+    state, parts = slices.place(state), next(data.train_batches(0))
     malloc.trim_heap()  # as the loop does
 
     def train() -> TrainState:

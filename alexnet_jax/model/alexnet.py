@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from alexnet_jax.model import ops
+from alexnet_jax.model import ops, sliced_dense
 from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
@@ -41,6 +41,8 @@ class AlexNet(nn.Module):
         same functions.
       frozen: The names of the layers that training leaves as they are. Batch norms among them use
         their running averages in training, too; the others compute the same in any case.
+      model_axis: The axis of devices on which the kernels of dense layers lie in slices (see
+        `sliced_dense`); None: they are whole.
     """
 
     layers: Table
@@ -49,6 +51,7 @@ class AlexNet(nn.Module):
     ghost_batch_size: int = 32
     ops: Any = ops
     frozen: tuple[str, ...] = ()
+    model_axis: str | None = None
 
     @nn.compact
     def __call__(
@@ -123,13 +126,17 @@ class AlexNet(nn.Module):
 
     def _dense(self, layer: Dense, x: jax.Array) -> jax.Array:
         is_head = layer is self.layers[-1]
+        dot = self.ops.dot_in_groups if layer.groups > 1 else None
+        if self.model_axis:
+            x = sliced_dense.inputs_of_slice(x, self.model_axis)
+            dot = sliced_dense.summed(dot or lax.dot_general, self.model_axis)
         return nn.Dense(
             layer.features,
             dtype=np.promote_types(self.dtype, np.float32) if is_head else self.dtype,
             precision=self.precision,
             kernel_init=_kernel_init(layer.std),
             bias_init=_bias_init(layer.bias, x.shape[-1]),
-            dot_general=self.ops.dot_in_groups if layer.groups > 1 else None,
+            dot_general=dot,
             name=layer.name,
         )(x)
 

@@ -1,12 +1,22 @@
 """Each layer of a table in context: its name, shapes, parameters and multiply-adds."""
 
+import bisect
 import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.model.layers import Activation, Dropout, Layer, Named, Shape, Table, Weighted
+from alexnet_jax.model.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Layer,
+    Named,
+    Shape,
+    Table,
+    Weighted,
+)
 
 
 class LayerInfo(NamedTuple):
@@ -81,6 +91,29 @@ def check_shapes(layers: Table, image_size: int) -> None:
                 f'image_size={image_size}: the input of {info.name} is {info.input[0]}x'
                 f'{info.input[1]}, so its output would be empty; use larger images'
             )
+
+
+def check_slices(layers: Table, image_size: int, devices: int) -> None:
+    """Check that the rows of every fully connected layer's kernel divide over the devices.
+
+    Raises:
+      BadInput: Names a layer, and the nearest numbers of devices that would do.
+    """
+    rows = {
+        info.name: info.layer.kernel_shape(info.input)[0]
+        for info in layer_infos(layers, image_size)
+        if isinstance(info.layer, Dense)
+    }
+    common = math.gcd(*rows.values())
+    if common % devices:
+        name = next(name for name, count in rows.items() if count % devices)
+        allowed = [n for n in range(1, common + 1) if common % n == 0]
+        place = bisect.bisect(allowed, devices)
+        nearest = ' or '.join(str(n) for n in allowed[place - 1 : place + 1])
+        raise BadInput(
+            f"parallelism='hybrid': the {rows[name]} inputs of {name} do not divide over {devices} "
+            f'devices; use {nearest}, or --config.parallelism=data'
+        )
 
 
 def parameter_names(layers: Table) -> list[str]:

@@ -216,6 +216,14 @@ def make_model(config: ml_collections.ConfigDict, ops: Any = ops) -> AlexNet:
     )
 
 
+def sliced_layers(config: ml_collections.ConfigDict) -> list[str]:
+    """Return the layers whose kernels lie in slices on the devices, by `config.parallelism`."""
+    if config.parallelism == 'data':
+        return []
+    layers = build(config.variant, config.edits, config.num_classes)
+    return [layer.name for layer in layers if isinstance(layer, Dense)]
+
+
 def _lookup(key: str, name: str, known: dict[str, T]) -> T:
     if name not in known:
         raise BadInput(f'{key}: unknown {name!r}; allowed: {", ".join(known)}')

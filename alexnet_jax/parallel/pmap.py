@@ -49,8 +49,27 @@ def replicate(tree: Any) -> Any:
     device_put borrows the host's memory, which cannot be donated, and the first step would need
     room for two states.
     """
+    return _put(tree, PartitionSpec())
+
+
+def scatter(tree: Any) -> Any:
+    """Copy a tree of host arrays onto the devices, to each its rows: see `own_rows`.
+
+    All processes have the same arrays. As those of `replicate`, the copies may be donated.
+    """
+    return _put(jax.tree.map(own_rows, tree), PartitionSpec('batch'))
+
+
+def own_rows(x: Any) -> Any:
+    """[rows, ...] -> [devices of this process, rows / devices of all processes, ...]."""
+    devices, index = len(_absent) or jax.local_device_count(), jax.process_index()
+    rows = x.reshape(jax.process_count() * devices, -1, *x.shape[1:])
+    return rows[index * devices : (index + 1) * devices]  # pmap's axis is in this order
+
+
+def _put(tree: Any, spec: PartitionSpec) -> Any:
     mesh = Mesh(np.array(jax.local_devices()), ('batch',))
-    borrowed = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    borrowed = jax.device_put(tree, NamedSharding(mesh, spec))
     return _copy(borrowed)
 
 
@@ -67,15 +86,16 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def pmapped(
     function: Callable,
-    in_axes: Sequence[int | None],
-    out_axes: int | None = None,
+    in_axes: Sequence[Any],
+    out_axes: Any = None,
     donated: Any = (),
 ) -> 'Mapped':
     """Map a function over the devices of all processes.
 
     Args:
       function: The function, which sees the axis 'batch'.
-      in_axes: For each argument, 0 if it is sharded (see `shard`), None if it is replicated.
+      in_axes: For each argument, 0 if it is sharded (see `shard`), None if it is replicated; for a
+        tuple, a tuple of these.
       out_axes: Likewise for the result; None: it is the same on all devices.
       donated: The arguments, by number, whose memory the result may take.
     """

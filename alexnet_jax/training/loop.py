@@ -18,6 +18,7 @@ from alexnet_jax.evaluation.steps import Batch, make_eval_step
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.parallel import malloc, pmap
+from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.run import checkpoint
 from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
@@ -76,7 +77,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
     schedule = optimizer.make_schedule(config, data.train_size)
     transform = optimizer.make_optimizer(config, schedule, data.train_size)
     model = variants.make_model(config)
-    train_step = make_train_step(model, transform, data.mean, config.seed)
+    slices = Slices(variants.sliced_layers(config))
+    train_step = make_train_step(
+        model, transform, data.mean, config.seed, slices, config.gradient_dtype
+    )
     eval_step = make_eval_step(model, data.mean)
     rate = partial(optimizer.rate_at, config, schedule)
 
@@ -88,7 +92,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
         )
         preemption = stack.enter_context(PreemptionHandler())
         state = create_train_state(model, transform, config.image_size, config.seed)
-        state = pmap.replicate(_continued(config, workdir, ckpt, log, model, state))
+        state = slices.place(_continued(config, workdir, ckpt, log, model, state))
         malloc.trim_heap()
         if start and (note := hints.describe_rate_jump(config, schedule, workdir, start)):
             log.say(note)
@@ -104,7 +108,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             count = math.ceil(data.eval_size * config.accum_steps / config.batch_size)
             batches = track(preemption.watch(data.eval_batches()), count)
             try:
-                scores = evaluate(eval_step, state.variables, batches, data.eval_size)
+                variables = slices.gather(state.variables)
+                scores = evaluate(eval_step, variables, batches, data.eval_size)
             except EvaluationStopped as stop:
                 raise _interrupted(step, preemption) from stop
             log.eval(step, scores)
@@ -135,7 +140,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
                 state = reset_metrics(state)
             if due.save or stopping:
                 finite_means(state)  # a run that has diverged is not saved
-                ckpt.save(step, state)
+                ckpt.save(step, slices.gather(state))
                 log.stop_clock()
             if stopping:
                 raise _interrupted(step, preemption)

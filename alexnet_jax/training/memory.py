@@ -10,6 +10,7 @@ import optax
 from alexnet_jax.errors import RunError
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.model import variants
+from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.step import TrainState, create_train_state, lower_train_step
 
@@ -59,7 +60,15 @@ def lower_step(config: ml_collections.ConfigDict, devices: int) -> jax.stages.Lo
     """
     model, transform = variants.make_model(config), make_optimizer(config)
     parts = [blank_part(config, devices)] * config.accum_steps
-    return lower_train_step(model, transform, config.seed, state_shapes(config), parts)
+    return lower_train_step(
+        model,
+        transform,
+        config.seed,
+        state_shapes(config),
+        parts,
+        Slices(variants.sliced_layers(config)),
+        config.gradient_dtype,
+    )
 
 
 def blank_part(config: ml_collections.ConfigDict, devices: int | None = None) -> Batch:

@@ -10,6 +10,9 @@ import ml_collections
 import numpy as np
 import optax
 
+from alexnet_jax.model.variants import sliced_layers
+from alexnet_jax.parallel.slices import Slices
+
 
 def make_schedule(config: ml_collections.ConfigDict, train_size: int) -> optax.Schedule:
     """Return the learning rate as a function of the number of completed steps.
@@ -63,7 +66,7 @@ def make_optimizer(
     g + weight_decay w is first set to that fraction of the norm of w.
 
     Args:
-      config: The run's config; `optimizer` and `batch_size` are read.
+      config: The run's config; `optimizer`, `batch_size` and `parallelism` are read.
       schedule: The result of `make_schedule`.
       train_size: The number of training examples, for `lr_overrides`.
     """
@@ -79,6 +82,8 @@ def make_optimizer(
     parts = [_partition(weight_decay, optax.add_decayed_weights(o.weight_decay))]
     if o.trust_coefficient:
         ratio = optax.scale_by_trust_ratio(trust_coefficient=o.trust_coefficient)
+        if slices := Slices(sliced_layers(config)):
+            ratio = _scale_by_trust_ratio(o.trust_coefficient, slices)
         parts.append(_partition([('*/kernel', ratio)], optax.identity()))
     lr_multipliers = [(pattern, optax.scale(factor)) for pattern, factor in o.lr_multipliers]
     parts.append(_partition(lr_multipliers, optax.identity()))
@@ -109,6 +114,20 @@ def _partition(
         {**dict(by_pattern), 'default': default},
         lambda params: jax.tree_util.tree_map_with_path(label, params),
     )
+
+
+def _scale_by_trust_ratio(coefficient: float, slices: Slices) -> optax.GradientTransformation:
+    """Do as `optax.scale_by_trust_ratio`, by the norms of whole kernels."""
+
+    def scale(path, update: jax.Array, param: jax.Array) -> jax.Array:
+        norm, param_norm = slices.norm(path, update), slices.norm(path, param)
+        is_zero = (norm == 0) | (param_norm == 0)
+        return update * jnp.where(is_zero, jnp.ones_like(norm), coefficient * param_norm / norm)
+
+    def update(updates, state, params=None):
+        return jax.tree_util.tree_map_with_path(scale, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _piecewise_constant(rates: Sequence[tuple[float, float]], per_epoch: float) -> optax.Schedule:

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax.model import variants
-from alexnet_jax.parallel import pmap
+from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training.memory import blank_part, make_optimizer
 from alexnet_jax.training.step import create_train_state, make_train_step
 
@@ -22,10 +22,14 @@ def step_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
     model, part = variants.make_model(config), blank_part(config)
     pixels = np.random.RandomState(0).randint(0, 256, part['image'].shape, np.uint8)
     part |= {'image': pixels, 'mask': np.ones_like(part['mask'])}
-    step = make_train_step(model, make_optimizer(config), np.zeros(pixels.shape[1:]), config.seed)
+    slices = Slices(variants.sliced_layers(config))
+    mean = np.zeros(pixels.shape[1:])
+    step = make_train_step(
+        model, make_optimizer(config), mean, config.seed, slices, config.gradient_dtype
+    )
     parts = [part] * config.accum_steps
     state = create_train_state(model, make_optimizer(config), config.image_size, config.seed)
-    state = jax.block_until_ready(step(pmap.replicate(state), parts))
+    state = jax.block_until_ready(step(slices.place(state), parts))
     began, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - began < seconds:
         state = jax.block_until_ready(step(state, parts))

@@ -12,6 +12,7 @@ import optax
 from alexnet_jax.evaluation.steps import Batch, counts
 from alexnet_jax.model.alexnet import AlexNet, update_batch_stats
 from alexnet_jax.parallel import pmap
+from alexnet_jax.parallel.slices import WHOLE, Slices
 
 NO_STEP = np.iinfo(np.int32).max
 
@@ -83,7 +84,12 @@ def reset_metrics(state: TrainState) -> TrainState:
 
 
 def make_train_step(
-    model: AlexNet, optimizer: optax.GradientTransformation, mean: np.ndarray, seed: int
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    mean: np.ndarray,
+    seed: int,
+    slices: Slices = WHOLE,
+    gradient_dtype: str = 'float32',
 ) -> Callable[[TrainState, Sequence[Batch]], TrainState]:
     """Build the training step: loss and gradients over the global batch, then the update.
 
@@ -95,13 +101,16 @@ def make_train_step(
       optimizer: The result of `optimizer.make_optimizer`.
       mean: float32 [H, W, 3], subtracted from every image.
       seed: The seed of the dropout masks.
+      slices: What lies in slices on the devices; the state has to be placed by it.
+      gradient_dtype: The dtype in which gradients are added up over the devices; float32: that of
+        the parameters.
 
     Returns:
       (state, parts of the global batch) -> the next state. The memory of the given state is reused
       (donated). Gradients are summed over the parts, so the step needs the memory of one part and
       has, up to rounding, the result of the whole batch.
     """
-    accumulate, finish = _programs(model, optimizer, seed)
+    accumulate, finish = _programs(model, optimizer, seed, slices, gradient_dtype)
     mean = pmap.replicate(mean)
 
     def train_step(state: TrainState, parts: Sequence[Batch]) -> TrainState:
@@ -119,17 +128,20 @@ def lower_train_step(
     seed: int,
     state: TrainState,
     parts: Sequence[Batch],
+    slices: Slices = WHOLE,
+    gradient_dtype: str = 'float32',
 ) -> jax.stages.Lowered:
     """Lower the training step, to compile and examine it without running it.
 
     With several parts, lower the program for the last, which needs the most memory.
 
     Args:
-      model, optimizer, seed: As for `make_train_step`.
-      state: The state as shapes and dtypes.
+      model, optimizer, seed, slices, gradient_dtype: As for `make_train_step`.
+      state: The state as shapes and dtypes, before it is placed.
       parts: The parts of the global batch. Only their shapes matter.
     """
-    accumulate, finish = _programs(model, optimizer, seed)
+    accumulate, finish = _programs(model, optimizer, seed, slices, gradient_dtype)
+    state = slices.placed_shapes(state)
     *others, last = map(pmap.shard, parts)
     mean = np.zeros(last['image'].shape[2:], np.float32)
     sums = jax.eval_shape(accumulate, None, state, last, mean) if others else None
@@ -137,9 +149,14 @@ def lower_train_step(
 
 
 def _programs(
-    model: AlexNet, optimizer: optax.GradientTransformation, seed: int
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    slices: Slices,
+    gradient_dtype: str,
 ) -> tuple[pmap.Mapped, pmap.Mapped]:
     """What runs on the devices: for the parts before the last, and for the last."""
+    model = model.clone(model_axis='batch') if slices else model
 
     def sums_over(state: TrainState, batch: dict[str, jax.Array], mean: jax.Array) -> dict:
         """Sums over the examples that count: gradients, batch statistics, loss, metrics."""
@@ -167,13 +184,14 @@ def _programs(
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (logits, batch_sums)), gradients = grad_fn(_trained(model, state.params))
-        sums = {
-            'gradients': gradients,
-            'batch_sums': batch_sums,
-            'examples': mask.sum(),
-            'metrics': counts(logits, batch['label'], mask) | {'loss': loss},
+        examples = mask.sum()
+        metrics = counts(logits, batch['label'], mask) | {'loss': loss}
+        return {
+            'batch_sums': jax.lax.psum(batch_sums, 'batch'),
+            'examples': jax.lax.psum(examples, 'batch'),
+            'gradients': slices.sum_gradients(gradients, gradient_dtype),
+            'metrics': jax.lax.psum(metrics, 'batch'),
         }
-        return jax.lax.psum(sums, 'batch')
 
     def accumulate(sums: dict | None, state: TrainState, batch, mean) -> dict:
         """Add a part of the batch; `sums` is None before the first."""
@@ -191,7 +209,8 @@ def _programs(
         batch_stats = update_batch_stats(
             model.layers, state.batch_stats, batch_means, sums['examples'] > 0
         )
-        finite = jnp.isfinite(sums['metrics']['loss']) & jnp.isfinite(optax.tree.norm(gradients))
+        finite = jnp.isfinite(sums['metrics']['loss'])
+        finite &= jnp.isfinite(slices.total(optax.tree.norm(gradients)))
         metrics = {key: state.metrics[key] + value for key, value in sums['metrics'].items()}
         bad_step = jnp.where(finite, NO_STEP, step)
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)
@@ -200,6 +219,6 @@ def _programs(
 
     in_axes = (None, None, 0, None)
     return (
-        pmap.pmapped(accumulate, in_axes, donated=0),
-        pmap.pmapped(finish, in_axes, donated=1),
+        slices.pmapped(accumulate, in_axes, donated=0),
+        slices.pmapped(finish, in_axes, donated=1),
     )

@@ -121,7 +121,7 @@ def test_json_instead_of_tables():
 @pytest.mark.parametrize(
     ('args', 'parts'),
     [
-        (('step',), ['usage: python -m alexnet_jax.benchmark step|data|plan --config=']),
+        (('step',), ['usage: python -m alexnet_jax.benchmark step|data|plan|collectives']),
         (('speed', QUICKSTART), ['usage: ', 'step|data|plan']),
         (('step', QUICKSTART, '--baselines=flax'), ['step', 'flax', 'allowed: torch, reference']),
         (('plan', QUICKSTART), ['plan', '--topology=v5e:2x2']),

@@ -64,12 +64,15 @@ def assert_same(found, expected) -> None:
         assert have['bad_images'] == 0
     assert records(found, 'train')[0]['examples'] == 64
     assert records(found, 'eval')[0]['examples'] == 360
-    have, want = final_state(found), final_state(expected)
-    assert have.keys() == want.keys()
-    for name, value in want.items():
+    assert_weights_agree(final_state(found), final_state(expected))
+
+
+def assert_weights_agree(found, expected) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
         if name.startswith("['params']"):
             atol = 1e-3 * np.abs(value).max()
-            np.testing.assert_allclose(have[name], value, rtol=0, atol=atol, err_msg=name)
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
 
 
 def test_the_run_learns(one_device):
@@ -118,3 +121,18 @@ def test_two_processes_and_one_are_the_same_bits(tmp_path, cache):
         assert (first.finish()[0], second.finish()[0]) == (0, 0)
     assert records(tmp_path / 'two') == records(tmp_path / 'one')
     assert_same_state(final_state(tmp_path / 'two'), final_state(tmp_path / 'one'))
+
+
+def test_two_hybrid_processes_then_data_parallelism(tmp_path, cache, one_device):
+    """Ten steps with slices on 2 x 2 devices, ten with whole kernels on one."""
+    workdir = tmp_path / 'run'
+    hybrid = ('--config.parallelism=hybrid', '--config.epochs=0.45')
+    with two_processes(workdir, cache, *FLAGS, *hybrid) as (first, second):
+        assert [first.finish()[0], second.finish()[0]] == [0, 0]
+    assert find_steps(str(workdir)) == [10]
+    output = train(workdir, cache, *FLAGS)
+    assert 'continuing from the checkpoint of step 10' in output
+    found, expected = records(workdir, 'train'), records(one_device, 'train')
+    assert [r['step'] for r in found] == list(range(1, STEPS + 1))
+    assert [r['loss'] for r in found] == pytest.approx([r['loss'] for r in expected], rel=1e-5)
+    assert_weights_agree(final_state(workdir), final_state(one_device))

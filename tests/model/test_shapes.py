@@ -1,6 +1,7 @@
 """A layer in its place: names, parameters, work, and images that are too small."""
 
 import pytest
+from helpers import assert_has
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import (
@@ -16,6 +17,7 @@ from alexnet_jax.model.layers import (
 )
 from alexnet_jax.model.shapes import (
     check_shapes,
+    check_slices,
     forward_flops,
     layer_infos,
     parameter_names,
@@ -84,3 +86,31 @@ def test_pools_that_only_fit_with_ceil_mode():
     check_shapes((MaxPool(3, 2, ceil_mode=True), AvgPool(3, 2, ceil_mode=True)), 4)
     with pytest.raises(BadInput, match='pool2 is 1x1'):
         check_shapes((MaxPool(3, 2), AvgPool(3, 2)), 4)
+
+
+# Slices of kernels
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4, 8, 256, 1024])
+def test_the_course_net_lies_in_slices_on_powers_of_two(devices):
+    check_slices(COURSE, 227, devices)
+
+
+def test_slices_that_do_not_divide():
+    """fc6 has 9,216 inputs, which 6 divides; fc7 and fc8 have 4,096. Classes may be any number."""
+    with pytest.raises(BadInput) as error:
+        check_slices(COURSE, 227, 6)
+    assert_has(str(error.value), '4096 inputs of fc7', '6 devices', 'use 4 or 8, or', '=data')
+    with pytest.raises(BadInput) as error:
+        check_slices(COURSE, 227, 2048)  # 1,024 is the most
+    assert_has(str(error.value), '9216 inputs of fc6', 'use 1024, or')
+
+
+def test_slices_of_towers():
+    """A feature sees the inputs of its tower: half of 4 x 4 x 3, and half of 12."""
+    layers = (Dense('fc1', 12, groups=2), Dense('fc2', 7, groups=2))
+    check_slices(layers, 4, 2)
+    with pytest.raises(BadInput, match='24 inputs of fc1 do not divide over 5'):
+        check_slices(layers, 4, 5)
+    with pytest.raises(BadInput, match='6 inputs of fc2 do not divide over 4 devices; use 3 or 6'):
+        check_slices(layers, 4, 4)

@@ -103,13 +103,24 @@ def test_environment(tmp_path, monkeypatch):
     assert first['versions']['jax'] == jax.__version__
     assert first['versions']['python'] == sys.version
     assert first['command'] == sys.orig_argv
-    free = {'log_every': 100, 'data.data_dir': None, 'data.on_bad_image': 'stop', 'epochs': 90.0}
-    assert first['free_keys'] == free
+    assert first['free_keys'] == {
+        'log_every': 100,
+        'data.data_dir': None,
+        'data.on_bad_image': 'stop',
+        'parallelism': 'data',
+        'epochs': 90.0,
+    }
 
-    create(tmp_path, changed(log_every=7, epochs=100.0, data__data_dir='/d'))
+    free = {
+        'log_every': 7,
+        'data.data_dir': '/d',
+        'data.on_bad_image': 'skip',
+        'parallelism': 'hybrid',
+        'epochs': 100.0,
+    }
+    create(tmp_path, changed(**{key.replace('.', '__'): value for key, value in free.items()}))
     second = json.loads((tmp_path / 'environment.json').read_text())
-    changes = {'log_every': 7, 'data.data_dir': '/d', 'epochs': 100.0}
-    assert second['free_keys'] == free | changes
+    assert second['free_keys'] == free
     del first['earlier']
     assert second['earlier'] == [first]
 
@@ -123,7 +134,13 @@ def test_environment(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     'values',
-    [{'log_every': 7}, {'data__data_dir': '/x'}, {'data__on_bad_image': 'skip'}, {'epochs': 90.5}],
+    [
+        {'log_every': 7},
+        {'data__data_dir': '/x'},
+        {'data__on_bad_image': 'skip'},
+        {'parallelism': 'hybrid'},
+        {'epochs': 90.5},
+    ],
     ids=lambda values: next(iter(values)),
 )
 def test_allowed_change_is_recorded(tmp_path, values):
