@@ -56,7 +56,13 @@ NOT_NEGATIVE = (
 FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image', 'parallelism')
 
 # Keys that runs recorded before they existed lack: their default is what such a run did.
-NEWER_KEYS = ('data.eval_fraction', 'optimizer.freeze', 'parallelism', 'gradient_dtype')
+NEWER_KEYS = (
+    'data.eval_fraction',
+    'optimizer.freeze',
+    'parallelism',
+    'gradient_dtype',
+    'precision',
+)
 
 
 def default_config() -> ml_collections.ConfigDict:
