@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image
 from prepared_sets import OPS, folder_of, open_set, prepare
 
-from alexnet_jax.data import statistics
+from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.ops.image import CenterCrop, DecodeRaw, Identity, Resize, ResizeShort
 from alexnet_jax.data.pipeline import Data, permutation
@@ -170,7 +170,7 @@ class TestTraining:
     def test_statistics_are_those_of_the_set(self, both, tmp_path, monkeypatch):
         original, prepared = both()
         original.load_statistics(tmp_path / 'a')
-        monkeypatch.delattr(statistics, 'compute')
+        monkeypatch.delattr(compute_statistics, 'compute')
         prepared.load_statistics(tmp_path / 'b')
         left, right = (statistics.load(epath.Path(tmp_path / n / 'statistics.npz')) for n in 'ab')
         for key in ('mean_image', 'eigenvalues', 'eigenvectors'):
@@ -188,7 +188,7 @@ class TestTraining:
     @pytest.mark.slow
     def test_other_ops_or_splits_compute_their_own(self, both, tmp_path, monkeypatch, changes):
         _, prepared = both('jpeg', **changes)
-        monkeypatch.delattr(statistics, 'compute')
+        monkeypatch.delattr(compute_statistics, 'compute')
         with pytest.raises(NameError, match='compute'):
             prepared.load_statistics(tmp_path / 'b')
 
