@@ -37,6 +37,10 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m leave tests out
 def pytest_collection_modifyitems(config, items):
+    if not config.getoption('--all'):
+        left_out = [item for item in items if item.get_closest_marker('exhaustive')]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     slow = [item for item in items if is_slow(item)]
     fast = [item for item in items if not is_slow(item)]
     config.stash[DOSES] = {

@@ -123,6 +123,7 @@ def test_two_processes_and_one_are_the_same_bits(tmp_path, cache):
     assert_same_state(final_state(tmp_path / 'two'), final_state(tmp_path / 'one'))
 
 
+@pytest.mark.exhaustive
 def test_two_hybrid_processes_then_data_parallelism(tmp_path, cache, one_device):
     """Ten steps with slices on 2 x 2 devices, ten with whole kernels on one."""
     workdir = tmp_path / 'run'
