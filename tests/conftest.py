@@ -6,6 +6,7 @@ os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import re
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -28,6 +29,10 @@ QUICK = ('git', 'uname')
 DOSES = pytest.StashKey[dict[str, Counter]]()
 
 _fast_test: str | None = None  # the one that is running
+
+# In the background both are ignored, and the programs that tests start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

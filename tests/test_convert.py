@@ -367,8 +367,6 @@ def test_interrupted(bvlc, tmp_path):
     process = subprocess.Popen(
         [sys.executable, '-c', program, str(bvlc), f'--workdir={tmp_path / "run"}'],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Programs in the background are started with SIGINT ignored, and so are their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == 'writing\n'
