@@ -60,6 +60,6 @@ def test_one_step(tmp_path):
     assert again.stdout.splitlines()[1:] == lines[2:]
     names = {p.name for p in folder.iterdir() if not p.name.startswith(('events', '.'))}
     assert names == {
-        'config.json', 'classes.json', 'environment.json', 'statistics.npz', 'metrics.jsonl',
-        'checkpoints',
+        'config.json', 'classes.json', 'data.json', 'environment.json', 'statistics.npz',
+        'metrics.jsonl', 'checkpoints',
     }  # fmt: skip
