@@ -364,15 +364,18 @@ def test_interrupted(bvlc, tmp_path):
     )
     environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
     environment['PYTHONPATH'] = f'{ROOT}:{ROOT}/tests'
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, '-c', program, str(bvlc), f'--workdir={tmp_path / "run"}'],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == 'writing\n'
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == 'writing\n'
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err) == (130, 'interrupted\n')
     assert contents(tmp_path) == {str(bvlc)}
 

@@ -84,8 +84,11 @@ def test_a_terminal_that_closes(tmp_path):
     with subprocess.Popen(
         ['setsid', '--ctty', *command], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
     ) as run:
-        os.close(theirs)
-        assert os.read(ours, 5) == b'ready'
-        os.close(ours)  # the terminal sends SIGHUP, and every write fails from now on
-        assert run.wait(60) == 143
+        try:
+            os.close(theirs)
+            assert os.read(ours, 5) == b'ready'
+            os.close(ours)  # the terminal sends SIGHUP, and every write fails from now on
+            assert run.wait(60) == 143
+        finally:
+            run.kill()
     assert saved.read_text() == 'saved'
