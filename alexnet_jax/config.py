@@ -5,13 +5,10 @@ what differs. The command line overrides any key: `--config.batch_size=64`.
 """
 
 import difflib
-import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import ml_collections
-from etils import epath
 from ml_collections import config_dict
 
 from alexnet_jax.errors import BadInput
@@ -54,15 +51,6 @@ NOT_NEGATIVE = (
 # `parallelism` changes it by the rounding of sums only, as does the number of devices, which may
 # differ too. `epochs` may increase as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image', 'parallelism')
-
-# Keys that runs recorded before they existed lack: their default is what such a run did.
-NEWER_KEYS = (
-    'data.eval_fraction',
-    'optimizer.freeze',
-    'parallelism',
-    'gradient_dtype',
-    'precision',
-)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -286,75 +274,3 @@ def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:
     if config.parallelism == 'hybrid':
         check_slices(layers, config.image_size, devices)
     patterns.check(layers, config.optimizer)
-
-
-def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """Return the config of the run in a workdir.
-
-    Raises:
-      BadInput: There is none, it is damaged, or an earlier version with other keys wrote it.
-    """
-    path = epath.Path(workdir) / 'config.json'
-    return parse_config(read_json(workdir, path.name, dict), str(path))
-
-
-def parse_config(
-    values: dict[str, Any], where: str, remedy: str = 'use a different --workdir'
-) -> ml_collections.ConfigDict:
-    """Return the config of a run from its JSON.
-
-    Args:
-      values: What the JSON holds.
-      where: The file's name, for errors.
-      remedy: What to do, likewise.
-
-    Raises:
-      BadInput: It is damaged, or an earlier version with other keys wrote it.
-    """
-    found = ml_collections.ConfigDict(_to_tuples(values))
-    config = default_config()
-    expected = leaves(config)
-    for problem, keys in (
-        ('unknown', leaves(found).keys() - expected.keys()),
-        ('missing', expected.keys() - leaves(found).keys() - set(NEWER_KEYS)),
-    ):
-        if keys:
-            raise BadInput(
-                f'{where} is from another version of alexnet_jax ({problem} key {min(keys)}): '
-                f'{remedy}; CHANGELOG.md lists the keys that were renamed'
-            )
-    try:
-        config.update(found)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
-    return config
-
-
-def read_json(workdir: str, name: str, kind: type) -> Any:
-    """Return the content of a JSON file of a run.
-
-    Args:
-      workdir: The run's folder.
-      name: The file's name.
-      kind: The type that the content must have.
-
-    Raises:
-      BadInput: There is no such file, or it is damaged.
-    """
-    path = epath.Path(workdir) / name
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise BadInput(f'{workdir} holds no run: cannot read {path}') from error
-    except ValueError as error:
-        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
-    if not isinstance(value, kind):
-        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; use a different --workdir')
-    return value
-
-
-def _to_tuples(value: Any) -> Any:
-    """Turn the lists of JSON into the tuples of configs."""
-    if isinstance(value, dict):
-        return {key: _to_tuples(v) for key, v in value.items()}
-    return tuple(_to_tuples(v) for v in value) if isinstance(value, list) else value

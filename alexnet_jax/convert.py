@@ -17,13 +17,14 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.config import parse_config, validate
+from alexnet_jax.config import validate
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.evaluation.class_words import imagenet_ids
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import Conv
 from alexnet_jax.run import converted
+from alexnet_jax.saved_config import parse_config
 from alexnet_jax.weights import identify, layout, reading
 from alexnet_jax.weights.reading import File
 

@@ -5,14 +5,14 @@
 Compiles the training step to see how much memory it needs, decodes some of the images, verifies
 every checkpoint in the workdir, and prints a line for each finding: `ok`, or `FAIL` and what to do.
 Every check runs, whatever the earlier ones found; if they found nothing wrong, the input pipeline
-and the step are timed for a few seconds each, to say which will be the slower. Nothing is written
+and the step are timed for a few seconds each, to find which limits training. Nothing is written
 but the compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
 """
 
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from alexnet_jax.training.rate import step_rate
 SAMPLE_IMAGES = 50  # how many of each split are decoded
 SAMPLE_LABELS = 1000  # how many are read of a split whose labels are not in memory
 KEPT = checkpoint.KEEP_NEWEST + 2  # and the best, and the one being written
-
 TIMED_SECONDS = 3.0  # of the input pipeline, after as long to settle, and of the step
 
 Finding = tuple[bool, str]  # whether all is well, and the text
@@ -65,16 +64,19 @@ def examine(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[t
     for name, check in checks.items():
         if name == 'speed' and not is_well:
             return  # a run would not get there
-        try:
-            for finding in check():
-                is_well &= finding[0]
-                yield name, finding
-        except AlexNetError as error:
-            is_well = False
-            yield name, (False, str(error))
-        except Exception as error:  # whatever it is, the next checks run
-            is_well = False
-            yield name, (False, f'{type(error).__name__}: {error}')
+        for finding in _findings(check):
+            is_well &= finding[0]
+            yield name, finding
+
+
+def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Run a check; an error is a finding too, so that the next checks run whatever it is."""
+    try:
+        yield from check()
+    except AlexNetError as error:
+        yield False, str(error)
+    except Exception as error:
+        yield False, f'{type(error).__name__}: {error}'
 
 
 def _check_config(config: ml_collections.ConfigDict) -> Iterator[Finding]:
@@ -211,7 +213,7 @@ def _spread(size: int, most: int) -> np.ndarray:
 
 
 def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """Which will be the slower, data or step; on a CPU they share the cores."""
+    """Whether the data or the step limits training; on a CPU they share the cores."""
     from alexnet_jax.data import rate, sources  # TensorFlow takes seconds to import
 
     if sources.find_source(config.data).to_prepare():
@@ -225,16 +227,11 @@ def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     rates = f'the data come at about {data:,.0f} images/s, the step takes {step:,.0f} images/s'
     if jax.default_backend() == 'cpu':
         rates += f', on the same cores about {1 / (1 / data + 1 / step):,.0f} together'
-    if data < step:
-        yield (
-            True,
-            (
-                f'{rates}: the data will be the slower; prepare them once (python -m '
-                'alexnet_jax.prepare), or give this machine more cores'
-            ),
-        )
-    else:
-        yield True, f'{rates}: the step will be the slower'
+    if data >= step:
+        yield True, f'{rates}: the step limits training'
+        return
+    remedy = 'prepare them once (python -m alexnet_jax.prepare), or give this machine more cores'
+    yield True, f'{rates}: the data limit training; {remedy}'
 
 
 def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:

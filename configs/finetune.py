@@ -22,12 +22,13 @@ import re
 
 import ml_collections
 
-from alexnet_jax.config import default_config, read_config
+from alexnet_jax.config import default_config
 from alexnet_jax.data.sources.layout import expand, find_layout
 from alexnet_jax.data.sources.listing import say
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.patterns import layer_names
+from alexnet_jax.saved_config import read_config
 
 EPOCHS, STEPS = 10, 1_000  # at least
 

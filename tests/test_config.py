@@ -100,19 +100,6 @@ def changed(key: str, value) -> ConfigDict:
 # The keys
 
 
-def test_a_recorded_config_may_lack_newer_keys(tmp_path):
-    config = default_config()
-    config.seed = 7
-    del config.optimizer.freeze
-    (tmp_path / 'config.json').write_text(config.to_json())
-    found = config_lib.read_config(str(tmp_path))
-    assert (found.seed, found.optimizer.freeze) == (7, ())
-
-
-def test_newer_keys_exist():
-    assert set(config_lib.NEWER_KEYS) < leaves(default_config()).keys()
-
-
 def test_factors_may_match_frozen_parameters_beside_others():
     config = default_config()
     config.optimizer.freeze = ('conv*',)

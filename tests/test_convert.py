@@ -27,6 +27,7 @@ from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.report.__main__ import write_report
 from alexnet_jax.run import checkpoint, converted, workdir
+from alexnet_jax.saved_config import read_config
 from alexnet_jax.weights import identify, reading, tensors
 
 BVLC = CAFFE_NETS['bvlc']
@@ -112,7 +113,7 @@ def test_what_it_holds(bvlc, command, tmp_path):
     }
     assert os.listdir(tmp_path / 'runs') == ['bvlc']
     assert checkpoint.find_steps(run) == [0]
-    assert workdir.read_config(run).to_dict() == load_recipe('bvlc').to_dict()
+    assert read_config(run).to_dict() == load_recipe('bvlc').to_dict()
     assert workdir.read_classes(run) == imagenet_ids()
     assert workdir.read_source(run) == {
         'name': 'bvlc.caffemodel',
@@ -148,7 +149,7 @@ def test_the_zoo_is_taken_into_227_pixels(command, tmp_path):
     code, out, _ = command(path, f'--workdir={tmp_path / "run"}')
     assert code == 0
     assert_has(out, 'ONNX', '224', '227')
-    assert workdir.read_config(tmp_path / 'run').image_size == 227
+    assert read_config(tmp_path / 'run').image_size == 227
 
 
 def test_published(bvlc, command, monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from alexnet_jax import cli, doctor
 from alexnet_jax.data import rate
-from alexnet_jax.run import workdir
+from alexnet_jax.saved_config import read_config
 from alexnet_jax.training.memory import StepMemory, state_shapes
 
 QUICKSTART = '--config=configs/quickstart.py'
@@ -73,7 +73,7 @@ def finished(tmp_path_factory):
 def used(finished, tmp_path):
     """A copy of the finished run, and its config."""
     folder = shutil.copytree(finished, tmp_path / 'run')
-    return folder, workdir.read_config(str(folder))
+    return folder, read_config(str(folder))
 
 
 @pytest.mark.slow
@@ -234,11 +234,11 @@ def test_which_will_be_the_slower(images, monkeypatch):
     _, config = images
     ((ok, text),) = findings(config)['speed']
     assert ok
-    assert_has(text, '6,000', '3,000', 'about 2,000 together', 'the step will be the slower')
+    assert_has(text, '6,000', '3,000', 'about 2,000 together', 'the step limits training')
     monkeypatch.setattr(rate, 'train_rate', lambda config, seconds: 1000)
     ((ok, text),) = findings(config)['speed']
     assert ok
-    assert_has(text, '1,000', '3,000', 'the data will be the slower', 'alexnet_jax.prepare')
+    assert_has(text, '1,000', '3,000', 'the data limit training', 'alexnet_jax.prepare')
 
 
 def test_no_timing_of_what_would_fail(images, tmp_path):

@@ -17,7 +17,7 @@ FILES = {
 }
 RECIPES = [name for name in FILES if name.startswith('configs.')]
 COMMANDS = {name for name in FILES if '.' not in name and FILES[name].stem != '__init__'}
-COMMANDS -= {'main', 'config', 'cli', 'errors', 'files'}
+COMMANDS -= {'main', 'config', 'saved_config', 'cli', 'errors', 'files'}
 
 # Each floor reads those below it and none beside it; within a folder anything goes but a circle.
 FLOORS = (
@@ -28,6 +28,7 @@ FLOORS = (
     {'evaluation'},
     {'run', 'drawing', 'cli'},
     {'configs'},
+    {'saved_config'},
     {'config'},
     {'model', 'data', 'parallel'},
     {'errors', 'files'},
@@ -35,7 +36,7 @@ FLOORS = (
 # The data pipeline is not the loop's: it can be fed anything that yields batches.
 NEVER = {'training': {'data'}}
 LISTING = ('data.sources.listing', 'data.sources.labels', 'data.sources.layout')
-RECIPES_READ = ('config', 'errors', 'model', *LISTING, 'configs')
+RECIPES_READ = ('config', 'saved_config', 'errors', 'model', *LISTING, 'configs')
 
 # The only places that may import a library, anywhere in a file.
 LIBRARIES = {

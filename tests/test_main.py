@@ -13,6 +13,7 @@ from alexnet_jax import errors, main
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.model.variants import EDITS, VARIANTS
 from alexnet_jax.run import workdir
+from alexnet_jax.saved_config import read_config
 from alexnet_jax.training import loop
 
 QUICKSTART = '--config=configs/quickstart.py'
@@ -302,5 +303,5 @@ def test_checks_passed(command, monkeypatch, tmp_path):
     assert (config.batch_size, config.edits) == (8, ('no_lrn',))
     assert used == str(folder)
     assert (data.train_size, data.eval_size) == (1437, 360)
-    assert workdir.read_config(used).to_dict() == config.to_dict()
+    assert read_config(used).to_dict() == config.to_dict()
     assert workdir.read_classes(used) == list('0123456789')

@@ -21,12 +21,13 @@ from etils import epath
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.evaluation import scores, trained
+from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.evaluation.trained import TrainedNet
-from alexnet_jax.run import workdir
+from alexnet_jax.run import checkpoint, workdir
 from alexnet_jax.run.logger import track
+from alexnet_jax.saved_config import read_config
 
 NETWORK_KEYS = ('variant', 'edits', 'num_classes', 'image_size')
 COMMON_KEYS = ('num_classes', 'image_size')  # that the nets of an ensemble share
@@ -109,8 +110,8 @@ def parse_member(text: str) -> Member:
 
 def _check_member(member: Member) -> ml_collections.ConfigDict:
     """Return the config of a member's run, whose checkpoint exists."""
-    config = workdir.read_config(member.workdir)
-    trained.find_step(*member)
+    config = read_config(member.workdir)
+    checkpoint.find_step(*member)
     return config
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -25,11 +24,10 @@ from alexnet_jax.model.layers import Shape, Table
 from alexnet_jax.model.shapes import layer_infos, layers_up_to
 from alexnet_jax.parallel import pmap
 from alexnet_jax.run import checkpoint
-from alexnet_jax.run.workdir import read_classes, read_config
+from alexnet_jax.run.workdir import read_classes
+from alexnet_jax.saved_config import read_config
 
 BATCH = 64  # images, or views of them, that a device computes at once
-
-PNG_MODES = ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
 
 Step = Callable[[np.ndarray], jax.Array]
 AnyImage = str | os.PathLike[str] | np.ndarray | Image.Image
@@ -85,7 +83,7 @@ class TrainedNet:
         workdir = os.fspath(workdir)
         config = read_config(workdir)
         config.dtype = dtype or config.dtype
-        found = find_step(workdir, step)
+        found = checkpoint.find_step(workdir, step)
         try:
             variables = checkpoint.load_variables(workdir, found)
         except RunError:
@@ -138,7 +136,7 @@ class TrainedNet:
           BadInput: The file cannot be read, or the image ends up with another size.
           RunError: The image cannot be decoded.
         """
-        from alexnet_jax.data.ops import chain  # imports TensorFlow, which takes seconds
+        from alexnet_jax.data.ops import chain, pillow  # importing TensorFlow takes seconds
 
         data, size = self.config.data, self.config.image_size
         if isinstance(image, str | os.PathLike):
@@ -146,7 +144,7 @@ class TrainedNet:
             views = chain.read_image(os.fspath(image), data.eval_ops, data.max_pixels)
         else:
             name = 'the image'
-            views = chain.apply_ops(_as_png(image), data.eval_ops, data.max_pixels, name)
+            views = chain.apply_ops(pillow.to_png(image), data.eval_ops, data.max_pixels, name)
         if views.shape[-3:-1] != (size, size):
             height, width = views.shape[-3:-1]
             raise BadInput(
@@ -290,36 +288,3 @@ class TrainedNet:
             padding = [(0, padded - len(piece))] + [(0, 0)] * (images.ndim - 1)
             found.append(np.asarray(step(np.pad(piece, padding)))[: len(piece)])
         return np.concatenate(found)
-
-
-def find_step(workdir: str, step: int | None) -> int:
-    """Return the step of a run's checkpoint: the best one's, if `step` is None.
-
-    Raises:
-      BadInput: There is no checkpoint of that step.
-      RunError: There is no checkpoint at all.
-    """
-    best = checkpoint.best_step(workdir)
-    if step is None:
-        return best
-    if step not in (found := checkpoint.find_steps(workdir)):
-        known = ', '.join(map(str, found))
-        raise BadInput(f'{workdir} has no checkpoint of step {step}; it has {known} (best: {best})')
-    return step
-
-
-def _as_png(image: np.ndarray | Image.Image) -> bytes:
-    """Encode pixels, for the ops to decode as they do a file's."""
-    if not isinstance(image, Image.Image):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
-            raise BadInput(
-                f'the image is {image.dtype} {list(image.shape)}; it must be uint8 '
-                f'[height, width, 3] or [height, width]'
-            )
-        image = Image.fromarray(image)
-    exif = image.getexif()  # a photograph's orientation
-    if image.mode not in PNG_MODES:
-        image = image.convert('RGB')
-    buffer = io.BytesIO()
-    image.save(buffer, 'PNG', compress_level=0, exif=exif)
-    return buffer.getvalue()

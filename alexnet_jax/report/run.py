@@ -13,6 +13,7 @@ from alexnet_jax.config import default_config, leaves, validate
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import Conv, Dense, Table
 from alexnet_jax.run import logger, workdir
+from alexnet_jax.saved_config import read_config
 
 NUMBERS = ('step', 'epoch', 'loss', 'top1', 'top5', 'examples', 'images_per_second')
 
@@ -58,7 +59,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def _read_run(folder: str, name: str) -> Run:
-    config = workdir.read_config(folder)
+    config = read_config(folder)
     validate(config)
     path = epath.Path(folder) / 'metrics.jsonl'
     try:

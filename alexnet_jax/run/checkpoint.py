@@ -21,7 +21,7 @@ from flax import serialization
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import logger, manifest
 
@@ -198,6 +198,22 @@ def best_step(workdir: str) -> int:
     if best is None:
         raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
     return best
+
+
+def find_step(workdir: str, step: int | None) -> int:
+    """Return the step of a run's checkpoint: the best one's, if `step` is None.
+
+    Raises:
+      BadInput: There is no checkpoint of that step.
+      RunError: There is no checkpoint at all.
+    """
+    best = best_step(workdir)
+    if step is None:
+        return best
+    if step not in (found := find_steps(workdir)):
+        known = ', '.join(map(str, found))
+        raise BadInput(f'{workdir} has no checkpoint of step {step}; it has {known} (best: {best})')
+    return step
 
 
 def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int | None:

@@ -4,7 +4,7 @@ import ml_collections
 from etils import epath
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.run import workdir
+from alexnet_jax.saved_config import read_config
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:
@@ -17,4 +17,4 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         raise BadInput(
             f'config file {path}: the only JSON file that works here is the config.json of a run'
         )
-    return workdir.read_config(str(epath.Path(path).parent))
+    return read_config(str(epath.Path(path).parent))

@@ -17,12 +17,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from alexnet_jax import files
-from alexnet_jax.config import FREE_KEYS, leaves, read_config, read_json
+from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.comparison import first_difference
 from alexnet_jax.run import environment
+from alexnet_jax.saved_config import read_config, read_json
 
 LAG = 60  # seconds after which NFS, by default, has refreshed its listing of a folder
 LOCK = '.lock'

@@ -27,7 +27,7 @@ import json
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import {pillow}
 from safetensors.torch import load_file
 from torch import nn
 
@@ -36,7 +36,7 @@ from alexnet import AlexNet
 net = AlexNet().eval()
 net.load_state_dict(load_file('model.safetensors'))
 
-pixels = np.array(Image.open('image.jpg').convert('RGB'))
+pixels = np.array({opened})
 x = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # uint8 [1, 3, height, width]
 {preprocess}"""
 
@@ -45,7 +45,7 @@ import json
 
 import torch
 import torchvision
-from PIL import Image
+from PIL import {pillow}
 from safetensors.torch import load_file
 
 net = torchvision.models.alexnet(num_classes={classes}).eval()
@@ -53,7 +53,7 @@ net.load_state_dict(load_file('model.safetensors'))
 
 preset = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.transforms  # downloads nothing
 preprocess = preset(resize_size={resize}, crop_size={size})
-x = preprocess(Image.open('image.jpg').convert('RGB'))[None]
+x = preprocess({opened})[None]
 """
 
 _PREDICTION = """
@@ -158,17 +158,23 @@ def _introduction(layers: Table, about: dict[str, Any]) -> str:
 
 def _use(layers: Table, about: dict[str, Any], is_torchvision: bool) -> str:
     steps = preprocessing.explain(about['eval_ops'])
+    opened = preprocessing.opened(about['eval_ops'])
+    image = {
+        'opened': opened,
+        'pillow': 'Image, ImageOps' if 'ImageOps' in opened else 'Image',
+    }
     if is_torchvision:
         *_, head = layer_infos(layers, about['image_size'])
         example = _TORCHVISION_EXAMPLE.format(
             classes=head.output[-1],
             size=about['image_size'],
             resize=next((step.resize for step in steps if step.resize), about['image_size']),
+            **image,
         )
         needs = 'torch torchvision safetensors pillow'
     else:
         lines = [line for step in steps for line in step.code]
-        example = _EXAMPLE.format(preprocess='\n'.join([*lines, '']))
+        example = _EXAMPLE.format(preprocess='\n'.join([*lines, '']), **image)
         if 'nn.' not in '\n'.join(lines):
             example = example.replace('from torch import nn\n', '')
         needs = 'torch safetensors pillow numpy'

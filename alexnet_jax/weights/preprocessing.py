@@ -27,13 +27,23 @@ def explain(ops: str) -> list[Step]:
     return [_explain(op.strip()) for op in ops.split('|')]
 
 
+def opened(ops: str) -> str:
+    """Return how Pillow opens image.jpg as the first of these ops decodes it."""
+    image = "Image.open('image.jpg')"
+    decode, *_ = ops.split('|')
+    if 'stored' not in decode:
+        image = f'ImageOps.exif_transpose({image})'
+    return f"{image}.convert('RGB')"
+
+
 def _explain(op: str) -> Step:
     name, *arguments = re.findall(r'\w+', op)
     numbers = [int(text) for text in arguments if text.isdigit()]
     antialias = 'antialias' in arguments
     match name, numbers:
         case 'decode', _:
-            return Step('Decode the image to RGB, 8 bits a channel.')
+            shown = 'as stored' if 'stored' in arguments else 'upright by its EXIF orientation'
+            return Step(f'Decode the image to RGB, 8 bits per channel, {shown}.')
         case 'resize', [height, *rest]:
             width = rest[0] if rest else height
             size = f'({height}, {width})'

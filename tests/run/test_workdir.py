@@ -18,6 +18,7 @@ from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.run import recorded_config, workdir
+from alexnet_jax.saved_config import read_config
 
 CLASSES = ['cat', 'dog']
 
@@ -51,7 +52,7 @@ def test_config_survives(tmp_path):
     workdir.check(tmp_path / 'a' / 'run', config)
     assert not (tmp_path / 'a').exists()
     create(tmp_path / 'a' / 'run', config)
-    found = workdir.read_config(tmp_path / 'a' / 'run')
+    found = read_config(tmp_path / 'a' / 'run')
     assert found.to_dict() == config.to_dict()
     assert found.optimizer.lr_multipliers == (('*/bias', 2.0), ('fc8/*', 10.0))
     assert found.init_from is None
@@ -147,7 +148,7 @@ def test_allowed_change_is_recorded(tmp_path, values):
     create(tmp_path, default_config())
     workdir.check(tmp_path, changed(**values))
     create(tmp_path, changed(**values))
-    assert workdir.read_config(tmp_path).to_dict() == changed(**values).to_dict()
+    assert read_config(tmp_path).to_dict() == changed(**values).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_damaged_config(tmp_path, text, message):
 
 def test_no_run(tmp_path):
     with pytest.raises(BadInput) as found:
-        workdir.read_config(tmp_path)
+        read_config(tmp_path)
     assert str(found.value) == f'{tmp_path} holds no run: cannot read {tmp_path}/config.json'
     with pytest.raises(BadInput, match=r'cannot read .*/classes\.json'):
         workdir.read_classes(tmp_path)
@@ -374,7 +375,7 @@ def start(folder: Path, name: str, data: dict) -> None:
 def test_data_may_move(tmp_path, kind):
     start(tmp_path, f'{kind}:/a/images', DATA)
     start(tmp_path, f'{kind}:/b', DATA)
-    assert workdir.read_config(str(tmp_path)).data.name == f'{kind}:/b'
+    assert read_config(str(tmp_path)).data.name == f'{kind}:/b'
 
 
 @pytest.mark.parametrize('name', PATH_NAMES)

@@ -27,7 +27,8 @@ from alexnet_jax import convert
 from alexnet_jax.data import statistics
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run import checkpoint
+from alexnet_jax.saved_config import read_config
 from alexnet_jax.weights import layout, reading
 
 MEAN = np.float32([122.67891434, 116.66876762, 104.00698793])  # RGB; Caffe's example
@@ -51,7 +52,7 @@ def images(size: int) -> np.ndarray:
 
 def logits(run: str, pixels: np.ndarray, table=None, change=lambda params: params) -> np.ndarray:
     """What a network, by default the run's own, computes of RGB pixels with the run's weights."""
-    config = workdir.read_config(run)
+    config = read_config(run)
     if config.data.mean == 'image':
         mean = statistics.load(epath.Path(run) / 'statistics.npz').center(config.image_size)
         pixels = pixels - mean
@@ -78,7 +79,7 @@ def test_caffe_in_opencv(variant, v1, tmp_path):
     net.setInput(bgr)
     expected = net.forward('fc8')
     run = converted(file)
-    assert workdir.read_config(run).variant == variant
+    assert read_config(run).variant == variant
     assert_within(logits(run, pixels), expected, 1e-5)
     if not v1:  # the same numbers
         return

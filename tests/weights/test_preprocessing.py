@@ -8,7 +8,7 @@ from PIL import Image
 
 from alexnet_jax.data.ops import chain
 from alexnet_jax.data.ops.image import Op
-from alexnet_jax.weights.preprocessing import explain
+from alexnet_jax.weights.preprocessing import explain, opened
 
 torch = pytest.importorskip('torch')
 
@@ -87,6 +87,15 @@ def test_words():
     assert ', with antialiasing' in explain('decode|resize(256, antialias)')[1].words
     assert '20 views' in explain('mirrored_crops(227, 10)')[0].words
     assert '10 views' in explain('crops(227, 10)')[0].words
+
+
+def test_decoding_turns_photographs_unless_they_are_taken_as_stored():
+    assert 'EXIF' in explain('decode|resize(8)')[0].words
+    assert 'as stored' in explain('decode(stored)|resize(8)')[0].words
+    assert opened('decode(fast)|resize(8)') == (
+        "ImageOps.exif_transpose(Image.open('image.jpg')).convert('RGB')"
+    )
+    assert opened('decode(stored)|resize(8)') == "Image.open('image.jpg').convert('RGB')"
 
 
 def test_an_op_of_someone_else():

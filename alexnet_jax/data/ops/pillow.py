@@ -16,6 +16,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from alexnet_jax.errors import BadInput
+
 # Formats by their first bytes. The readers are named, since `Image.open` would try dozens of
 # others, and refuses what is larger than a limit of its own.
 READERS: dict[str, Callable[..., Image.Image]] = {
@@ -25,6 +27,7 @@ READERS: dict[str, Callable[..., Image.Image]] = {
     'TIFF': TiffImagePlugin.TiffImageFile,
     'AVIF': AvifImagePlugin.AvifImageFile,
 }
+PNG_MODES = ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
 NAMES = f'JPEG, PNG, {", ".join(list(READERS)[:-1])} or {list(READERS)[-1]}'
 
 
@@ -136,3 +139,27 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF data say nothing
         return 1
+
+
+def to_png(image: np.ndarray | Image.Image) -> bytes:
+    """Encode an image without loss, for the ops to decode as they do a file.
+
+    Args:
+      image: An array uint8 [H, W, 3] or [H, W], or a Pillow image, whose orientation is kept.
+
+    Raises:
+      BadInput: The array is of another shape or dtype.
+    """
+    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
+            raise BadInput(
+                f'the image is {image.dtype} {list(image.shape)}; it must be uint8 '
+                f'[height, width, 3] or [height, width]'
+            )
+        image = Image.fromarray(image)
+    exif = image.getexif()  # a photograph's orientation
+    if image.mode not in PNG_MODES:
+        image = image.convert('RGB')
+    buffer = io.BytesIO()
+    image.save(buffer, 'PNG', compress_level=0, exif=exif)
+    return buffer.getvalue()

@@ -1,0 +1,85 @@
+"""The config that a run has left in its folder, and the other JSON files there.
+
+Recipes may read this: `configs/finetune.py` starts from the config of a run.
+"""
+
+import json
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from alexnet_jax.config import default_config, leaves
+from alexnet_jax.errors import BadInput
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """Return the config of the run in a workdir.
+
+    Raises:
+      BadInput: There is none, it is damaged, or an earlier version with other keys wrote it.
+    """
+    path = epath.Path(workdir) / 'config.json'
+    return parse_config(read_json(workdir, path.name, dict), str(path))
+
+
+def parse_config(
+    values: dict[str, Any], where: str, remedy: str = 'use a different --workdir'
+) -> ml_collections.ConfigDict:
+    """Return the config of a run from its JSON.
+
+    Args:
+      values: What the JSON holds.
+      where: The file's name, for errors.
+      remedy: What to do, likewise.
+
+    Raises:
+      BadInput: It is damaged, or an earlier version with other keys wrote it.
+    """
+    found = ml_collections.ConfigDict(_to_tuples(values))
+    config = default_config()
+    expected = leaves(config)
+    for problem, keys in (
+        ('unknown', leaves(found).keys() - expected.keys()),
+        ('missing', expected.keys() - leaves(found).keys()),
+    ):
+        if keys:
+            raise BadInput(
+                f'{where} is from another version of alexnet_jax ({problem} key {min(keys)}): '
+                f'{remedy}; CHANGELOG.md lists the keys that were renamed'
+            )
+    try:
+        config.update(found)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
+    return config
+
+
+def read_json(workdir: str, name: str, kind: type) -> Any:
+    """Return the content of a JSON file of a run.
+
+    Args:
+      workdir: The run's folder.
+      name: The file's name.
+      kind: The type that the content must have.
+
+    Raises:
+      BadInput: There is no such file, or it is damaged.
+    """
+    path = epath.Path(workdir) / name
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise BadInput(f'{workdir} holds no run: cannot read {path}') from error
+    except ValueError as error:
+        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
+    if not isinstance(value, kind):
+        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; use a different --workdir')
+    return value
+
+
+def _to_tuples(value: Any) -> Any:
+    """Turn the lists of JSON into the tuples of configs."""
+    if isinstance(value, dict):
+        return {key: _to_tuples(v) for key, v in value.items()}
+    return tuple(_to_tuples(v) for v in value) if isinstance(value, list) else value
