@@ -4,9 +4,9 @@
 
 Compiles the training step to see how much memory it needs, decodes some of the images, verifies
 every checkpoint in the workdir, and prints a line for each finding: `ok`, or `FAIL` and what to do.
-Every check runs, whatever the earlier ones found; if they found nothing wrong, the input pipeline
-and the step are timed for a few seconds each, to say which will be the slower. Nothing is written
-but the compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
+Every check runs, whatever the earlier ones found; if nothing is wrong, the input pipeline and the
+step are timed for a few seconds each, to report which will be slower. Nothing is written except the
+compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
 """
 
 import os
@@ -35,7 +35,7 @@ SAMPLE_IMAGES = 50  # how many of each split are decoded
 SAMPLE_LABELS = 1000  # how many are read of a split whose labels are not in memory
 KEPT = checkpoint.KEEP_NEWEST + 2  # and the best, and the one being written
 
-TIMED_SECONDS = 3.0  # of the input pipeline, after as long to settle, and of the step
+TIMED_SECONDS = 3.0  # of the input pipeline, after a warmup of the same length, and of the step
 
 Finding = tuple[bool, str]  # whether all is well, and the text
 
@@ -211,7 +211,7 @@ def _spread(size: int, most: int) -> np.ndarray:
 
 
 def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """Which will be the slower, data or step; on a CPU they share the cores."""
+    """Report which will be slower, data or step; on a CPU they share the cores."""
     from alexnet_jax.data import rate, sources  # TensorFlow takes seconds to import
 
     if sources.find_source(config.data).to_prepare():
@@ -222,19 +222,22 @@ def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
         step = step_rate(config, TIMED_SECONDS)
     finally:
         cli.show_progress('')
-    rates = f'the data come at about {data:,.0f} images/s, the step takes {step:,.0f} images/s'
+    rates = (
+        f'the data pipeline delivers about {data:,.0f} images/s, '
+        f'the step takes {step:,.0f} images/s'
+    )
     if jax.default_backend() == 'cpu':
-        rates += f', on the same cores about {1 / (1 / data + 1 / step):,.0f} together'
+        rates += f'; sharing the cores, about {1 / (1 / data + 1 / step):,.0f} images/s'
     if data < step:
         yield (
             True,
             (
-                f'{rates}: the data will be the slower; prepare them once (python -m '
+                f'{rates}: the data will be slower; prepare it once (python -m '
                 'alexnet_jax.prepare), or give this machine more cores'
             ),
         )
     else:
-        yield True, f'{rates}: the step will be the slower'
+        yield True, f'{rates}: the step will be slower'
 
 
 def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from alexnet_jax.run.workdir import read_classes, read_config
 
 BATCH = 64  # images, or views of them, that a device computes at once
 
-PNG_MODES = ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
+PNG_MODES = ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA')  # of Pillow, which can be saved as PNG
 
 Step = Callable[[np.ndarray], jax.Array]
 AnyImage = str | os.PathLike[str] | np.ndarray | Image.Image
@@ -54,8 +54,8 @@ class TrainedNet:
       workdir: The run's folder.
       step: The checkpoint's step.
       config: The run's config.
-      class_names: The classes in label order, as the data calls them; the network may have more
-        outputs than that.
+      class_names: The dataset's class names in label order; the network may have more outputs than
+        names.
       model: The Flax module.
       variables: The collections `params` and `batch_stats`, on every device.
     """
@@ -109,7 +109,7 @@ class TrainedNet:
 
     @functools.cached_property
     def display_names(self) -> list[str]:
-        """The classes as people read them: 'tench' for ImageNet's n01440764, else `class_names`."""
+        """Readable class names: 'tench' for ImageNet's n01440764, else `class_names`."""
         return class_words.display_names(self.class_names)
 
     def summary(self) -> str:
@@ -169,7 +169,7 @@ class TrainedNet:
           top: The number of classes.
 
         Returns:
-          The classes by their `display_names`; of a list of images, a list for each.
+          The classes by their `display_names`; for a list of images, a list for each.
         """
         images = image if isinstance(image, list | tuple) else [image]
         found = []
@@ -181,7 +181,7 @@ class TrainedNet:
         return found if image is images else found[0]
 
     def rank(self, probabilities: np.ndarray, top: int) -> list[tuple[int, float]]:
-        """Return the most probable of an image's classes, (label, probability), best first.
+        """Return an image's most probable classes, (label, probability), best first.
 
         Args:
           probabilities: Those of an image, float32 [outputs].
