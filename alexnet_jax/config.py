@@ -48,8 +48,8 @@ NOT_NEGATIVE = (
 )
 
 # Keys that may differ when a run is resumed, because they do not change what is computed.
-# `parallelism` changes it by the rounding of sums only, as does the number of devices, which may
-# differ too. `epochs` may increase as well: see `workdir.check`.
+# `parallelism` only changes how sums are rounded, as does the number of devices, which may differ
+# too. `epochs` may increase as well: see `workdir.check`.
 FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image', 'parallelism')
 
 
@@ -62,10 +62,10 @@ def default_config() -> ml_collections.ConfigDict:
     # Parts into which a step's batch is split, computed one after another, when the batch does not
     # fit in memory. The result equals that of the whole batch, up to rounding.
     c.accum_steps = 1
-    # What devices divide among them: 'data', the examples; 'hybrid', in fully connected layers the
+    # What is split across devices: 'data', the examples; 'hybrid', in fully connected layers the
     # inputs and the weights (arXiv 1404.5997). The result is the same, up to rounding.
     c.parallelism = 'data'
-    # In which gradients are added up over devices: float32 | bfloat16, half of the bytes.
+    # Dtype in which gradients are summed across devices: float32 | bfloat16 (half the bytes).
     c.gradient_dtype = 'float32'
     c.epochs = 90.0  # passes over the training set; fractions are allowed
     c.log_every = 100  # steps between train records, which average over the steps in between
@@ -83,8 +83,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.image_size = 227  # height and width of the network's input, in pixels
     # Of activations: float32 | bfloat16. Parameters, logits, loss and LRN denominators are float32.
     c.dtype = 'float32'
-    # Of products with weights: default | high | highest. By default a TPU multiplies float32 in
-    # bfloat16 and a GPU in TF32, and they add in float32; highest is float32, as on any CPU.
+    # Precision of products with weights: default | high | highest. By default a TPU multiplies
+    # float32 in bfloat16 and a GPU in TF32, both accumulating in float32; highest is float32, as on
+    # any CPU.
     c.precision = 'default'
     # Consecutive examples over which batch norm computes its statistics (Hoffer et al. 2017).
     c.ghost_batch_size = 32
@@ -96,14 +97,14 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.data_dir = config_dict.placeholder(str)
     c.data.train_split = 'train'  # a subfolder, or a TFDS split such as train[:90%]
     c.data.eval_split = 'validation'  # likewise
-    # Of a folder that has no validation images: a hash of their names sets these aside.
+    # For a folder without validation images: the fraction that a hash of their names sets aside.
     c.data.eval_fraction = 0.1
     c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
     c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
-    # Subtract the training set's mean image (image), that of the run in init_from, with which its
-    # weights were trained (init_from), or nothing (none).
+    # Subtract the training set's mean image (image), the mean image that the weights of the run in
+    # init_from were trained with (init_from), or nothing (none).
     c.data.mean = 'image'
-    c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop above a few
+    c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop if more than a few
     c.data.max_pixels = 100_000_000  # larger images are refused before they are decoded
 
     # v <- momentum v - lr (g + weight_decay w);  w <- w + v   (the paper's section 5)
@@ -126,8 +127,8 @@ def default_config() -> ml_collections.ConfigDict:
     # Learning rates by epoch instead of the schedule's, 0 to freeze; the first match wins:
     # (('conv1/*', ((0, 0.01), (67, 1e-5), (72, 0.0))), ('*/bias', ((0, 0.02),)))
     c.optimizer.lr_overrides = ()
-    # Layers that stay as they are, by name: no gradient is computed for them, and batch norms use
-    # and keep their running averages. E.g. ('conv*', 'bn*').
+    # Layers to freeze, by name: no gradient is computed for them, and frozen batch norms use their
+    # running averages without updating them. E.g. ('conv*', 'bn*').
     c.optimizer.freeze = ()
     # Above 0: LARS, which scales the update of each kernel to this fraction of its norm, times lr.
     c.optimizer.trust_coefficient = 0.0
@@ -189,7 +190,7 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
             raise BadInput(f'{key}={found[key]}; it must not be negative')
     if not 0 < config.data.eval_fraction < 1:
         raise BadInput(
-            f'data.eval_fraction={config.data.eval_fraction}; it must be above 0, below 1'
+            f'data.eval_fraction={config.data.eval_fraction}; it must be above 0 and below 1'
         )
     if config.eval_every % config.checkpoint_every:
         raise BadInput(

@@ -1,9 +1,9 @@
-"""Make a run of published weights: `python -m alexnet_jax.convert FILE --workdir=RUN`.
+"""Turn published weights into a run: `python -m alexnet_jax.convert FILE --workdir=RUN`.
 
 FILE is torchvision's AlexNet (.pth), BVLC's AlexNet or CaffeNet (.caffemodel), either of them from
-the ONNX model zoo (.onnx), or what `alexnet_jax.export` wrote as onnx or torch. Its format is told
-by its content, and nothing in it is executed. The run is one like any other: predict, --mode=eval,
-report, init_from, features and export take it.
+the ONNX model zoo (.onnx), or an onnx or torch export of `alexnet_jax.export`. The format is
+detected from the content, and nothing in the file is executed. The run works like any other with
+predict, --mode=eval, report, init_from, features and export.
 """
 
 import sys
@@ -32,10 +32,10 @@ USAGE = (
     'usage: python -m alexnet_jax.convert FILE --workdir=RUN [--mean=MEAN.binaryproto] '
     '[--classes=FILE] [--variant=NAME]'
 )
-# Of the pixels of ImageNet's training images, RGB; Caffe's examples/00-classification.ipynb
-# subtracts it in place of the mean image.
+# Mean RGB pixel of ImageNet's training images; Caffe's examples/00-classification.ipynb subtracts
+# it in place of the mean image.
 CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
-CAFFE_SIZE = 256  # pixels of the images of which Caffe's means are, before the crop
+CAFFE_SIZE = 256  # height and width of Caffe's mean images, before the crop
 MAX_NAMES = 10_000_000  # bytes of --classes
 
 
@@ -46,17 +46,17 @@ def convert(
     classes_file: str | None = None,
     variant: str | None = None,
 ) -> list[tuple[str, str]]:
-    """Write the weights of a file as a run.
+    """Write the weights in a file as a run.
 
     Args:
-      file: The file, read.
+      file: The file's contents.
       workdir: The folder to create.
-      mean_file: A .binaryproto of Caffe's with the mean image; None for the mean color.
-      classes_file: A text file with a class name a line; None for the export's, or ImageNet's.
-      variant: The variant, where shapes and layers leave several.
+      mean_file: A Caffe .binaryproto with the mean image; None for the mean color.
+      classes_file: A text file with one class name per line; None for the export's or ImageNet's.
+      variant: The variant, in case shapes and layers fit several.
 
     Returns:
-      What was converted, as lines (what, text).
+      A summary, as lines (label, text).
 
     Raises:
       BadInput: The weights fit no network, are not finite, or lack a mean or names; or the mean or
@@ -91,7 +91,9 @@ def convert(
         ('mean', about_mean),
     ]
     if file.contents.bgr:
-        lines.append(('pixels', 'RGB: the first layer took BGR, and its inputs are reversed'))
+        lines.append(
+            ('pixels', 'RGB: the first layer took BGR, so its input channels were reversed')
+        )
     if file.contents.note:
         lines.append(('note', file.contents.note))
     return lines
@@ -109,19 +111,21 @@ def read_network(
     if contents.metadata is not None:
         config = _own_config(contents.metadata)
         if variant not in (None, config.variant):
-            raise BadInput(f'it is {config.variant}, as it says, not --variant={variant}')
+            raise BadInput(f'its metadata names {config.variant}, not --variant={variant}')
         tensors = contents.tensors
         if config.variant == 'torchvision':  # `--format=torch` gives it torchvision's names
             tensors = layout.from_torchvision(tensors)
     else:
         config, tensors = identify.identify(contents, variant)
     table = variants.build(config.variant, config.edits, config.num_classes)
-    with np.errstate(over='ignore', invalid='ignore'):  # what float32 does not hold becomes inf
+    with np.errstate(over='ignore', invalid='ignore'):  # what float32 cannot hold becomes inf
         variables = layout.from_torch(table, config.image_size, tensors)
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if bad := leaf.size - int(np.isfinite(leaf).sum()):
             name = '/'.join(key.key for key in path[1:])
-            raise BadInput(f'{name} has {bad:,} values that are not finite; the net is unusable')
+            raise BadInput(
+                f'{name} has {bad:,} values that are not finite; the network is unusable'
+            )
     if contents.bgr:
         assert isinstance(table[0], Conv)
         first = variables['params'][table[0].name]
@@ -132,7 +136,7 @@ def read_network(
 def _own_config(metadata: dict[str, Any]) -> ml_collections.ConfigDict:
     """Return the config that an export carries."""
     if not isinstance(metadata.get('config'), dict):
-        raise BadInput('its metadata is damaged: the config is no object; export it again')
+        raise BadInput('its metadata is damaged: the config is not an object; export it again')
     try:
         config = parse_config(metadata['config'], 'its config', 'export it again')
         validate(config)
@@ -155,7 +159,7 @@ def _mean(
         if mean.shape[0] != mean.shape[1] or len(mean) not in allowed:
             raise BadInput(
                 f'--mean={given} is {mean.shape[0]} x {mean.shape[1]}; it must be {CAFFE_SIZE} x '
-                f'{CAFFE_SIZE}, of which {config.variant} crops {size} x {size}'
+                f'{CAFFE_SIZE}, from which {config.variant} crops {size} x {size}'
             )
         if not np.isfinite(mean).all():
             raise BadInput(f'--mean={given} has values that are not finite')
@@ -166,16 +170,16 @@ def _mean(
     if file.contents.metadata is not None and known is None:  # an export leaves out zeros
         known = np.zeros((size, size, 3), np.float32)
     if known is None:
-        raise BadInput(f'the mean image that {config.variant} subtracts is not in it; add --mean')
+        raise BadInput(f'it lacks the mean image that {config.variant} subtracts; add --mean')
     if known.shape != (size, size, 3) or not np.isfinite(known).all():
-        raise BadInput(f'its mean is damaged, of shape {list(known.shape)}; export it again')
+        raise BadInput(f'its mean is damaged (shape {list(known.shape)}); export it again')
     return np.ascontiguousarray(known, np.float32), f'in the file, {size} x {size}'
 
 
 def _class_names(
     file: File, config: ml_collections.ConfigDict, given: str | None
 ) -> tuple[list[str], str]:
-    """Return the class names in label order, and whose they are."""
+    """Return the class names in label order, and where they come from."""
     outputs = config.num_classes
     if given:
         names = _read_names(Path(given))
@@ -185,42 +189,44 @@ def _class_names(
     if file.contents.metadata is not None:
         names = file.contents.metadata.get('class_names')
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise BadInput('its metadata is damaged: class_names is no list of text')
+            raise BadInput('its metadata is damaged: class_names is not a list of strings')
         if len(names) > outputs:
             raise BadInput(f'its metadata names {len(names):,} classes, but it has {outputs:,}')
         return names, 'named in the file'
     if outputs == len(names := imagenet_ids()):
         return names, "ImageNet's"
     raise BadInput(
-        f"it has {outputs:,} classes, which are not ImageNet's 1,000; name them by --classes=FILE, "
-        'one a line'
+        f"it has {outputs:,} classes, which are not ImageNet's 1,000; name them in --classes=FILE, "
+        'one per line'
     )
 
 
 def _read_names(path: Path) -> list[str]:
-    """Return the lines of a text file, each a class."""
+    """Return the class names in a text file, one per line."""
     try:
         if path.stat().st_size > MAX_NAMES:
-            raise BadInput(f'--classes={path} has {path.stat().st_size:,} bytes: no class names')
+            raise BadInput(f'--classes={path} has {path.stat().st_size:,} bytes, too many')
         names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
     except OSError as error:
         raise BadInput(f'--classes={path} cannot be read: {error.strerror or error}') from error
     except UnicodeDecodeError as error:
-        raise BadInput(f'--classes={path} is no text in UTF-8') from error
+        raise BadInput(f'--classes={path} is not UTF-8 text') from error
     if '' in names:
         raise BadInput(f'--classes={path}, line {names.index("") + 1} is empty')
     ((name, count),) = Counter(names).most_common(1) or [('', 0)]
     if count > 1:
-        raise BadInput(f'--classes={path} names {name!r} {count} times')
+        raise BadInput(f'--classes={path} lists {name!r} {count} times')
     return names
 
 
 def main() -> None:
     """Convert the file on the command line."""
     flags.DEFINE_string('workdir', None, 'The folder to create.')
-    flags.DEFINE_string('mean', None, "Mean image of Caffe's, .binaryproto; else its mean color.")
-    flags.DEFINE_string('classes', None, 'Text file with a class name a line, in label order.')
-    flags.DEFINE_string('variant', None, 'Network, where the file leaves several open.')
+    flags.DEFINE_string(
+        'mean', None, "Caffe's mean image, a .binaryproto; by default its mean color."
+    )
+    flags.DEFINE_string('classes', None, 'Text file with one class name per line, in label order.')
+    flags.DEFINE_string('variant', None, 'Network, if the file fits several.')
     _, *paths = cli.parse_flags(sys.argv)
     workdir, mean, classes, variant = (
         flags.FLAGS[name].value for name in ('workdir', 'mean', 'classes', 'variant')

@@ -4,9 +4,9 @@
 
 Compiles the training step to see how much memory it needs, decodes some of the images, verifies
 every checkpoint in the workdir, and prints a line for each finding: `ok`, or `FAIL` and what to do.
-Every check runs, whatever the earlier ones found; if they found nothing wrong, the input pipeline
-and the step are timed for a few seconds each, to find which limits training. Nothing is written
-but the compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
+Every check runs, whatever the earlier ones found; if nothing is wrong, the input pipeline and the
+step are timed for a few seconds each, to report which will be slower. Nothing is written except the
+compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
 """
 
 import os
@@ -224,14 +224,17 @@ def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
         step = step_rate(config, TIMED_SECONDS)
     finally:
         cli.show_progress('')
-    rates = f'the data come at about {data:,.0f} images/s, the step takes {step:,.0f} images/s'
+    rates = (
+        f'the data pipeline delivers about {data:,.0f} images/s, '
+        f'the step takes {step:,.0f} images/s'
+    )
     if jax.default_backend() == 'cpu':
-        rates += f', on the same cores about {1 / (1 / data + 1 / step):,.0f} together'
+        rates += f'; sharing the cores, about {1 / (1 / data + 1 / step):,.0f} together'
     if data >= step:
         yield True, f'{rates}: the step limits training'
         return
-    remedy = 'prepare them once (python -m alexnet_jax.prepare), or give this machine more cores'
-    yield True, f'{rates}: the data limit training; {remedy}'
+    remedy = 'prepare it once (python -m alexnet_jax.prepare), or give this machine more cores'
+    yield True, f'{rates}: the data limits training; {remedy}'
 
 
 def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:

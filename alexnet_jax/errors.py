@@ -42,8 +42,8 @@ class Interrupted(AlexNetError):
         self.exit_code = 128 + signal_number
 
 
-# Signals that count as SIGTERM: the first when a terminal closes, the second from Slurm, which most
-# pages on it tell to send --signal=USR1.
+# Signals treated as SIGTERM: the first is sent when a terminal closes, the second by Slurm, where
+# --signal=USR1 is the common advice.
 LIKE_SIGTERM = (signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -53,13 +53,13 @@ def catch_stop_signals(
     """Call `receive` when a signal asks the command to stop.
 
     Args:
-      receive: A signal handler. It gets SIGTERM for the signals that count as it, if nothing came
-        before them: systemd sends a SIGHUP right after SIGTERM.
-      watched: The signals besides those that count as SIGTERM. A SIGHUP that is ignored, as under
+      receive: A signal handler. It gets SIGTERM for the signals treated as SIGTERM, unless another
+        signal came first: systemd sends a SIGHUP right after SIGTERM.
+      watched: The signals besides those treated as SIGTERM. A SIGHUP that is ignored, as under
         nohup, stays ignored.
 
     Returns:
-      The handlers that were there before, by signal.
+      The previous handlers, by signal.
     """
     received = []
 
@@ -78,7 +78,7 @@ def catch_stop_signals(
 
 
 def _leave_closed_terminal() -> None:
-    """Send to nowhere what goes to a terminal that is gone: each line would be an error."""
+    """Discard output to a terminal that is gone: each line would raise an error."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b'')

@@ -2,9 +2,9 @@
 
   python -m alexnet_jax.export --workdir=RUN[@STEP] --format=FORMAT --output=PATH
 
-Whatever the format, the net takes uint8 images [N, S, S, 3], RGB, as the run's eval ops leave them,
-and gives probabilities and logits; mean and scaling are inside. PyTorch's is a folder as on model
-hubs, whose README.md says how it is used there: [N, 3, S, S] in, logits out.
+In every format but torch, the net takes uint8 RGB images [N, S, S, 3] after the run's eval ops and
+returns probabilities and logits; mean and scaling are inside. torch writes a folder as on model
+hubs, whose README.md explains how to use it: [N, 3, S, S] in, logits out.
 """
 
 import functools
@@ -25,7 +25,7 @@ from alexnet_jax.weights import hlo, torch_out
 
 Writer = Callable[[TrainedNet, Path], None]  # to a path that does not exist yet
 
-INSTALL = {'onnx': 'onnx==1.23.2'}  # what some formats need beside requirements.txt
+INSTALL = {'onnx': 'onnx==1.23.2'}  # what some formats need besides requirements.txt
 
 
 def _onnx() -> Writer:
@@ -47,7 +47,7 @@ def _torch() -> Writer:
     return functools.partial(torch_out.write, license_name=flags.FLAGS.license)
 
 
-# Each checks that what the format needs is there, and returns its writer.
+# Each checks that the format's requirements are installed, and returns its writer.
 FORMATS: dict[str, Callable[[], Writer]] = {
     'onnx': _onnx,
     'stablehlo': lambda: hlo.write,
@@ -71,12 +71,12 @@ def export(net: TrainedNet, write: Writer, output: Path) -> None:
 
     Raises:
       BadInput: The format cannot express the run.
-      RunError: The file system refuses it, for instance since it is full.
+      RunError: It cannot be written, for instance because the disk is full.
     """
     temporary = output.with_name(f'{output.name}.tmp')
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)  # of an export that was killed
+        _remove(temporary)  # left by an export that was killed
         write(net, temporary)
         temporary.rename(output)
     except OSError as error:
@@ -100,15 +100,19 @@ def size_of(path: Path) -> int:
 
 def main() -> None:
     """Export the net on the command line."""
-    flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
+    flags.DEFINE_string(
+        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
+    )
     flags.DEFINE_string('format', None, f'What to write: {", ".join(FORMATS)}.')
     flags.DEFINE_string('output', None, 'The file or folder to create.')
     flags.DEFINE_string(
         'onnxruntime_web',
         None,
-        'For --format=web: the file that npm packed, if not in this folder.',
+        'For --format=web: the file written by npm pack, if not in this folder.',
     )
-    flags.DEFINE_string('license', None, "For --format=torch: the weights', such as apache-2.0.")
+    flags.DEFINE_string(
+        'license', None, 'For --format=torch: license of the weights, such as apache-2.0.'
+    )
     _, *rest = cli.parse_flags(sys.argv)
     workdir, name, path = (flags.FLAGS[flag].value for flag in ('workdir', 'format', 'output'))
     if rest or not (workdir and name and path):
@@ -122,7 +126,7 @@ def main() -> None:
     if '://' in path:
         raise BadInput(f'--output={path} is a URL; write to a local path and copy that')
     if flags.FLAGS.license is not None and name != 'torch':
-        raise BadInput(f'--license is for --format=torch; --format={name} has no place for it')
+        raise BadInput(f'--license is for --format=torch only, not --format={name}; leave it out')
     if os.path.lexists(output):
         raise BadInput(f'--output={output} exists; remove it or choose another name')
     write = FORMATS[name]()
@@ -133,11 +137,11 @@ def main() -> None:
         f'wrote {output}: {net.config.variant}, step {net.step:,}, {size_of(output) / 1e6:,.1f} MB'
     )
     if name == 'torch':
-        print(f'  see    {output / "README.md"}, a model card with an example')
+        print(f'  see      {output / "README.md"}, a model card with an example')
         return
-    print(f'  takes  uint8 [N, {size}, {size}, 3], RGB, after {net.config.data.eval_ops}')
-    print(f'  gives  probabilities and logits, float32 [N, {net.config.num_classes}]')
-    print('  use    docs/weights.md shows how')
+    print(f'  takes    uint8 [N, {size}, {size}, 3], RGB, after {net.config.data.eval_ops}')
+    print(f'  returns  probabilities and logits, float32 [N, {net.config.num_classes}]')
+    print('  usage    docs/weights.md')
 
 
 if __name__ == '__main__':

@@ -2,11 +2,11 @@
 
   python -m alexnet_jax.features --workdir=RUN --layer=relu7 --output=features.npz IMAGE...
 
-Takes files, folders with all that is in them, and patterns such as 'photos/*.jpg'. A layer is any
-that `summary` prints: `relu7` is the input of fc8, and so is `fc7`, as in Caffe. Where the run's
-eval ops make several views of an image, their features are averaged. FILE.npz holds `features`
-float32 [images, ...], `paths` and, of a folder of class folders, `classes`; FILE.csv has a line per
-image. An image that cannot be used is reported and left out, and the exit code is 1 then.
+Takes files, folders (searched recursively) and patterns such as 'photos/*.jpg'. The layer can be
+any that `summary` prints: `relu7` is the input of fc8, and so is `fc7`, as in Caffe. If the run's
+eval ops produce several views of an image, their features are averaged. FILE.npz holds `features`
+float32 [images, ...], `paths` and, for a folder of class folders, `classes`; FILE.csv has a line
+per image. An image that cannot be used is reported and skipped, and the exit code is then 1.
 """
 
 import csv
@@ -27,18 +27,20 @@ from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
 
-CHUNK = 1 << 20  # bytes, or names, that are copied at once
+CHUNK = 1 << 20  # bytes or names copied at once
 
-# The places of images in `ImageFiles.paths` and their features, float32 [n, ...].
+# The indices of images in `ImageFiles.paths` and their features, float32 [n, ...].
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def main() -> None:
     """Write the features of the images on the command line."""
-    flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
+    flags.DEFINE_string(
+        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
+    )
     flags.DEFINE_string('layer', None, 'A layer as `summary` prints it, such as relu7.')
     flags.DEFINE_string('output', None, 'Write to this new file, FILE.npz or FILE.csv.')
-    flags.DEFINE_integer('limit', None, 'Take only the first N images.', lower_bound=1)
+    flags.DEFINE_integer('limit', None, 'Use only the first N images.', lower_bound=1)
     _, *arguments = cli.parse_flags(sys.argv)
     folder, layer, output = flags.FLAGS.workdir, flags.FLAGS.layer, flags.FLAGS.output
     if not (folder and layer and output and arguments):
@@ -70,7 +72,7 @@ def _write_csv(path: Path, images: ImageFiles, shape: Sequence[int], batches: Ba
         rows = csv.writer(file, lineterminator='\n')
         rows.writerow(['path', 'class', *(f'feature_{i}' for i in range(math.prod(shape)))])
         for places, features in batches:
-            # The shortest decimals that are read back as the same float32.
+            # The shortest decimals that read back as the same float32.
             texts = features.reshape(len(places), -1).astype(str)
             for place, cells in zip(places.tolist(), texts.tolist(), strict=True):
                 rows.writerow([images.paths[place], images.classes[place], *cells])
@@ -79,15 +81,15 @@ def _write_csv(path: Path, images: ImageFiles, shape: Sequence[int], batches: Ba
 
 
 def _write_npz(path: Path, images: ImageFiles, shape: Sequence[int], batches: Batches) -> int:
-    """Write arrays as `numpy.savez` does, holding a batch at a time; return the images' number.
+    """Write arrays as `numpy.savez` does, one batch at a time; return the number of images.
 
-    How many images can be used is known at the end, and the array begins with it: the features wait
-    in a file beside the output.
+    The array begins with the number of usable images, which is known only at the end: until then,
+    the features are kept in a file next to the output.
     """
     places = []
     with (
         files.replacing(path) as temporary,
-        tempfile.TemporaryFile(dir=path.parent) as raw,  # as large, and on the same disk
+        tempfile.TemporaryFile(dir=path.parent) as raw,  # just as large, and on the same disk
         zipfile.ZipFile(temporary, 'w') as archive,
     ):
         for found, features in batches:
@@ -117,7 +119,7 @@ def _write_texts(
 
 
 def _entry(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
-    """Begin an array in an archive; its numbers are written after that."""
+    """Begin an array in an archive; its numbers are written afterwards."""
     entry = archive.open(f'{name}.npy', 'w', force_zip64=True)
     header = {'descr': dtype, 'fortran_order': False, 'shape': shape}
     np.lib.format.write_array_header_1_0(entry, header)

@@ -15,7 +15,7 @@ from typing import IO, TextIO
 
 from etils import epath
 
-# Why file systems without locks refuse one; Lustre mounted without -o flock says ENOSYS.
+# Errors from file systems without locks; Lustre mounted without -o flock returns ENOSYS.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -37,9 +37,9 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write a large local file under, which becomes `path` if all goes well.
+    """Yield a temporary name for writing a large local file, renamed to `path` on success.
 
-    Whatever is raised meanwhile, nothing is left behind.
+    If anything is raised meanwhile, nothing is left behind.
     """
     temporary = path.with_name(f'{path.name}.tmp')
     try:
@@ -67,12 +67,12 @@ def sync(path: Path | epath.Path) -> None:
 def lock(path: Path | epath.Path, wait: bool = False) -> IO:
     """Take an exclusive advisory lock.
 
-    On a file system without locks, say once that a second process would not be noticed.
+    On a file system without locks, print once that a second process would not be noticed.
 
     Args:
       path: A local file. It is created if absent and must never be removed while in use: another
         process would lock a new file of that name.
-      wait: Whether to wait for whoever holds the lock, instead of raising.
+      wait: Whether to wait until the lock is released, instead of raising.
 
     Returns:
       The open file. The lock is held until the file is closed, or until this process and those

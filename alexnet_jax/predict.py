@@ -1,9 +1,9 @@
 """Classify images with a trained net: `python -m alexnet_jax.predict --workdir=RUN IMAGE...`.
 
-Takes files, folders with all that is in them, and patterns such as 'photos/*.jpg', and prints the
+Takes files, folders (searched recursively) and patterns such as 'photos/*.jpg', and prints the
 five most probable classes of each image with their probabilities, from the run's best checkpoint.
 With --output=FILE.csv or FILE.jsonl they go to a file. An image that cannot be used is reported and
-left out, and the exit code is 1 then.
+skipped, and the exit code is then 1.
 """
 
 import contextlib
@@ -29,11 +29,13 @@ Write = Callable[[str, Ranking], None]  # takes an image's path too
 
 def main() -> None:
     """Print or write the classes of the images on the command line."""
-    flags.DEFINE_string('workdir', None, "The run's folder; with @STEP, not its best checkpoint.")
+    flags.DEFINE_string(
+        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
+    )
     flags.DEFINE_bool('json', False, 'Print one JSON object per image instead of a table.')
     flags.DEFINE_string('output', None, 'Write to this new file, FILE.csv or FILE.jsonl.')
-    flags.DEFINE_integer('top', 5, 'The number of classes of each image.', lower_bound=1)
-    flags.DEFINE_integer('limit', None, 'Take only the first N images.', lower_bound=1)
+    flags.DEFINE_integer('top', 5, 'The number of classes to show per image.', lower_bound=1)
+    flags.DEFINE_integer('limit', None, 'Use only the first N images.', lower_bound=1)
     _, *arguments = cli.parse_flags(sys.argv)
     output, as_json = flags.FLAGS.output, flags.FLAGS.json
     if not flags.FLAGS.workdir or not arguments:
@@ -56,7 +58,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _open_writer(output: str | None, as_json: bool, net: TrainedNet, top: int) -> Iterator[Write]:
-    """Give what takes the images' classes, one image after the other, to stdout or a file."""
+    """Yield a function that writes the classes of one image after another to stdout or a file."""
     if output is None:
         yield _json_lines(net, sys.stdout) if as_json else _table(net, sys.stdout)
         return
@@ -97,7 +99,7 @@ def _csv(net: TrainedNet, file: TextIO, top: int) -> Write:
 
 
 def _names(net: TrainedNet, label: int) -> dict[str, str]:
-    """Return a class as the data calls it and, if any class has another, its name for people."""
+    """Return a class name as in the dataset and, if any class has one, its readable name."""
     names = {'class': net.class_names[label]}
     if net.display_names != net.class_names:
         names['name'] = net.display_names[label]

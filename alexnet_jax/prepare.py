@@ -41,13 +41,13 @@ _QUALITY = flags.DEFINE_integer('quality', 95, 'The JPEG quality, 1 to 100.')
 _STORED = flags.DEFINE_boolean(
     'stored',
     None,
-    'Use decode(stored): neither turn images by their EXIF data nor use their transparency. By '
-    'default for all but folders, as in published results on these datasets.',
+    'Use decode(stored): neither rotate images by their EXIF data nor use their transparency. The '
+    'default for all but folders, as in published results on those datasets.',
 )
 _TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'Like config.data.train_split.')
 _EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'Like config.data.eval_split.')
 _ON_BAD_IMAGE = flags.DEFINE_string(
-    'on_bad_image', 'stop', 'stop, or skip: leave bad images out and list them, up to 1 % or a few.'
+    'on_bad_image', 'stop', 'stop, or skip: skip bad images and list them, up to 1 % or a few.'
 )
 
 

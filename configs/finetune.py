@@ -3,17 +3,17 @@
     python -m alexnet_jax.main --config=configs/finetune.py:RUN,PATH --workdir=runs/mine
 
 RUN is the workdir of a run, trained here or converted. PATH is a folder of images, as for
-`configs/folder.py`. Network, image size and mean image are the run's, as are the eval ops; the
-training ops are these with a random crop and mirroring. The last layer starts from scratch unless
-the classes are the same.
+`configs/folder.py`. Network, image size, mean image and eval ops are taken from the run; the
+training ops are the eval ops with a random crop and mirroring. The last layer starts from scratch
+unless the classes are the same.
 
 Time: half a minute for 300 steps of 32 images at 32 x 32 on two CPU cores. Expected: it depends on
-run and images; on 20 images of each of three classes, 86.9 % top-1 instead of the 71.0 % from
+the run and the images; on 20 images of each of three classes, 86.9 % top-1 versus 71.0 % from
 scratch (measured, five seeds: docs/finetuning.md).
 
-The rates are those of Caffe's models/finetune_flickr_style: 0.001, a tenth of what its nets were
-trained with, 10 times that in the last layer, twice that for biases, with a drop by 10; its 100,000
-iterations become 10 epochs and at least 1,000 steps. To keep layers as they are, add
+The rates follow Caffe's models/finetune_flickr_style: 0.001, a tenth of the rate its nets were
+trained with, 10 times that in the last layer, twice that for biases, with a drop by a factor of 10;
+its 100,000 iterations become 10 epochs, but at least 1,000 steps. To freeze layers, add
 --config.optimizer.freeze="('conv*',)".
 """
 
@@ -80,7 +80,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
 
 
 def _for_photos(eval_ops: str, image_size: int) -> str:
-    """The run's eval ops for images of any size, turned as a viewer shows them."""
+    """The run's eval ops for images of any size, rotated as a viewer shows them."""
     decode, *ops = eval_ops.split('|')
     if not re.search(r'\b(resize|resize_short|torchvision)\(', eval_ops):
         ops = [f'resize_short({image_size}, antialias)', f'center_crop({image_size})']

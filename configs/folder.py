@@ -3,15 +3,15 @@
     python -m alexnet_jax.main --config=configs/folder.py:PATH --workdir=runs/mine
 
 Images are read from PATH/train/CLASS/ and PATH/validation/CLASS/, or from PATH/CLASS/, where a hash
-of their names sets a tenth of them aside for validation; docs/your-images.md walks through it.
-Batch size, epochs and periods follow from the numbers of images and classes.
+of their names sets aside a tenth of them for validation; docs/your-images.md walks through it.
+Batch size, epochs and intervals are derived from the number of images and classes.
 
 Time: 7 minutes on two CPU cores for 2 epochs of 5,000 images. Expected: it depends on the images;
 after 2 epochs on ten classes of Tiny ImageNet, 37.8 % top-1 (measured).
 
-On small sets the paper's initial weights and rate do not learn (a loss of ln 10 after 60 steps on
-those ten classes), so this recipe starts from He's weights, `he_init`, at a fifth of the rate, in
-proportion to the batch size: 53 images in batches of 16 stand still at 0.002 and learn at 0.0005.
+On small datasets, the paper's initial weights and rate do not learn (a loss of ln 10 after 60 steps
+on those ten classes), so this recipe uses He initialization, `he_init`, and a fifth of the rate, in
+proportion to the batch size: 53 images in batches of 16 get stuck at 0.002 and learn at 0.0005.
 """
 
 import ml_collections

@@ -8,8 +8,8 @@ DATA is a TFDS folder with ILSVRC-2012 at full size: the random crops cover 8 to
 Time: not published and not measured here. Expected: top-1 accuracy 56.522 %, top-5 79.066 % on the
 validation set, center crop (published for the IMAGENET1K_V1 weights). Not run here.
 
-A batch of 256 is 32 on each of 8 GPUs. Evaluation sees torchvision's own pixels, up to one level.
-Two things differ in training: random crops are resized without antialiasing, and torch's SGD
+A batch of 256 is 32 on each of 8 GPUs. Evaluation uses torchvision's own pixels, to within one
+level. Two things differ in training: random crops are resized without antialiasing, and torch's SGD
 applies the rate outside the velocity, which matters in the steps after a drop.
 """
 

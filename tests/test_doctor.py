@@ -86,7 +86,7 @@ def test_quickstart(tmp_path):
     assert list(dict.fromkeys(name for _, name, _ in lines)) == [
         'config', 'devices', 'memory', 'data', 'workdir', 'disk', 'checkpoints', 'speed',
     ]  # fmt: skip
-    speed = re.search(r'the data come at about ([\d,]+) .* the step takes ([\d,]+) ', done.stdout)
+    speed = re.search(r'pipeline delivers about ([\d,]+) .* the step takes ([\d,]+) ', done.stdout)
     assert all(int(number.replace(',', '')) > 0 for number in speed.groups())
     assert 'digits has 1,437 train, 360 test examples of 10 classes' in done.stdout
     assert '50 images decode, from digits/test:0 to digits/test:359' in done.stdout
@@ -238,7 +238,7 @@ def test_which_will_be_the_slower(images, monkeypatch):
     monkeypatch.setattr(rate, 'train_rate', lambda config, seconds: 1000)
     ((ok, text),) = findings(config)['speed']
     assert ok
-    assert_has(text, '1,000', '3,000', 'the data limit training', 'alexnet_jax.prepare')
+    assert_has(text, '1,000', '3,000', 'the data limits training', 'alexnet_jax.prepare')
 
 
 def test_no_timing_of_what_would_fail(images, tmp_path):

@@ -1,4 +1,4 @@
-"""Time the training step and the input pipeline, or plan a run on absent devices.
+"""Time the training step and the input pipeline, or estimate a run on devices you do not have.
 
   python -m alexnet_jax.benchmark step --config=configs/NAME.py [--baselines=torch,reference]
   python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]
@@ -6,10 +6,10 @@
   python -m alexnet_jax.benchmark collectives --config=configs/NAME.py [--plot=FILE.png]
 
 `step` times training and scoring on images in memory, so it needs no dataset; `data` times the
-training batches of the input pipeline. Whatever is compared takes turns in one run, and the figures
-are medians over the repeats. They mean nothing on a machine that is busy with other work. The other
-two compile and measure nothing: `plan` estimates memory and time on TPUs, `collectives` counts what
-up to 256 devices send each other.
+training batches of the input pipeline. Alternatives are interleaved within one run, and the figures
+are medians over the repeats; they are meaningless on a machine that is busy with other work. The
+other two only compile and measure nothing: `plan` estimates memory and time on TPUs, `collectives`
+counts the bytes that up to 256 devices send each other.
 """
 
 import contextlib
@@ -203,7 +203,7 @@ def benchmark_plan(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def benchmark_collectives(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Count what devices send each other, print the tables, and return the figures."""
+    """Count the bytes that devices send, print the tables, and return the figures."""
     figures = collectives.measure(config, cli.show_progress)
     cli.show_progress('')
     _show(collectives.table(figures))
@@ -241,8 +241,8 @@ def _define_flags() -> None:
     """Define the flags. A function, since a test imports all commands and others share names."""
     flags.DEFINE_list('baselines', [], 'Compare with torch, reference (step) or flax (data).')
     flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
-    flags.DEFINE_string('topology', None, 'plan: chips and their layout, such as v5e:2x2.')
-    flags.DEFINE_string('plot', None, 'collectives: file to draw the figures to, a PNG.')
+    flags.DEFINE_string('topology', None, 'plan: TPU type and layout, such as v5e:2x2.')
+    flags.DEFINE_string('plot', None, 'collectives: PNG file to plot the figures to.')
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')
     flags.DEFINE_string('output', None, 'File to write the figures to, as JSON.')
     flags.DEFINE_integer('repeats', 5, 'How many times each is timed.', lower_bound=1)

@@ -1,4 +1,4 @@
-"""What the makers publish about chips that a step can be compiled for without having one.
+"""Published figures of chips that a step can be compiled for without having one.
 
 TPUs: cloud.google.com/tpu/docs, the page of each version. Clocks are not published: with these, the
 compiler's estimate of a product of two 8192 x 8192 matrices is 88 % of a v5e's peak.
@@ -20,7 +20,7 @@ class Chip:
       memory: Bytes of its memory.
       clock: Cycles per second of the compiler's estimates.
       example: A topology of one host.
-      options: How libtpu is told that a device is a chip and not one of its cores.
+      options: The libtpu options that make a device a whole chip rather than one of its cores.
     """
 
     name: str
@@ -46,10 +46,10 @@ def find_chip(topology: str) -> Chip:
     """Return the chip of a topology such as 'v5e:2x2'.
 
     Raises:
-      BadInput: It is not a TPU of this table.
+      BadInput: It names no TPU in this table.
     """
     kind, _, layout = topology.partition(':')
     if kind not in CHIPS or not layout:
         examples = ', '.join(f'{name}:{chip.example}' for name, chip in CHIPS.items())
-        raise BadInput(f'--topology={topology}; it must be a kind of TPU and a layout: {examples}')
+        raise BadInput(f'--topology={topology}; it must be a TPU type and a layout:  {examples}')
     return CHIPS[kind]

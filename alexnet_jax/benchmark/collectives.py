@@ -1,8 +1,8 @@
 """Count the bytes that devices send each other in a training step, in data and hybrid parallelism.
 
 The step is compiled for simulated devices, and the operands of its collective operations are added
-up; nothing is run. What each device sends is that of a ring: (K - 1) / K of the operands for K
-devices, and twice that for an all-reduce, which is a reduce-scatter and an all-gather.
+up; nothing is run. Ring algorithms are assumed: each device sends (K - 1) / K of the operands for K
+devices, and twice that for an all-reduce, which is a reduce-scatter plus an all-gather.
 """
 
 import json
@@ -50,7 +50,7 @@ def count_sent_bytes(hlo: str, devices: int) -> float:
     """Return the bytes that each device sends in a program.
 
     Args:
-      hlo: The program's text, in which an instruction's result stands before its name.
+      hlo: The program's text, in which the shape of a result precedes the operation's name.
       devices: The number of devices, all of which take part in each operation.
     """
     total = 0.0
@@ -65,9 +65,9 @@ def count_sent_bytes(hlo: str, devices: int) -> float:
 
 
 def expected_bytes(config: ml_collections.ConfigDict, devices: int) -> float:
-    """Return the bytes that each device has to send in a step, but for a few numbers.
+    """Return the bytes that each device has to send in a step, except for a few numbers.
 
-    The few are counts of examples and the sums of batch norms.
+    Those are the counts of examples and the sums of batch norms.
     """
     layers = variants.build(config.variant, config.edits, config.num_classes)
     infos = list(layer_infos(layers, config.image_size))
@@ -84,10 +84,10 @@ def expected_bytes(config: ml_collections.ConfigDict, devices: int) -> float:
 
 
 def _activation_bytes(info: LayerInfo, dtype: str, is_head: bool, devices: int) -> float:
-    """What an example costs in a fully connected layer whose kernel lies in slices."""
+    """Return the bytes per example for a fully connected layer with a sliced kernel."""
     exchanged = 2 * _width(dtype) * math.prod(info.input) / devices  # inputs, and their gradients
     backward = 4 if is_head else _width(dtype)
-    return exchanged + (4 + backward) * info.output[0]  # sums are of float32
+    return exchanged + (4 + backward) * info.output[0]  # sums are float32
 
 
 def _width(dtype: str) -> int:
@@ -109,7 +109,7 @@ def compile_step(config: ml_collections.ConfigDict, devices: int) -> Step:
     """Compile a config's training step for some of this process's devices.
 
     Raises:
-      RunError: It does not send what it should.
+      RunError: It does not send the number of bytes that it should.
     """
     with pmap.compiling_for(jax.devices()[:devices]):
         compiled = lower_step(config, devices).compile()
@@ -118,7 +118,7 @@ def compile_step(config: ml_collections.ConfigDict, devices: int) -> Step:
     if not np.isclose(sent, expected, rtol=1e-3):
         raise RunError(
             f'{config.parallelism} on {devices} devices: the compiled step sends {sent:,.0f} bytes '
-            f'a device instead of {expected:,.0f}; the counts of `collectives` are wrong'
+            f'per device instead of {expected:,.0f}; the formula of `collectives` is wrong'
         )
     memory = read_memory(compiled)
     return Step(sent, memory.arguments, memory.temporaries)
@@ -127,12 +127,12 @@ def compile_step(config: ml_collections.ConfigDict, devices: int) -> Step:
 def measure(config: ml_collections.ConfigDict, show: Callable[[str], None]) -> dict[str, Any]:
     """Compile the step both ways for each number of devices, and return the figures.
 
-    Call it before JAX starts its devices. The batch of the config is compiled; the formula that it
-    has to agree with gives the others.
+    Call it before JAX initializes its devices. The config's batch size is compiled; the figures for
+    the others come from a formula, which must agree with it.
 
     Args:
       config: A recipe in float32: on CPUs, bfloat16 is sent as float32.
-      show: Called with what is being done.
+      show: Called with a progress message.
     """
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', max(DEVICES))
@@ -184,7 +184,7 @@ def break_even(config: ml_collections.ConfigDict, devices: int) -> float:
 def table(found: dict[str, Any]) -> str:
     """Return the figures as text."""
     lines = [
-        'MB that a device sends in a step',
+        'MB sent per device and step',
         f'{"devices":>8}  {"data":>8}  hybrid, by batch size',
         f'{"":18}' + ''.join(f'{batch:>8,}' for batch in BATCHES) + '  break-even',
     ]
@@ -192,7 +192,7 @@ def table(found: dict[str, Any]) -> str:
         cells = ''.join(f'{both["hybrid"] / 1e6:8,.1f}' for both in row.values())
         data = row[BATCHES[0]]['data'] / 1e6
         lines.append(f'{devices:>8}  {data:8,.1f}{cells}  {found["break_even"][devices]:10,.0f}')
-    lines += ['', f'ms to send that on 8 devices{"":10}data  hybrid, by batch size']
+    lines += ['', f'ms to send this on 8 devices{"":10}data  hybrid, by batch size']
     for link, speed in LINKS.items():
         row = found['sent'][8]
         sent = [row[BATCHES[0]]['data'], *(both['hybrid'] for both in row.values())]
@@ -206,7 +206,7 @@ def table(found: dict[str, Any]) -> str:
 
 @figures.styled
 def plot(config: ml_collections.ConfigDict, devices: Sequence[int] = (8, 256)) -> Figure:
-    """Draw what a device sends over the batch size, both ways."""
+    """Plot what a device sends against the batch size, in both modes."""
     figure = Figure(figsize=(figures.WIDTH * 0.8, 4.2))
     axes = figure.add_subplot()
     batches = np.geomspace(BATCHES[0], BATCHES[-1], 100)

@@ -1,8 +1,8 @@
-"""Compile a recipe's steps for TPUs that are not there, and estimate what they will cost.
+"""Compile a recipe's steps for TPUs that are not present, and estimate their cost.
 
 Nothing is run and nothing is measured. Memory, operations and bytes are those of the program that a
 TPU would run. Its time is estimated twice: by a model, the sum over operations of the larger of
-bytes at the memory's full bandwidth and instructions at one bundle a cycle, which is a lower bound;
+bytes at full memory bandwidth and instructions at one bundle per cycle, which is a lower bound;
 and by the compiler's own estimates, which are too high for operations that only move data.
 """
 
@@ -39,7 +39,7 @@ def plan(
 ) -> dict[str, Any]:
     """Compile the training and the evaluation step for a topology, and return the figures.
 
-    Call it before JAX starts its devices. Compiling takes one to five minutes of a CPU core.
+    Call it before JAX initializes its devices. Compiling takes one to five minutes on one CPU core.
 
     Args:
       config: A recipe.
@@ -48,13 +48,13 @@ def plan(
 
     Raises:
       BadInput: There is no such topology, the recipe does not suit it, or libtpu is missing.
-      RunError: A step does not compile, for instance since it does not fit in memory.
+      RunError: A step does not compile, for instance because it does not fit in memory.
     """
     if not topology:
         raise BadInput('plan needs --topology=KIND:LAYOUT, such as --topology=v5e:2x2')
     chip = find_chip(topology)
     if importlib.util.find_spec('libtpu') is None:
-        raise BadInput(f'plan needs the compiler for TPUs: pip install {LIBTPU}')
+        raise BadInput(f'plan needs the TPU compiler: pip install {LIBTPU}')
     with tempfile.TemporaryDirectory() as folder:
         _configure_libtpu(folder)
         devices = _find_devices(topology, chip)
@@ -73,7 +73,7 @@ def plan(
 
 
 def _configure_libtpu(folder: str) -> None:
-    """Make libtpu, when it is loaded, compile only: no chip is touched or waited for."""
+    """Set up libtpu, before it is loaded, only to compile: no chip is touched or waited for."""
     os.environ |= {
         'TPU_SKIP_MDS_QUERY': '1',  # do not ask the cloud which machine this is
         'TPU_WORKER_HOSTNAMES': 'localhost',
@@ -83,7 +83,7 @@ def _configure_libtpu(folder: str) -> None:
         '--xla_jf_dump_llo_pass_label_regex=^final_bundles$',
     }
     jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_enable_compilation_cache', False)  # what is cached leaves no code
+    jax.config.update('jax_enable_compilation_cache', False)  # a cached program has no code to read
 
 
 def _find_devices(topology: str, chip: Chip) -> Sequence[Any]:
@@ -95,7 +95,7 @@ def _find_devices(topology: str, chip: Chip) -> Sequence[Any]:
         raise BadInput(f'--topology={topology}: {error}') from error
     if len({device.process_index for device in found.devices}) > 1:
         raise BadInput(
-            f'--topology={topology} is more than one host; a layout of one host is {chip.example}'
+            f'--topology={topology} spans several hosts; a layout of one host is {chip.example}'
         )
     return found.devices
 
@@ -171,23 +171,23 @@ def summarize(ops: Sequence[Op], chip: Chip, examples: int, flops: int) -> dict[
 
 
 def describe(figures: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of the report on what `plan` has found."""
+    """Yield the lines of the report on the figures of `plan`."""
     config, tasks = figures['config'], [figures[task] for task in TASKS]
     chip = find_chip(figures['topology'])
     part = config['batch_size'] // config['accum_steps']
     network = ', '.join([config['variant'], *config['edits']])
     yield (
         f'{network}, {config["dtype"]}: {part:,} images on {figures["chips"]} x {chip.name} '
-        f'({figures["topology"]}), {part // figures["chips"]:,} a chip'
+        f'({figures["topology"]}), {part // figures["chips"]:,} per chip'
     )
     if config['accum_steps'] > 1:
-        yield f'a step takes {config["accum_steps"]} times as long: accum_steps'
+        yield f'with accum_steps, a step takes {config["accum_steps"]} times as long'
     yield f'estimates by libtpu {figures["libtpu"]} without a chip; nothing was measured'
     yield ''
     yield _row('', *TASKS)
     yield _row('compiled in, s', *(f'{task["compile_seconds"]:.0f}' for task in tasks))
     for key, label in (
-        ('arguments', 'memory a chip, GB: state, batch'),
+        ('arguments', 'GB per chip: state, batch'),
         ('temporaries', '  activations, gradients'),
         ('total', f'  of {chip.memory / 1e9:.1f}'),
     ):
@@ -200,7 +200,7 @@ def describe(figures: dict[str, Any]) -> Iterator[str]:
         found = [task[name] for task in tasks]
         yield _row('  ms', *(f'{f["seconds"] * 1e3:.2f}' for f in found))
         rates = [f['images_per_second_per_chip'] for f in found]
-        yield _row('  images/s a chip', *(f'{rate:,.0f}' for rate in rates))
+        yield _row('  images/s per chip', *(f'{rate:,.0f}' for rate in rates))
         yield _row('  images/s', *(f'{rate * figures["chips"]:,.0f}' for rate in rates))
         yield _row('  utilization', *(f'{f["utilization"]:.0%}' for f in found))
     yield ''

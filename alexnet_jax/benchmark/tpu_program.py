@@ -45,7 +45,7 @@ class Op:
     sent_bytes: float
 
     def modeled_seconds(self, bandwidth: float, clock: float) -> float:
-        """Return the larger of its bytes at full bandwidth and its code at one bundle a cycle."""
+        """Return the larger of its bytes at full bandwidth and its code at one bundle per cycle."""
         return max(self.hbm_bytes / bandwidth, self.code_cycles / clock)
 
     def estimated_seconds(self, bandwidth: float, clock: float) -> float:
@@ -175,7 +175,7 @@ def _size(shape: str) -> float:
 
 
 class _LayerFinder:
-    """Finds the layer of an instruction, from the names that JAX gave to what it consists of."""
+    """Finds the layer of an instruction, from the names that JAX gave to its parts."""
 
     def __init__(self, computations: dict[str, list[_Instruction]], layers: Iterable[str]):
         names = '|'.join(map(re.escape, layers))
@@ -206,7 +206,7 @@ class Code(NamedTuple):
     Attributes:
       once: Bundles outside of its loops.
       repeated: Bundles inside of them.
-      trips: How often its loop runs, as its transfers between memories say.
+      trips: How often its loop runs, according to its transfers between memories.
     """
 
     once: int
@@ -216,7 +216,7 @@ class Code(NamedTuple):
     def cycles(self, trips: int) -> int:
         """Return the cycles that it takes if its loop runs `trips` times, or `self.trips` if more.
 
-        Whatever is in the loop counts in every turn, so branches that are rarely taken count too.
+        Everything in the loop counts in every iteration, so rarely taken branches count too.
         """
         return self.once + self.repeated * max(trips, self.trips)
 

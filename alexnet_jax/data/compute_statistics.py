@@ -40,7 +40,7 @@ def load_or_compute(
       mean_size: Height and width of the mean image; None to compute none.
       process_index: The index of this process; processes other than 0 wait for the file.
       known: A file with the same statistics, to copy instead of computing them.
-      mean_run: The workdir whose mean image to take. Once saved, it is not needed again.
+      mean_run: The workdir whose mean image to use. Once saved, it is not needed again.
 
     Raises:
       BadInput: The file belongs to other data or ops, or that of `mean_run` cannot be read.
@@ -81,7 +81,7 @@ def compute(
     """
     size = len(reader.split)
     if size > BIG:
-        print(f'computing the statistics of {size:,} training images, once', flush=True)
+        print(f'computing the statistics of {size:,} training images (only once)', flush=True)
 
     def plan(step):
         indices = step * BATCH + np.arange(BATCH)

@@ -1,4 +1,4 @@
-"""Image files, decoded by several threads ahead of whoever reads them."""
+"""Image files, decoded ahead of the consumer by several threads."""
 
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -13,7 +13,7 @@ from alexnet_jax.data.tensorflow import tf
 
 
 def count_views(ops: str) -> int:
-    """Return how many images the ops make of one."""
+    """Return how many views the ops make of one image."""
     return parse(ops).views
 
 
@@ -26,11 +26,11 @@ def read_files(
       paths: The files.
       ops: A string of ops, as in `data.eval_ops`.
       max_pixels: The size above which an image is refused before it is decoded.
-      size: The height and width that the ops must give.
+      size: The height and width that the ops must produce.
       batch_size: The number of images of a batch; the last may have fewer.
 
     Yields:
-      The files by their places in `paths`, ascending int64 [b], and their images, uint8
+      The indices of the files in `paths`, ascending int64 [b], and their images, uint8
       [b, size, size, 3] or [b, views, size, size, 3]. Files that cannot be used are left out.
     """
     return closed_at_exit(_batches(paths, parse(ops, max_pixels), size, batch_size))

@@ -40,7 +40,7 @@ class Data:
     Attributes:
       train_size, eval_size: The sizes of the splits.
       class_names: The names of the classes, in label order.
-      contents: What tells the data from others, part by part, wherever they lie.
+      contents: A fingerprint of the data, part by part, independent of where it is stored.
       mean: float32 [image_size, image_size, 3] to subtract, once statistics are loaded: the center
         crop of the mean image that data.mean names, or zeros.
     """

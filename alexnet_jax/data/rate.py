@@ -10,7 +10,7 @@ from alexnet_jax.data.pipeline import Data
 
 
 def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Return the config without mean and color op, which take a pass over the set to compute."""
+    """Return the config without mean and color op, which need a pass over the set to compute."""
     config = config.copy_and_resolve_references()
     config.data.mean = 'none'
     color_ops = {name for name, kind in KNOWN.items() if issubclass(kind, ColorOp)}
@@ -20,11 +20,11 @@ def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.Conf
 
 
 def train_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
-    """Return the images per second of this process's training batches, while nobody trains.
+    """Return the images per second of this process's training batches, with no training going on.
 
     Args:
       config: The config; its statistics are neither read nor computed.
-      seconds: How long to measure, after as long for the pipeline to settle.
+      seconds: How long to measure, after a warmup of the same length.
 
     Raises:
       BadInput: As for `Data`.

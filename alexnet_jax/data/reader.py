@@ -18,8 +18,8 @@ from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import RunError
 
 PADDING = -1  # the index at a place in a batch that holds no example
-MAX_BAD = 0.01  # of a split, or else
-FEW_BAD = 5  # images, if these are at most
+MAX_BAD = 0.01  # of a split, or
+FEW_BAD = 5  # images, if those are at most
 MAX_FEW_BAD = 0.1  # of the split; one bad image is always allowed
 # What TensorFlow, the ops (BadImage is a ValueError), the file system and ArrayRecord raise.
 IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
@@ -197,6 +197,6 @@ class Reader:
 
 
 def max_bad(size: int) -> int:
-    """Return how many images of a split may be skipped: 1 %, but a few of a small split."""
+    """Return how many images of a split may be skipped: 1 %, or a few of a small split."""
     few = min(FEW_BAD, max(1, int(MAX_FEW_BAD * size)))
     return min(max(int(MAX_BAD * size), few), size - 1)

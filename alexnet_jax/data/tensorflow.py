@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-# JAX sets the level to 1 when it is imported, so that a 1 is not taken for the user's.
+# JAX sets the level to 1 when it is imported, so a 1 is not assumed to be the user's choice.
 if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
     os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 # The image ops do not use oneDNN, and its startup notice ignores the log level.

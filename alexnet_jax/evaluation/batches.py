@@ -1,7 +1,7 @@
-"""Image files through a trained net, in batches: what `predict` and `features` do alike.
+"""Run a trained net on image files, in batches: what `predict` and `features` have in common.
 
-Files are decoded ahead of the network, and only a few batches are in memory at a time. One that
-cannot be used is reported in a line and left out.
+Files are decoded ahead of the network, and only a few batches are in memory at a time. A file that
+cannot be used is reported and skipped.
 """
 
 import glob
@@ -21,7 +21,7 @@ from alexnet_jax.parallel import compilation, malloc
 
 
 def configure_runtime() -> None:
-    """Set what training and evaluation set before JAX starts the devices, for their speed."""
+    """Apply the same performance settings as training and evaluation, before JAX starts devices."""
     malloc.configure_malloc()
     compilation.set_xla_flags()
     compilation.enable_compilation_cache()
@@ -32,17 +32,17 @@ class ImageFiles:
 
     Attributes:
       paths: The files, in the order of the arguments; those of a folder are sorted.
-      classes: For each file the class folder that it is in, of a folder of class folders; else ''.
-      bad: Why a file could not be used, by its place in `paths`.
+      classes: The class folder of each file, for a folder of class folders; else ''.
+      bad: Why a file could not be used, by its index in `paths`.
     """
 
     def __init__(self, arguments: Sequence[str], limit: int | None = None):
         """Find the files. A million of them take about 200 MB of memory.
 
         Args:
-          arguments: Files, folders, whose images at any depth are meant, and patterns such as
-            'photos/*.jpg', in which `**` stands for any number of folders.
-          limit: How many files to take, from the first; None for all.
+          arguments: Files, folders, which are searched recursively, and patterns such as
+            'photos/*.jpg', in which `**` matches any number of folders.
+          limit: Use only the first `limit` files; None for all.
 
         Raises:
           BadInput: An argument names no image.
@@ -55,7 +55,7 @@ class ImageFiles:
     def apply(
         self, net: TrainedNet, function: Callable[[np.ndarray], np.ndarray], show_bar: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Preprocess all files as the net's run did, and compute something of each.
+        """Preprocess all files as the net's run did, and apply a function to each.
 
         Args:
           net: The net, for its `data.eval_ops`.
@@ -64,7 +64,7 @@ class ImageFiles:
           show_bar: Whether to show a progress bar if stderr is a terminal.
 
         Yields:
-          The files by their places in `paths`, ascending int64 [n], and their rows. The others are
+          The indices of the files in `paths`, ascending int64 [n], and their rows. The others are
           in `bad`.
 
         Raises:
@@ -95,11 +95,11 @@ class ImageFiles:
             raise RunError(f'none of the {len(self.paths):,} images could be used: see above')
 
     def _report(self, net: TrainedNet, places: Sequence[int]) -> None:
-        """Say in a line why each of these files could not be used."""
+        """Print why each of these files could not be used."""
         for place in places:
             try:
                 net.preprocess(self.paths[place])
-                reason = f'{self.paths[place]} could not be read at first; try it again'
+                reason = f'{self.paths[place]} could not be read the first time; try again'
             except AlexNetError as error:
                 if len(self.paths) == 1:
                     raise
@@ -111,8 +111,8 @@ class ImageFiles:
         """Raise an error if some of the files could not be used."""
         if self.bad:
             raise RunError(
-                f'{len(self.bad):,} of {len(self.paths):,} images could not be used and were left '
-                'out: see above'
+                f'{len(self.bad):,} of {len(self.paths):,} images could not be used and were '
+                'skipped: see above'
             )
 
 
@@ -140,6 +140,6 @@ def _find(argument: str) -> dict[str, str]:
 
 
 def _below(folder: str) -> dict[str, str]:
-    """Return the images in a folder; 'cat/tabby/1.jpg' is of the class folder 'cat'."""
+    """Return the images in a folder; 'cat/tabby/1.jpg' is in the class folder 'cat'."""
     names = listing.image_files(folder)
     return {os.path.join(folder, name): name.rpartition('/')[0].split('/')[0] for name in names}

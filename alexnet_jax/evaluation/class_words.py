@@ -1,4 +1,4 @@
-"""Words for the WordNet ids by which ImageNet calls its classes: n01440764 is a tench."""
+"""Readable names for the WordNet ids of ImageNet's classes: n01440764 is a tench."""
 
 import functools
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ def imagenet_ids() -> list[str]:
 
 
 def display_names(class_names: Sequence[str]) -> list[str]:
-    """Return what to call classes where people read it.
+    """Return readable names for classes.
 
     Args:
       class_names: The classes of a data set, in label order: the names of its folders.
 
     Returns:
-      The words of each WordNet id of ILSVRC 2012, such as 'tench'; any other name as it is. No two
-      names become one: an id whose words are the name of another class keeps its id as well, as in
+      The words for each WordNet id of ILSVRC 2012, such as 'tench'; any other name unchanged. Names
+      stay unique: an id whose words are the name of another class keeps its id as well, as in
       'n01440764 (tench)'.
     """
     words, taken = _words(), set(class_names)

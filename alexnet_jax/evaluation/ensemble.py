@@ -205,7 +205,7 @@ def _report(
     nets: Sequence[TrainedNet],
     texts: dict[str, str],
 ) -> None:
-    """Print the table, then write all of it for machines: `texts` by the endings of their files."""
+    """Print the table, then write the files: `texts` holds their contents by file ending."""
     rows = [('net', f'{net.workdir}, step {net.step:,}') for net in nets]
     rows.append(('data', f'{config.data.name}, {config.data.eval_split}'))
     each = f'{views:,} view{"s" if views > 1 else ""} of each image'

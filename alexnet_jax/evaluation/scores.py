@@ -138,18 +138,18 @@ class Guesses:
         """
         counts = mask > 0
         indices, log_probs, label = indices[counts], log_probs[counts], label[counts]
-        predicted = log_probs.argmax(1)  # among equals the first
+        predicted = log_probs.argmax(1)  # the first in case of a tie
         self.label[indices], self.predicted[indices] = label, predicted
         rows = np.arange(len(indices))
         self.label_probability[indices] = np.exp(log_probs[rows, label])
         self.probability[indices] = np.exp(log_probs[rows, predicted])
 
     def over_processes(self) -> 'Guesses':
-        """Return those of all processes, each of which has added examples of its own."""
+        """Return the guesses of all processes, each of which has added its own examples."""
         return Guesses(*(_over_processes(getattr(self, f.name)) for f in dataclasses.fields(self)))
 
     def wrong_csv(self, names: Sequence[str], describe: Callable[[int], str]) -> str:
-        """Return a CSV with a line per example that was predicted wrong, the surest first.
+        """Return a CSV with a line per misclassified example, most confident first.
 
         Args:
           names: The names of the classes.
@@ -180,8 +180,8 @@ def per_class_csv(tally: Tally, class_names: Sequence[str], names: Sequence[str]
 
     Args:
       tally: The counts.
-      class_names: The classes as the data calls them, in the first column.
-      names: The classes as people read them, in a column `name` if they differ.
+      class_names: The class names in the dataset, for the first column.
+      names: Readable class names, for a column `name` if they differ.
     """
     columns = [class_names] if list(names) == list(class_names) else [class_names, names]
     rows = [

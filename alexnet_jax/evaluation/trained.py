@@ -52,8 +52,8 @@ class TrainedNet:
       workdir: The run's folder.
       step: The checkpoint's step.
       config: The run's config.
-      class_names: The classes in label order, as the data calls them; the network may have more
-        outputs than that.
+      class_names: The dataset's class names in label order; the network may have more outputs than
+        names.
       model: The Flax module.
       variables: The collections `params` and `batch_stats`, on every device.
     """
@@ -107,7 +107,7 @@ class TrainedNet:
 
     @functools.cached_property
     def display_names(self) -> list[str]:
-        """The classes as people read them: 'tench' for ImageNet's n01440764, else `class_names`."""
+        """Readable class names: 'tench' for ImageNet's n01440764, else `class_names`."""
         return class_words.display_names(self.class_names)
 
     def summary(self) -> str:
@@ -167,7 +167,7 @@ class TrainedNet:
           top: The number of classes.
 
         Returns:
-          The classes by their `display_names`; of a list of images, a list for each.
+          The classes by their `display_names`; for a list of images, a list for each.
         """
         images = image if isinstance(image, list | tuple) else [image]
         found = []
@@ -179,7 +179,7 @@ class TrainedNet:
         return found if image is images else found[0]
 
     def rank(self, probabilities: np.ndarray, top: int) -> list[tuple[int, float]]:
-        """Return the most probable of an image's classes, (label, probability), best first.
+        """Return an image's most probable classes, (label, probability), best first.
 
         Args:
           probabilities: Those of an image, float32 [outputs].

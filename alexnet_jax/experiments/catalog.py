@@ -20,7 +20,7 @@ class Experiment:
     next_trial: Callable[[Records, int], Trial | None]  # records, seed -> the next trial
     table: Callable[[Records], str]  # Markdown
     figure: Callable[[Records], Figure | None] | None = None  # None if there is nothing to draw
-    # Lays out the data of a seed's trials: --folder, the folder of the workdirs, seed.
+    # Lays out the data for a seed's trials: --folder, the folder of the workdirs, seed.
     lay_out: Callable[[str | None, Path, int], None] | None = None
 
 
@@ -164,7 +164,7 @@ EXPERIMENTS = {
         dropout_figure,
     ),
     'finetuning': Experiment(
-        'Fine-tuning on 20 images a class, next to training from scratch',
+        'Fine-tuning on 20 images per class, versus training from scratch',
         finetuning.next_trial,
         finetuning.table,
         finetuning.figure,

@@ -1,4 +1,4 @@
-"""Fine-tuning on few images of three new classes, next to training from scratch on the same."""
+"""Fine-tuning on a few images of three new classes, versus training on them from scratch."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from alexnet_jax.experiments.records import Records, Trial
 from alexnet_jax.experiments.tables import first_left, markdown, reached, spread
 
 NEW = ('convertible', 'lifeboat', 'persian_cat')  # of Tiny ImageNet
-SHOTS = 20  # training images of each; the others validate
+SHOTS = 20  # training images of each; the others are for validation
 STEPS, BATCH_SIZE = 300, 32
 
 _RESIZED = 'decode|resize(36, antialias)|'
@@ -47,15 +47,15 @@ SCRATCH = Trial(
 
 
 def next_trial(records: Records, seed: int) -> Trial | None:
-    """Train on the other classes, once; then for each seed fine-tune, and train from scratch."""
+    """Train on the other classes once; then, for each seed, fine-tune and train from scratch."""
     return first_left([PRETRAINING], records, 0) or first_left([FINETUNED, SCRATCH], records, seed)
 
 
 def lay_out(folder: str | None, runs: Path, seed: int) -> None:
-    """Divide a folder of images into links: `runs/data/pretraining` and `runs/data/few_seed<seed>`.
+    """Link a folder's images into `runs/data/pretraining` and `runs/data/few_seed<seed>`.
 
-    The first has all classes but the three new ones. The second has these, with SHOTS images each
-    to train on, which the seed chooses, and all others to validate on.
+    The first has all classes except the three new ones. The second has those, with SHOTS images
+    each for training, chosen by the seed, and all others for validation.
 
     Args:
       folder: PATH/{train,validation}/CLASS/*.

@@ -34,14 +34,14 @@ class AlexNet(nn.Module):
     Attributes:
       layers: The table; its last entry is the `Dense` that produces the logits.
       dtype: The dtype of activations. Parameters, logits and the norms' denominators are float32.
-      precision: Of products with weights; None is the platform's default, which on TPUs multiplies
-        float32 in bfloat16.
+      precision: The precision of products with weights; None is the platform's default, which on
+        TPUs multiplies float32 in bfloat16.
       ghost_batch_size: Consecutive examples over which batch norm computes its statistics.
       ops: The module that computes convolutions, pools and norms: `model.ops`, or another with the
         same functions.
-      frozen: The names of the layers that training leaves as they are. Batch norms among them use
-        their running averages in training, too; the others compute the same in any case.
-      model_axis: The axis of devices on which the kernels of dense layers lie in slices (see
+      frozen: The names of the layers that training does not change. Batch norms among them use
+        their running averages in training, too; other layers compute the same either way.
+      model_axis: The axis of devices over which the kernels of dense layers are sliced (see
         `sliced_dense`); None: they are whole.
     """
 

@@ -1,4 +1,4 @@
-"""Whether the weights of one network make sense in another: the tables are compared row by row."""
+"""Check whether the weights of one network fit another, by comparing their tables row by row."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from alexnet_jax.model.shapes import LayerInfo, layer_infos
 
 
 def first_difference(now: tuple[Table, int], before: tuple[Table, int]) -> str | None:
-    """Return where two networks differ in what they compute, in words; None if they do not.
+    """Describe how two networks differ in what they compute; None if they do not.
 
     The last layer is left out, since it depends on the classes. So are initial weights, and dropout
     unless it scales activations at test time, which only matter in training.
@@ -30,7 +30,7 @@ def first_difference(now: tuple[Table, int], before: tuple[Table, int]) -> str |
 
 
 def _rows(network: tuple[Table, int]) -> list[LayerInfo]:
-    """The rows that count, in order."""
+    """The rows that matter, in order."""
     (*hidden, _), image_size = network
     return [
         info

@@ -29,8 +29,8 @@ def response_norm(
       k: Constant added to the sum.
       alpha: Factor of the sum.
       beta: Power of the denominator.
-      recompute: Whether to force the gradient to compute the denominators again; otherwise XLA may
-        find that the forward pass has computed them, and keep them in float32.
+      recompute: Whether to force the gradient to recompute the denominators; otherwise XLA may
+        notice that the forward pass has computed them, and keep them in float32.
     """
     wide = widened(x)
     return (wide * _power(k + alpha * window_sum(wide * wide), beta)).astype(x.dtype)

@@ -3,9 +3,9 @@
 Images are NHWC and kernels HWIO. Each function has the values and the gradients of the
 straightforward `lax` formulation, ties included (`tests/model/test_ops.py`).
 
-What is fastest on a CPU is far from fastest on a TPU, so some operations have a formulation for
-each kind of platform, of which `_by_platform` takes one when a program is compiled. The figures
-that decided, where nothing else is said:
+What is fastest on a CPU is far from fastest on a TPU, so some operations have one formulation per
+platform; `_by_platform` picks one when a program is compiled. Unless noted otherwise, the figures
+behind these choices are:
   CPU  images/s of a training step in float32, batch 32, on two cores: measured.
   TPU  ms of the course net's step in bfloat16, batch 1,024, on a v5e: estimated from the compiled
        program, by a model and by the compiler (`docs/performance.md`). With the CPU's formulations
@@ -116,7 +116,7 @@ def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
 
     CPU: the maximum along the width and then along the height, 24.2 images/s instead of 21.9 with
     `reduce_window`, whose gradient is slow. TPU: `reduce_window`, 65.0 and 107.0 ms; the gradient
-    of slices goes to memory slice by slice. GPU: one byte per window says where its maximum was,
+    of slices goes to memory slice by slice. GPU: one byte per window records where its maximum was,
     26.8 GB; `reduce_window` takes 43.3 GB.
 
     Args:
@@ -159,8 +159,8 @@ def local_response_norm(
 
     CPU: n shifted slices, faster than `reduce_window`, cumulative sums and a band matrix. TPU: a
     product with a band matrix, 68.7 and 102.4 ms (with the pools above 53.6 and 76.6), since slices
-    go to memory in float32. GPU: slices, and a gradient that is forced to compute the denominators
-    again, 29.2 GB (with the pools above 25.4); a band matrix takes 39.5 GB.
+    go to memory in float32. GPU: slices, and a gradient that is forced to recompute the
+    denominators, 29.2 GB (with the pools above 25.4); a band matrix takes 39.5 GB.
 
     Args:
       x: Activations [..., C].

@@ -26,8 +26,8 @@ def frozen_layers(layers: Table, freeze: Sequence[str]) -> tuple[str, ...]:
 def check(layers: Table, optimizer: ml_collections.ConfigDict) -> None:
     """Check that every pattern of a config's `optimizer` matches something that is trained.
 
-    Factors may match frozen parameters beside others, as '*/bias' does. Rates by epoch are meant
-    for all that they match, so none of these may be frozen.
+    Factors may match frozen parameters among others, as '*/bias' does. Rates by epoch are meant
+    for everything they match, so none of it may be frozen.
 
     Args:
       layers: The network's table.
@@ -51,8 +51,8 @@ def check(layers: Table, optimizer: ml_collections.ConfigDict) -> None:
             stuck = [name for name in found if name in fixed]
             if stuck == found or (stuck and key == 'lr_overrides'):
                 raise BadInput(
-                    f'optimizer.{key}: {pattern!r} is for {stuck[0]}, which optimizer.freeze='
-                    f'{optimizer.freeze!r} keeps as it is; remove one of the two'
+                    f'optimizer.{key}: {pattern!r} matches {stuck[0]}, which is frozen by '
+                    f'optimizer.freeze={optimizer.freeze!r}; remove one of the two'
                 )
 
 

@@ -24,7 +24,7 @@ def separable_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) 
 
 
 def indexed_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
-    """Pool by maxima of strided slices; an int8 per window says where its maximum was.
+    """Pool by maxima of strided slices; an int8 per window records where its maximum was.
 
     The gradient needs those bytes instead of the images and the maxima.
     """
@@ -63,7 +63,7 @@ def _lowest(x: jax.Array) -> float:
 
 
 def _overhangs(sizes: tuple[int, ...], window: int, stride: int, ceil_mode: bool) -> list[int]:
-    """How far the last window reaches over the bottom and over the right edge."""
+    """How far the last window extends beyond the bottom and right edges."""
     widths = [output_width(size, window, stride, ceil_mode) for size in sizes]
     ends = ((n - 1) * stride + window for n in widths)
     return [max(end - size, 0) for end, size in zip(ends, sizes, strict=True)]

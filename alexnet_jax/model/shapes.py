@@ -97,7 +97,7 @@ def check_slices(layers: Table, image_size: int, devices: int) -> None:
     """Check that the rows of every fully connected layer's kernel divide over the devices.
 
     Raises:
-      BadInput: Names a layer, and the nearest numbers of devices that would do.
+      BadInput: Names a layer, and the nearest numbers of devices that would work.
     """
     rows = {
         info.name: info.layer.kernel_shape(info.input)[0]
@@ -111,8 +111,8 @@ def check_slices(layers: Table, image_size: int, devices: int) -> None:
         place = bisect.bisect(allowed, devices)
         nearest = ' or '.join(str(n) for n in allowed[place - 1 : place + 1])
         raise BadInput(
-            f"parallelism='hybrid': the {rows[name]} inputs of {name} do not divide over {devices} "
-            f'devices; use {nearest}, or --config.parallelism=data'
+            f"parallelism='hybrid': the {rows[name]} inputs of {name} do not divide evenly over "
+            f'{devices} devices; use {nearest}, or --config.parallelism=data'
         )
 
 
@@ -140,8 +140,8 @@ def training_flops(layers: Table, image_size: int) -> int:
 def layers_up_to(table: Table, name: str, image_size: int) -> Table:
     """Return the first layers of a table, up to the named one.
 
-    With a convolution or fully connected layer come the nonlinearity and the dropout that follow it
-    directly.
+    For a convolution or fully connected layer, the nonlinearity and dropout that directly follow it
+    are included.
 
     Args:
       table: The table.

@@ -1,4 +1,4 @@
-"""A fully connected layer whose kernel lies in slices on K devices (arXiv 1404.5997).
+"""A fully connected layer whose kernel is sliced over K devices (arXiv 1404.5997).
 
 Each device has its own b examples, of B = K b, and `inputs / K` rows of the kernel:
 
@@ -7,9 +7,9 @@ Each device has its own b examples, of B = K b, and `inputs / K` rows of the ker
     [B, features]      its share of each sum   -- reduce-scatter -->
     [b, features]      the sums of its examples
 
-Slices of rows move less than slices of features would: their inputs would have to be gathered
-whole, 9216 + 4096 + 4096 numbers an example for AlexNet, in place of sums of 4096 + 4096 + 1000.
-The number of classes need not divide over the devices either.
+Slicing by rows moves less data than slicing by features, which would have to gather all inputs:
+9216 + 4096 + 4096 numbers per example for AlexNet, instead of sums of 4096 + 4096 + 1000. Nor does
+the number of classes have to divide evenly over the devices.
 """
 
 from collections.abc import Callable

@@ -65,7 +65,7 @@ def _name(info: LayerInfo) -> str:
 
 
 def _describe(info: LayerInfo) -> tuple[str, str]:
-    """Definition and formula; the formula is empty where the layer has none."""
+    """Definition and formula; the formula is empty if the layer has none."""
     width = info.input[0]
     match info.layer:
         case Conv(_, filters, window, stride, pad, groups) as conv:

@@ -217,7 +217,7 @@ def make_model(config: ml_collections.ConfigDict, ops: Any = ops) -> AlexNet:
 
 
 def sliced_layers(config: ml_collections.ConfigDict) -> list[str]:
-    """Return the layers whose kernels lie in slices on the devices, by `config.parallelism`."""
+    """Return the layers whose kernels are sliced over the devices, given `config.parallelism`."""
     if config.parallelism == 'data':
         return []
     layers = build(config.variant, config.edits, config.num_classes)

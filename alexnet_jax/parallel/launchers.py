@@ -145,8 +145,8 @@ SLURM_STEP = (  # what JAX looks for
 def _slurm(environ: Mapping[str, str]) -> Cluster | None:
     """Detect a task of srun; the batch script itself has only some of these variables.
 
-    In a shell that salloc opens, SLURM_NTASKS counts the tasks that the allocation has room for;
-    the step that is the shell has one.
+    In a shell opened by salloc, SLURM_NTASKS counts the tasks that fit in the allocation; the step
+    that runs the shell has one.
     """
     if not all(name in environ for name in SLURM_STEP):
         return None

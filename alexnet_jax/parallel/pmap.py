@@ -18,8 +18,8 @@ def compiling_for(devices: Sequence[Any]) -> Iterator[None]:
     """Map over these devices instead of this process's.
 
     Args:
-      devices: Devices of one process that need not exist (`jax.experimental.topologies`): what is
-        mapped can be lowered and compiled, not called.
+      devices: Devices of one process that need not exist (`jax.experimental.topologies`): the
+        mapped function can be lowered and compiled, but not called.
     """
     global _absent
     _absent = devices
@@ -53,9 +53,9 @@ def replicate(tree: Any) -> Any:
 
 
 def scatter(tree: Any) -> Any:
-    """Copy a tree of host arrays onto the devices, to each its rows: see `own_rows`.
+    """Copy a tree of host arrays to the devices, giving each its own rows: see `own_rows`.
 
-    All processes have the same arrays. As those of `replicate`, the copies may be donated.
+    All processes have the same arrays. As with `replicate`, the copies may be donated.
     """
     return _put(jax.tree.map(own_rows, tree), PartitionSpec('batch'))
 

@@ -1,7 +1,7 @@
-"""Hybrid parallelism: arrays that lie in slices on the devices, in place of copies on each.
+"""Hybrid parallelism: arrays sliced over the devices, instead of a copy on each.
 
 Convolutions have most of AlexNet's arithmetic and few weights, fully connected layers the reverse.
-Data parallelism, which adds up every gradient over the devices, suits the former only. Krizhevsky
+Data parallelism, which sums every gradient over the devices, suits only the former. Krizhevsky
 ("One weird trick", 2014, arXiv 1404.5997) divides the weights of the latter over the devices and
 moves activations instead.
 """
@@ -18,13 +18,13 @@ from alexnet_jax.parallel import pmap
 
 
 class Slices:
-    """Which arrays lie in slices: the kernels of some layers, their gradients and velocities.
+    """Which arrays are sliced: the kernels of some layers, their gradients and velocities.
 
     A kernel [inputs, features] is sliced by rows. While it is trained, it is [devices of this
     process, inputs / devices, features]; within a mapped function, [inputs / devices, features].
 
     Args:
-      layers: The names of the layers. Without any, all arrays are whole: data parallelism.
+      layers: The names of the layers. If empty, all arrays are whole: data parallelism.
     """
 
     def __init__(self, layers: Iterable[str] = ()):
@@ -34,7 +34,7 @@ class Slices:
         return bool(self._layers)
 
     def is_slice(self, path: Sequence[Any]) -> bool:
-        """Return whether the array at a path of a tree, (..., 'fc6', 'kernel'), lies in slices."""
+        """Return whether the array at a path of a tree, (..., 'fc6', 'kernel'), is sliced."""
         layer, name = (getattr(key, 'key', None) for key in (None, None, *path)[-2:])
         return layer in self._layers and name == 'kernel'
 
@@ -61,11 +61,11 @@ class Slices:
         )
 
     def sum_gradients(self, gradients: Any, dtype: str) -> Any:
-        """Add up gradients over the devices; that of a slice has the sum of all examples already.
+        """Sum gradients over the devices; that of a slice is already summed over all examples.
 
         Args:
           gradients: The tree of gradients.
-          dtype: The dtype in which they are sent; float32: the one that they have.
+          dtype: The dtype in which they are sent; float32: their own.
         """
         whole, slices = self._split(gradients)
         sent = whole
@@ -76,16 +76,16 @@ class Slices:
         return _merge(sums, slices)
 
     def total(self, x: jax.Array) -> jax.Array:
-        """Add up what each device computed from its slices; without slices, all have the same."""
+        """Sum what each device computed from its slices; without slices, all are equal."""
         return jax.lax.psum(x, 'batch') if self else x
 
     def norm(self, path: Sequence[Any], x: jax.Array) -> jax.Array:
-        """Return the norm of the array at a path, of the whole one if `x` is a slice."""
+        """Return the norm of the array at a path; of the whole array if `x` is a slice."""
         square = jnp.sum(jnp.square(x))
         return jnp.sqrt(self.total(square) if self.is_slice(path) else square)
 
     def pmapped(self, function: Any, in_axes: Sequence[int | None], donated: Any = ()) -> Any:
-        """Map a function as `pmap.pmapped` does; arguments with axis None may have slices in them.
+        """Map a function as `pmap.pmapped` does; arguments with axis None may contain slices.
 
         So may the result.
         """

@@ -1,4 +1,4 @@
-"""Write weights from elsewhere as the folder of a run, whose only checkpoint is of step 0."""
+"""Write weights from elsewhere as the folder of a run, whose only checkpoint is at step 0."""
 
 import os
 import shutil
@@ -18,10 +18,10 @@ from alexnet_jax.run.checkpoint import Checkpoints
 
 
 def check(workdir: str) -> None:
-    """Refuse a folder that is not free for a new run. Writes nothing.
+    """Check that a folder is free for a new run. Writes nothing.
 
     Raises:
-      BadInput: It is a URL, cannot be written, or has something in it.
+      BadInput: It is a URL, cannot be written, or is not empty.
     """
     if '://' in workdir:
         raise BadInput(f'--workdir={workdir} is a URL; convert into a local folder and copy it')
@@ -44,15 +44,15 @@ def write(
     """Write the folder of a run completely or not at all.
 
     Args:
-      workdir: A folder that `check` has let pass.
+      workdir: A folder that passed `check`.
       config: The config of the run that could have trained these weights.
       class_names: In label order.
-      found: The mean image that the network subtracts, if it does.
+      found: The mean image that the network subtracts, if any.
       variables: The collections `params` and `batch_stats`.
       source: Where the weights come from: what `workdir.read_source` returns.
 
     Raises:
-      RunError: The checkpoint could not be written, for instance since the disk is full.
+      RunError: The checkpoint could not be written, for instance because the disk is full.
       OSError: Another file could not be written.
     """
     target = Path(workdir).absolute()

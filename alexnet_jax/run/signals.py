@@ -18,7 +18,7 @@ class EvaluationStopped(Exception):
 
 
 class PreemptionHandler:
-    """Notes SIGINT, and SIGTERM or what counts as it, while the `with` block runs.
+    """Records SIGINT, and SIGTERM or its equivalents, while the `with` block runs.
 
     A second SIGINT or SIGTERM exits at once. With several processes, all of them stop after the
     same step, whichever received the signal.

@@ -28,7 +28,7 @@ from alexnet_jax.saved_config import read_config, read_json
 LAG = 60  # seconds after which NFS, by default, has refreshed its listing of a folder
 LOCK = '.lock'
 CONTENTS = 'data.json'
-# Kinds of data whose name is where they lie. A run knows them by their contents.
+# Kinds of data whose name is their location. A run identifies them by their contents.
 KNOWN_BY_CONTENTS = ('folder:', 'prepared:')
 
 
@@ -38,7 +38,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
     Raises:
       BadInput: The workdir is not writable, or holds a run whose config differs in a key that
         changes results, or converted weights; or `init_from` holds no run, or a run of another
-        network, or lacks the mean image that `data.mean` wants of it.
+          network, or lacks the mean image that `data.mean` needs.
     """
     if has_run(workdir):
         if read_source(workdir) is not None:
@@ -101,7 +101,7 @@ def _may_have_moved(workdir: str, before: str | None, now: str | None) -> bool:
 
 
 def _check_init_from(config: ml_collections.ConfigDict) -> None:
-    """Refuse a run of another network, or without the mean image that this one wants of it."""
+    """Refuse a run of another network, or without the mean image that this one needs from it."""
     run = config.init_from
     try:
         other = read_config(run)
@@ -146,7 +146,7 @@ def create(
       workdir: The run's folder.
       config: The run's config.
       class_names: The names of the classes, in label order.
-      contents: What tells the data from others, part by part; None if that is not known.
+      contents: A fingerprint of the data, part by part; None if it is not known.
 
     Returns:
       The lock of a local folder, to be kept for as long as the run lasts: a context manager that
@@ -199,9 +199,9 @@ def _describe(
 def _check_contents(
     folder: epath.Path, config: ml_collections.ConfigDict, now: Mapping[str, str]
 ) -> None:
-    """Refuse data that changed since the run was started: its batches would be others.
+    """Refuse data that changed since the run was started: its batches would differ.
 
-    If nothing is learned yet, forget the statistics instead: a damaged image may have been removed.
+    If training has not begun, discard the statistics instead: a bad image may have been removed.
     """
     before = read_json(str(folder), CONTENTS, dict)
     changed = [part for part in {**before, **now} if before.get(part) != now.get(part)]

@@ -1,4 +1,4 @@
-"""What a run says about itself when it looks as if it were going wrong."""
+"""Hints that a run prints when something looks wrong."""
 
 import math
 
@@ -8,12 +8,12 @@ from etils import epath
 
 from alexnet_jax.run.logger import read_records
 
-NEAR = 0.01  # of ln(classes), the loss of a network that knows nothing
-PATIENCE = 1000  # steps; a healthy ImageNet run has left that loss by then
+NEAR = 0.01  # of ln(classes), the loss of random guessing
+PATIENCE = 1000  # steps; a healthy ImageNet run is below that loss by then
 
 
 class StandstillHint:
-    """Notices, once, that a network has not begun to learn when its warm-up is over."""
+    """Reports, once, that a network has not begun to learn by the end of its warmup."""
 
     def __init__(self, config: ml_collections.ConfigDict, train_size: int):
         self._config = config
@@ -37,9 +37,9 @@ class StandstillHint:
         he_init = '' if 'he_init' in self._config.edits else '--config.edits=he_init with '
         rate = self._config.optimizer.learning_rate
         return (
-            f'hint: after {step:,} steps the loss is still that of guessing, ln('
-            f'{self._config.num_classes}) = {chance:.2f}. If it stays there, the network does not '
-            f'learn: try {he_init}a lower --config.optimizer.learning_rate (it is {rate:g}), or '
+            f'hint: after {step:,} steps the loss is still that of random guessing, ln('
+            f'{self._config.num_classes}) = {chance:.2f}. If it stays there, the network is not '
+            f'learning: try {he_init}a lower --config.optimizer.learning_rate (now {rate:g}), or '
             f'start from a trained run with --config.init_from=DIR'
         )
 
@@ -47,7 +47,7 @@ class StandstillHint:
 def describe_rate_jump(
     config: ml_collections.ConfigDict, schedule: optax.Schedule, workdir: str, start: int
 ) -> str | None:
-    """Return a line if a run that goes on will do so at a higher learning rate than it had.
+    """Return a note if a run that continues will do so at a higher learning rate than before.
 
     Args:
       config: The config of this start.
@@ -65,8 +65,8 @@ def describe_rate_jump(
     if now <= before * 1.001:
         return None
     return (
-        f'note: with epochs={config.epochs:g} the {config.optimizer.schedule} schedule is longer, '
-        f'so that the learning rate goes up from {before:.2g} to {now:.2g} at step {start:,}. To '
-        f'go on from these weights at a rate of your own instead, use a different --workdir with '
+        f'note: epochs={config.epochs:g} lengthens the {config.optimizer.schedule} schedule, '
+        f'so the learning rate goes up from {before:.2g} to {now:.2g} at step {start:,}. To '
+        f'continue from these weights at a rate of your choice, use a different --workdir with '
         f'--config.init_from={workdir}'
     )

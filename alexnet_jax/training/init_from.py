@@ -22,10 +22,10 @@ def load(
     """Return a fresh state with the weights of another run's best checkpoint.
 
     The last layer is kept if the other run has the same classes, permuted if it has them in another
-    order, and initialized from scratch otherwise. Velocities are fresh in any case.
+    order, and initialized from scratch otherwise. Velocities always start fresh.
 
     Args:
-      other: The other run's folder; `workdir.check` has compared the networks.
+      other: The other run's folder; `workdir.check` has already compared the networks.
       workdir: This run's folder, which has the names of its classes.
       model: The network.
       state: The fresh state.
@@ -33,7 +33,7 @@ def load(
 
     Raises:
       BadInput: One of the runs has no class names.
-      RunError: The other has no checkpoint, or one that is corrupt or not of its network.
+      RunError: The other has no checkpoint, or one that is corrupt or of a different network.
     """
     step = checkpoint.best_step(other)
     found = checkpoint.load_variables(other, step)
@@ -56,19 +56,22 @@ def load(
 def _fit_head(
     fresh: Params, theirs: Params | None, now: list[str], before: list[str]
 ) -> tuple[Params, str]:
-    """Return the last layer's parameters to start with, and where they are from."""
+    """Return the last layer's initial parameters, and where they come from."""
     if theirs is None:
-        return fresh, 'initialized from scratch, since there the last layer has another name'
+        return fresh, "initialized from scratch, because that run's last layer has another name"
     if new := [name for name in now if name not in before]:
-        return fresh, f'initialized from scratch, since {new[0]} is not among the classes there'
+        return fresh, f'initialized from scratch, because that run has no class {new[0]}'
     if len(now) < len(before):
-        return fresh, f'initialized from scratch, for {len(now)} of the {len(before)} classes there'
+        return (
+            fresh,
+            f"initialized from scratch, for {len(now)} of that run's {len(before)} classes",
+        )
     if jax.tree.map(np.shape, fresh) != jax.tree.map(np.shape, theirs):
         shapes = ['x'.join(map(str, np.shape(layer['kernel']))) for layer in (fresh, theirs)]
-        return fresh, f'initialized from scratch, since it is {shapes[0]} and there {shapes[1]}'
+        return fresh, f'initialized from scratch, because it is {shapes[0]}, not {shapes[1]}'
     if now == before:
-        return theirs, 'kept, since the classes are the same'
-    outputs = np.arange(len(fresh['bias']))  # there may be more than classes
+        return theirs, 'kept, because the classes are the same'
+    outputs = np.arange(len(fresh['bias']))  # there may be more outputs than classes
     outputs[: len(now)] = [before.index(name) for name in now]
     permuted = {name: np.asarray(values)[..., outputs] for name, values in theirs.items()}
-    return permuted, 'permuted, since the classes are the same in another order'
+    return permuted, 'permuted, because the classes are the same in a different order'

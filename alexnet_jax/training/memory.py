@@ -72,11 +72,11 @@ def lower_step(config: ml_collections.ConfigDict, devices: int) -> jax.stages.Lo
 
 
 def blank_part(config: ml_collections.ConfigDict, devices: int | None = None) -> Batch:
-    """Return a part of this process's batch, all zeros, which take no memory until they are read.
+    """Return a part of this process's batch, all zeros, which use no memory until they are read.
 
     Args:
       config: A recipe. If its batch does not divide over the devices, it is rounded down.
-      devices: The number of devices of all processes; by default, of those that there are.
+      devices: The number of devices of all processes; by default, those that exist.
     """
     devices = devices or jax.device_count()
     per_device = max(1, config.batch_size // config.accum_steps // devices)
@@ -100,6 +100,6 @@ def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Return the optimizer of a config, its schedule made for a training set of some size."""
+    """Return the optimizer of a config, with a schedule for a training set of a given size."""
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
     return optimizer.make_optimizer(config, schedule, TRAIN_SIZE)

@@ -117,7 +117,7 @@ def _partition(
 
 
 def _scale_by_trust_ratio(coefficient: float, slices: Slices) -> optax.GradientTransformation:
-    """Do as `optax.scale_by_trust_ratio`, by the norms of whole kernels."""
+    """Like `optax.scale_by_trust_ratio`, but with the norms of whole kernels."""
 
     def scale(path, update: jax.Array, param: jax.Array) -> jax.Array:
         norm, param_norm = slices.norm(path, update), slices.norm(path, param)

@@ -13,11 +13,11 @@ from alexnet_jax.training.step import create_train_state, make_train_step
 
 
 def step_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
-    """Return the images per second of the training step, on a batch that is in memory.
+    """Return the images per second of the training step, on a batch in memory.
 
     Args:
       config: A recipe. If its batch does not divide over the devices, it is rounded down.
-      seconds: How long to repeat the step, at least once, after a first time that compiles it.
+      seconds: How long to repeat the step, at least once, after a first run that compiles it.
     """
     model, part = variants.make_model(config), blank_part(config)
     pixels = np.random.RandomState(0).randint(0, 256, part['image'].shape, np.uint8)

@@ -101,8 +101,8 @@ def make_train_step(
       optimizer: The result of `optimizer.make_optimizer`.
       mean: float32 [H, W, 3], subtracted from every image.
       seed: The seed of the dropout masks.
-      slices: What lies in slices on the devices; the state has to be placed by it.
-      gradient_dtype: The dtype in which gradients are added up over the devices; float32: that of
+      slices: What is sliced over the devices; the state must be placed accordingly.
+      gradient_dtype: The dtype in which gradients are summed over the devices; float32: that of
         the parameters.
 
     Returns:

@@ -15,7 +15,7 @@ from alexnet_jax.weights.wire import Message
 
 LAYER, V1_LAYER = 100, 2  # fields of NetParameter
 
-# V1LayerParameter.LayerType, by the names that V2 has for the types.
+# V1LayerParameter.LayerType, by the names of the types in V2.
 V1_TYPES = {
     4: 'Convolution', 14: 'InnerProduct', 15: 'LRN', 17: 'Pooling', 18: 'ReLU',
     1: 'Accuracy', 5: 'Data', 6: 'Dropout', 9: 'HDF5Data', 12: 'ImageData', 20: 'Softmax',
@@ -23,9 +23,9 @@ V1_TYPES = {
     36: 'Silence',
 }  # fmt: skip
 KINDS = {'Convolution': Conv, 'InnerProduct': Dense, 'LRN': LRN, 'Pooling': MaxPool, 'ReLU': ReLU}
-# These leave the logits as they are; a net as trained lists them too.
+# These do not change the logits; nets in their training form contain them too.
 IGNORED = {*V1_TYPES.values(), 'Input'} - KINDS.keys()
-# The field of a layer with the settings of its type: in V2, in V1.
+# The field that holds the settings of a layer's type, in V2 and in V1.
 SETTINGS = {
     'Convolution': (106, 10), 'InnerProduct': (117, 17), 'LRN': (118, 18), 'Pooling': (121, 19),
     'ReLU': (123, 30),
@@ -39,7 +39,7 @@ def read_net(net: Message) -> Contents:
       net: A NetParameter.
 
     Raises:
-      BadInput: It is of a version before V1, or has layers that AlexNet has not.
+      BadInput: It is of a version before V1, or has layers that AlexNet does not have.
       ValueError: It is damaged.
     """
     version = 'V2' if LAYER in net else 'V1'
@@ -50,7 +50,7 @@ def read_net(net: Message) -> Contents:
             name, kind, blobs = layer.text(1), layer.text(2), layer.messages(7)
         elif 1 in layer:
             raise BadInput(
-                "this net is of Caffe's V0 format of 2013; upgrade it with Caffe's "
+                "this net is in Caffe's V0 format of 2013; upgrade it with Caffe's "
                 'upgrade_net_proto_binary'
             )
         else:
@@ -59,7 +59,9 @@ def read_net(net: Message) -> Contents:
         if kind in IGNORED:
             continue
         if kind not in KINDS:
-            raise BadInput(f'layer {name[:80]!r} is of type {kind[:80]}, which AlexNet has not')
+            raise BadInput(
+                f'layer {name[:80]!r} is of type {kind[:80]}, which AlexNet does not have'
+            )
         rows.append(Row(KINDS[kind], name, _settings(layer, kind, version)))
         if kind in ('Convolution', 'InnerProduct'):
             tensors |= _tensors(name, kind, blobs, tensors)
@@ -83,7 +85,7 @@ def _tensors(
 ) -> dict[str, np.ndarray]:
     """Return the weight and the bias of a layer, without the ones that V1 puts before the shape."""
     if f'{name}.weight' in others:
-        raise BadInput(f'two layers are called {name[:80]!r}')
+        raise BadInput(f'two layers are named {name[:80]!r}')
     if len(blobs) != 2:
         raise BadInput(f'{name[:80]} has {len(blobs)} blobs, not a weight and a bias')
     sizes = (4 if kind == 'Convolution' else 2, 1)
@@ -102,12 +104,12 @@ def _values(blob: Message) -> np.ndarray:
     else:
         shape = [size for message in blob.messages(7)[-1:] for size in message.ints(1)]
     if math.prod(shape) != values.size or len(shape) > 8:
-        raise ValueError(f'a blob of {values.size:,} numbers is said to be {_text(tuple(shape))}')
+        raise ValueError(f'a blob of {values.size:,} numbers claims shape {_text(tuple(shape))}')
     return values.reshape(shape)
 
 
 def _settings(layer: Message, kind: str, version: str) -> dict[str, float]:
-    """Return what a layer states about itself, by the names of the table's fields."""
+    """Return a layer's settings, under the names of the table's fields."""
     if SETTINGS[kind][version == 'V1'] not in layer:
         return {}
     (*_, found) = layer.messages(SETTINGS[kind][version == 'V1'])
@@ -128,7 +130,7 @@ def _settings(layer: Message, kind: str, version: str) -> dict[str, float]:
             size = found.last_int(1) or 5
             return {
                 'n': size,
-                # Caffe divides it by the size; the tables hold what is multiplied.
+                # Caffe divides it by the size; the tables hold the resulting factor.
                 'alpha': (found.last_float(2, 1.0) or 0.0) / size,
                 'beta': found.last_float(3, 0.75) or 0.0,
                 'k': found.last_float(5, 1.0) or 0.0,

@@ -76,7 +76,7 @@ CITATION = """\
 
 
 def title_of(config: dict[str, Any]) -> str:
-    """Return what a network is called: 'paper, edited by no_lrn and tanh'."""
+    """Return a network's title: 'paper, edited by no_lrn and tanh'."""
     edits = f', edited by {" and ".join(config["edits"])}' if config['edits'] else ''
     return config['variant'] + edits
 
@@ -90,7 +90,7 @@ def to_text(
       layers: The table.
       about: What `metadata.describe` returns.
       is_torchvision: Whether the weights are for torchvision.models.alexnet.
-      license_name: The license of the weights; None if nobody gave one.
+      license_name: The license of the weights; None if not given.
     """
     sections = {
         'Use': _use(layers, about, is_torchvision),
@@ -110,7 +110,7 @@ def to_text(
 
 
 def _front_matter(about: dict[str, Any], license_name: str | None) -> str:
-    """What hubs read, as YAML; strings are quoted as in JSON, of which YAML is a superset."""
+    """The YAML that hubs read; strings are quoted as in JSON, a subset of YAML."""
     lines = ['pipeline_tag: image-classification', 'tags:', '- image-classification', '- alexnet']
     if license_name:
         lines.insert(0, f'license: {json.dumps(license_name)}')
@@ -136,7 +136,7 @@ def _front_matter(about: dict[str, Any], license_name: str | None) -> str:
 
 
 def _scores(about: dict[str, Any]) -> dict[str, float]:
-    """Accuracies by name; top-5 only where it says something."""
+    """Accuracies by name; top-5 only if there are more than five classes."""
     keys = (
         {'top-1': 'top1', 'top-5': 'top5'} if len(about['class_names']) > 5 else {'top-1': 'top1'}
     )
@@ -147,12 +147,12 @@ def _introduction(layers: Table, about: dict[str, Any]) -> str:
     variant = about['config']['variant']
     infos = list(layer_infos(layers, about['image_size']))
     size, classes = about['image_size'], len(about['class_names'])
-    known = VARIANTS.get(variant, 'a network of its own')
+    known = VARIANTS.get(variant, 'a custom network')
     parameters = sum(info.parameters for info in infos)
     return (
-        f'An image classifier of {classes:,} classes. The network is `{title_of(about["config"])}` '
-        f'of alexnet_jax: {known}. It has {parameters:,} parameters and takes images of {size} x '
-        f'{size} pixels.'
+        f'An image classifier for {classes:,} classes. The network is '
+        f'`{title_of(about["config"])}` of alexnet_jax: {known}. It has {parameters:,} parameters and '
+        f'takes images of {size} x {size} pixels.'
     )
 
 
@@ -178,14 +178,14 @@ def _use(layers: Table, about: dict[str, Any], is_torchvision: bool) -> str:
         if 'nn.' not in '\n'.join(lines):
             example = example.replace('from torch import nn\n', '')
         needs = 'torch safetensors pillow numpy'
-    files = ['`model.safetensors` has the weights', '`config.json` the classes']
+    files = ['`model.safetensors` contains the weights', '`config.json` the classes']
     if not is_torchvision:
-        files.append('`alexnet.py` the module, which needs nothing but PyTorch')
+        files.append('`alexnet.py` the module, which needs only PyTorch')
     return (
         f'`pip install {needs}`, then, in this folder:\n\n'
         f'{_fenced(example + _PREDICTION, "python")}\n\n'
         f'{", ".join(files[:-1])} and {files[-1]}. The metadata of `model.safetensors` holds the '
-        f'whole configuration of the run, as JSON.'
+        f'complete configuration of the run, as JSON.'
     )
 
 
@@ -193,14 +193,14 @@ def _preprocessing(layers: Table, about: dict[str, Any], is_torchvision: bool) -
     steps = [step.words for step in preprocessing.explain(about['eval_ops'])]
     if is_torchvision:
         steps.append(
-            "Divide by 255 and normalize with ImageNet's mean and deviation; the preset does."
+            "Divide by 255 and normalize with ImageNet's mean and deviation; the preset does this."
         )
         ending = _preset_note(about['eval_ops'])
     else:
         size, inside = about['image_size'], _inside(layers, about['config'])
         ending = (
-            f'The module takes RGB in 0 .. 255, `uint8` or float, [N, 3, {size}, {size}]; it gives '
-            f'logits. {inside}'
+            f'The module takes RGB in 0 .. 255, `uint8` or float, [N, 3, {size}, {size}], and '
+            f'returns logits. {inside}'
         )
     numbered = '\n'.join(f'{number}. {step}' for number, step in enumerate(steps, 1))
     return f'The network was evaluated with `{about["eval_ops"]}`:\n\n{numbered}\n\n{ending}'
@@ -210,13 +210,13 @@ def _inside(layers: Table, config: dict[str, Any]) -> str:
     if config['data']['mean'] != 'none':
         return 'It subtracts the mean image itself.'
     if any(isinstance(layer, Normalize) for layer in layers):
-        return 'It normalizes them itself.'
-    return 'Nothing is subtracted from them.'
+        return 'It normalizes the pixels itself.'
+    return 'Nothing is subtracted from the pixels.'
 
 
 def _preset_note(eval_ops: str) -> str:
     if 'torchvision(' in eval_ops:
-        return 'The preset gives these pixels, to one level of 255.'
+        return 'The preset produces these pixels to within one level of 255.'
     return "The preset's resizing is antialiased, so its pixels differ from these."
 
 
@@ -234,7 +234,7 @@ def _evaluation(about: dict[str, Any]) -> str:
     ]
     return (
         f'{_row(header)}\n{_row("---" for _ in header)}\n{_row(row)}\n\n'
-        f'Accuracy, each image counted once, with the preprocessing above.'
+        f'Accuracy, with each image counted once and the preprocessing above.'
     )
 
 
@@ -245,9 +245,9 @@ def _row(cells: Iterable[str]) -> str:
 def _classes(names: list[str]) -> str:
     shown = ', '.join(map(_code, names[:LISTED]))
     if len(names) <= LISTED:
-        return f'In the order of the outputs: {shown}.'
+        return f'In output order: {shown}.'
     rest = f'and {len(names) - LISTED:,} more: `label_names` in `config.json`.'
-    return f'In the order of the outputs: {shown}, {rest}'
+    return f'In output order: {shown}, {rest}'
 
 
 def _source(source: dict[str, Any]) -> str:
@@ -263,7 +263,7 @@ def _source(source: dict[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """A name from a user, in which Markdown means nothing."""
+    """A name from a user, with its Markdown neutralized."""
     return f'`{" ".join(text.replace("`", chr(39)).split())}`'
 
 

@@ -13,7 +13,7 @@ class Row(NamedTuple):
     Attributes:
       kind: The table's name for it, such as Conv or LRN.
       name: The file's name for it.
-      settings: Those fields of the table's layer that the file states, such as stride.
+      settings: The fields of the table's layer that the file specifies, such as stride.
     """
 
     kind: type[Layer]
@@ -25,13 +25,13 @@ class Contents(NamedTuple):
     """What a file holds.
 
     Attributes:
-      format: The format's name, for people.
+      format: The format's name, to print.
       tensors: In PyTorch's layout, '<layer>.weight' and '<layer>.bias', in the order of the layers.
       rows: The layers in order; None if the file has tensors only.
       bgr: Whether the first layer sees BGR.
-      metadata: What one of this package's exports says about itself: `metadata.describe`.
+      metadata: The metadata of one of this package's exports: `metadata.describe`.
       mean: float32 [h, w, 3], RGB: what an export subtracts from images.
-      note: What whoever converts it should know.
+      note: A note for the user who converts it.
     """
 
     format: str

@@ -1,6 +1,6 @@
 """A trained net as StableHLO, by `jax.export`: one program for CPUs, GPUs and TPUs.
 
-JAX alone runs it, without this package and without Flax.
+It runs with JAX alone, without this package and without Flax.
 """
 
 import json
@@ -34,7 +34,7 @@ def to_exported(model: AlexNet, variables: Mapping[str, Any], mean: np.ndarray) 
     Args:
       model: The Flax module.
       variables: Its collections, on the host: they become constants of the program.
-      mean: What is subtracted from every image, float32 [S, S, 3].
+      mean: The image subtracted from every input, float32 [S, S, 3].
     """
 
     def scores(images: jax.Array) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Which of the published networks a file of weights is: by its layers, their order and shapes."""
+"""Identify the published network in a weights file by its layers, their order and shapes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -30,9 +30,9 @@ RECIPES = {
     'bvlc': bvlc, 'caffenet': caffenet, 'torchvision': torchvision,
     'cifar10_18pct': cifar10_18pct, 'cifar10_80sec': cifar10_80sec, 'digits': quickstart,
 }  # fmt: skip
-WITH_ROWS = ('bvlc', 'caffenet')  # those that Caffe and the model zoo have published
+WITH_ROWS = ('bvlc', 'caffenet')  # those published by Caffe and the model zoo
 COMPUTING = (Conv, Dense, LRN, MaxPool, ReLU)
-# What a file may state and no table can: everything here has these.
+# What a file may specify but a table cannot: everything here has these values.
 FIXED = {
     'dilation': 1, 'region': 0, 'average': 0, 'pad': 0, 'scale': 1, 'transpose': 0,
     'negative slope': 0,
@@ -51,7 +51,7 @@ def identify(contents: Contents, variant: str | None) -> Identified:
 
     Args:
       contents: What a file holds.
-      variant: The variant that the user says it is; None to find out.
+      variant: The variant that the user specified; None to find out.
 
     Raises:
       BadInput: No network fits, or several do and `variant` is None, or the user's does not.
@@ -63,14 +63,16 @@ def identify(contents: Contents, variant: str | None) -> Identified:
     fitting = [name for name, found in candidates.items() if not found.differences]
     if not fitting:
         nearest = min(candidates, key=lambda name: len(candidates[name].differences))
-        raise BadInput(f'it is no {nearest}, the nearest: {candidates[nearest].differences[0]}')
+        raise BadInput(
+            f'it is no known network; nearest is {nearest}: {candidates[nearest].differences[0]}'
+        )
     if variant and variant not in fitting:
         reason = f': {candidates[variant].differences[0]}' if variant in candidates else ''
         raise BadInput(f'it is {" or ".join(fitting)}, not --variant={variant}{reason}')
     if not variant and len(fitting) > 1:
         raise BadInput(
-            f'its shapes are those of {", ".join(fitting[:-1])} and {fitting[-1]}, which differ in '
-            f'layers without weights; say which it is: --variant={fitting[0]}'
+            f'its shapes fit {", ".join(fitting[:-1])} and {fitting[-1]}, which differ in '
+            f'layers without weights; specify which, as in --variant={fitting[0]}'
         )
     chosen = candidates[variant or fitting[0]]
     return Identified(chosen.config, chosen.tensors)
@@ -86,7 +88,7 @@ def _names(contents: Contents) -> Sequence[str]:
 
 
 class _Candidate(NamedTuple):
-    """A variant, tensors by its names, and in what the file differs from it."""
+    """A variant, tensors by its names, and how the file differs from it."""
 
     config: ml_collections.ConfigDict
     tensors: dict[str, np.ndarray]
@@ -108,8 +110,8 @@ class _Candidate(NamedTuple):
 
 
 def _renamed(contents: Contents, table: Table, variant: str) -> dict[str, np.ndarray]:
-    """Return tensors by the table's names, as far as they have one."""
-    if contents.rows is not None:  # a fine-tuned net may have called its layers otherwise
+    """Return tensors by the table's names, if they have one."""
+    if contents.rows is not None:  # a fine-tuned net may have renamed its layers
         theirs = [row.name for row in contents.rows if row.kind in (Conv, Dense)]
         ours = [layer.name for layer in table if isinstance(layer, Conv | Dense)]
         if len(theirs) == len(ours):
@@ -129,7 +131,7 @@ def _renamed(contents: Contents, table: Table, variant: str) -> dict[str, np.nda
 def _tensor_differences(
     tensors: dict[str, np.ndarray], table: Table, config: ml_collections.ConfigDict
 ) -> Iterator[str]:
-    """Yield what is missing, of another shape or left over, in the order of the table."""
+    """Yield what is missing, of another shape or extra, in the order of the table."""
     expected = layout.tensor_shapes(table, config.image_size)
     theirs = {}
     if config.variant == 'torchvision':
@@ -141,16 +143,16 @@ def _tensor_differences(
         elif tensors[name].shape != shape:
             yield f'{shown} is {_text(tensors[name].shape)}, not {_text(shape)}'
     for name in sorted(tensors.keys() - expected.keys()):
-        yield f'it has {name[:80]} besides'
+        yield f'it also has {name[:80]}'
 
 
 def _row_differences(rows: Sequence[Row], table: Table, variant: str) -> Iterator[str]:
-    """Yield in what the layers differ, in their order and in what the file says of them."""
+    """Yield how the layers differ, in their order and in their settings in the file."""
     expected = [layer for layer in table if isinstance(layer, COMPUTING)]
     for number, (row, layer) in enumerate(zip(rows, expected, strict=False), 1):
         where = f'layer {number}, {row.name[:80]!r}, is'
         if row.kind is not type(layer):
-            yield f'{where} {row.kind.__name__}, where {variant} has {type(layer).__name__}'
+            yield f'{where} {row.kind.__name__}, but {variant} has {type(layer).__name__}'
             continue
         for key, value in row.settings.items():
             wanted = getattr(layer, key, FIXED.get(key))

@@ -1,9 +1,9 @@
-"""From this package's arrays to PyTorch's, Caffe's and ONNX's, and back: the one place that
-transposes.
+"""Convert this package's arrays to PyTorch's, Caffe's and ONNX's layout and back: the only place
+that transposes.
 
 The others store the kernel of a convolution as OIHW, that of a fully connected layer as [features,
 inputs], and flatten maps channel by channel: CHW. Here they are HWIO, [inputs, features] and HWC.
-Tensors are named as a PyTorch module with the layers' names would: conv1.weight, conv1.bias,
+Tensors are named as in a PyTorch module with the same layer names: conv1.weight, conv1.bias,
 bn2.running_mean, bn2.running_var.
 """
 
@@ -65,7 +65,7 @@ def torchvision_names() -> dict[str, str]:
 
 
 def from_torchvision(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return tensors by this package's names; those that torchvision has not keep theirs."""
+    """Return tensors by this package's names; names unknown to torchvision are kept."""
     known = torchvision_names()
     return {known.get(name, name): tensor for name, tensor in tensors.items()}
 
@@ -146,7 +146,7 @@ def _kernel_from_torch(info: LayerInfo, weight: np.ndarray) -> np.ndarray:
 
 
 def _tower(info: LayerInfo) -> Shape:
-    """The shape of what a feature of a fully connected layer sees: its own tower's channels."""
+    """The shape of the input to one feature of a fully connected layer: its tower's channels."""
     assert isinstance(info.layer, Dense)
     *size, channels = info.input
     return (*size, channels // info.layer.groups)

@@ -1,4 +1,4 @@
-"""What an exported net says about itself, whatever its format."""
+"""The metadata of an exported net, the same in every format."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ def describe(net: TrainedNet) -> dict[str, Any]:
     Returns:
       class_names: In label order.
       image_size: The height and width of the input, in pixels.
-      eval_ops: What makes an input of an image file.
-      config: The run's config, with the last part of every absolute path: an export tells nothing
-        of the machine that it was made on.
+      eval_ops: The ops that turn an image file into an input.
+      config: The run's config, with absolute paths reduced to their last component: an export
+        reveals nothing about the machine that it was made on.
       source: Where the run's weights came from, if they were converted; else its folder's name and
         the checkpoint's step.
       scores: The checkpoint's evaluation record; empty if it was never evaluated.

@@ -1,4 +1,4 @@
-"""ONNX files, read without the onnx package: the model zoo's AlexNet and CaffeNet, own exports.
+"""Read ONNX files without the onnx package: the model zoo's AlexNet and CaffeNet, and own exports.
 
 The numbers of fields are those of onnx/onnx.proto.
 """
@@ -14,14 +14,14 @@ from alexnet_jax.weights.contents import Contents, Row
 from alexnet_jax.weights.wire import Message
 
 KINDS = {'Conv': Conv, 'Gemm': Dense, 'LRN': LRN, 'MaxPool': MaxPool, 'Relu': ReLU}
-# These leave the logits as they are at test time, or only change a shape.
+# These do not change the logits at test time, or only change a shape.
 IGNORED = {'Reshape', 'Flatten', 'Dropout', 'Softmax', 'Identity', 'Constant'}
 GRAPH = 7  # field of ModelProto
 FLOAT, EXTERNAL = 1, 1  # TensorProto.DataType, TensorProto.DataLocation
 TYPES = {2: 'uint8', 3: 'int8', 6: 'int32', 7: 'int64', 10: 'float16', 11: 'float64'}
 ZOO_NOTE = (
-    "the zoo's graph takes 224 pixels, for which these weights were not trained: here they take "
-    "227, as Caffe's do"
+    "the zoo's graph takes 224-pixel images, which these weights were not trained on; here the "
+    'network takes 227, as in Caffe'
 )
 
 
@@ -32,7 +32,7 @@ def read_model(model: Message) -> Contents:
       model: A ModelProto.
 
     Raises:
-      BadInput: Its weights are elsewhere or quantized, or it has layers that AlexNet has not.
+      BadInput: Its weights are elsewhere or quantized, or it has layers that AlexNet does not have.
       ValueError: It is damaged.
     """
     graph = model.messages(GRAPH)[-1]
@@ -67,11 +67,11 @@ def _zoo(graph: Message, tensors: dict[str, Message]) -> Contents:
             continue
         if 'Quantize' in kind or 'QLinear' in kind or kind in ('ConvInteger', 'MatMulInteger'):
             raise BadInput(
-                f'it is quantized (it has a node {kind[:80]}); take a float32 model, such as '
+                f'it is quantized (it has a node {kind[:80]}); use a float32 model, such as '
                 'bvlcalexnet-9.onnx'
             )
         if kind not in KINDS:
-            raise BadInput(f'node {number} is a {kind[:80]}, which AlexNet has not')
+            raise BadInput(f'node {number} is a {kind[:80]}, which AlexNet does not have')
         name = node.text(3) or f'{kind}_{number}'
         attributes = {each.text(1): each for each in node.messages(5)}
         rows.append(Row(KINDS[kind], name, _settings(KINDS[kind], attributes)))
@@ -81,7 +81,7 @@ def _zoo(graph: Message, tensors: dict[str, Message]) -> Contents:
                 if given not in tensors:
                     raise BadInput(f'{given[:80]}, a weight of {name[:80]}, is not in the file')
             if f'{name}.weight' in found:
-                raise BadInput(f'two nodes are called {name[:80]!r}')
+                raise BadInput(f'two nodes are named {name[:80]!r}')
             values = _values(weight, tensors[weight])
             if kind == 'Gemm' and not _int(attributes, 'transB', 0):
                 values = values.T
@@ -94,15 +94,15 @@ def _values(name: str, tensor: Message) -> np.ndarray:
     """Return the array of a TensorProto."""
     if (kind := tensor.last_int(2)) != FLOAT:
         what = TYPES.get(kind or 0, f'type {kind}')
-        raise BadInput(f'{name[:80]} is {what}; take a float32 model, which is not quantized')
+        raise BadInput(f'{name[:80]} is {what}; use a float32 model, which is not quantized')
     shape, values = tensor.ints(1), tensor.array(9 if 9 in tensor else 4, '<f4')
     if math.prod(shape) != values.size or len(shape) > 8:
-        raise ValueError(f'{name[:80]} of {values.size:,} numbers is said to be {shape[:8]}')
+        raise ValueError(f'{name[:80]} of {values.size:,} numbers claims shape {shape[:8]}')
     return values.reshape(shape)
 
 
 def _settings(kind: type[Layer], attributes: dict[str, Message]) -> dict[str, float]:
-    """Return what a node states about itself, by the names of the table's fields."""
+    """Return a node's settings, under the names of the table's fields."""
     if kind in (Conv, MaxPool):  # padding at the far ends of pool5 is how the zoo rounds up
         found: dict[str, float] = {
             'stride': _ints(attributes, 'strides', 1),

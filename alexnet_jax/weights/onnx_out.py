@@ -1,9 +1,9 @@
 """A trained net as an ONNX file, node by node from its table: the only file that imports onnx.
 
-The graph takes `image`, uint8 [N, S, S, 3] RGB as the run's eval ops leave it, and gives
-`probabilities` and `logits`, float32 [N, outputs]. A layer's output bears the layer's name (relu7);
-that of the last one is `logits`. The initializers are the tensors of `layout.to_torch` and, if the
-run has one, `mean` [3, S, S]: numbers that are not learned stand in Constant nodes.
+The graph takes `image`, uint8 [N, S, S, 3] RGB after the run's eval ops, and returns
+`probabilities` and `logits`, float32 [N, outputs]. A layer's output has the layer's name (relu7);
+the last layer's is `logits`. The initializers are the tensors of `layout.to_torch` and, if the run
+has one, `mean` [3, S, S]; numbers that are not learned are in Constant nodes.
 """
 
 import json
@@ -36,7 +36,7 @@ from alexnet_jax.model.shapes import LayerInfo, layer_infos
 from alexnet_jax.weights import layout
 from alexnet_jax.weights.metadata import describe
 
-OPSET, IR_VERSION = 17, 8  # of 2022: read by every runtime since
+OPSET, IR_VERSION = 17, 8  # from 2022: supported by every runtime since
 
 
 def write(net: TrainedNet, path: Path) -> None:
@@ -65,8 +65,8 @@ def to_model(
       layers: The table.
       image_size: The height and width of the input, in pixels.
       tensors: The weights, from `layout.to_torch`.
-      mean: What is subtracted from every image, float32 [image_size, image_size, 3], if anything.
-      metadata: What the model says about itself; each value is stored as JSON.
+      mean: The image subtracted from every input, float32 [image_size, image_size, 3], if any.
+      metadata: The model's metadata; each value is stored as JSON.
     """
     graph = _Graph(tensors)
     x = graph.add('Cast', ['image'], 'image.float', to=TensorProto.FLOAT)
@@ -119,7 +119,7 @@ class _Graph:
         return output
 
     def layer(self, info: LayerInfo, x: str, name: str) -> str:
-        """Append what a layer computes of `x`; `name` is that of the output."""
+        """Append what a layer computes from `x`; `name` is the name of the output."""
         match info.layer:
             case Conv(groups=groups, stride=stride, pads=(low, high)):
                 weights = [f'{info.name}.weight', f'{info.name}.bias']
@@ -166,7 +166,7 @@ class _Graph:
         return self.add('Constant', [], name, value=tensor)
 
     def _split(self, x: str, groups: int, axis: int, name: str) -> list[str]:
-        """Append a Split into equal parts, unless there is one only."""
+        """Append a Split into equal parts, unless there is only one."""
         if groups == 1:
             return [x]
         parts = [f'{name}.{i}' for i in range(groups)]
@@ -177,7 +177,7 @@ class _Graph:
         return self.add('Concat', parts, name, axis=1)
 
     def _dense(self, info: LayerInfo, x: str, name: str) -> str:
-        """A Gemm on CHW; of a tower, on its own channels."""
+        """A Gemm on CHW; for a tower, on its own channels."""
         assert isinstance(info.layer, Dense)
         groups = info.layer.groups
         towers = zip(
@@ -222,7 +222,7 @@ class _Graph:
 
 
 def _windows(info: LayerInfo) -> dict[str, list[int]]:
-    """A pool's attributes; padding at the far ends stands for ceil_mode, which not all read."""
+    """A pool's attributes; padding at the far ends replaces ceil_mode, which not all read."""
     assert isinstance(info.layer, MaxPool | AvgPool)
     window, stride = info.layer.window, info.layer.stride
     ends = [

@@ -1,7 +1,7 @@
 """Read a pickle as data: `pickletools` lists its opcodes, and a few of them are understood here.
 
-No global is looked up and nothing is called, so there is nothing in a pickle that could run. What
-PyTorch's state dicts consist of becomes dicts, tuples, numbers, and the types below.
+No global is looked up and nothing is called, so nothing in a pickle can run. The contents of
+PyTorch's state dicts become dicts, tuples, numbers, and the types below.
 """
 
 import io
@@ -33,7 +33,7 @@ class _Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """Numbers that stand elsewhere in the file."""
+    """Numbers that are stored elsewhere in the file."""
 
     dtype: Any
     key: str
@@ -54,7 +54,7 @@ class _Mark:
 
 
 def read_pickle(data: bytes) -> tuple[Any, int]:
-    """Return the value of a pickle, of plain types and those above, and the bytes it takes.
+    """Return the value of a pickle, in plain types and those above, and its size in bytes.
 
     Raises:
       BadInput: It would call something, or build an object.
@@ -130,7 +130,7 @@ def read_pickle(data: bytes) -> tuple[Any, int]:
             case 'REDUCE':
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_reduced(function, arguments))
-            case 'BUILD':  # a state dict has attributes, `_metadata`, of which nothing is needed
+            case 'BUILD':  # a state dict has an attribute, `_metadata`, which is not needed
                 stack.pop()
                 _of(dict, stack[-1])
             case 'STOP':
@@ -146,7 +146,7 @@ def read_pickle(data: bytes) -> tuple[Any, int]:
 def _of(kind: type, value: Any) -> Any:
     """Return the value, which must be of a type."""
     if not isinstance(value, kind):
-        raise BadInput(f'its pickle has a {type(value).__name__} in place of a {kind.__name__}')
+        raise BadInput(f'its pickle has a {type(value).__name__} instead of a {kind.__name__}')
     return value
 
 
@@ -159,7 +159,7 @@ def _set_items(target: Any, items: list[Any]) -> None:
 
 
 def _storage(identifier: Any) -> Storage:
-    """Return the storage that a persistent id means."""
+    """Return the storage that a persistent id refers to."""
     match identifier:
         case ('storage', _Global(name), str(key), _, int(size)) if size >= 0:
             pass
@@ -168,7 +168,7 @@ def _storage(identifier: Any) -> Storage:
         case ('module', _Global() as module, *_):
             raise BadInput(f'it is a whole module, {_name(module)}; {ADVICE}')
         case _:
-            raise BadInput(f'its pickle refers to something else than numbers; {ADVICE}')
+            raise BadInput(f'its pickle refers to something other than numbers; {ADVICE}')
     if name not in DTYPES:
         known = ', '.join(each.split()[1] for each in DTYPES)
         raise BadInput(f'its numbers are a {name[:80]}; allowed: {known}')
@@ -176,7 +176,7 @@ def _storage(identifier: Any) -> Storage:
 
 
 def _reduced(function: Any, arguments: Any) -> Any:
-    """Return what calling one of four functions would; nothing else has a meaning here."""
+    """Return what calling one of four functions would; no other function is supported."""
     match function, arguments:
         case _Global(name), () if name == ORDERED_DICT:
             return {}

@@ -1,7 +1,7 @@
 """PyTorch's .pth files: a pickle that names tensors, and their numbers.
 
-`torch.save` writes a zip archive or, before 2020 and on request, several pickles in a row with the
-numbers after them. `opcodes` reads a pickle as data; nothing in it is executed.
+`torch.save` writes a zip archive or, before 2020 and on request, a sequence of pickles followed by
+the numbers. `opcodes` reads a pickle as data; nothing in it is executed.
 """
 
 import itertools
@@ -26,32 +26,32 @@ LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 def read_zip(path: Path, data: memoryview) -> Contents:
-    """Return what a file of today's format holds.
+    """Return what a file in the current format holds.
 
     Args:
       path: The file.
       data: Its bytes.
 
     Raises:
-      BadInput: It holds something else than a state dict.
+      BadInput: It holds something other than a state dict.
       Exception: It is damaged; of many types.
     """
     # zipfile lists all entries before it returns.
     if sum(1 for _ in itertools.islice(re.finditer(b'PK\1\2', data), MAX_ENTRIES)) == MAX_ENTRIES:
-        raise BadInput(f'this archive has {MAX_ENTRIES:,} entries or more, which no net has')
+        raise BadInput(f'this archive has {MAX_ENTRIES:,} entries or more, which no network has')
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         for name, info in entries.items():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise BadInput(
-                    f'entry {name[:80]!r} of this archive is compressed, as PyTorch never does; if '
-                    'the net is inside, unpack it'
+                    f'entry {name[:80]!r} of this archive is compressed, which PyTorch never does; '
+                    'if the network is inside, unpack it'
                 )
         if sum(info.file_size for info in entries.values()) > len(data):
             raise ValueError('the entries of this archive overlap')
         found = [name for name in entries if re.fullmatch('[^/]*/data.pkl', name)]
         if len(found) != 1:
-            raise BadInput('this archive has no data.pkl, so that PyTorch did not write it')
+            raise BadInput('this archive has no data.pkl, so PyTorch did not write it')
         prefix = found[0].removesuffix('data.pkl')
         if f'{prefix}byteorder' in entries and archive.read(f'{prefix}byteorder') != b'little':
             raise BadInput('its numbers are big-endian; save it again on another machine')
@@ -63,10 +63,10 @@ def read_zip(path: Path, data: memoryview) -> Contents:
 
 
 def read_legacy(data: memoryview) -> Contents:
-    """Return what a file of the format before holds, or on request today's.
+    """Return what a file in the previous format holds, which PyTorch still writes on request.
 
     Raises:
-      BadInput: It holds something else than a state dict.
+      BadInput: It holds something other than a state dict.
       Exception: It is damaged; of many types.
     """
     values, place = [], 0
@@ -75,20 +75,20 @@ def read_legacy(data: memoryview) -> Contents:
         values.append(value)
         place += size
         if values[0] != LEGACY_MAGIC:
-            raise BadInput(f'this is a pickle, but not of torch.save; {ADVICE}')
+            raise BadInput(f'this is a pickle, but not from torch.save; {ADVICE}')
     _, protocol, system, value, keys = values
     if protocol != LEGACY_PROTOCOL or system.get('little_endian') is not True:
-        raise BadInput(f'it is of another protocol or byte order; {ADVICE}')
+        raise BadInput(f'it has a different protocol or byte order; {ADVICE}')
     stored = {storage.key: storage for storage in _storages(value)}
     numbers: dict[str, memoryview] = {}
     for key in keys:
         if not isinstance(key, str):  # the hash of nested tuples could take forever
-            raise ValueError(f'a storage is called by a {type(key).__name__}')
+            raise ValueError(f'a storage has a {type(key).__name__} as its key')
         storage = stored[key]
         count, place = int.from_bytes(data[place : place + 8], 'little'), place + 8
         size = storage.size * np.dtype(storage.dtype).itemsize
         if count != storage.size or size > len(data) - place:
-            raise ValueError(f'storage {key} has not the {storage.size:,} numbers announced')
+            raise ValueError(f'storage {key} does not have the {storage.size:,} numbers announced')
         numbers[key] = data[place : place + size]
         place += size
     return _contents('PyTorch (before 1.6)', value, lambda storage: numbers[storage.key])
@@ -107,7 +107,7 @@ def _contents(format: str, value: Any, read: Callable[[Storage], Any]) -> Conten
     for name, tensor in value.items():
         if not isinstance(tensor, Tensor) or not isinstance(name, str):
             raise BadInput(
-                f'{reprlib.repr(name)} is a {type(tensor).__name__}, no tensor; {ADVICE}'
+                f'{reprlib.repr(name)} is a {type(tensor).__name__}, not a tensor; {ADVICE}'
             )
         storage = tensor.storage
         if storage.key not in loaded:
@@ -118,12 +118,12 @@ def _contents(format: str, value: Any, read: Callable[[Storage], Any]) -> Conten
 
 
 def _strided(name: str, tensor: Tensor, numbers: np.ndarray) -> np.ndarray:
-    """Return a tensor as a view of its storage, inside whose bounds it is."""
+    """Return a tensor as a view of its storage, after checking its bounds."""
     offset, shape, strides = tensor.offset, tensor.shape, tensor.strides
     if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f'{name[:80]} has {len(shape)} dimensions and {len(strides)} strides')
     if any(type(n) is not int or n < 0 for n in (offset, *shape, *strides)):
-        raise ValueError(f'{name[:80]} has a size that is no count')
+        raise ValueError(f'{name[:80]} has a size that is not a count')
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if 0 in shape or last >= len(numbers):
         raise ValueError(f'{name[:80]} reaches beyond its {len(numbers):,} numbers')

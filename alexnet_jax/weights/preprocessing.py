@@ -1,4 +1,4 @@
-"""Eval ops for people without this package: in words, and in lines of PyTorch."""
+"""Eval ops for users without this package: in words, and in lines of PyTorch."""
 
 import re
 from typing import NamedTuple
@@ -11,7 +11,7 @@ class Step(NamedTuple):
       words: A sentence.
       code: Lines of PyTorch that change `x`, [1, 3, height, width] in 0 .. 255.
       resize: The extent in pixels that the op resizes to, if it does.
-      crop: The extent that it cuts, if it does.
+      crop: The extent that it crops, if it does.
       squashes: Whether it changes the aspect ratio.
     """
 
@@ -68,7 +68,7 @@ def _explain(op: str) -> Step:
         case 'torchvision', [resize, crop]:
             return Step(
                 f"Do what torchvision's preset for its models does: resize so that the shorter "
-                f'side becomes {resize} pixels ({_interpolation(True)}), then cut the center '
+                f'side becomes {resize} pixels ({_interpolation(True)}), then crop the center '
                 f'{crop} x {crop}.',
                 (
                     f'size = [{resize} * side // min(x.shape[2:]) for side in x.shape[2:]]',
@@ -80,16 +80,16 @@ def _explain(op: str) -> Step:
                 crop=crop,
             )
         case 'center_crop', [size]:
-            return Step(f'Cut the center {size} x {size} pixels.', _cut(size), crop=size)
+            return Step(f'Crop the center {size} x {size} pixels.', _cut(size), crop=size)
         case 'ten_crop', [size]:
             places = f'the four corners and the center, {size} x {size} pixels, and mirror each'
-            return Step(f'Cut {places}. {_views(10)}', _cut(size, '10 views'), crop=size)
+            return Step(f'Crop {places}. {_views(10)}', _cut(size, '10 views'), crop=size)
         case (('crops' | 'mirrored_crops'), [size, count]):
             mirrored = name == 'mirrored_crops'
             views = 2 * count if mirrored else count
             return Step(
-                f'Cut {count} crops of {size} x {size} pixels, the center and others spread evenly '
-                f'over the image{", and mirror each" if mirrored else ""}. {_views(views)}',
+                f'Take {count} crops of {size} x {size} pixels, the center and others spread '
+                f'evenly over the image{", and mirror each" if mirrored else ""}. {_views(views)}',
                 _cut(size, f'{views} views'),
                 crop=size,
             )

@@ -1,4 +1,4 @@
-"""Read a file of weights: its format is told by what is in it, not by its name."""
+"""Read a file of weights: its format is detected from its content, not its name."""
 
 import hashlib
 import json
@@ -16,27 +16,27 @@ from alexnet_jax.weights.contents import Contents
 from alexnet_jax.weights.wire import Message
 
 FORMATS = (
-    "PyTorch's .pth, Caffe's .caffemodel, the ONNX model zoo's .onnx, and what "
-    '`alexnet_jax.export` writes'
+    "PyTorch's .pth, Caffe's .caffemodel, the ONNX model zoo's .onnx, and exports of "
+    '`alexnet_jax.export`'
 )
 # Caffe's readmes give SHA-1: models/bvlc_alexnet and models/bvlc_reference_caffenet.
 CAFFE_SHA1 = (
     '9116a64c0fbe4459d18f4bb6b56d647b63920377',
     '4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46',
 )
-TORCHVISION_SHA256 = '7be5be79'  # how the hash of alexnet-owt-7be5be79.pth begins
+TORCHVISION_SHA256 = '7be5be79'  # the start of the hash of alexnet-owt-7be5be79.pth
 
 ADVICE = 'download it again'
 
 
 class File(NamedTuple):
-    """A file of weights: what it holds, and what tells it from others.
+    """A file of weights: its contents and its identity.
 
     Attributes:
       path: Where it is.
       size: Bytes.
       sha256: The hash of its bytes, in hex.
-      as_published: Whether that hash, or SHA-1, is one that Caffe or torchvision has published.
+      as_published: Whether that hash, or the SHA-1, is one published by Caffe or torchvision.
       contents: What it holds.
     """
 
@@ -56,12 +56,12 @@ def read(path: Path) -> File:
     """Read a file of weights, or a folder that `alexnet_jax.export --format=torch` wrote.
 
     Raises:
-      BadInput: It cannot be read, is of no known format or damaged, or is not the file that its
-        name says; the message names it.
+      BadInput: It cannot be read, is of no known format, is damaged, or does not match the hash in
+        its name; the message names it.
     """
     path = path / 'model.safetensors' if path.is_dir() else path
     if not path.is_file():
-        raise BadInput(f'{path} does not exist, or is no file')
+        raise BadInput(f'{path} does not exist or is not a file')
     try:
         with open(path, 'rb') as file:
             if not os.fstat(file.fileno()).st_size:
@@ -77,7 +77,7 @@ def read(path: Path) -> File:
 
 
 def read_mean(path: Path) -> np.ndarray:
-    """Return a mean image of Caffe's, float32 [h, w, 3], RGB.
+    """Return one of Caffe's mean images, float32 [h, w, 3], RGB.
 
     Raises:
       BadInput: It cannot be read, or is something else.
@@ -87,7 +87,7 @@ def read_mean(path: Path) -> np.ndarray:
     except OSError as error:
         raise BadInput(f'--mean={path} cannot be read: {error.strerror or error}') from error
     except Exception as error:  # of many types, as the file may hold anything
-        raise BadInput(f"--mean={path} is no .binaryproto of Caffe's: {_reason(error)}") from error
+        raise BadInput(f'--mean={path} is not a Caffe .binaryproto: {_reason(error)}') from error
 
 
 def _contents(path: Path, data: memoryview) -> Contents:
@@ -109,7 +109,7 @@ def _parse(path: Path, data: memoryview) -> Contents:
         return pickled.read_legacy(data)
     if start[257:262] == b'ustar':
         raise BadInput(
-            "this is PyTorch's format of 2017, a tar archive; take alexnet-owt-7be5be79.pth, which "
+            "this is PyTorch's format of 2017, a tar archive; use alexnet-owt-7be5be79.pth, which "
             'has the same weights'
         )
     if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < len(data):
@@ -119,18 +119,18 @@ def _parse(path: Path, data: memoryview) -> Contents:
 
 
 def _refuse_known(start: bytes) -> None:
-    """Refuse what is often saved under the name of another file.
+    """Refuse what is often saved under the wrong name.
 
     Raises:
       BadInput: Says what it is.
     """
     if start.startswith(b'version https://git-lfs'):
-        raise BadInput('this is a pointer of Git LFS, not the file itself; run `git lfs pull`')
+        raise BadInput('this is a Git LFS pointer, not the file itself; run `git lfs pull`')
     if re.match(rb'\s*<(!doctype|html|head|\?xml)', start, re.IGNORECASE):
         raise BadInput(f'this is a web page, which a failed download left; {ADVICE}')
     for magic, what in {
-        b'\x89HDF': 'HDF5; take the .caffemodel that is not .h5',
-        b'\x1f\x8b': 'compressed by gzip; unpack it first',
+        b'\x89HDF': 'HDF5; use the .caffemodel that is not .h5',
+        b'\x1f\x8b': 'compressed with gzip; unpack it first',
         b'\xff\xd8': 'a JPEG image',
         b'\x89PNG': 'a PNG image',
     }.items():
@@ -149,7 +149,7 @@ def _safetensors(path: Path) -> Contents:
 
 
 def _with_mean(contents: Contents) -> Contents:
-    """Set apart the mean that an exported module has in its state dict, [3, h, w]."""
+    """Separate the mean that an exported module has in its state dict, [3, h, w]."""
     found = dict(contents.tensors)
     mean = found.pop('mean', None)
     if mean is not None:
@@ -158,7 +158,7 @@ def _with_mean(contents: Contents) -> Contents:
 
 
 def _protobuf(data: memoryview) -> Contents:
-    """Return the contents of one of the three messages, which do not name themselves."""
+    """Return the contents of one of the three messages, which do not identify themselves."""
     try:
         message = Message(data)
         if not message.numbers() or 0 in message.numbers():
@@ -174,7 +174,7 @@ def _protobuf(data: memoryview) -> Contents:
     if message.is_message(caffe.V1_LAYER):
         return caffe.read_net(message)
     if 5 in message.numbers():
-        raise BadInput('this is a mean image; pass it by --mean, beside the .caffemodel')
+        raise BadInput('this is a mean image; pass it as --mean, along with the .caffemodel')
     raise BadInput(f'it is of no known format; known: {FORMATS}')
 
 
@@ -185,7 +185,7 @@ def _is_published(data: memoryview, contents: Contents, sha256: str) -> bool:
 
 
 def _check_name(path: Path, contents: Contents, sha256: str) -> None:
-    """Compare the hash with the start of it that torchvision puts into the name.
+    """Compare the hash with the prefix that torchvision puts into the name.
 
     Raises:
       BadInput: They differ.
@@ -193,11 +193,11 @@ def _check_name(path: Path, contents: Contents, sha256: str) -> None:
     match = re.search(r'-([0-9a-f]{8,64})\.pth$', path.name)
     if not match or not contents.format.startswith('PyTorch'):
         return
-    # Eight decimal digits are a date, in other names than torchvision's.
+    # Eight decimal digits are a date, in names other than torchvision's.
     is_hash = not match[1].isdecimal() or path.name.startswith('alexnet-owt-')
     if is_hash and not sha256.startswith(match[1]):
         raise BadInput(
-            f'{path}: its SHA-256 is {sha256[:16]}..., not {match[1]} as its name says; {ADVICE}, '
+            f'{path}: its SHA-256 is {sha256[:16]}..., not {match[1]} as in its name; {ADVICE}, '
             'or rename it if you changed it'
         )
 

@@ -1,9 +1,9 @@
-"""A trained net as a folder for users of PyTorch, laid out as on model hubs.
+"""A trained net as a folder for PyTorch users, laid out as on model hubs.
 
   model.safetensors  the weights, with the metadata of `metadata.describe` as JSON strings
   config.json        classes and preprocessing, under the names that timm uses
   README.md          the model card
-  alexnet.py         the module; absent where torchvision.models.alexnet is the module
+  alexnet.py         the module; absent if torchvision.models.alexnet is the module
 
 Tensors are named as by `layout.to_torch`; `mean`, float32 [3, S, S] RGB, is subtracted from every
 image. If the net is torchvision's, they have the names of its state dict instead.
@@ -31,7 +31,7 @@ def write(net: TrainedNet, folder: Path, license_name: str | None = None) -> Non
     Args:
       net: The net.
       folder: The folder to create.
-      license_name: The license of the weights, for the model card; None if nobody gave one.
+      license_name: The license of the weights, for the model card; None if not given.
     """
     table, size = net.model.layers, net.config.image_size
     mean = None if net.config.data.mean == 'none' else net.mean
@@ -59,7 +59,7 @@ def to_tensors(
       layers: The table.
       image_size: The height and width of the input, in pixels.
       variables: The collections `params` and `batch_stats`.
-      mean: What is subtracted from every image, float32 [image_size, image_size, 3], if anything.
+      mean: The image subtracted from every input, float32 [image_size, image_size, 3], if any.
     """
     found = layout.to_torch(layers, image_size, variables)
     if is_torchvision(layers, image_size, mean):
@@ -94,12 +94,12 @@ def describe_model(layers: Table, about: dict[str, Any], mean: np.ndarray | None
     """Return the content of config.json.
 
     `mean` and `std` are in units of 0 .. 1, as timm's are, and absent if the mean differs from
-    pixel to pixel; `normalizes` says whether the module does it itself, on pixels of 0 .. 255.
+    pixel to pixel; `normalizes` tells whether the module does it itself, on pixels of 0 .. 255.
 
     Args:
       layers: The table.
       about: What `metadata.describe` returns.
-      mean: What is subtracted from every image, if anything.
+      mean: The image subtracted from every input, if any.
     """
     size, config = about['image_size'], about['config']
     weighted = [layer.name for layer in layers if isinstance(layer, Weighted)]

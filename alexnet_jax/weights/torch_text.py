@@ -1,7 +1,7 @@
-"""A table as a stand-alone PyTorch module: the text of a file that needs nothing but torch.
+"""A table as a standalone PyTorch module: the text of a file that needs only torch.
 
-Modules are named after the layers, so that the module's state dict has the names and the layout of
-`layout.to_torch`, and the buffer `mean` [3, S, S] where a run subtracts a mean image.
+Modules are named after the layers, so the module's state dict has the names and layout of
+`layout.to_torch`, plus the buffer `mean` [3, S, S] if the run subtracts a mean image.
 """
 
 import math
@@ -124,7 +124,7 @@ def to_text(layers: Table, image_size: int, title: str, has_mean: bool) -> str:
     Args:
       layers: The table; its last entry is the `Dense` that produces the logits.
       image_size: The height and width of the input, in pixels.
-      title: What the network is called.
+      title: The network's title.
       has_mean: Whether a mean image is subtracted, the buffer `mean`.
     """
     infos = list(layer_infos(layers, image_size))
@@ -206,7 +206,7 @@ def _options(values: Mapping[str, tuple[object, object]]) -> str:
 
 
 def _number(value: float) -> str:
-    """0.0005 for 5 * 1e-4, without the last digits that rounding leaves."""
+    """0.0005 for 5 * 1e-4, without the trailing digits from rounding."""
     return f'{value:.12g}'
 
 

@@ -1,6 +1,6 @@
 """A trained net as one HTML page that classifies images in the browser, without a server.
 
-The page carries the net as ONNX and onnxruntime-web, gzipped, in base64. Its script applies the
+The page contains the net as ONNX and onnxruntime-web, gzipped, in base64. Its script applies the
 run's eval ops as TensorFlow does, to the pixels that the browser decodes.
 """
 
@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).with_name('web.html')
 PACKAGE = 'onnxruntime-web-1.30.0.tgz'  # what `npm pack onnxruntime-web@1.30.0` downloads
 CODE, WASM = 'ort.wasm.bundle.min.mjs', 'ort-wasm-simd-threaded.wasm'
 
-# The ops that the page's script knows, and the arguments of them that it takes into account.
+# The ops that the page's script supports, with the arguments that it uses.
 OPS: dict[str, set[str]] = {
     'resize': {'height', 'width', 'antialias'},
     'resize_short': {'size', 'antialias'},
@@ -34,7 +34,7 @@ OPS: dict[str, set[str]] = {
 
 
 class Runtime(NamedTuple):
-    """onnxruntime-web: its version, its script, and the WebAssembly that this loads."""
+    """onnxruntime-web: its version, its script, and the WebAssembly that the script loads."""
 
     version: str
     code: bytes
@@ -50,8 +50,8 @@ def read_runtime(path: Path) -> Runtime:
     command = f'npm pack {PACKAGE.removesuffix(".tgz").replace("web-", "web@")}'
     if not path.is_file():
         raise BadInput(
-            f'--format=web needs {path}, which does not exist: type {command}, or name the file by '
-            f'--onnxruntime_web'
+            f'--format=web needs {path}, which does not exist: run {command}, or pass the file '
+            f'with --onnxruntime_web'
         )
     try:
         with tarfile.open(path) as archive:
@@ -65,14 +65,14 @@ def read_runtime(path: Path) -> Runtime:
             return Runtime(str(version), content(f'dist/{CODE}'), content(f'dist/{WASM}'))
     except Exception as error:  # of many types, from tarfile, zlib and json
         reason = ' '.join(str(error).split())
-        raise BadInput(f'{path} is not onnxruntime-web ({reason}): type {command}') from error
+        raise BadInput(f'{path} is not onnxruntime-web ({reason}): run {command}') from error
 
 
 def steps(eval_ops: str) -> list[dict[str, Any]]:
     """Return the ops after decode with their arguments, for the page's script.
 
     Raises:
-      BadInput: Names the first op that the script cannot apply.
+      BadInput: The script cannot apply an op; the message names the first.
     """
     from alexnet_jax.data.ops.chain import parse  # imports TensorFlow, which takes seconds
 
@@ -119,7 +119,7 @@ def _pack(content: bytes) -> str:
 
 
 def _rows(net: TrainedNet, about: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the page says about the net."""
+    """The page's rows about the net."""
     config, scores = net.config, about['scores']
     parameters = sum(i.parameters for i in layer_infos(net.model.layers, config.image_size))
     rows = [

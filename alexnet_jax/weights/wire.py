@@ -1,4 +1,4 @@
-"""Protobuf's wire format, read without a copy and without a schema: Caffe's and ONNX's files.
+"""Read Protobuf's wire format without copies or a schema, for Caffe's and ONNX's files.
 
 A message is a sequence of fields, each a number, a wire type and a value. Source:
 https://protobuf.dev/programming-guides/encoding.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# An AlexNet's file has some hundreds. A field can take two bytes in a file and 100 in memory.
+# An AlexNet file has a few hundred. A field can take two bytes in a file and 100 in memory.
 MAX_FIELDS = 100_000
 MAX_TEXT = 10_000_000  # bytes: the longest text is an export's config or its 1,000 class names
 
@@ -24,7 +24,7 @@ class Message:
       counter: Counts the fields of all messages of a file; for the reader's own use.
 
     Raises:
-      ValueError: They are no message, or the file has more than MAX_FIELDS fields.
+      ValueError: They are not a message, or the file has more than MAX_FIELDS fields.
     """
 
     def __init__(self, data: memoryview, counter: Iterator[int] | None = None):
@@ -49,12 +49,14 @@ class Message:
                 case kind:  # 3 and 4 are groups, which none of the formats has
                     raise ValueError(f'a field has wire type {kind}')
             if size > len(data) - place:
-                raise ValueError(f'a field of {size:,} bytes ends beyond the end: the file is cut')
+                raise ValueError(
+                    f'a field of {size:,} bytes extends past the end: the file is truncated'
+                )
             self._fields[key >> 3].append(data[place : place + size])
             place += size
 
     def numbers(self) -> set[int]:
-        """Return the numbers of the fields that it has."""
+        """Return the numbers of the fields that are present."""
         return set(self._fields)
 
     def is_message(self, number: int) -> bool:
@@ -80,7 +82,7 @@ class Message:
         return found
 
     def last_int(self, number: int, default: int | None = None) -> int | None:
-        """Return an integer; of several, as protobuf has it, the last."""
+        """Return an integer; if repeated, the last, as in Protobuf."""
         return (self.ints(number) or [default])[-1]
 
     def last_float(self, number: int, default: float | None = None) -> float | None:
@@ -125,7 +127,7 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(data):
-            raise ValueError('an integer ends beyond the end: the file is cut')
+            raise ValueError('an integer extends past the end: the file is truncated')
         byte = data[place]
         place += 1
         value |= (byte & 127) << shift

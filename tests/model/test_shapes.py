@@ -110,7 +110,9 @@ def test_slices_of_towers():
     """A feature sees the inputs of its tower: half of 4 x 4 x 3, and half of 12."""
     layers = (Dense('fc1', 12, groups=2), Dense('fc2', 7, groups=2))
     check_slices(layers, 4, 2)
-    with pytest.raises(BadInput, match='24 inputs of fc1 do not divide over 5'):
+    with pytest.raises(BadInput, match='24 inputs of fc1 do not divide evenly over 5'):
         check_slices(layers, 4, 5)
-    with pytest.raises(BadInput, match='6 inputs of fc2 do not divide over 4 devices; use 3 or 6'):
+    with pytest.raises(
+        BadInput, match='6 inputs of fc2 do not divide evenly over 4 devices; use 3 or 6'
+    ):
         check_slices(layers, 4, 4)

@@ -70,10 +70,10 @@ def assert_equal(found, expected) -> None:
 @pytest.mark.parametrize(
     ('names', 'reason'),
     [
-        (NAMES[:7], '7 of the 10 classes there'),
-        ([*NAMES[:9], 'new'], 'new is not among the classes there'),
-        ([*NAMES, 'new'], 'new is not among the classes there'),
-        (['new', 'newer'], 'new is not among the classes there'),
+        (NAMES[:7], "7 of that run's 10 classes"),
+        ([*NAMES[:9], 'new'], 'that run has no class new'),
+        ([*NAMES, 'new'], 'that run has no class new'),
+        (['new', 'newer'], 'that run has no class new'),
     ],
 )
 def test_other_classes_begin_with_a_fresh_head(load, other, names, reason):

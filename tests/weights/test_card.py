@@ -140,7 +140,7 @@ def test_the_preset_of_torchvision():
         eval_ops='decode|torchvision(256, 224)',
         image_size=224,
     )
-    assert 'to one level' in section(text, 'Preprocessing')
+    assert 'to within one level' in section(text, 'Preprocessing')
 
 
 def test_citation():

@@ -120,7 +120,7 @@ def test_a_folder_of_the_torch_export(tmp_path):
         (b'\xff\xd8\xff\xe0JFIF', ('JPEG',)),
         (b'hello world', ('no known format', '.caffemodel')),
         (b'x' * 100_000, ('no known format',)),
-        (pickle.dumps({'a': 1}), ('not of torch.save', 'state_dict')),
+        (pickle.dumps({'a': 1}), ('not from torch.save', 'state_dict')),
         (blob(np.zeros((1, 3, 2, 2), np.float32), v1=True), ('mean image', '--mean')),
         (b'\x01\x00\x00\x00\x00\x00\x00\x00{', ('model.bin',)),
     ],

@@ -15,10 +15,10 @@ HEAD = 65_536  # bytes in which EXIF data and transparency are looked for
 
 @dataclasses.dataclass(frozen=True)
 class Decode(Op):
-    """Decode an image to 3 channels, as a viewer shows it: turned by its EXIF data, on white.
+    """Decode an image to 3 channels, as a viewer shows it: rotated by its EXIF data, on white.
 
-    JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF are read, and of an animation the first frame. `stored`
-    neither turns the image nor uses its transparency, as most published pipelines do. The exact
+    JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF are read, and the first frame of an animation. `stored`
+    neither rotates the image nor uses its transparency, as most published pipelines do. The exact
     inverse DCT of JPEG matches Pillow's; `fast` is quicker and differs by a few levels. The size is
     read from the header, so that a huge image is refused before it takes up memory.
     """
@@ -81,7 +81,7 @@ class Decode(Op):
         if self.mode == 'stored':
             return opaque()
         # Asked for 4 channels, TensorFlow invents the fourth where an image has no transparency.
-        color_type = tf.strings.substr(encoded, 24, 2)  # behind the bit depth
+        color_type = tf.strings.substr(encoded, 24, 2)  # after the bit depth
         transparent = tf.strings.regex_full_match(color_type, r'\C[\x04\x06]')
         transparent |= _contains(encoded, r'\x00\x00[\x00\x01]\CtRNS')
         return _turned(tf.cond(transparent, on_white, opaque), encoded, 'eXIf')
@@ -127,7 +127,7 @@ def _on_white(rgba: Any) -> tf.Tensor:
 
 
 def _turned(pixels: tf.Tensor, encoded: tf.Tensor, mark: str) -> tf.Tensor:
-    """Turn an image by its EXIF orientation; `mark` is a pattern that is there if EXIF data are."""
+    """Rotate an image to its EXIF orientation; `mark` is a pattern that marks EXIF data."""
 
     def turned():
         orientation = tf.ensure_shape(_call(pillow.orientation, encoded, tf.int64), [])

@@ -117,8 +117,8 @@ class Identity(Op):
 def resize(image: tf.Tensor, height: TensorLike, width: TensorLike, antialias: bool) -> tf.Tensor:
     """Resize, bilinear with half-pixel centers, and round.
 
-    With `antialias`, an image that shrinks is averaged over the pixels that each new one covers,
-    as in Pillow; without, most of them are skipped.
+    With `antialias`, each pixel of a smaller image averages the pixels that it covers, as in
+    Pillow; without it, most of them are skipped.
     """
     image = tf.image.resize(image, tf.stack([height, width]), antialias=antialias)
     return tf.cast(tf.round(image), tf.uint8)

@@ -1,4 +1,4 @@
-"""Images that TensorFlow does not decode, or not as a viewer shows them, read by Pillow."""
+"""Decode with Pillow what TensorFlow does not decode, or not the way a viewer shows it."""
 
 import io
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from PIL import (
 
 from alexnet_jax.errors import BadInput
 
-# Formats by their first bytes. The readers are named, since `Image.open` would try dozens of
-# others, and refuses what is larger than a limit of its own.
+# Formats by their first bytes. The readers are named because `Image.open` would try dozens of
+# others and has a size limit of its own.
 READERS: dict[str, Callable[..., Image.Image]] = {
     'GIF': GifImagePlugin.GifImageFile,
     'WebP': WebPImagePlugin.WebPImageFile,
@@ -65,8 +65,8 @@ def decode(encoded: bytes, as_shown: bool) -> tuple[np.ndarray, bytes]:
 
     Args:
       encoded: The bytes of an image that is neither JPEG nor PNG.
-      as_shown: Whether to turn it by its EXIF orientation and lay it on white. Pillow turns a TIFF
-        in any case.
+      as_shown: Whether to rotate it to its EXIF orientation and put it on white. Pillow rotates a
+        TIFF in any case.
 
     Returns:
       uint8 [h, w, 3]; and why the image cannot be read, empty if it can.
@@ -94,11 +94,11 @@ def _fault(encoded: bytes, error: Exception) -> bytes:
 def _rgb(image: Image.Image, as_shown: bool) -> Image.Image:
     frame = (0, 0, *image.size)
     if isinstance(image, GifImagePlugin.GifImageFile) and image.tile:
-        frame = image.tile[0].extents or frame  # it may cover a part of the canvas only
+        frame = image.tile[0].extents or frame  # it may cover only part of the canvas
     image.load()
     if image.mode in ('I', 'F'):
         raise ValueError('it has 32 bits per channel; convert it to 8')
-    if image.mode.startswith('I;16'):  # Pillow would cut off whatever is above 255
+    if image.mode.startswith('I;16'):  # Pillow would clip values above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if not as_shown:
         return image.convert('RGB')
@@ -137,7 +137,7 @@ def orientation(encoded: bytes) -> np.int64:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data say nothing
+    except Exception:  # damaged EXIF data is ignored
         return 1
 
 

@@ -9,7 +9,7 @@ from alexnet_jax.errors import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class Torchvision(Op):
-    """Resize the shorter side to RESIZE, then cut the center CROP x CROP, as torchvision does.
+    """Resize the shorter side to RESIZE, then crop the center CROP x CROP, as torchvision does.
 
     That is `transforms.Resize` and `CenterCrop` on Pillow images: antialiased, the longer side
     rounded down, and the crop's offset to the nearest, halves to even. Pillow rounds between the

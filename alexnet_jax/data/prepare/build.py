@@ -101,7 +101,7 @@ def is_finished(output: epath.Path, request: Request) -> bool:
         return False
     if not (output / MANIFEST).exists():
         raise BadInput(f'{output} exists and is not a prepared set; use a different --output')
-    # Sets whose manifest does not say so are older than the choice, and as stored.
+    # Sets whose manifest lacks this key predate the option, and are as stored.
     manifest, wanted = read_manifest(output), dataclasses.asdict(request)
     manifest.setdefault('stored', True)
     _refuse_changes(

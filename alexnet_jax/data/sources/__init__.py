@@ -29,7 +29,7 @@ def find_source(
       config_data: `config.data`; name, data_dir, train_split, eval_split and eval_fraction
         are read.
       process_index: The index of this process: process 0 downloads, the others wait for it.
-      manual_dir: The folder of the archives of a TFDS dataset that were downloaded by hand.
+      manual_dir: The folder of the manually downloaded archives of a TFDS dataset.
 
     Raises:
       BadInput: An unknown kind.

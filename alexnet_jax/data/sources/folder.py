@@ -35,7 +35,7 @@ class Folder(Source):
 
 
 def _contents(split: str, listing: Listing, classes: Sequence[str]) -> dict[str, str]:
-    """Return what tells the images of each class from others: their number, names and sizes."""
+    """Return a fingerprint of the images of each class: their number, names and sizes."""
     digests = [hashlib.sha256() for _ in classes]
     counts, totals = [0] * len(classes), [0] * len(classes)
     sizes = file_sizes(listing.folder, listing.files)

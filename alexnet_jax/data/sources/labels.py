@@ -1,9 +1,9 @@
-"""Lists of labels beside images that are not sorted into class folders: no TensorFlow.
+"""Label lists for images that are not sorted into class folders; imports no TensorFlow.
 
-Read are text files whose rows have an image's name and its class: Kaggle's `LOC_val_solution.csv`
+Supported are text files whose rows have an image's name and class: Kaggle's `LOC_val_solution.csv`
 (`ILSVRC2012_val_00048981,n03995372 85 1 499 272`), Caffe's `val.txt`
 (`ILSVRC2012_val_00000001.JPEG 65`: the number of the class in sorted order, from 0), Tiny
-ImageNet's `val_annotations.txt`, and the likes of `id,breed`.
+ImageNet's `val_annotations.txt`, and columns such as `id,breed`.
 """
 
 import csv
@@ -17,7 +17,7 @@ from alexnet_jax.data.sources.listing import files_in
 from alexnet_jax.errors import BadInput
 
 FORMS = ('.csv', '.tsv', '.txt')
-# Titles of the column of classes, where there are several columns.
+# Headers of the class column, if there are several columns.
 TITLES = ('label', 'labels', 'class', 'category', 'target', 'species', 'breed', 'wnid', 'synset')
 Rows = list[list[str]]
 
@@ -30,19 +30,19 @@ def nfc(name: str) -> str:
 def find_labels(
     folder: str, root: str, images: Sequence[str], classes: Sequence[str] | None
 ) -> tuple[str, list[str]] | None:
-    """Find the list that has every image, in `folder` or in `root`.
+    """Find the list that covers every image, in `folder` or in `root`.
 
     Args:
       folder: The folder of the images.
       root: The folder of the dataset.
       images: The images, relative to `folder`.
-      classes: The known classes, sorted; None if the list is to name them.
+      classes: The known classes, sorted; None to take them from the list.
 
     Returns:
       The path of the list, and the class of each image. None if no list names any image.
 
     Raises:
-      BadInput: A list has some of the images only, or a class that is not known.
+      BadInput: A list covers only some of the images, or has an unknown class.
     """
     partial = None
     for place in dict.fromkeys((folder, root)):
@@ -77,7 +77,7 @@ def _read_rows(path: str) -> Rows:
 
 
 def _keys(images: Sequence[str], names: dict[str, list[str]]) -> list[str]:
-    """Return what a list calls each image: its path, its file name, or that without extension."""
+    """Return what a list calls each image: its path, file name, or name without extension."""
     keys = []
     for image in map(nfc, images):
         base = image.rpartition('/')[2]
@@ -110,7 +110,7 @@ def _classes_of(
     columns = [c for c in range(width) if c != name_column]
     by_title = [c for c in columns if c < len(titles) and titles[c].lower() in TITLES]
     if classes is None:
-        # Kaggle's lists of ImageNet have a box behind the class, but a class may have spaces too.
+        # Kaggle's ImageNet lists have a box after the class, but a class may contain spaces too.
         return [row[(by_title or columns)[0]] for row in rows]
     found = ''
     for column in dict.fromkeys((*by_title, *columns)):
@@ -122,8 +122,8 @@ def _classes_of(
             return [classes[int(cell)] for cell in numbers]
         found = found or next(cell for cell in numbers if cell not in classes)
     raise BadInput(
-        f'{path} has the class {found!r}, which the training images lack; allowed: their class '
-        f'folders, such as {classes[0]!r}, or numbers from 0 to {len(classes) - 1} in their order'
+        f'{path} has the class {found!r}, which has no training images; allowed: their class '
+        f'folders, such as {classes[0]!r}, or their numbers, 0 to {len(classes) - 1}'
     )
 
 

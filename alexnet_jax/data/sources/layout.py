@@ -1,10 +1,10 @@
-"""Where in a folder the classes and splits are. Recipes may read this: no TensorFlow.
+"""Find the classes and splits in a folder. Recipes may import this: it needs no TensorFlow.
 
-Four layouts are read, and each split may have its own:
+Four layouts are supported, and each split may have its own:
 
-    PATH/train/CLASS/.../IMAGE   a folder per split and class; `val`, `test` and the like are found
+    PATH/train/CLASS/.../IMAGE   a folder per split and class; `val`, `test` and the like work too
     PATH/CLASS/.../IMAGE         no splits: a hash of each name decides which are for validation
-    PATH/val/IMAGE               no class folders: a list beside them has the labels
+    PATH/val/IMAGE               no class folders: a list next to the images has the labels
     PATH/IMAGE                   neither
 """
 
@@ -53,7 +53,7 @@ class Layout:
     Attributes:
       classes: The names of the classes, sorted, in NFC.
       train, eval: The two splits.
-      notes: Lines to say about what was found elsewhere than expected, or left out.
+      notes: Messages about what was found in an unexpected place, or skipped.
     """
 
     classes: list[str]
@@ -82,7 +82,7 @@ def find_layout(
       eval_fraction: The fraction of the images that are for validation if they have no folder.
 
     Raises:
-      BadInput: There is no such folder, or it is not laid out in a way that is read.
+      BadInput: There is no such folder, or its layout is not supported.
     """
     root = expand(path)
     if not epath.Path(root).is_dir():
@@ -107,8 +107,8 @@ def find_layout(
         eval_folder = train_folder
         lacks = f'{eval_split} folder' if train_name else f'folders {train_split} and {eval_split}'
         notes.append(
-            f'{root} has no {lacks}: a hash of their names sets {_count(evaluation):,} of '
-            f'{_count(train, evaluation):,} images aside for validation '
+            f'{root} has no {lacks}: a hash of the file names sets aside {_count(evaluation):,} of '
+            f'{_count(train, evaluation):,} images for validation '
             f'(--config.data.eval_fraction={eval_fraction:g})'
         )
     else:
@@ -119,7 +119,7 @@ def find_layout(
             notes.append(f'{eval_folder} has no images of {some} ({len(absent):,} classes)')
     for found, wanted in ((train_name, train_split), (eval_name, eval_split)):
         if found not in (None, wanted):
-            notes.append(f'{root}: the split {wanted} is read from the folder {found}')
+            notes.append(f'{root}: reading the split {wanted} from the folder {found}')
     notes += left_out_notes(root, all_found)
     return Layout(
         classes, _listing(train_folder, train, classes), _listing(eval_folder, evaluation, classes),
@@ -160,7 +160,7 @@ def _read_split(
       root: The folder of the dataset.
       folder: The folder of the split.
       classes: The classes of the training split, sorted; None to find them.
-      notes, all_found: Lists to add to: lines to say, and everything that is there.
+      notes, all_found: Lists to add to: messages, and everything that was found.
     """
     found = walk(folder)
     all_found.append(found)
@@ -176,7 +176,7 @@ def _read_split(
     if in_folders:
         if loose.images:
             notes.append(
-                f'{folder}: leaving out {len(loose.images):,} images that are in no class folder, '
+                f'{folder}: skipping {len(loose.images):,} images outside the class folders, '
                 f'such as {loose.images[0]}'
             )
         return _read_class_folders(folder, inside, classes is None, notes)
@@ -192,7 +192,7 @@ def _read_split(
 
 
 def _by_top_folder(folder: str, found: Found) -> dict[str, Found]:
-    """Divide what was found by the folder that it is in, '' for what is in none; some are empty."""
+    """Group what was found by folder, with '' for what is in none; some folders are empty."""
     inside = {name: Found() for name in ('', *folders_in(folder))}
     for name in found.images:
         inside[name.partition('/')[0] if '/' in name else ''].images.append(name)
@@ -220,13 +220,11 @@ def _read_class_folders(
 def _unreadable(
     folder: str, inside: dict[str, Found], images: list[str], classes: Sequence[str] | None
 ) -> str:
-    """Return why a split cannot be read that has neither class folders nor a list of labels."""
-    other = 'or list them as lines IMAGE,CLASS in a .csv or .txt beside the images'
+    """Return why a split with neither class folders nor a label list cannot be read."""
+    other = 'or list the labels as lines IMAGE,CLASS in a .csv or .txt next to the images'
     strange = [name for name, f in inside.items() if f.images and nfc(name) not in (classes or ())]
     if classes is not None and strange:
-        return (
-            f'{folder}/{strange[0]} is of a class that the training images lack; remove it, {other}'
-        )
+        return f'{folder}/{strange[0]} is a class without training images; remove it, {other}'
     if len(inside) == 1:
         return _one_class(folder, *inside)
     belong = f'images belong in {folder}/<class>/<image>.jpg'
@@ -260,7 +258,7 @@ def _split_by_hash(
                 paths.remove(first)
                 evaluation[name] = [first]
     if not any(evaluation.values()):
-        raise BadInput('no class has two images, so that none is left for validation; add images')
+        raise BadInput('no class has two images, so none is left for validation; add images')
     return train, evaluation
 
 

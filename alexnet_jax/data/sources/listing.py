@@ -1,4 +1,4 @@
-"""What in a folder is an image and what is not. Recipes may read this: no TensorFlow."""
+"""Tell images from other files in a folder. Recipes may import this: it needs no TensorFlow."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ LEFTOVERS = (
     '__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '@eadir', '#recycle',
     '#snapshot', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__',
 )  # fmt: skip
-STAT_THREADS = 16  # a network file system answers many questions at once
+STAT_THREADS = 16  # a network file system serves many requests at once
 
 _said: set[str] = set()
 
@@ -37,7 +37,7 @@ def say(line: str) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file or folder is neither class nor image, whatever it contains."""
+    """Return whether a file or folder is to be ignored, whatever it contains."""
     return name.startswith('.') or name.endswith('~') or name.lower() in LEFTOVERS
 
 
@@ -53,7 +53,7 @@ class Found:
     Attributes:
       images: The images, relative to the folder, sorted.
       others: The other files, likewise.
-      leftovers: The names, without a path, of what `is_leftover` says is no part of the data.
+      leftovers: The names, without a path, of everything that `is_leftover` excludes.
     """
 
     images: list[str] = dataclasses.field(default_factory=list)
@@ -62,7 +62,7 @@ class Found:
 
     @property
     def unread(self) -> list[str]:
-        """The others that are missed: they may be images, in a format that is not read."""
+        """The others that may be images in an unsupported format."""
         return [name for name in self.others if not name.lower().endswith(COMPANIONS)]
 
 
@@ -116,10 +116,10 @@ def _entries(folder: str) -> Iterator[tuple[str, bool]]:
 def image_files(folder: str | os.PathLike) -> list[str]:
     """Return the images below a folder, at any depth, relative to it and sorted.
 
-    What is left out is said.
+    What is skipped is reported.
 
     Raises:
-      BadInput: There is no such folder, or no image in it, or most files are not read.
+      BadInput: There is no such folder, it has no images, or most of its files cannot be read.
     """
     root = os.fspath(folder)
     if not epath.Path(root).is_dir():
@@ -137,19 +137,19 @@ def check_mostly_read(folder: str, found: Found) -> None:
     """Refuse a folder with more unread files than images.
 
     Raises:
-      BadInput: With the extensions of those files.
+      BadInput: Names the extensions of those files.
     """
     if len(found.unread) > len(found.images):
         total = len(found.unread) + len(found.images)
         raise BadInput(
-            f'{folder}: {len(found.unread):,} of {total:,} files are not read '
+            f'{folder}: {len(found.unread):,} of {total:,} files cannot be read '
             f'({_kinds(found.unread)}); convert them to JPEG, or remove them; allowed: '
             f'{", ".join(EXTENSIONS)} in any case'
         )
 
 
 def left_out_notes(root: str, all_found: Iterable[Found]) -> list[str]:
-    """Return lines that say what below `root` is neither class nor image; none if nothing."""
+    """Return messages about what below `root` is neither a class nor an image, if anything is."""
     others: list[str] = []
     leftovers: set[str] = set()
     for found in all_found:
@@ -158,10 +158,12 @@ def left_out_notes(root: str, all_found: Iterable[Found]) -> list[str]:
     notes = []
     if leftovers:
         names = ', '.join(sorted(leftovers)[:5]) + (', ...' if len(leftovers) > 5 else '')
-        notes.append(f'{root}: leaving out what an operating system or a tool left there: {names}')
+        notes.append(f'{root}: ignoring files left by the operating system or a tool: {names}')
     if others:
         files = 'file that is' if len(others) == 1 else 'files that are'
-        notes.append(f'{root}: leaving out {len(others):,} {files} not read: {_kinds(others)}')
+        notes.append(
+            f'{root}: skipping {len(others):,} {files} not in a supported format: {_kinds(others)}'
+        )
     return notes
 
 

@@ -161,7 +161,7 @@ class Prepared(Source):
 
 
 def _contents(manifest: dict) -> dict[str, str]:
-    """Return the SHA-256 of each file: what tells the set from others, wherever it lies."""
+    """Return the SHA-256 of each file: a fingerprint of the set, wherever it is stored."""
     return {name: file['sha256'] for name, file in manifest['files'].items()}
 
 

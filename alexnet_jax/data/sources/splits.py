@@ -50,8 +50,8 @@ class Dataset:
       class_names: The names of the classes, in label order.
       train, eval: Its two splits.
       version: What distinguishes this version of the dataset from others.
-      contents: What tells the data from others, part by part, wherever they lie: a run notices by
-        it that its data have changed. None if the name and version do.
+      contents: A fingerprint of the data, part by part, independent of where it is stored, by which
+        a run notices that its data has changed. None if the name and version suffice.
     """
 
     class_names: tuple[str, ...]
@@ -70,7 +70,7 @@ class Source:
       splits: The names of the training and the evaluation split.
       data_dir: Where downloaded datasets are kept; None for the default.
       process_index: The index of this process: process 0 downloads, the others wait for it.
-      manual_dir: Where the archives are that were downloaded by hand, if any.
+      manual_dir: Where manually downloaded archives are, if any.
       eval_fraction: The fraction of a folder without splits that is for evaluation.
     """
 

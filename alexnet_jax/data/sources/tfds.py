@@ -180,10 +180,10 @@ def _archives(builder: tfds.core.DatasetBuilder, manual_dir: epath.Path) -> dict
 
 
 def _check_archives(folder: epath.Path, archives: Iterable[str]) -> None:
-    """Refuse an archive that was not downloaded to its end; say which have another size.
+    """Refuse an incompletely downloaded archive; report those of an unexpected size.
 
     Raises:
-      BadInput: An archive has no end.
+      BadInput: An archive is incomplete.
     """
     for archive in archives:
         path, published = folder / archive, IMAGENET_ARCHIVES[archive]
@@ -199,7 +199,7 @@ def _check_archives(folder: epath.Path, archives: Iterable[str]) -> None:
             )
         print(
             f'note: {path} is not the published archive: it has {size:,} bytes instead of '
-            f'{published:,}; preparing the images that are in it',
+            f'{published:,}; preparing the images in it',
             flush=True,
         )
 
