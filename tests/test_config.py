@@ -381,15 +381,15 @@ def test_every_key_is_read():
                 'optimizer.freeze': ('conv*',),
                 'optimizer.lr_multipliers': (('*/bias', 2.0), ('conv1/*', 0.1)),
             },
-            r"optimizer\.lr_multipliers: 'conv1/\*' is for conv1/kernel, which .*freeze=.*remove",
+            r"optimizer\.lr_multipliers: 'conv1/\*' matches conv1/kernel, which .*freeze=.*remove",
         ),
         (
             {'optimizer.freeze': ('fc8',), 'optimizer.weight_decay_multipliers': (('fc8/*', 0.0),)},
-            r"weight_decay_multipliers: 'fc8/\*' is for fc8/kernel",
+            r"weight_decay_multipliers: 'fc8/\*' matches fc8/kernel",
         ),
         (
             {'optimizer.freeze': ('conv1',), 'optimizer.lr_overrides': (('*/bias', ((0, 0.1),)),)},
-            r"optimizer\.lr_overrides: '\*/bias' is for conv1/bias, which",
+            r"optimizer\.lr_overrides: '\*/bias' matches conv1/bias, which",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Time the training step and the input pipeline, or estimate a run on devices you do not have.
+"""Time the training step and the input pipeline, or plan a run for other devices.
 
   python -m alexnet_jax.benchmark step --config=configs/NAME.py [--baselines=torch,reference]
   python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]

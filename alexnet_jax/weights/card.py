@@ -151,8 +151,8 @@ def _introduction(layers: Table, about: dict[str, Any]) -> str:
     parameters = sum(info.parameters for info in infos)
     return (
         f'An image classifier for {classes:,} classes. The network is '
-        f'`{title_of(about["config"])}` of alexnet_jax: {known}. It has {parameters:,} parameters and '
-        f'takes images of {size} x {size} pixels.'
+        f'`{title_of(about["config"])}` of alexnet_jax: {known}. It has {parameters:,} parameters '
+        f'and takes images of {size} x {size} pixels.'
     )
 
 

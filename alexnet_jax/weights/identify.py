@@ -64,7 +64,7 @@ def identify(contents: Contents, variant: str | None) -> Identified:
     if not fitting:
         nearest = min(candidates, key=lambda name: len(candidates[name].differences))
         raise BadInput(
-            f'it is no known network; nearest is {nearest}: {candidates[nearest].differences[0]}'
+            f'it is not a known network; nearest is {nearest}: {candidates[nearest].differences[0]}'
         )
     if variant and variant not in fitting:
         reason = f': {candidates[variant].differences[0]}' if variant in candidates else ''

@@ -74,7 +74,7 @@ def test_report():
         'forward': task(10),
     }
     lines = list(plan.describe(figures))
-    assert lines[0] == 'digits, float32: 32 images on 4 x TPU v5e (v5e:2x2), 8 a chip'
+    assert lines[0] == 'digits, float32: 32 images on 4 x TPU v5e (v5e:2x2), 8 per chip'
     assert_has(lines[1], '2 times as long', 'accum_steps')
     assert_has(lines[2], 'libtpu 0.0.42.1', 'nothing was measured')
     words = [line.split() for line in lines]
@@ -82,7 +82,7 @@ def test_report():
     assert ['sent', 'to', 'other', 'chips,', 'MB', '235.0', '235.0'] in words
     assert ['ms', '40.00', '10.00'] in words  # by the model
     assert ['ms', '80.00', '20.00'] in words  # by XLA
-    assert words.count(['images/s', 'a', 'chip', '400', '1,600']) == 2
+    assert words.count(['images/s', 'per', 'chip', '400', '1,600']) == 2
     assert words.count(['images/s', '1,600', '6,400']) == 2
     # 10 and 20 of 40 ms by the model; all of its 40 of 80 ms forward by XLA.
     cells = ('10.00 (25.0%)', '40.00 (50.0%)', '20.00 (50.0%)', '0.00 (0.0%)')

@@ -145,6 +145,7 @@ def test_imports_little(path):
         'alexnet_jax.config', 'alexnet_jax.configs', 'alexnet_jax.errors', 'alexnet_jax.model',
         'alexnet_jax.model.edits', 'alexnet_jax.model.patterns',
         'alexnet_jax.data.sources.layout', 'alexnet_jax.data.sources.listing',
+        'alexnet_jax.saved_config',
     }  # fmt: skip
 
 

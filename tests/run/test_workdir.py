@@ -319,14 +319,6 @@ class TestInitFrom:
             workdir.check(tmp_path / 'b', changed(init_from=str(tmp_path / 'a'), **now))
         assert_has(str(found.value), f'init_from={tmp_path}/a', *parts)
 
-    def test_run_that_is_older_than_a_key(self, tmp_path):
-        create(tmp_path / 'a', changed())
-        path = tmp_path / 'a' / 'config.json'
-        recorded = json.loads(path.read_text())
-        del recorded['optimizer']['freeze']
-        path.write_text(json.dumps(recorded))
-        workdir.check(tmp_path / 'b', changed(init_from=str(tmp_path / 'a')))
-
     @pytest.mark.parametrize(
         ('before', 'shape', 'parts'),
         [

@@ -104,7 +104,7 @@ def test_classes_in_another_order_keep_their_weights(load):
     for place, number in enumerate(order):
         np.testing.assert_array_equal(now['kernel'][:, place], before['kernel'][:, number])
         assert now['bias'][place] == before['bias'][number]
-    assert_has(head, 'fc3: permuted', 'another order')
+    assert_has(head, 'fc3: permuted', 'different order')
 
 
 def test_outputs_that_no_class_has(other, tmp_path):

@@ -99,7 +99,7 @@ def test_two_layers_of_a_name(tmp_path):
     one = blob(np.ones((1, 1), np.float32), v1=False)
     bias = blob(np.ones(1, np.float32), v1=False)
     layer = fields({1: 'fc', 2: 'InnerProduct'}) + field(7, one) + field(7, bias)
-    with pytest.raises(BadInput, match="two layers are called 'fc'"):
+    with pytest.raises(BadInput, match="two layers are named 'fc'"):
         contents(tmp_path, field(100, layer) * 2)
 
 

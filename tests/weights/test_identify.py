@@ -83,7 +83,7 @@ def test_torchvision_s_names():
     assert found.config.variant == 'torchvision'
     assert list(found.tensors) == list(state_dict('torchvision'))
     del tensors['classifier.4.bias']
-    assert 'no torchvision' in refusal(tensors)
+    assert 'nearest is torchvision' in refusal(tensors)
     assert 'fc7.bias (classifier.4.bias) is missing' in refusal(tensors)
 
 
@@ -163,7 +163,7 @@ def changed(kind: type, **values) -> tuple:
         (changed(Conv, stride=2), "'conv1', is Conv with stride 2, not 4"),
         (
             tuple(x for x in SMALL['bvlc'] if not isinstance(x, ReLU)),
-            'LRN, where caffenet has ReLU',
+            'LRN, but caffenet has ReLU',
         ),
     ],
 )

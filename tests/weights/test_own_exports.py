@@ -82,7 +82,7 @@ def digits_export(tmp_path_factory) -> Path:
 
 
 def test_another_variant_than_the_export_says(digits_export):
-    with pytest.raises(BadInput, match=r'it is digits.*--variant=course'):
+    with pytest.raises(BadInput, match=r'names digits.*--variant=course'):
         convert.read_network(reading.read(digits_export), 'course')
 
 

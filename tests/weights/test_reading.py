@@ -141,7 +141,7 @@ def test_what_is_no_file(tmp_path):
     for name in ('absent', 'link', 'loop', 'folder'):
         with pytest.raises(BadInput, match='does not exist'):
             reading.read(tmp_path / name)
-    with pytest.raises(BadInput, match='no file'):
+    with pytest.raises(BadInput, match='not a file'):
         reading.read(Path('/dev/zero'))
 
 

@@ -47,9 +47,9 @@ def test_messages_in_a_message():
 @pytest.mark.parametrize(
     ('data', 'problem'),
     [
-        (field(1, b'abc')[:-1], 'cut'),
+        (field(1, b'abc')[:-1], 'truncated'),
         (bytes([0x0A]) + varint(4_000_000_000), '4,000,000,000 bytes'),
-        (b'\x08\x96', 'cut'),
+        (b'\x08\x96', 'truncated'),
         (b'\x08' + b'\xff' * 11, '64 bits'),
         (b'\x0b', 'wire type 3'),
         (b'\x08\x00' * (wire.MAX_FIELDS + 1), 'fields'),
