@@ -175,7 +175,7 @@ CIFAR10_11PCT: Table = (
     Dense('fc10', 10),
 )  # fmt: skip
 
-# LeNet-5 (LeCun et al. 1998) as it is usually built today, on color images. The widths, tanh and the
+# LeNet-5 (LeCun et al. 1998) as it is usually built today, on color images. Widths, tanh and the
 # average pools are as published. But every filter of the second convolution (C3) sees all six maps
 # instead of a chosen few, pools have no weights, tanh is not stretched to 1.7159 tanh(2x/3), and a
 # softmax replaces the radial basis functions; the third convolution (C5), as large as its input, is
