@@ -99,6 +99,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.eval_split = 'validation'  # likewise
     # For a folder without validation images: the fraction that a hash of their names sets aside.
     c.data.eval_fraction = 0.1
+    # Whether each epoch has an order of its own; otherwise all have that of the first, as in the
+    # authors' code, which takes the same images one after the other in every epoch.
+    c.data.reshuffle = True
     c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
     c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
     # Subtract the training set's mean image (image), the mean image that the weights of the run in

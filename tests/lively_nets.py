@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from tables import IMAGE_SIZES
 from trained_runs import save_run
 
 from alexnet_jax.cli import load_recipe
@@ -15,7 +16,7 @@ from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Dense, Sigmoid, Table
 
-SIZES = {'digits': 28, 'cifar10_18pct': 32, 'cifar10_80sec': 32}  # the others' are narrowed
+SIZES = {name: size for name, size in IMAGE_SIZES.items() if size <= 32}  # others are narrowed
 SIZE = 128  # leaves more than one pixel for fc6, and conv1 of source_2012 hangs over the edge
 
 
@@ -48,8 +49,8 @@ def lively(table: Table, size: int, seed: int = 0) -> dict[str, Any]:
     def draw(path, shape):
         kind = path[-1].key
         values = random.normal(size=shape.shape)
-        if kind == 'kernel':
-            values *= (gain / np.prod(shape.shape[:-1])) ** 0.5
+        if kind == 'kernel':  # of Local, the first two axes are positions
+            values *= (gain / np.prod(shape.shape[:-1][-3:])) ** 0.5
         return (np.exp(values) if kind == 'var' else values).astype(np.float32)
 
     variables = jax.tree_util.tree_map_with_path(draw, shapes)

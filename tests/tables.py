@@ -13,6 +13,9 @@ IMAGE_SIZES = {
     'alexnet_bn': 227,
     'cifar10_18pct': 32,
     'cifar10_80sec': 32,
+    'cifar10_13pct': 24,
+    'cifar10_11pct': 24,
+    'lenet5': 32,
     'digits': 28,
 }
 

@@ -43,6 +43,7 @@ OVERRIDES = {
     'data.train_split': ('train[:90%]', 'train[:90%]'),
     'data.eval_split': ('test', 'test'),
     'data.eval_fraction': ('0.25', 0.25),
+    'data.reshuffle': ('False', False),
     'data.train_ops': ('decode|random_crop(227)', 'decode|random_crop(227)'),
     'data.eval_ops': ('decode|center_crop(227)', 'decode|center_crop(227)'),
     'data.mean': ('none', 'none'),

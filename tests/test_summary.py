@@ -109,6 +109,21 @@ def test_windows_that_do_not_reach_the_edge_round_down():
     ) in lines_of('digits')
 
 
+def test_local_filters_and_means_of_the_whole_window():
+    lines = lines_of('cifar10_13pct', num_classes=10)
+    assert (
+        'LOCAL3 6x6x32 32 filters 3x3x64 at each position, stride 1, pad 1, ReLU '
+        f'(6 - 3 + 2*1)/1 + 1 = 6 {6 * 6 * 32 * 577:,} {6 * 6 * 32 * 576:,}'
+    ) in lines
+    assert (
+        'AVG POOL2 8x8x32 3x3, stride 2 (overlapping), over the edge (divided by 9) '
+        'ceil((16 - 3)/2) + 1 = 8'
+    ) in lines_of('cifar10_18pct', 'full_window_average', num_classes=10)
+    for edit, words in {'leaky_relu': 'LeakyReLU 0.01', 'elu': 'ELU 1'}.items():
+        line = f'FC64 64 W 64x1024, {words}, dropout 0.5 4*4*64 = 1024 65,600 65,536'
+        assert line in lines_of('cifar10_80sec', 'dropout', edit, num_classes=10)
+
+
 def test_edits_are_named_and_applied():
     lines = lines_of('course', 'no_lrn', 'no_dropout', 'non_overlapping_pool', 'tanh')
     assert lines[0] == 'course, no_lrn, no_dropout, non_overlapping_pool, tanh'

@@ -16,6 +16,7 @@ __all__ = [
     'batch_statistics',
     'conv',
     'dot_in_groups',
+    'local_conv',
     'local_response_norm',
     'max_pool',
     'normalize',
@@ -28,18 +29,39 @@ def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, *args, **kwargs)
 
 
+def local_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: int, precision=None) -> jax.Array:
+    """Return what `ops.local_conv` does; `lax` takes a position's inputs channel by channel."""
+    rows, columns, height, width, channels, filters = kernel.shape
+    by_channel = kernel.transpose(0, 1, 4, 2, 3, 5)
+    return lax.conv_general_dilated_local(
+        x,
+        by_channel.reshape(rows, columns, channels * height * width, filters),
+        (stride, stride),
+        [(pad, pad), (pad, pad)],
+        (height, width),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        precision=precision,
+    )
+
+
 def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
     """Return what `ops.max_pool` does, by `reduce_window`; the gradient is `select_and_scatter`."""
     low = np.array(-np.inf, x.dtype)
     return _reduce_windows(x, low, lax.max, window, stride, ceil_mode)
 
 
-def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
+def avg_pool(
+    x: jax.Array,
+    window: int,
+    stride: int,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> jax.Array:
     """Return what `ops.avg_pool` does: each window's sum divided by its number of pixels."""
     zero = np.zeros((), x.dtype)
     ones = np.ones((1, *x.shape[1:3], 1), x.dtype)
     total, count = (_reduce_windows(a, zero, lax.add, window, stride, ceil_mode) for a in (x, ones))
-    return total / count
+    return total / (window**2 if count_include_pad else count)
 
 
 def _reduce_windows(x, start, reduce, window: int, stride: int, ceil_mode: bool) -> jax.Array:

@@ -18,12 +18,15 @@ from torch.nn import functional
 
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -69,17 +72,22 @@ def _module(info: LayerInfo, tuned: bool) -> nn.Module:
             return nn.Tanh()
         case Sigmoid():
             return nn.Sigmoid()
+        case LeakyReLU(slope):
+            return nn.LeakyReLU(slope, inplace=True)
+        case ELU(alpha):
+            return nn.ELU(alpha, inplace=True)
         case MaxPool(window, stride, ceil_mode):
             return nn.MaxPool2d(window, stride, ceil_mode=ceil_mode)
-        case AvgPool(window, stride, ceil_mode):
-            return nn.AvgPool2d(window, stride, ceil_mode=ceil_mode)
+        case AvgPool(window, stride, ceil_mode, count_include_pad):
+            divisor = window**2 if count_include_pad else None
+            return nn.AvgPool2d(window, stride, ceil_mode=ceil_mode, divisor_override=divisor)
         case Dropout(rate):  # the same work, however it is scaled
             return nn.Dropout(rate)
         case LRN() as layer:
             return _LRN(layer, tuned)
         case BatchNorm(_, epsilon):
             return nn.BatchNorm2d(info.input[2], epsilon, affine=False)
-        case Conv() | Dense() | WithinChannelLRN() | Normalize() as layer:
+        case Conv() | Dense() | Local() | WithinChannelLRN() | Normalize() as layer:
             raise ValueError(f'PyTorch has no layer for {layer}')
         case _:
             assert_never(info.layer)

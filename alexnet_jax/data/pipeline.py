@@ -1,8 +1,9 @@
 """A run's data: `Data` yields training and evaluation batches by step number.
 
 Step s, counted from 1, takes the global positions (s-1)B .. sB-1. Position p is item p mod n of
-the permutation of epoch p div n: batches cross epochs and nothing is dropped. So batch s is a pure
-function of dataset, seed, batch size and s, and there is no iterator state to save.
+the permutation of epoch p div n, or of epoch 0 throughout if data.reshuffle is False: batches cross
+epochs and nothing is dropped. So batch s is a pure function of dataset, seed, batch size and s, and
+there is no iterator state to save.
 """
 
 import contextlib
@@ -203,8 +204,9 @@ class Data:
     def _items(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the example and the epoch at each global position."""
         epochs, places = np.divmod(positions, self.train_size)
+        seed, size, reshuffle = self.config.seed, self.train_size, self.config.data.reshuffle
         indices = [
-            permutation(self.config.seed, int(epoch), self.train_size)[places[epochs == epoch]]
+            permutation(seed, int(epoch) if reshuffle else 0, size)[places[epochs == epoch]]
             for epoch in np.unique(epochs)
         ]
         return np.concatenate(indices).astype(np.int64), epochs

@@ -11,12 +11,15 @@ from jax import lax
 
 from alexnet_jax.model import ops, sliced_dense
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -99,10 +102,16 @@ class AlexNet(nn.Module):
                         x = nn.tanh(x)
                     case Sigmoid():
                         x = nn.sigmoid(x)
-                    case AvgPool(window, stride, ceil_mode):
-                        x = self.ops.avg_pool(x, window, stride, ceil_mode)
+                    case LeakyReLU(slope):
+                        x = jnp.where(x > 0, x, slope * x)
+                    case ELU(alpha):
+                        x = nn.elu(x, alpha)
+                    case AvgPool(window, stride, ceil_mode, count_include_pad):
+                        x = self.ops.avg_pool(x, window, stride, ceil_mode, count_include_pad)
                     case WithinChannelLRN(k, n, alpha, beta):
                         x = self.ops.within_channel_lrn(x, k, n, alpha, beta)
+                    case Local():
+                        x = self._local(layer, x)
                     case Normalize(mean, std):
                         x = _normalize(x, mean, std)
                     case _:
@@ -124,6 +133,9 @@ class AlexNet(nn.Module):
             name=layer.name,
         )(x)
 
+    def _local(self, layer: Local, x: jax.Array) -> jax.Array:
+        return LocalConv(layer, self.dtype, self.precision, self.ops, name=layer.name)(x)
+
     def _dense(self, layer: Dense, x: jax.Array) -> jax.Array:
         is_head = layer is self.layers[-1]
         dot = self.ops.dot_in_groups if layer.groups > 1 else None
@@ -139,6 +151,27 @@ class AlexNet(nn.Module):
             dot_general=dot,
             name=layer.name,
         )(x)
+
+
+class LocalConv(nn.Module):
+    """A `Local` layer: `kernel` [H', W', h, w, C, filters] and `bias` [H', W', filters]."""
+
+    layer: Local
+    dtype: jnp.dtype
+    precision: lax.Precision | None
+    ops: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Compute activations [N, H', W', filters] of images [N, H, W, C]."""
+        layer, (_, *shape) = self.layer, x.shape
+        inputs = layer.window**2 * shape[-1]
+        kernel_init = _kernel_init(layer.std, batch_axis=(0, 1))
+        kernel = self.param('kernel', kernel_init, layer.kernel_shape(tuple(shape)))
+        bias_init = _bias_init(layer.bias, inputs)
+        bias = self.param('bias', bias_init, layer.output_shape(tuple(shape)), jnp.float32)
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
+        return self.ops.local_conv(x, kernel, layer.stride, layer.pad, self.precision) + bias
 
 
 class GhostBatchNorm(nn.Module):
@@ -193,12 +226,16 @@ def update_batch_stats(layers: Table, batch_stats: Any, means: Any, is_any: jax.
     }
 
 
-def _kernel_init(std: float | Literal['he', 'torch']) -> nn.initializers.Initializer:
+def _kernel_init(
+    std: float | Literal['he', 'torch'], batch_axis: tuple[int, ...] = ()
+) -> nn.initializers.Initializer:
+    """`batch_axis`: the axes along which there is one kernel after the other."""
+    scaled = partial(nn.initializers.variance_scaling, batch_axis=batch_axis)
     match std:
         case 'he':  # He et al. 2015
-            return nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+            return scaled(2.0, 'fan_in', 'normal')
         case 'torch':  # variance 1 / (3 inputs), that of U(+-1/sqrt(inputs))
-            return nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+            return scaled(1 / 3, 'fan_in', 'uniform')
     return nn.initializers.normal(std)
 
 

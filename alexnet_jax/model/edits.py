@@ -3,15 +3,20 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
+    Activation,
     AvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
     Layer,
+    LeakyReLU,
+    Local,
     MaxPool,
     ReLU,
     Sigmoid,
@@ -22,6 +27,7 @@ from alexnet_jax.model.layers import (
 )
 
 Kinds = type | tuple[type, ...]
+ACTIVATIONS = get_args(Activation)
 
 
 def _without(table: Table, kinds: Kinds) -> Table:
@@ -40,14 +46,9 @@ def _ends(table: Table) -> tuple[Weighted, Weighted]:
     return weighted[0], weighted[-1]
 
 
-def tanh(table: Table) -> Table:
-    """Replace ReLU by tanh (figure 1 of the paper)."""
-    return _replaced(table, ReLU, lambda _: Tanh())
-
-
-def sigmoid(table: Table) -> Table:
-    """Replace ReLU by 1 / (1 + exp(-x))."""
-    return _replaced(table, ReLU, lambda _: Sigmoid())
+def _activated_by(layer: Layer) -> Callable[[Table], Table]:
+    """An edit that puts this layer in place of every nonlinearity."""
+    return partial(_replaced, kinds=ACTIVATIONS, change=lambda _: layer)
 
 
 def non_overlapping_pool(table: Table) -> Table:
@@ -60,6 +61,52 @@ def non_overlapping_pool(table: Table) -> Table:
 def average_pool(table: Table) -> Table:
     """Replace max pooling by average pooling."""
     return _replaced(table, MaxPool, lambda pool: AvgPool(pool.window, pool.stride, pool.ceil_mode))
+
+
+def max_pool(table: Table) -> Table:
+    """Replace average pooling by max pooling."""
+    return _replaced(table, AvgPool, lambda pool: MaxPool(pool.window, pool.stride, pool.ceil_mode))
+
+
+def full_window_average(table: Table) -> Table:
+    """Divide by the whole window where an average pool hangs over the edge.
+
+    As cuda-convnet did until July 2012 (AvgPooler, revision 556).
+    """
+    return _replaced(table, AvgPool, lambda pool: dataclasses.replace(pool, count_include_pad=True))
+
+
+def dropout(table: Table) -> Table:
+    """Drop half of the features of each hidden fully connected layer that has no dropout yet.
+
+    The dropout follows the nonlinearity and is the paper's (section 4.2).
+    """
+    _, last = _ends(table)
+    result: list[Layer] = []
+    is_due = False
+    for layer in table:
+        if is_due and not isinstance(layer, Activation):
+            if not isinstance(layer, Dropout):
+                result.append(Dropout(0.5, scale_at_test=True))
+            is_due = False
+        result.append(layer)
+        is_due |= isinstance(layer, Dense) and layer is not last
+    return tuple(result)
+
+
+def without_conv4(table: Table) -> Table:
+    """Leave out conv4, the nonlinearity after it and a batch norm before it (section 7)."""
+    result: list[Layer] = []
+    is_after = False
+    for layer in table:
+        if isinstance(layer, Conv) and layer.name == 'conv4':
+            is_after = True
+            if isinstance(result[-1], BatchNorm):
+                result.pop()
+        elif not (is_after and isinstance(layer, Activation)):
+            is_after = False
+            result.append(layer)
+    return tuple(result)
 
 
 def one_tower(table: Table) -> Table:
@@ -94,7 +141,7 @@ def half_width(table: Table) -> Table:
 
     def halved(layer: Layer) -> Layer:
         match layer:
-            case Conv(filters=filters):
+            case Conv(filters=filters) | Local(filters=filters):
                 return dataclasses.replace(layer, filters=filters // 2)
             case Dense(features=features) if layer is not last:
                 return dataclasses.replace(layer, features=features // 2)
@@ -111,7 +158,7 @@ def he_init(table: Table) -> Table:
     ends = _ends(table)
     return _replaced(
         table,
-        (Conv, Dense),
+        (Conv, Local, Dense),
         lambda layer: layer if layer in ends else dataclasses.replace(layer, std='he', bias=0.0),
     )
 
@@ -121,9 +168,16 @@ EDITS: dict[str, Callable[[Table], Table]] = {
     'non_overlapping_pool': non_overlapping_pool,
     'no_dropout': partial(_without, kinds=Dropout),
     'no_tower_communication': no_tower_communication,
-    'tanh': tanh,
-    'sigmoid': sigmoid,
+    'dropout': dropout,
+    'relu': _activated_by(ReLU()),
+    'tanh': _activated_by(Tanh()),  # figure 1 of the paper
+    'sigmoid': _activated_by(Sigmoid()),
+    'leaky_relu': _activated_by(LeakyReLU()),
+    'elu': _activated_by(ELU()),
     'average_pool': average_pool,
+    'max_pool': max_pool,
+    'full_window_average': full_window_average,
+    'without_conv4': without_conv4,
     'one_tower': one_tower,
     'half_width': half_width,
     'he_init': he_init,

@@ -78,6 +78,34 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Local:
+    """Locally connected layer: a convolution whose filters differ from one position to the next.
+
+    There are `filters` of them at each position, each with its own bias; `bias` and `std` are as in
+    `Conv`. cuda-convnet's layers of type `local`.
+    """
+
+    name: str
+    filters: int
+    window: int
+    stride: int = 1
+    pad: int = 0
+    bias: float | Literal['torch'] = 0.0
+    std: float | Literal['he', 'torch'] = 0.01
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of the output for an input of this shape."""
+        *sizes, _ = shape
+        padded = (size + 2 * self.pad for size in sizes)
+        return (*(output_width(size, self.window, self.stride) for size in padded), self.filters)
+
+    def kernel_shape(self, shape: Shape) -> Shape:
+        """Return (rows and columns of positions, height, width, channels, filters)."""
+        *positions, _ = self.output_shape(shape)
+        return (*positions, self.window, self.window, shape[-1], self.filters)
+
+
+@dataclass(frozen=True)
 class Dense:
     """Fully connected layer on its flattened input; `bias` and `std` are as in `Conv`."""
 
@@ -118,6 +146,22 @@ class Sigmoid(_SameShape):
 
 
 @dataclass(frozen=True)
+class LeakyReLU(_SameShape):
+    """max(0, x) + slope min(0, x), with derivative `slope` at 0; 0.01 as in Maas et al. 2013."""
+
+    slope: float = 0.01
+    prefix: ClassVar[str] = 'leaky'
+
+
+@dataclass(frozen=True)
+class ELU(_SameShape):
+    """x above 0, alpha (exp(x) - 1) below; alpha = 1 as in Clevert et al. 2015 (1511.07289)."""
+
+    alpha: float = 1.0
+    prefix: ClassVar[str] = 'elu'
+
+
+@dataclass(frozen=True)
 class LRN(_SameShape):
     """Local response normalization across channels: `ops.local_response_norm`."""
 
@@ -147,7 +191,10 @@ class MaxPool(_Pool):
 
 @dataclass(frozen=True)
 class AvgPool(_Pool):
-    """Mean over each window."""
+    """Mean over each window; over the edge, of the pixels that exist or of the whole window."""
+
+    # Whether pixels beyond the edge count, as zeros: cuda-convnet before July 2012.
+    count_include_pad: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,8 +232,8 @@ class BatchNorm(_SameShape):
     momentum: float = 0.9  # of the running averages, per step
 
 
-Activation = ReLU | Tanh | Sigmoid
-Weighted = Conv | Dense  # with a kernel and a bias
+Activation = ReLU | Tanh | Sigmoid | LeakyReLU | ELU
+Weighted = Conv | Local | Dense  # with a kernel and a bias
 Named = Weighted | BatchNorm  # named by the table; the others are numbered: prefix 'norm', norm1
 Layer = Named | Activation | LRN | WithinChannelLRN | MaxPool | AvgPool | Dropout | Normalize
 Table = tuple[Layer, ...]

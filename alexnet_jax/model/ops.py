@@ -28,6 +28,7 @@ from alexnet_jax.model.norms import (
     widened,
 )
 from alexnet_jax.model.pools import (
+    fill_ceil_mode,
     indexed_max_pool,
     separable_avg_pool,
     separable_max_pool,
@@ -109,6 +110,44 @@ def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array
     return jnp.concatenate(products, axis=-1).reshape(x.shape[0], -1)
 
 
+def local_conv(
+    x: jax.Array, kernel: jax.Array, stride: int, pad: int, precision: lax.Precision | None = None
+) -> jax.Array:
+    """Convolve with other filters at each position; `lax.conv_general_dilated_local` does the same.
+
+    CPU: a matrix product per position in a loop, 3.6 ms instead of 12 to 20 with one batched
+    product (36 positions, 576 inputs, 32 filters, batch 128, one busy core). TPU and GPU: batched.
+
+    Args:
+      x: Images [N, H, W, C].
+      kernel: Weights [H', W', h, w, C, filters].
+      stride: Pixels between positions, along the height and the width.
+      pad: Zeros on every side.
+      precision: The precision of the products.
+
+    Returns:
+      Activations [N, H', W', filters].
+    """
+    rows, columns, height, width, channels, filters = kernel.shape
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (pad, pad, 0), (pad, pad, 0), (0, 0, 0)])
+    ends = [(count - 1) * stride + 1 for count in (rows, columns)]
+    shifted = [
+        x[:, i : i + ends[0] : stride, j : j + ends[1] : stride]
+        for i in range(height)
+        for j in range(width)
+    ]
+    # [positions, N, inputs of a filter] and [positions, inputs of a filter, filters]
+    patches = jnp.stack(shifted, 3).reshape(len(x), rows * columns, -1).transpose(1, 0, 2)
+    kernel = kernel.reshape(rows * columns, height * width * channels, filters)
+    dot = partial(jnp.matmul, precision=precision)
+
+    def in_loop(patches: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.map(lambda operands: dot(*operands), (patches, kernel))
+
+    products = _by_platform(patches, kernel, cpu=in_loop, tpu=dot, gpu=dot)
+    return products.transpose(1, 0, 2).reshape(len(x), rows, columns, filters)
+
+
 def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
     """Return the maximum over square windows.
 
@@ -136,11 +175,24 @@ def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
     )
 
 
-def avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:
+def avg_pool(
+    x: jax.Array,
+    window: int,
+    stride: int,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> jax.Array:
     """Return the mean over square windows; over the edge, the mean of the pixels that exist.
 
-    Arguments and result are those of `max_pool`.
+    Args:
+      x, window, stride, ceil_mode: As in `max_pool`.
+      count_include_pad: Whether pixels beyond the edge count, as zeros.
+
+    Returns:
+      Means, of the shape that `max_pool` returns.
     """
+    if ceil_mode and count_include_pad:
+        x, ceil_mode = fill_ceil_mode(x, window, stride, 0), False
     return separable_avg_pool(x, window, stride, ceil_mode)
 
 

@@ -19,7 +19,7 @@ from alexnet_jax.model.layers import output_width
 def separable_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
     """Pool by maxima of strided slices, along the width and then along the height."""
     if ceil_mode:
-        x = _fill_ceil_mode(x, window, stride, _lowest(x))
+        x = fill_ceil_mode(x, window, stride, _lowest(x))
     return _max_along(_max_along(x, 2, window, stride), 1, window, stride)
 
 
@@ -29,7 +29,7 @@ def indexed_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) ->
     The gradient needs those bytes instead of the images and the maxima.
     """
     if ceil_mode:
-        x = _fill_ceil_mode(x, window, stride, _lowest(x))
+        x = fill_ceil_mode(x, window, stride, _lowest(x))
     _, height, width, _ = x.shape
     return _indexed_max(x, window, stride, height, width)
 
@@ -47,7 +47,7 @@ def separable_avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) 
     """Average by sums of strided slices, along the width and then along the height."""
     counts = _pixels(x.shape, window, stride, ceil_mode)
     if ceil_mode:
-        x = _fill_ceil_mode(x, window, stride, 0)
+        x = fill_ceil_mode(x, window, stride, 0)
     for axis in (2, 1):
         x = add_up(_window_slices(x, axis, window, stride))
     return x / jnp.asarray(counts, x.dtype)
@@ -81,8 +81,8 @@ def _pixels(shape: tuple[int, ...], window: int, stride: int, ceil_mode: bool) -
     return rows[None, :, None, None] * columns[None, None, :, None]
 
 
-def _fill_ceil_mode(x: jax.Array, window: int, stride: int, value: float) -> jax.Array:
-    """Pad the right and the bottom to where the last window ends."""
+def fill_ceil_mode(x: jax.Array, window: int, stride: int, value: float) -> jax.Array:
+    """Return x with the right and the bottom padded to where the last window ends."""
     ends = _overhangs(x.shape[1:3], window, stride, ceil_mode=True)
     pads = [(0, 0, 0), *((0, end, 0) for end in ends), (0, 0, 0)]
     return lax.pad(x, jnp.asarray(value, x.dtype), pads)

@@ -9,9 +9,11 @@ from typing import NamedTuple
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import (
     Activation,
+    Conv,
     Dense,
     Dropout,
     Layer,
+    Local,
     Named,
     Shape,
     Table,
@@ -33,17 +35,24 @@ class LayerInfo(NamedTuple):
         return self.layer.kernel_shape(self.input) if isinstance(self.layer, Weighted) else None
 
     @property
+    def biases(self) -> Shape:
+        """Shape of the biases: (filters,), (features,) or, for `Local`, that of the output."""
+        return self.output if isinstance(self.layer, Local) else self.output[-1:]
+
+    @property
     def parameters(self) -> int:
-        """Number of weights and of biases, one for each filter or feature."""
-        return math.prod(self.kernel) + self.kernel[-1] if self.kernel else 0
+        """Number of weights and biases."""
+        return math.prod(self.kernel) + math.prod(self.biases) if self.kernel else 0
 
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds per image of the products with the weights; norms and pools do not count.
 
-        A multiply-add is one multiplication and one addition: two floating-point operations.
+        A multiply-add is one multiplication and one addition: two floating-point operations. The
+        kernels of `Conv` are applied at every position, every other weight is used once.
         """
-        return math.prod(self.kernel) * math.prod(self.output[:-1]) if self.kernel else 0
+        positions = math.prod(self.output[:-1]) if isinstance(self.layer, Conv) else 1
+        return math.prod(self.kernel) * positions if self.kernel else 0
 
 
 def layer_names(layers: Table) -> list[str]:

@@ -11,6 +11,7 @@ import ml_collections
 
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     Activation,
     AvgPool,
@@ -18,6 +19,8 @@ from alexnet_jax.model.layers import (
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -77,9 +80,19 @@ def _describe(info: LayerInfo) -> tuple[str, str]:
                 f'{filters} filters {kernel}, stride {stride}, pad {shown}{_towers(groups)}',
                 _width_formula(span, value, stride, info),
             )
+        case Local(_, filters, window, stride, pad):
+            kernel = _by((window, window, info.input[2]))
+            return (
+                f'{filters} filters {kernel} at each position, stride {stride}, pad {pad}',
+                _width_formula(
+                    f'{width} - {window} + 2*{pad}', width - window + 2 * pad, stride, info
+                ),
+            )
         case MaxPool(window, stride, ceil_mode) | AvgPool(window, stride, ceil_mode):
             overlapping = ' (overlapping)' if stride < window else ''
             over = ', over the edge' if ceil_mode else ''
+            if over and isinstance(info.layer, AvgPool) and info.layer.count_include_pad:
+                over += f' (divided by {window**2})'
             return (
                 f'{_by((window, window))}, stride {stride}{overlapping}{over}',
                 _width_formula(f'{width} - {window}', width - window, stride, info, ceil_mode),
@@ -106,6 +119,10 @@ def _describe(info: LayerInfo) -> tuple[str, str]:
             return 'tanh', ''
         case Sigmoid():
             return 'sigmoid', ''
+        case LeakyReLU(slope):
+            return f'LeakyReLU {slope:g}', ''
+        case ELU(alpha):
+            return f'ELU {alpha:g}', ''
         case _:
             assert_never(info.layer)
 

@@ -18,6 +18,9 @@ VARIANTS = {
     'alexnet_bn': "the two towers with batch normalization, after NVIDIA's Caffe",
     'cifar10_18pct': "the authors' 18% network for CIFAR-10",
     'cifar10_80sec': "the authors' 26% network for CIFAR-10",
+    'cifar10_13pct': "the authors' 13% network for CIFAR-10, with locally connected layers",
+    'cifar10_11pct': "the authors' 11% network for CIFAR-10, with locally connected layers",
+    'lenet5': 'LeNet-5 (LeCun et al. 1998) on color images, with a softmax',
     'digits': 'a narrow AlexNet for handwritten digits',
 }
 LISTED = 50  # class names; config.json has all of them

@@ -10,10 +10,13 @@ import numpy as np
 from alexnet_jax.configs import (
     bvlc,
     caffenet,
+    cifar10_11pct,
+    cifar10_13pct,
     cifar10_18pct,
     cifar10_80sec,
     imagenet,
     lars,
+    lenet5,
     paper,
     quickstart,
     source_2012,
@@ -28,7 +31,9 @@ from alexnet_jax.weights.contents import Contents, Row
 RECIPES = {
     'course': imagenet, 'paper': paper, 'alexnet_bn': lars, 'source_2012': source_2012,
     'bvlc': bvlc, 'caffenet': caffenet, 'torchvision': torchvision,
-    'cifar10_18pct': cifar10_18pct, 'cifar10_80sec': cifar10_80sec, 'digits': quickstart,
+    'cifar10_18pct': cifar10_18pct, 'cifar10_80sec': cifar10_80sec,
+    'cifar10_13pct': cifar10_13pct, 'cifar10_11pct': cifar10_11pct, 'lenet5': lenet5,
+    'digits': quickstart,
 }  # fmt: skip
 WITH_ROWS = ('bvlc', 'caffenet')  # those published by Caffe and the model zoo
 COMPUTING = (Conv, Dense, LRN, MaxPool, ReLU)

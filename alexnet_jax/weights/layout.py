@@ -3,6 +3,8 @@ that transposes.
 
 The others store the kernel of a convolution as OIHW, that of a fully connected layer as [features,
 inputs], and flatten maps channel by channel: CHW. Here they are HWIO, [inputs, features] and HWC.
+They have no locally connected layers; such a kernel becomes [H', W', O, I, h, w] and its biases
+[O, H', W'], the layout of the maps to which they are added.
 Tensors are named as in a PyTorch module with the same layer names: conv1.weight, conv1.bias,
 bn2.running_mean, bn2.running_var.
 """
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Shape, Table, Weighted
+from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Local, Shape, Table, Weighted
 from alexnet_jax.model.shapes import LayerInfo, layer_infos
 
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
@@ -45,6 +47,11 @@ def tensor_shapes(layers: Table, image_size: int) -> dict[str, Shape]:
                 height, width, inputs, _ = info.layer.kernel_shape(info.input)
                 shapes[f'{info.name}.weight'] = (filters, inputs, height, width)
                 shapes[f'{info.name}.bias'] = (filters,)
+            case Local(filters=filters):
+                rows, columns, height, width, inputs, _ = info.layer.kernel_shape(info.input)
+                shape = (rows, columns, filters, inputs, height, width)
+                shapes[f'{info.name}.weight'] = shape
+                shapes[f'{info.name}.bias'] = (filters, rows, columns)
             case Dense(features=features):
                 inputs, _ = info.layer.kernel_shape(info.input)
                 shapes[f'{info.name}.weight'] = (features, inputs)
@@ -83,7 +90,8 @@ def to_torch(layers: Table, image_size: int, variables: Mapping[str, Any]) -> di
             params = variables['params'][info.name]
             kernel = _kernel_to_torch(info, np.asarray(params['kernel']))
             tensors[f'{info.name}.weight'] = np.ascontiguousarray(kernel)
-            tensors[f'{info.name}.bias'] = np.asarray(params['bias'])
+            bias = np.asarray(params['bias'])
+            tensors[f'{info.name}.bias'] = np.ascontiguousarray(np.moveaxis(bias, -1, 0))
         elif isinstance(info.layer, BatchNorm):
             stats = variables['batch_stats'][info.name]
             tensors[f'{info.name}.running_mean'] = np.asarray(stats['mean'])
@@ -114,9 +122,10 @@ def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]
     for info in layer_infos(layers, image_size):
         if isinstance(info.layer, Weighted):
             kernel = _kernel_from_torch(info, tensors[f'{info.name}.weight'])
+            bias = tensors[f'{info.name}.bias']
             params[info.name] = {
                 'kernel': np.ascontiguousarray(kernel, np.float32),
-                'bias': np.asarray(tensors[f'{info.name}.bias'], np.float32),
+                'bias': np.ascontiguousarray(np.moveaxis(bias, 0, -1), np.float32),
             }
         elif isinstance(info.layer, BatchNorm):
             batch_stats[info.name] = {
@@ -129,6 +138,8 @@ def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]
 def _kernel_to_torch(info: LayerInfo, kernel: np.ndarray) -> np.ndarray:
     if isinstance(info.layer, Conv):
         return kernel.transpose(3, 2, 0, 1)
+    if isinstance(info.layer, Local):
+        return kernel.transpose(0, 1, 5, 4, 2, 3)
     *size, channels = _tower(info)
     return (
         kernel.reshape(*size, channels, -1)
@@ -140,6 +151,8 @@ def _kernel_to_torch(info: LayerInfo, kernel: np.ndarray) -> np.ndarray:
 def _kernel_from_torch(info: LayerInfo, weight: np.ndarray) -> np.ndarray:
     if isinstance(info.layer, Conv):
         return weight.transpose(2, 3, 1, 0)
+    if isinstance(info.layer, Local):
+        return weight.transpose(0, 1, 4, 5, 3, 2)
     *size, channels = _tower(info)
     axes = range(2, 2 + len(size))
     return weight.reshape(-1, channels, *size).transpose(*axes, 1, 0).reshape(weight.shape[::-1])

@@ -18,12 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -127,6 +130,8 @@ class _Graph:
                 return self.add(
                     'Conv', [x, *weights], name, pads=pads, strides=strides, group=groups
                 )
+            case Local():
+                return self._local(info, info.layer, x, name)
             case Dense():
                 return self._dense(info, x, name)
             case LRN():
@@ -135,8 +140,10 @@ class _Graph:
                 return self._within_channel_lrn(info.layer, x, name)
             case MaxPool():
                 return self.add('MaxPool', [x], name, **_windows(info))
-            case AvgPool():  # the mean of the pixels that exist
-                return self.add('AveragePool', [x], name, count_include_pad=0, **_windows(info))
+            case AvgPool(count_include_pad=full):
+                return self.add(
+                    'AveragePool', [x], name, count_include_pad=int(full), **_windows(info)
+                )
             case BatchNorm(epsilon=epsilon):
                 channels = info.input[-1]
                 scale = self._constant(f'{name}.scale', np.ones(channels))
@@ -158,11 +165,15 @@ class _Graph:
                 return self.add('Tanh', [x], name)
             case Sigmoid():
                 return self.add('Sigmoid', [x], name)
+            case LeakyReLU(slope):
+                return self.add('LeakyRelu', [x], name, alpha=slope)
+            case ELU(alpha):
+                return self.add('Elu', [x], name, alpha=alpha)
             case _:
                 assert_never(info.layer)
 
-    def _constant(self, name: str, value: Any) -> str:
-        tensor = numpy_helper.from_array(np.asarray(value, np.float32))
+    def _constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
+        tensor = numpy_helper.from_array(np.asarray(value, dtype))
         return self.add('Constant', [], name, value=tensor)
 
     def _split(self, x: str, groups: int, axis: int, name: str) -> list[str]:
@@ -193,6 +204,36 @@ class _Graph:
                 inputs = self.add('Flatten', [inputs], f'{output}.flat')
             outputs.append(self.add('Gemm', [inputs, weight, bias], output, transB=1))
         return name if groups == 1 else self._join(outputs, name)
+
+    def _local(self, info: LayerInfo, layer: Local, x: str, name: str) -> str:
+        """For each position, a product of its pixels, [N, I h w], with its own weights."""
+        rows, columns, height, width, inputs, filters = layer.kernel_shape(info.input)
+        pads = self._constant(f'{name}.pads', [0, 0, layer.pad, layer.pad] * 2, np.int64)
+        padded = self.add('Pad', [x, pads], f'{name}.padded')
+        axes = self._constant(f'{name}.axes', [2, 3], np.int64)
+        steps = self._constant(f'{name}.steps', [layer.stride] * 2, np.int64)
+        pixels = []  # of every window, one after the other: [N, I, 1, H', W']
+        for place in range(height * width):
+            start, label = np.array(divmod(place, width)), f'{name}.pixel{place}'
+            end = start + (np.array([rows, columns]) - 1) * layer.stride + 1
+            starts = self._constant(f'{label}.starts', start, np.int64)
+            ends = self._constant(f'{label}.ends', end, np.int64)
+            pixel = self.add('Slice', [padded, starts, ends, axes, steps], label)
+            axis = self._constant(f'{label}.axis', [2], np.int64)
+            pixels.append(self.add('Unsqueeze', [pixel, axis], f'{label}.apart'))
+        x = self.add('Concat', pixels, f'{name}.pixels', axis=2)
+        x = self._reshape(x, (-1, inputs * height * width, rows * columns), f'{name}.flat')
+        x = self.add('Transpose', [x], f'{name}.patches', perm=[2, 0, 1])
+        shape = (rows * columns, filters, inputs * height * width)
+        weights = self._reshape(f'{info.name}.weight', shape, f'{name}.rows')
+        weights = self.add('Transpose', [weights], f'{name}.columns', perm=[0, 2, 1])
+        x = self.add('MatMul', [x, weights], f'{name}.products')
+        x = self.add('Transpose', [x], f'{name}.maps', perm=[1, 2, 0])
+        x = self._reshape(x, (-1, filters, rows, columns), f'{name}.unbiased')
+        return self.add('Add', [x, f'{info.name}.bias'], name)
+
+    def _reshape(self, x: str, shape: tuple[int, ...], name: str) -> str:
+        return self.add('Reshape', [x, self._constant(f'{name}.shape', shape, np.int64)], name)
 
     def _lrn(self, layer: LRN, x: str, name: str) -> str:
         """LRN within each tower. ONNX, like Caffe, divides alpha by the number of channels."""

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -76,6 +79,22 @@ HELPERS = {
         weights, biases = self.weight.chunk(self.towers), self.bias.chunk(self.towers)
         towers = zip(x.chunk(self.towers, dim=1), weights, biases)
         return torch.cat([nn.functional.linear(*tower) for tower in towers], dim=1)
+''',
+    'LocalConv2d': '''class LocalConv2d(nn.Module):
+    """A convolution whose filters and biases differ from one position to the next."""
+
+    def __init__(self, inputs, filters, window, maps, stride, padding):
+        super().__init__()
+        self.window, self.stride, self.padding = window, stride, padding
+        weight = torch.randn(*maps, filters, inputs, window, window) * 0.01
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(filters, *maps))
+
+    def forward(self, x):
+        patches = nn.functional.unfold(x, self.window, padding=self.padding, stride=self.stride)
+        weights = self.weight.flatten(0, 1).flatten(2)  # [positions, filters, inputs]
+        maps = torch.einsum('nip,pfi->nfp', patches, weights)
+        return maps.reshape(len(x), *self.bias.shape) + self.bias
 ''',
     'PaperDropout': '''class PaperDropout(nn.Dropout):
     """Dropout as in the paper: at test time, all activations are multiplied by 1 - p."""
@@ -176,6 +195,13 @@ def _module(info: LayerInfo, features: str) -> str:
             return 'nn.Tanh()'
         case Sigmoid():
             return 'nn.Sigmoid()'
+        case LeakyReLU(slope):
+            return f'nn.LeakyReLU({slope})'
+        case ELU(alpha):
+            return f'nn.ELU({alpha})'
+        case Local(window=window, stride=stride, pad=pad):
+            maps = f'maps={info.output[:2]}, stride={stride}, padding={pad}'
+            return f'LocalConv2d({info.input[-1]}, {features}, {window}, {maps})'
         case LRN(k, n, alpha, beta, groups):  # PyTorch divides alpha by the number of channels
             numbers = f'{n}, alpha={_number(alpha * n)}, beta={_number(beta)}, k={_number(k)}'
             if groups > 1:
@@ -186,8 +212,10 @@ def _module(info: LayerInfo, features: str) -> str:
             return f'WithinChannelLRN({numbers})'
         case MaxPool(window, stride, ceil_mode):
             return f'nn.MaxPool2d({window}, {stride}{_options({"ceil_mode": (ceil_mode, False)})})'
-        case AvgPool(window, stride, ceil_mode):  # over the edge, of the pixels that exist: as here
-            return f'nn.AvgPool2d({window}, {stride}{_options({"ceil_mode": (ceil_mode, False)})})'
+        case AvgPool(window, stride, ceil_mode, full):  # if not full, of the pixels that exist
+            divisor = (window**2 if full else None, None)
+            options = {'ceil_mode': (ceil_mode, False), 'divisor_override': divisor}
+            return f'nn.AvgPool2d({window}, {stride}{_options(options)})'
         case Dropout(rate, scale_at_test):
             return f'{"PaperDropout" if scale_at_test else "nn.Dropout"}({rate})'
         case Normalize(mean, std):

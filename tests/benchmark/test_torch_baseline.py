@@ -15,6 +15,7 @@ from alexnet_jax.model.alexnet import (
     Conv,
     Dense,
     Dropout,
+    Local,
     MaxPool,
     ReLU,
     Tanh,
@@ -134,6 +135,7 @@ def test_steps_run(train, tuned):
 @pytest.mark.parametrize(
     ('layer', 'message'),
     [
+        (Local('local2', 4, 3), r"PyTorch has no layer for Local\(name='local2'"),
         (WithinChannelLRN(), r'PyTorch has no layer for WithinChannelLRN\('),
         (Conv('conv2', 4, 3, pad=(0, 1)), r"PyTorch has no layer for Conv\(name='conv2'"),
         (Dense('fc2', 4, groups=2), r"PyTorch has no layer for Dense\(name='fc2'"),

@@ -48,6 +48,12 @@ class TestOrder:
         found = np.concatenate([b['image'] for b in batches])[1400:1500]
         np.testing.assert_array_equal(found, np.stack(decoded))
 
+    def test_without_reshuffling_every_epoch_has_the_order_of_the_first(self, digits_config):
+        data = Data(digits_config(batch_size=500, seed=7, **{'data.reshuffle': False}))
+        first = np.random.RandomState([7, 0]).permutation(1437).tolist()
+        ids = [i for step in range(1, 8) for i in data.example_ids(step)]
+        assert ids == [f'train:{i}' for i in (3 * first)[:3500]]
+
     def test_batch_larger_than_the_split(self, write_folder, folder_config):
         data = Data(folder_config(write_folder(folder_of(6))[0], batch_size=16))
         expected = [f'train:{i}' for i in naive_order(0, 6, 32)]
@@ -112,8 +118,10 @@ def same(left, right):
 
 class TestSteps:
     @pytest.mark.slow
-    def test_resuming_gives_the_same_batches(self, digits_config, tmp_path):
-        config = digits_config(batch_size=300, **{'data.train_ops': RANDOM_OPS})
+    @pytest.mark.parametrize('reshuffle', [True, False])
+    def test_resuming_gives_the_same_batches(self, digits_config, tmp_path, reshuffle):
+        changes = {'data.train_ops': RANDOM_OPS, 'data.reshuffle': reshuffle}
+        config = digits_config(batch_size=300, **changes)
         data, again = Data(config), Data(config)
         data.load_statistics(tmp_path)
         again.load_statistics(tmp_path)
@@ -129,6 +137,12 @@ class TestSteps:
         same_images = (first['image'][places[0]] == second['image'][places[1]]).all((1, 2, 3))
         # one in 25 draws the same offset; 57 expected, standard deviation 7.4
         assert same_images.sum() < 100
+
+    def test_epochs_in_the_same_order_are_augmented_anew(self, digits_config):
+        changes = {'data.train_ops': 'decode|pad_crop(2)', 'data.reshuffle': False}
+        first, second = take(Data(digits_config(batch_size=1437, **changes)).train_batches(), 2)
+        np.testing.assert_array_equal(first['label'], second['label'])
+        assert (first['image'] == second['image']).all((1, 2, 3)).sum() < 100
 
     def test_far_steps(self, digits_config):
         data = Data(digits_config(batch_size=100))

@@ -5,11 +5,15 @@ from tables import IMAGE_SIZES, count
 
 from alexnet_jax.model.edits import EDITS
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     AvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     ReLU,
     Sigmoid,
@@ -79,9 +83,58 @@ def test_average_pool():
     ]
 
 
-@pytest.mark.parametrize(('edit', 'new'), [('tanh', Tanh()), ('sigmoid', Sigmoid())])
-def test_other_nonlinearities(edit, new):
-    assert edited('course', edit) == [(ReLU(), new)] * 7
+def test_max_pool():
+    assert edited('course', 'max_pool') == []
+    pools = AvgPool(3, 2, ceil_mode=True), MaxPool(3, 2, ceil_mode=True)
+    assert edited('cifar10_18pct', 'max_pool') == [pools] * 2
+
+
+def test_full_window_average():
+    pools = AvgPool(3, 2, True), AvgPool(3, 2, True, count_include_pad=True)
+    assert edited('cifar10_18pct', 'full_window_average') == [pools] * 2
+
+
+OTHERS = {
+    'tanh': Tanh(),
+    'sigmoid': Sigmoid(),
+    'leaky_relu': LeakyReLU(0.01),
+    'elu': ELU(1.0),
+}
+
+
+@pytest.mark.parametrize('edit', OTHERS)
+def test_other_nonlinearities(edit):
+    assert edited('course', edit) == [(ReLU(), OTHERS[edit])] * 7
+    assert build('lenet5', (edit, 'relu'), 10) == build('lenet5', ('relu',), 10)
+
+
+def test_relu():
+    assert edited('course', 'relu') == []
+    assert edited('lenet5', 'relu') == [(Tanh(), ReLU())] * 4
+
+
+def test_dropout_follows_the_nonlinearity_of_hidden_features():
+    after = EDITS['dropout'](VARIANTS['cifar10_80sec'])
+    assert kinds(after)[-4:] == [Dense, ReLU, Dropout, Dense]
+    assert after[-2] == Dropout(0.5, scale_at_test=True)
+    assert EDITS['no_dropout'](after) == VARIANTS['cifar10_80sec']
+    for variant in ('course', 'cifar10_18pct', 'cifar10_13pct'):  # has it, or nothing to drop
+        assert edited(variant, 'dropout') == []
+    after = build('torchvision', ('dropout',), 10)  # whose dropout precedes fc6 and fc7
+    assert kinds(after)[-8:] == [Dropout, Dense, ReLU, Dropout, Dense, ReLU, Dropout, Dense]
+
+
+def test_without_conv4():
+    """384 filters of 3 x 3 x 192 go; conv5 sees the 384 of conv3, as before."""
+    after = EDITS['without_conv4'](VARIANTS['paper'])
+    names = ['conv1', 'conv2', 'conv3', 'conv5', 'fc6', 'fc7', 'fc8']
+    assert [layer.name for layer in after if isinstance(layer, Conv | Dense)] == names
+    assert kinds(after).count(ReLU) == kinds(VARIANTS['paper']).count(ReLU) - 1
+    assert count(after, 227) == 60_965_224 - 384 * (3 * 3 * 192 + 1)
+    bn = EDITS['without_conv4'](VARIANTS['alexnet_bn'])
+    norms = [layer.name for layer in bn if isinstance(layer, BatchNorm)]
+    assert norms == ['bn2', 'bn3', 'bn5']
+    assert edited('cifar10_80sec', 'without_conv4') == []
 
 
 def test_one_tower_turns_the_papers_kernels_into_the_course_nets():
@@ -126,12 +179,20 @@ def test_half_width():
     assert count(after, 227) == by_hand
 
 
+def test_half_width_of_local_filters():
+    after = EDITS['half_width'](VARIANTS['cifar10_13pct'])
+    filters = [layer.filters for layer in after if isinstance(layer, Conv | Local)]
+    assert filters == [32, 32, 16, 16]
+
+
 def test_he_init():
     for variant in ('course', 'torchvision'):  # torchvision's table does not start with conv1
         changed = [new for _, new in edited(variant, 'he_init')]
         names = ['conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7']
         assert [layer.name for layer in changed] == names
         assert {(layer.std, layer.bias) for layer in changed} == {('he', 0.0)}
+    changed = [new.name for _, new in edited('cifar10_13pct', 'he_init')]
+    assert changed == ['conv2', 'local3', 'local4']
 
 
 def test_edits_apply_in_order():

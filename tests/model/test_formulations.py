@@ -174,6 +174,14 @@ def test_platforms_have_their_formulations(name, platform):
     assert found == {kind} & MARKS[name].keys()
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda', 'rocm'])
+def test_only_cpus_go_through_positions_one_by_one(platform):
+    kernel = jax.ShapeDtypeStruct((9, 9, 3, 3, 16, 4), jnp.float32)
+    local_conv = partial(ops.local_conv, stride=1, pad=1)
+    text = lowered(local_conv, IMAGES, kernel, platform=platform)
+    assert ('stablehlo.while' in text) == (platform == 'cpu')
+
+
 def test_towers_are_one_convolution_on_tpus():
     kernel = jax.ShapeDtypeStruct((3, 3, 8, 6), jnp.float32)
     conv = partial(

@@ -12,12 +12,15 @@ from alexnet_jax.config import default_config
 from alexnet_jax.model import layers, variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     AvgPool,
     BatchNorm,
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -60,10 +63,12 @@ def test_224_with_ceil_mode_gives_the_grid_of_227():
         (Conv('c', 7, 5, stride=2), (4, 3, 7)),  # (11 - 5)/2 + 1, (9 - 5)/2 + 1
         (Conv('c', 7, 5, pad=2, groups=2), (11, 9, 7)),
         (Conv('c', 7, 5, stride=4, pad=(0, 3)), (3, 2, 7)),  # (14 - 5)/4 = 2.25, (12 - 5)/4 = 1.75
+        (Local('l', 7, 5, stride=2, pad=1), (5, 4, 7)),  # (13 - 5)/2 + 1, (11 - 5)/2 + 1
         (MaxPool(4, 2), (4, 3, 6)),  # 7/2 + 1, 5/2 + 1
         (MaxPool(4, 2, ceil_mode=True), (5, 4, 6)),
         (AvgPool(4, 2), (4, 3, 6)),
         (AvgPool(4, 2, ceil_mode=True), (5, 4, 6)),
+        (AvgPool(4, 2, ceil_mode=True, count_include_pad=True), (5, 4, 6)),
         (Dense('d', 20), (20,)),
     ],
 )
@@ -74,8 +79,8 @@ def test_output_shape(layer, expected):
 @pytest.mark.parametrize(
     'layer',
     [
-        ReLU(), Tanh(), Sigmoid(), LRN(), WithinChannelLRN(), Dropout(), BatchNorm('b'),
-        Normalize((1, 2, 3), (4, 5, 6)),
+        ReLU(), Tanh(), Sigmoid(), LeakyReLU(), ELU(), LRN(), WithinChannelLRN(), Dropout(),
+        BatchNorm('b'), Normalize((1, 2, 3), (4, 5, 6)),
     ],
     ids=str,
 )  # fmt: skip
@@ -87,6 +92,7 @@ def test_layers_that_keep_the_shape(layer):
 def test_kernel_shape():
     assert Conv('c', 8, 5).kernel_shape((11, 9, 6)) == (5, 5, 6, 8)
     assert Conv('c', 8, 5, groups=2).kernel_shape((11, 9, 6)) == (5, 5, 3, 8)
+    assert Local('l', 8, 5, pad=1).kernel_shape((11, 9, 6)) == (9, 7, 5, 5, 6, 8)
     assert Dense('d', 20).kernel_shape((11, 9, 6)) == (594, 20)
     assert Dense('d', 20, groups=2).kernel_shape((11, 9, 6)) == (297, 20)
 

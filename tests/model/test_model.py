@@ -10,10 +10,13 @@ from tables import IMAGE_SIZES
 
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import (
+    ELU,
     LRN,
     Conv,
     Dense,
     Dropout,
+    LeakyReLU,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -226,6 +229,44 @@ def test_tanh_layer():
 def test_sigmoid_layer():
     y = AlexNet((Sigmoid(),)).apply({}, jnp.array([[-1.0, 0.0, 2.0]]))
     np.testing.assert_allclose(y, [[0.26894142, 0.5, 0.88079708]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('layer', 'values', 'slopes'),
+    [  # exp(-1) - 1 = -0.632; the derivative at 0 is that from the left
+        (LeakyReLU(0.01), [-0.01, 0.0, 2.0], [0.01, 0.01, 1.0]),
+        (ELU(1.0), [-0.63212056, 0.0, 2.0], [0.36787944, 1.0, 1.0]),
+        (ELU(2.0), [-1.26424112, 0.0, 2.0], [0.73575888, 2.0, 1.0]),
+    ],
+)
+def test_relatives_of_relu(layer, values, slopes):
+    x = jnp.array([[-1.0, 0.0, 2.0]])
+    apply = partial(AlexNet((layer,)).apply, {})
+    np.testing.assert_allclose(apply(x), [values], rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda x: apply(x).sum())(x), [slopes], rtol=1e-6)
+
+
+def test_local_filters_by_hand():
+    """Windows of 2 x 2 pixels on 2 x 3: two positions, each with its own weights and bias."""
+    layer = Local('l', 1, 2)
+    params = {
+        'l': {
+            'kernel': jnp.array([1.0, 10, 100, 1000, 2, 20, 200, 2000]).reshape(1, 2, 2, 2, 1, 1),
+            'bias': jnp.array([0.5, 0.25]).reshape(1, 2, 1),
+        }
+    }
+    image = jnp.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])[..., None]
+    y = AlexNet((layer,)).apply({'params': params}, image)
+    # 1 + 20 + 400 + 5000, and 2 (2 + 30 + 500 + 6000)
+    np.testing.assert_array_equal(y[0, ..., 0], [[5421.5, 13064.25]])
+
+
+def test_he_s_std_of_local_filters():
+    """sqrt(2 / inputs of a filter), 3 * 3 * 3 = 27, whatever the number of positions."""
+    params = init((Local('l', 64, 3, std='he', bias='torch'), Dense('d', 1)), 8)
+    assert params['l']['kernel'].shape == (6, 6, 3, 3, 3, 64)
+    assert np.std(params['l']['kernel']) == pytest.approx((2 / 27) ** 0.5, rel=0.05)
+    assert 0.98 / 27**0.5 < np.abs(params['l']['bias']).max() <= 1 / 27**0.5
 
 
 def test_normalize_layer():

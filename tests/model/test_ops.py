@@ -63,6 +63,36 @@ def test_conv_by_hand():
     np.testing.assert_array_equal(y, np.array([14, 170], np.float32).reshape(1, 1, 1, 2))
 
 
+# Locally connected layers
+
+
+@pytest.mark.parametrize(
+    ('size', 'window', 'stride', 'pad'), [((6, 6), 3, 1, 1), ((9, 7), 3, 2, 0)]
+)
+def test_local_conv_is_that_of_lax(size, window, stride, pad):
+    x = normal(4, *size, 5)
+    positions = [output_width(s + 2 * pad, window, stride) for s in size]
+    kernel = normal(*positions, window, window, 5, 3, seed=1)
+    gradient = normal(4, *positions, 3, seed=2)
+    ours, expected = (
+        both(lambda x, k, module=module: module.local_conv(x, k, stride, pad))(x, kernel, gradient)
+        for module in (ops, reference_ops)
+    )
+    for a, b in zip(ours, expected, strict=True):
+        assert_within(a, b, 1e-6)
+
+
+def test_local_conv_is_a_sum_per_position():
+    x, kernel = normal(2, 4, 5, 3), normal(4, 5, 3, 3, 3, 2, seed=1)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
+    expected = np.zeros((2, 4, 5, 2))
+    for i in range(4):
+        for j in range(5):
+            patch = padded[:, i : i + 3, j : j + 3]
+            expected[:, i, j] = np.tensordot(patch, kernel[i, j], 3)
+    assert_within(ops.local_conv(x, kernel, 1, 1), expected, 1e-6)
+
+
 # Pooling
 
 
@@ -140,6 +170,27 @@ def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ce
         actual = pool(x, window, stride, ceil_mode)
         assert actual.shape == expected.shape
         np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [(8, 8), (7, 10)])  # over the edge, and one that fits
+def test_avg_pool_of_the_whole_window(size):
+    """Divided by 9 everywhere, as in cuda-convnet before July 2012."""
+    x = normal(2, *size, 3)
+    height, width = (output_width(s, 3, 2, ceil_mode=True) for s in size)
+    padded = np.pad(x, ((0, 0), (0, 3), (0, 3), (0, 0))).astype(np.float64)
+    expected = np.zeros((2, height, width, 3))
+    for i in range(height):
+        for j in range(width):
+            window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            expected[:, i, j] = window.sum((1, 2)) / 9
+    gradient = normal(*expected.shape, seed=1)
+    found = [
+        both(lambda x, m=m: m.avg_pool(x, 3, 2, True, count_include_pad=True))(x, gradient)
+        for m in (ops, reference_ops)
+    ]
+    np.testing.assert_allclose(found[0][0], expected, atol=1e-6)
+    for ours, reference in zip(*found, strict=True):
+        assert_within(ours, reference, 1e-6)
 
 
 @pytest.mark.slow

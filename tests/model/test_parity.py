@@ -6,6 +6,7 @@ pooling window, which changes conv1's gradient by 2e-3.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from helpers import assert_within
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import BatchNorm, Dense, Table
 from alexnet_jax.model.shapes import parameter_names
-from alexnet_jax.model.variants import VARIANTS
+from alexnet_jax.model.variants import VARIANTS, build
 
 torch = pytest.importorskip('torch')
 
@@ -63,6 +64,34 @@ class Normalize(nn.Module):
         mean = torch.tensor([0.485, 0.456, 0.406], dtype=x.dtype).reshape(3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225], dtype=x.dtype).reshape(3, 1, 1)
         return (x / 255 - mean) / std
+
+
+class Local(nn.Module):
+    """3 x 3 filters of their own at each of side x side positions of a padded image."""
+
+    def __init__(self, inputs: int, filters: int, side: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(side, side, filters, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.empty(filters, side, side))
+
+    def forward(self, x):
+        x = nn.functional.pad(x, (1, 1, 1, 1))
+        side = len(self.weight)
+        places = [(i, j) for i in range(side) for j in range(side)]
+        patches = (x[:, :, i : i + 3, j : j + 3] for i, j in places)
+        columns = [
+            torch.einsum('nchw,fchw->nf', patch, self.weight[place])
+            for patch, place in zip(patches, places, strict=True)
+        ]
+        return torch.stack(columns, -1).unflatten(-1, (side, side)) + self.bias
+
+
+class Center(nn.Module):
+    """CIFAR-10's mean and deviation of each channel, in units of 0 .. 255."""
+
+    def forward(self, x):
+        mean = torch.tensor([125.3, 123.0, 113.9], dtype=x.dtype).reshape(3, 1, 1)
+        return (x - mean) / torch.tensor([63.0, 62.1, 66.7], dtype=x.dtype).reshape(3, 1, 1)
 
 
 def one_or_two_towers(towers: int, dropout: type, hidden: int) -> list[nn.Module]:
@@ -148,24 +177,48 @@ def alexnet_bn(hidden: int) -> list[nn.Module]:
     ]
 
 
-def cifar10_18pct(hidden: int) -> list[nn.Module]:
-    """layers-18pct.cfg: pools round up, and average only the pixels that exist."""
+def cifar10_18pct(hidden: int, divisor: int | None = None) -> list[nn.Module]:
+    """layers-18pct.cfg: pools round up, and average only the pixels that exist; in 2011, all 9."""
+    pools = [nn.AvgPool2d(3, 2, ceil_mode=True, divisor_override=divisor) for _ in range(2)]
     return [
         *(nn.Conv2d(3, 32, 5, 1, 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()),
         *(WithinChannelNorm(3, 5e-5), nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU()),
-        *(nn.AvgPool2d(3, 2, ceil_mode=True), WithinChannelNorm(3, 5e-5)),
-        *(nn.Conv2d(32, 64, 5, 1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        *(pools[0], WithinChannelNorm(3, 5e-5)),
+        *(nn.Conv2d(32, 64, 5, 1, 2), nn.ReLU(), pools[1]),
         *(nn.Flatten(), nn.Linear(1024, 10)),
     ]
 
 
-def cifar10_80sec(hidden: int) -> list[nn.Module]:
+def cifar10_80sec(
+    hidden: int, activation: Callable[[], nn.Module] = nn.ReLU, dropout: type = nn.Identity
+) -> list[nn.Module]:
     """layers-80sec.cfg."""
     return [
-        *(nn.Conv2d(3, 32, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)),
-        *(nn.Conv2d(32, 32, 5, 1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
-        *(nn.Conv2d(32, 64, 5, 1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
-        *(nn.Flatten(), nn.Linear(1024, hidden), nn.ReLU(), nn.Linear(hidden, 10)),
+        *(nn.Conv2d(3, 32, 5, 1, 2), activation(), nn.MaxPool2d(3, 2, ceil_mode=True)),
+        *(nn.Conv2d(32, 32, 5, 1, 2), activation(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        *(nn.Conv2d(32, 64, 5, 1, 2), activation(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        *(nn.Flatten(), nn.Linear(1024, hidden), activation(), dropout()),
+        nn.Linear(hidden, 10),
+    ]
+
+
+def conv_local(filters: int, norm: Callable[[], nn.Module] = nn.Identity) -> list[nn.Module]:
+    """layers-conv-local-13pct.cfg and, with norms and 64 filters in local3, -11pct.cfg."""
+    return [
+        *(nn.Conv2d(3, 64, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), norm()),
+        *(nn.Conv2d(64, 64, 5, 1, 2), nn.ReLU(), norm(), nn.MaxPool2d(3, 2, ceil_mode=True)),
+        *(Local(64, filters, 6), nn.ReLU(), Local(filters, 32, 6), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(6 * 6 * 32, 10)),
+    ]
+
+
+def lenet5(hidden: int) -> list[nn.Module]:
+    """LeCun et al. 1998, without the details that `variants.LENET5` lists."""
+    return [
+        *(Center(), nn.Conv2d(3, 6, 5), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()),
+        *(nn.Linear(16 * 5 * 5, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()),
+        nn.Linear(hidden, 10),
     ]
 
 
@@ -180,6 +233,14 @@ NETS: dict[str, tuple[int, int, Callable[[int], list]]] = {
     'alexnet_bn': (227, 500, alexnet_bn),
     'cifar10_18pct': (32, 64, cifar10_18pct),
     'cifar10_80sec': (32, 64, cifar10_80sec),
+    'cifar10_13pct': (24, 0, lambda _: conv_local(32)),
+    'cifar10_11pct': (24, 0, lambda _: conv_local(64, partial(nn.LocalResponseNorm, 9, 1e-3))),
+    'lenet5': (32, 100, lenet5),
+    # with an edit
+    'cifar10_18pct+full_window_average': (32, 64, partial(cifar10_18pct, divisor=9)),
+    'cifar10_80sec+leaky_relu': (32, 64, partial(cifar10_80sec, activation=nn.LeakyReLU)),
+    'cifar10_80sec+elu': (32, 64, partial(cifar10_80sec, activation=nn.ELU)),
+    'cifar10_80sec+dropout': (32, 64, partial(cifar10_80sec, dropout=Halve)),
 }
 
 
@@ -198,7 +259,8 @@ def set_lively_weights(net: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
-            std = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 1.0
+            filters = parameter.flatten(0, -4) if parameter.ndim > 4 else parameter
+            std = (2 / filters[0].numel()) ** 0.5 if parameter.ndim not in (1, 3) else 1.0
             parameter.normal_(0, std, generator=generator)
         *_, last_weight, _ = net.parameters()
         last_weight *= 0.05  # a softmax that is not saturated
@@ -226,7 +288,12 @@ def to_tree(layers: Table, arrays: list[torch.Tensor]) -> dict:
     tree, filters = {}, None
     for name, array in zip(parameter_names(layers), arrays, strict=True):
         layer, kind = name.split('/')
-        if array.ndim == 4:
+        if array.ndim == 6:  # of Local: H', W', OIHW
+            filters = array.shape[2]
+            array = array.permute(0, 1, 4, 5, 3, 2)
+        elif array.ndim == 3:  # its biases
+            array = array.permute(1, 2, 0)
+        elif array.ndim == 4:
             filters = len(array)
             array = array.permute(2, 3, 1, 0)  # OIHW -> HWIO
         elif array.ndim == 2 and filters:  # flattened from CHW -> flattened from HWC
@@ -251,13 +318,15 @@ LARGE = 100  # pixels; such a net takes 5 to 20 s to compile
 )
 def pair(request):
     """A table, the equivalent PyTorch net in float64, images with a realistic scale, labels."""
-    size, hidden, build = NETS[request.param]
-    net = nn.Sequential(*build(hidden)).double().eval()
+    size, hidden, make = NETS[request.param]
+    net = nn.Sequential(*make(hidden)).double().eval()
     set_lively_weights(net)
     rng = np.random.default_rng(0)
-    mean = 120 if request.param == 'torchvision' else 0
+    mean = 120 if request.param in ('torchvision', 'lenet5') else 0
     images = rng.normal(mean, 60, (BATCH, size, size, 3))
-    layers = with_hidden(VARIANTS[request.param], hidden)
+    variant, *edits = request.param.split('+')
+    classes = VARIANTS[variant][-1].features
+    layers = with_hidden(build(variant, tuple(edits), classes), hidden)
     return layers, net, images, rng.integers(0, layers[-1].features, BATCH)
 
 

@@ -10,6 +10,7 @@ from alexnet_jax.model.layers import (
     BatchNorm,
     Conv,
     Dense,
+    Local,
     MaxPool,
     ReLU,
     Tanh,
@@ -43,6 +44,14 @@ def test_parameters_and_multiply_adds():
     assert found.pop('first') == ((3, 3, 1, 4), 36 + 4, 64 * 36)
     assert found.pop('last') == ((16, 5), 80 + 5, 80)
     assert set(found.values()) == {(None, 0, 0)}
+
+
+def test_local_filters_and_biases_are_not_shared():
+    """4 -> 4 -> 2: 5 filters of 3 x 3 x 3 at 16 places, each with its bias, used once."""
+    local, _, last = layer_infos((Local('local', 5, 3, pad=1), MaxPool(2, 2), Dense('last', 2)), 4)
+    assert local.output == (4, 4, 5)
+    assert (local.parameters, local.multiply_adds) == (16 * 5 * (27 + 1), 16 * 5 * 27)
+    assert (last.parameters, last.multiply_adds) == (2 * (20 + 1), 2 * 20)
 
 
 def test_flops_by_hand():

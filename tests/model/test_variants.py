@@ -8,6 +8,7 @@ from tables import IMAGE_SIZES, count
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.edits import EDITS
 from alexnet_jax.model.layers import Dense
+from alexnet_jax.model.shapes import forward_flops
 from alexnet_jax.model.variants import VARIANTS, build, make_model
 
 # The sum of filters * (h * w * channels that a filter sees + 1 bias) and rows * (columns + 1 bias).
@@ -49,6 +50,30 @@ BY_HAND = {
         + 10 * (64 + 1),
         145_578,
     ),
+    'cifar10_13pct': (
+        64 * (5 * 5 * 3 + 1)
+        + 64 * (5 * 5 * 64 + 1)
+        + 6 * 6 * 32 * (3 * 3 * 64 + 1)
+        + 6 * 6 * 32 * (3 * 3 * 32 + 1)
+        + 10 * (6 * 6 * 32 + 1),
+        1_116_490,
+    ),
+    'cifar10_11pct': (
+        64 * (5 * 5 * 3 + 1)
+        + 64 * (5 * 5 * 64 + 1)
+        + 6 * 6 * 64 * (3 * 3 * 64 + 1)
+        + 6 * 6 * 32 * (3 * 3 * 64 + 1)
+        + 10 * (6 * 6 * 32 + 1),
+        2_112_970,
+    ),
+    'lenet5': (
+        6 * (5 * 5 * 3 + 1)
+        + 16 * (5 * 5 * 6 + 1)
+        + 120 * (5 * 5 * 16 + 1)
+        + 84 * (120 + 1)
+        + 10 * (84 + 1),
+        62_006,
+    ),
     'digits': (
         24 * (5 * 5 * 3 + 1)
         + 48 * (5 * 5 * 24 + 1)
@@ -85,6 +110,38 @@ def test_parameters(variant):
     products, total = BY_HAND[variant]
     assert products == total
     assert count(VARIANTS[variant], IMAGE_SIZES[variant]) == total
+
+
+# Weights times the positions at which they are used; biases do not count.
+WORK = {
+    'cifar10_13pct': (
+        24 * 24 * 64 * 5 * 5 * 3
+        + 12 * 12 * 64 * 5 * 5 * 64
+        + 6 * 6 * 32 * 3 * 3 * 64
+        + 6 * 6 * 32 * 3 * 3 * 32
+        + 10 * 6 * 6 * 32,
+        18_517_248,
+    ),
+    'cifar10_11pct': (
+        24 * 24 * 64 * 5 * 5 * 3
+        + 12 * 12 * 64 * 5 * 5 * 64
+        + 6 * 6 * 64 * 3 * 3 * 64
+        + 6 * 6 * 32 * 3 * 3 * 64
+        + 10 * 6 * 6 * 32,
+        19_512_576,
+    ),
+    'lenet5': (
+        28 * 28 * 6 * 5 * 5 * 3 + 10 * 10 * 16 * 5 * 5 * 6 + 120 * 400 + 84 * 120 + 10 * 84,
+        651_720,
+    ),
+}
+
+
+@pytest.mark.parametrize('variant', WORK)
+def test_multiply_adds(variant):
+    products, total = WORK[variant]
+    assert products == total
+    assert forward_flops(VARIANTS[variant], IMAGE_SIZES[variant]) == 2 * total
 
 
 def test_another_number_of_classes():

@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from tables import IMAGE_SIZES
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.edits import EDITS
-from alexnet_jax.model.layers import BatchNorm, Conv, Dense
+from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Local
 from alexnet_jax.weights import layout
 
 TABLE = (Conv('conv1', 2, 1), BatchNorm('bn1'), Dense('fc2', 3))
@@ -50,9 +51,21 @@ def test_towers_by_hand():
     assert found['fc2.weight'].tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
+def test_local_filters_by_hand():
+    """Windows of one pixel at 2 x 2 positions, three channels, two filters."""
+    params = {'local1': {'kernel': values(2, 2, 1, 1, 3, 2), 'bias': values(2, 2, 2)}}
+    found = layout.to_torch((Local('local1', 2, 1),), 2, {'params': params})
+    weight, bias = found['local1.weight'], found['local1.bias']
+    assert weight.shape == (2, 2, 2, 3, 1, 1)
+    # Filter 0 of a position has the even numbers of its six, one of each channel.
+    assert weight[0, 0, :, :, 0, 0].tolist() == [[0, 2, 4], [1, 3, 5]]
+    assert weight[0, 1, :, :, 0, 0].tolist() == [[6, 8, 10], [7, 9, 11]]
+    assert bias.tolist() == [[[0, 2], [4, 6]], [[1, 3], [5, 7]]]
+
+
 def all_tables():
     for name, table in variants.VARIANTS.items():
-        size = {'digits': 28, 'cifar10_18pct': 32, 'cifar10_80sec': 32}.get(name, 67)
+        size = min(IMAGE_SIZES[name], 67)
         yield pytest.param(table, size, id=name)
     yield pytest.param(EDITS['no_tower_communication'](variants.DIGITS), 28, id='two_towers')
 

@@ -20,7 +20,12 @@ from alexnet_jax.weights import layout, onnx_out
 LIMIT = 1e-5  # of the largest logit
 SEEN = 3e-3  # what a mistake comes to, at least
 
-EDITED = [(name, edit) for name in ('paper', 'cifar10_18pct', 'digits') for edit in EDITS]
+EDITED = [
+    (name, edit)
+    for name in ('paper', 'cifar10_18pct', 'digits')
+    for edit, change in EDITS.items()
+    if change(VARIANTS[name]) != VARIANTS[name]
+]
 
 
 class Case:
@@ -91,13 +96,18 @@ def alpha_as_it_stands(case):
     return model
 
 
-def padding_counted(case):
+def padding_counted(case, counted=1):
     model = case.model()
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name == 'count_include_pad':
-                attribute.i = 1
+                attribute.i = counted
     return model
+
+
+def positions_mirrored(case):
+    weight = np.ascontiguousarray(case.tensors['local3.weight'][:, ::-1])
+    return case.model(tensors=case.tensors | {'local3.weight': weight})
 
 
 def changed(case, kind, **values):
@@ -117,6 +127,7 @@ MISTAKES = {
     'norms across towers': ('paper', lambda case: case.model(changed(case, LRN, groups=1))),
     'no mean': ('digits', lambda case: case.model(mean=None)),
     'padding in means': ('cifar10_18pct', padding_counted),
+    'filters at other positions': ('cifar10_13pct', positions_mirrored),
     'dropout not scaled': (
         'paper',
         lambda case: case.model(changed(case, Dropout, scale_at_test=False)),

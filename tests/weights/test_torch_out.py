@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 from helpers import assert_within
 from PIL import Image
+from tables import IMAGE_SIZES
 from trained_runs import save_run
 
 from alexnet_jax.cli import load_recipe
@@ -180,7 +181,7 @@ def test_what_torchvision_computes(edits, size, expected):
 
 def test_no_other_variant_is_torchvisions():
     for name, table in variants.VARIANTS.items():
-        size = {'digits': 28, 'cifar10_18pct': 32, 'cifar10_80sec': 32}.get(name, 224)
+        size = min(IMAGE_SIZES[name], 224)
         assert torch_out.is_torchvision(table, size, None) is (name == 'torchvision')
 
 

@@ -1,0 +1,27 @@
+"""LeNet-5 (LeCun et al. 1998) on CIFAR-10, to set deeper networks beside.
+
+    python -m alexnet_jax.main --config=configs/lenet5.py --workdir=runs/lenet5
+
+Time: TIME on two CPU cores. Expected: RESULT test error (measured: seed 0, on a JPEG copy of the
+images). Nothing is published for it on CIFAR-10.
+
+`alexnet_jax/model/variants.py` says how the net differs from the publication. To give it the
+nonlinearity and the pools of AlexNet, add `--config.edits="('relu', 'max_pool')"`. Batches, epochs
+and schedule are those of `configs/cifar10.py`, at a higher rate, since pixels have variance 1.
+"""
+
+import ml_collections
+
+from alexnet_jax.configs import cifar10
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = cifar10.get_config()
+    c.variant = 'lenet5'
+    c.data.mean = 'none'  # the table normalizes
+
+    c.optimizer.learning_rate = 0.01
+    c.optimizer.weight_decay = 5e-4
+    c.optimizer.lr_multipliers = ()
+    c.optimizer.weight_decay_multipliers = ()
+    return c
