@@ -112,7 +112,7 @@ def test_windows_that_do_not_reach_the_edge_round_down():
 def test_local_filters_and_means_of_the_whole_window():
     lines = lines_of('cifar10_13pct', num_classes=10)
     assert (
-        'LOCAL3 6x6x32 32 filters 3x3x64 at each position, stride 1, pad 1, ReLU '
+        'LOCAL3 6x6x32 32 local filters 3x3x64, stride 1, pad 1, ReLU '
         f'(6 - 3 + 2*1)/1 + 1 = 6 {6 * 6 * 32 * 577:,} {6 * 6 * 32 * 576:,}'
     ) in lines
     assert (
@@ -139,7 +139,7 @@ def test_columns_are_aligned_and_fit(variant):
     for edits in [(), *((edit,) for edit in EDITS)]:
         config.edits = edits
         _, header, *body, total, _ = summary(config).splitlines()
-        assert max(map(len, [header, *body])) <= 140
+        assert max(map(len, [header, *body])) <= 142
         assert len(total) == len(header)  # right-aligned counts
         for start in map(header.index, ('output', 'definition', 'formula')):
             assert {line[start - 1 : start] for line in body} <= {' ', ''}

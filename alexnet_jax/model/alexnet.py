@@ -171,7 +171,7 @@ class LocalConv(nn.Module):
         bias_init = _bias_init(layer.bias, inputs)
         bias = self.param('bias', bias_init, layer.output_shape(tuple(shape)), jnp.float32)
         x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
-        return self.ops.local_conv(x, kernel, layer.stride, layer.pad, self.precision) + bias
+        return self.ops.local_conv(x, kernel, layer.stride, layer.pad, self.precision) + bias[None]
 
 
 class GhostBatchNorm(nn.Module):

@@ -83,7 +83,7 @@ def _describe(info: LayerInfo) -> tuple[str, str]:
         case Local(_, filters, window, stride, pad):
             kernel = _by((window, window, info.input[2]))
             return (
-                f'{filters} filters {kernel} at each position, stride {stride}, pad {pad}',
+                f'{filters} local filters {kernel}, stride {stride}, pad {pad}',
                 _width_formula(
                     f'{width} - {window} + 2*{pad}', width - window + 2 * pad, stride, info
                 ),

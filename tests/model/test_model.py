@@ -129,7 +129,7 @@ def test_rows_know_the_shapes_of_the_parameters(variant):
     params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
     found = {name: {kind: a.shape for kind, a in layer.items()} for name, layer in params.items()}
     assert found == {
-        row.name: {'kernel': row.kernel, 'bias': row.kernel[-1:]}
+        row.name: {'kernel': row.kernel, 'bias': row.biases}
         for row in layer_infos(VARIANTS[variant], size)
         if row.kernel
     }
@@ -261,6 +261,7 @@ def test_local_filters_by_hand():
     np.testing.assert_array_equal(y[0, ..., 0], [[5421.5, 13064.25]])
 
 
+@pytest.mark.slow
 def test_he_s_std_of_local_filters():
     """sqrt(2 / inputs of a filter), 3 * 3 * 3 = 27, whatever the number of positions."""
     params = init((Local('l', 64, 3, std='he', bias='torch'), Dense('d', 1)), 8)

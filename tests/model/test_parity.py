@@ -189,16 +189,13 @@ def cifar10_18pct(hidden: int, divisor: int | None = None) -> list[nn.Module]:
     ]
 
 
-def cifar10_80sec(
-    hidden: int, activation: Callable[[], nn.Module] = nn.ReLU, dropout: type = nn.Identity
-) -> list[nn.Module]:
+def cifar10_80sec(hidden: int, activation: Callable[[], nn.Module] = nn.ReLU) -> list[nn.Module]:
     """layers-80sec.cfg."""
     return [
         *(nn.Conv2d(3, 32, 5, 1, 2), activation(), nn.MaxPool2d(3, 2, ceil_mode=True)),
         *(nn.Conv2d(32, 32, 5, 1, 2), activation(), nn.AvgPool2d(3, 2, ceil_mode=True)),
         *(nn.Conv2d(32, 64, 5, 1, 2), activation(), nn.AvgPool2d(3, 2, ceil_mode=True)),
-        *(nn.Flatten(), nn.Linear(1024, hidden), activation(), dropout()),
-        nn.Linear(hidden, 10),
+        *(nn.Flatten(), nn.Linear(1024, hidden), activation(), nn.Linear(hidden, 10)),
     ]
 
 
@@ -240,7 +237,6 @@ NETS: dict[str, tuple[int, int, Callable[[int], list]]] = {
     'cifar10_18pct+full_window_average': (32, 64, partial(cifar10_18pct, divisor=9)),
     'cifar10_80sec+leaky_relu': (32, 64, partial(cifar10_80sec, activation=nn.LeakyReLU)),
     'cifar10_80sec+elu': (32, 64, partial(cifar10_80sec, activation=nn.ELU)),
-    'cifar10_80sec+dropout': (32, 64, partial(cifar10_80sec, dropout=Halve)),
 }
 
 
