@@ -111,7 +111,7 @@ class AlexNet(nn.Module):
                     case WithinChannelLRN(k, n, alpha, beta):
                         x = self.ops.within_channel_lrn(x, k, n, alpha, beta)
                     case Local():
-                        x = self._local(layer, x)
+                        x = LocalConv(layer, self.dtype, self.precision, self.ops, name=name)(x)
                     case Normalize(mean, std):
                         x = _normalize(x, mean, std)
                     case _:
@@ -132,9 +132,6 @@ class AlexNet(nn.Module):
             conv_general_dilated=self.ops.conv,
             name=layer.name,
         )(x)
-
-    def _local(self, layer: Local, x: jax.Array) -> jax.Array:
-        return LocalConv(layer, self.dtype, self.precision, self.ops, name=layer.name)(x)
 
     def _dense(self, layer: Dense, x: jax.Array) -> jax.Array:
         is_head = layer is self.layers[-1]
@@ -164,12 +161,11 @@ class LocalConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Compute activations [N, H', W', filters] of images [N, H, W, C]."""
-        layer, (_, *shape) = self.layer, x.shape
-        inputs = layer.window**2 * shape[-1]
+        layer, shape = self.layer, x.shape[1:]
         kernel_init = _kernel_init(layer.std, batch_axis=(0, 1))
-        kernel = self.param('kernel', kernel_init, layer.kernel_shape(tuple(shape)))
-        bias_init = _bias_init(layer.bias, inputs)
-        bias = self.param('bias', bias_init, layer.output_shape(tuple(shape)), jnp.float32)
+        kernel = self.param('kernel', kernel_init, layer.kernel_shape(shape))
+        bias_init = _bias_init(layer.bias, layer.window**2 * shape[-1])
+        bias = self.param('bias', bias_init, layer.output_shape(shape), jnp.float32)
         x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
         return self.ops.local_conv(x, kernel, layer.stride, layer.pad, self.precision) + bias[None]
 

@@ -155,7 +155,7 @@ class LeakyReLU(_SameShape):
 
 @dataclass(frozen=True)
 class ELU(_SameShape):
-    """x above 0, alpha (exp(x) - 1) below; alpha = 1 as in Clevert et al. 2015 (1511.07289)."""
+    """x above 0, alpha (exp(x) - 1) below; alpha = 1 as in Clevert et al. (1511.07289)."""
 
     alpha: float = 1.0
     prefix: ClassVar[str] = 'elu'

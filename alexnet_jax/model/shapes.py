@@ -48,8 +48,8 @@ class LayerInfo(NamedTuple):
     def multiply_adds(self) -> int:
         """Multiply-adds per image of the products with the weights; norms and pools do not count.
 
-        A multiply-add is one multiplication and one addition: two floating-point operations. The
-        kernels of `Conv` are applied at every position, every other weight is used once.
+        A multiply-add is one multiplication and one addition: two floating-point operations. A
+        kernel of `Conv` is applied at every position; every other weight is used once.
         """
         positions = math.prod(self.output[:-1]) if isinstance(self.layer, Conv) else 1
         return math.prod(self.kernel) * positions if self.kernel else 0

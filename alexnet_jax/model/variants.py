@@ -175,14 +175,14 @@ CIFAR10_11PCT: Table = (
     Dense('fc10', 10),
 )  # fmt: skip
 
-# LeNet-5 (LeCun et al. 1998) as it is usually built today, on color images. Widths, tanh and mean
-# pools are as published. But every filter of its second convolution (C3) sees all six maps instead
-# of a chosen few, pools have no weights, tanh is not stretched to 1.7159 tanh(2x/3), and a softmax
-# replaces the radial basis functions; its third convolution (C5), as large as its input, is fully
-# connected. These details would blur what the net is for, a comparison by depth; the edits `relu`
-# and `max_pool` bring it closer still to AlexNet. Like the publication, the table scales pixels to
-# mean 0 and variance 1, here with CIFAR-10's channel statistics, so recipes set data.mean='none'.
-# 62,006 parameters.
+# LeNet-5 (LeCun et al. 1998) as it is usually built today, on color images. The widths, tanh and the
+# average pools are as published. But every filter of the second convolution (C3) sees all six maps
+# instead of a chosen few, pools have no weights, tanh is not stretched to 1.7159 tanh(2x/3), and a
+# softmax replaces the radial basis functions; the third convolution (C5), as large as its input, is
+# fully connected. The details left out would blur what the net is for, a comparison by depth; the
+# edits `relu` and `max_pool` bring it closer still to AlexNet. As in the publication, pixels are
+# scaled to mean 0 and variance 1, here by the table, with CIFAR-10's statistics: recipes set
+# data.mean='none'. 62,006 parameters.
 LENET5: Table = (
     Normalize(mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7)),
     Conv('conv1', 6, 5, **_TORCH), Tanh(), AvgPool(2, 2),   # 32 -> 28 -> 14
