@@ -9,6 +9,7 @@ the tables and figures of EXPERIMENTS.md anew from the records.
 """
 
 import datetime
+import itertools
 import sys
 from pathlib import Path
 
@@ -83,10 +84,11 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
     """
     records = Records(RECORDS)
     print(plan(experiment, records, seeds), flush=True)
-    for seed in range(seeds):
-        if experiment.lay_out and experiment.next_trial(records, seed):
+    stages = experiment.stages or (experiment.next_trial,)
+    for next_trial, seed in itertools.product(stages, range(seeds)):
+        if experiment.lay_out and not session.is_over and next_trial(records, seed):
             experiment.lay_out(_FOLDER.value, RUNS / name, seed)
-        while not session.is_over and (trial := experiment.next_trial(records, seed)):
+        while not session.is_over and (trial := next_trial(records, seed)):
             print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
             if record := session.run(trial, seed):
                 records.put(trial.home, record)

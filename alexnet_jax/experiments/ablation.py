@@ -122,8 +122,7 @@ def published_net(
     note: str = '',
     seeds: int = 5,
     pooled: Sequence[Values] = (),
-    values: Values | None = None,
-    further: Sequence[Trial] = (),
+    crops: Trial | None = None,
 ) -> Experiment:
     """Return an experiment whose claim is a published test error.
 
@@ -136,10 +135,9 @@ def published_net(
       minutes, seeds: As in `Experiment`.
       note: What is added to the published figure.
       pooled: As in `Comparison`.
-      values: The errors; None: those of the trial's last evaluation.
-      further: Trials that follow, such as a scoring of ten crops.
+      crops: A scoring of ten crops, whose error counts; None: that of the last evaluation counts.
     """
-    errors = values or final_errors(trial)
+    errors = measured(crops, 'errors', 0) if crops else final_errors(trial)
     limit = figure + (0.5 if figure == round(figure) else 0.05)
 
     def below(records: Records) -> dict[int, float]:
@@ -148,9 +146,11 @@ def published_net(
     rule = Rule(matters=0.0, seeds=2 if pooled else 5)
     comparison = Comparison(f'{limit:g}% - error', below, rule, 0.3, pooled=pooled, terms=1)
 
-    def measured(records: Records) -> str:
+    def text(records: Records) -> str:
         found = comparison.estimate(records)
-        return estimated(found and found._replace(mean=limit - found.mean), '%').lstrip('+')
+        if found is None:
+            return ''
+        return estimated(found._replace(mean=limit - found.mean), '%', bool(pooled)).lstrip('+')
 
     def table(records: Records) -> str:
         rows = [
@@ -170,12 +170,12 @@ def published_net(
         f'{name}: {figure:g}% test error',
         "the authors' CIFAR-10 page and code",
         f'{figure:g}%{note}',
-        of_list([trial, *further]),
+        of_list([trial, crops] if crops else [trial]),
         [comparison],
         table,
         minutes,
         seeds=seeds,
-        measured=measured,
+        measured=text,
     )
 
 

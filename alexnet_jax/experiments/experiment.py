@@ -12,6 +12,7 @@ from alexnet_jax.experiments.records import Records, Trial, smooth
 from alexnet_jax.experiments.statistics import Estimate, Rule, Spread
 from alexnet_jax.experiments.tables import estimated
 
+NextTrial = Callable[[Records, int], Trial | None]
 Values = Callable[[Records], dict[int, float]]  # by seed
 
 
@@ -87,6 +88,8 @@ class Experiment:
       once: The cost besides, whatever the number of seeds.
       seeds: How many the design has.
       flags: The flags that the command needs besides --seeds.
+      stages: `next_trial` in parts, each of which is run with all seeds before the next; none: it
+        is one part.
       figure: The figure; it returns None while there is nothing to draw.
       lay_out: Lays out the data for a seed's trials: --folder, the folder of the workdirs, seed.
       measured: The figures in the table of claims; None: those of the comparisons.
@@ -96,13 +99,14 @@ class Experiment:
     claim: str
     source: str
     published: str
-    next_trial: Callable[[Records, int], Trial | None]
+    next_trial: NextTrial
     comparisons: Sequence[Comparison]
     table: Callable[[Records], str]
     minutes: float
     once: float = 0.0
     seeds: int = 5
     flags: str = ''
+    stages: Sequence[NextTrial] = ()
     figure: Callable[[Records], Figure | None] | None = None
     lay_out: Callable[[str | None, Path, int], None] | None = None
     measured: Callable[[Records], str] | None = None

@@ -61,7 +61,9 @@ def make_trial(net: str, kind: str, size: int) -> Trial:
     )
 
 
-TRIALS = [make_trial(net, kind, size) for net, size, kind in itertools.product(NETS, SIZES, KINDS)]
+PAIRS = [
+    [make_trial(net, kind, size) for kind in KINDS] for net, size in itertools.product(NETS, SIZES)
+]
 
 
 def lay_out(folder: str | None, runs: Path, seed: int) -> None:
@@ -171,7 +173,8 @@ EXPERIMENT = Experiment(
     claim=f'JPEG (quality {QUALITY}, {CHROMA}) raises the test error on CIFAR-10',
     source='the copy of CIFAR-10 used here',
     published='',
-    next_trial=of_list(TRIALS),
+    next_trial=of_list([trial for pair in PAIRS for trial in pair]),
+    stages=[of_list(pair) for pair in PAIRS],
     comparisons=COMPARISONS,
     table=table,
     minutes=26,

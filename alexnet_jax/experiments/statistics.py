@@ -16,6 +16,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 NOT_RUN, UNDECIDED = 'not run', 'undecided'
 SUPPORTED, NOT_SUPPORTED = 'supported', 'not supported'
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_RUN)
 
 
 class Spread(NamedTuple):

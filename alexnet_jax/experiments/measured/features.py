@@ -36,8 +36,8 @@ def features(task: Task) -> dict[str, Any]:
     net = load_last(task.workdir(options['home'], options['trial']))
     if net.config.data.name.startswith('tfds:'):
         net.config.data.data_dir = task.data_dir
-    images, labels = _images(net.config, net.config.data.train_split)
-    tests, test_labels = _images(net.config, net.config.data.eval_split)
+    images, labels = load_images(net.config, net.config.data.train_split)
+    tests, test_labels = load_images(net.config, net.config.data.eval_split)
     order = np.random.RandomState(task.seed).permutation(len(images))
     images, labels = images[order], labels[order]
     errors, dimensions = {}, {}
@@ -53,7 +53,7 @@ def features(task: Task) -> dict[str, Any]:
     return {'errors': errors, 'dimensions': dimensions}
 
 
-def _images(config: ml_collections.ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
+def load_images(config: ml_collections.ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the images of a split after the run's eval ops, uint8 [n, H, W, 3], and labels."""
     from alexnet_jax.data.pipeline import Data  # importing TensorFlow takes seconds
 
