@@ -34,9 +34,6 @@ _FOLDER = flags.DEFINE_string(
     None,
     'For some experiments: a folder of images, PATH/{train,validation}/CLASS.',
 )
-_DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Where TFDS keeps its datasets, as the config key data.data_dir.'
-)
 _REPORT = flags.DEFINE_bool('report', False, 'Write the tables and figures of EXPERIMENTS.md.')
 RECORDS = Path('results')
 RUNS = Path('runs/experiments')
@@ -44,6 +41,9 @@ RUNS = Path('runs/experiments')
 
 def main() -> None:
     """Run what is left of an experiment and print its table, or list all experiments."""
+    data_dir = flags.DEFINE_string(  # not at the top: `prepare` has a flag of this name, too
+        'data_dir', None, 'Where TFDS keeps its datasets, as the config key data.data_dir.'
+    )
     _, *names = cli.parse_flags(sys.argv)
     records = Records(RECORDS)
     if _REPORT.value:
@@ -57,7 +57,7 @@ def main() -> None:
         print('\n'.join(_listed(name, records) for name in EXPERIMENTS))
         return
     name = _check(names)
-    with Session(RUNS, _BUDGET.value, _FOLDER.value, _DATA_DIR.value) as session:
+    with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value) as session:
         run(name, EXPERIMENTS[name], session, _SEEDS.value)
 
 

@@ -13,6 +13,7 @@ from alexnet_jax.experiments.experiment import (
     Values,
     difference,
     final_errors,
+    intervals,
     measured,
     training_errors,
 )
@@ -56,6 +57,7 @@ def ablation(
     minutes: float,
     deviation: float,
     pooled: Sequence[Values] = (),
+    has_curves: bool = False,
     **settings: Any,
 ) -> Experiment:
     """Return an experiment whose claim is that the others make more errors than the base.
@@ -65,6 +67,7 @@ def ablation(
       base: The net that the claim favors.
       others: The nets that lack a part of it.
       deviation, pooled: As in `Comparison`.
+      has_curves: Whether the figure shows the learning curves, instead of the differences.
       settings: Other attributes of the experiment.
     """
     arms = [base, *others]
@@ -99,7 +102,7 @@ def ablation(
         return markdown(header, rows)
 
     def figure(records: Records) -> Figure | None:
-        return learning_curves(arms, records)
+        return learning_curves(arms, records) if has_curves else intervals(comparisons, records)
 
     return Experiment(
         claim,
@@ -109,7 +112,8 @@ def ablation(
         comparisons,
         table,
         minutes,
-        **{'figure': figure, **settings},
+        figure=figure,
+        **settings,
     )
 
 
@@ -180,7 +184,9 @@ def published_net(
 
 
 def learning_curves(arms: Sequence[Arm], records: Records) -> Figure | None:
-    """Draw training and test error of every run."""
+    """Draw training and test error of every run; None before two of the nets have run."""
+    if sum(1 for arm in arms if records.of(arm.trial)) < 2:
+        return None
     lines = []
     for color, arm in zip(figures.PALETTE, arms, strict=False):
         for record in records.of(arm.trial):
@@ -191,7 +197,7 @@ def learning_curves(arms: Sequence[Arm], records: Records) -> Figure | None:
             ):
                 if points:
                     lines.append(figures.Line(f'{arm.label}, {kind}', points, color, dashes))
-    return figures.errors(lines, 'error (training: mean over an epoch)') if lines else None
+    return figures.errors(lines, 'error (training: mean over an epoch)')
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -153,6 +153,7 @@ DROPOUT = ablation(
     [Arm('no dropout', LONG_80SEC, Rule(matters=1.0))],
     minutes=2 * 65 * EPOCH_80SEC,
     deviation=0.7,
+    has_curves=True,
 )
 AUGMENTATION = ablation(
     'Mirroring and crops prevent overfitting',
@@ -169,6 +170,7 @@ AUGMENTATION = ablation(
     ],
     minutes=4 * 30 * EPOCH_80SEC * AT_24,
     deviation=0.7,
+    has_curves=True,
 )
 COLOR_SHIFT = ablation(
     'The color shift lowers the error',
@@ -236,6 +238,7 @@ DROPOUT_FOLDER = ablation(
     minutes=43,
     deviation=2.0,
     flags='--folder=PATH',
+    has_curves=True,
 )
 
 NET_14, NET_13, NET_11 = (

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -131,10 +132,10 @@ class Experiment:
         """Return what was measured, in a line."""
         if self.measured:
             return self.measured(records)
-        found = [(c, c.text(records)) for c in self.comparisons if c.estimate(records)]
+        deciding = [c for c in self.comparisons if c.rule and c.estimate(records)]
         if len(self.comparisons) == 1:
-            return ''.join(text for _, text in found)
-        return '; '.join(f'{c.label}: {text}' for c, text in found)
+            return ''.join(c.text(records) for c in deciding)
+        return '; '.join(f'{c.label}: {c.text(records)}' for c in deciding)
 
     def cost(self, seeds: int | None = None) -> float:
         """Return the minutes that some seeds take, by default those of the design."""
@@ -167,7 +168,7 @@ def measured(trial: Trial, *keys: str | int) -> Values:
     def values(records: Records) -> dict[int, float]:
         found = {}
         for record in records.of(trial):
-            value = record.scores
+            value: Any = record.scores
             for key in keys:
                 value = value[key]
             found[record.seed] = float(value)
@@ -191,8 +192,9 @@ def lowest(*several: Values) -> Values:
     """Return the smallest of several values, for the seeds that all have."""
 
     def values(records: Records) -> dict[int, float]:
-        found = [v(records) for v in several]
-        return {seed: min(v[seed] for v in found) for seed in set.intersection(*map(set, found))}
+        found = [each(records) for each in several]
+        seeds = [seed for seed in found[0] if all(seed in by_seed for by_seed in found)]
+        return {seed: min(by_seed[seed] for by_seed in found) for seed in seeds}
 
     return values
 

@@ -65,8 +65,9 @@ def next_trial(records: Records, seed: int) -> Trial | None:
     races = [make_trial(net, rate, RACE_EPOCHS) for net in NETS for rate in finalists(net, records)]
     if left := first_left([*races, *PLAIN], records, 0):
         return left
-    winners = [make_trial(net, winner(net, records), RACE_EPOCHS) for net in NETS]
-    return first_left(winners, records, seed)
+    winners = [(net, winner(net, records)) for net in NETS]
+    races = [make_trial(net, rate, RACE_EPOCHS) for net, rate in winners if rate is not None]
+    return first_left(races, records, seed)
 
 
 def sweep(net: str, records: Records) -> dict[float, float]:

@@ -103,7 +103,7 @@ class Session:
             return _read(trial, seed, workdir, STATES[code], revision)
         return _read_measured(trial, seed, workdir, revision, time.monotonic() - began)
 
-    def _training(self, trial: Trial, seed: int) -> Sequence[str]:
+    def _training(self, trial: Trial, seed: int) -> tuple[str, ...]:
         """Return the command that trains."""
         runs = self._runs / trial.home
         flags = {**trial.overrides, 'seed': seed, 'epochs': trial.epochs}
@@ -118,7 +118,7 @@ class Session:
             command = tuple(word.replace(name, value) for word in command)
         return (*self._trainer, *command, f'--workdir={runs / f"{trial.name}_seed{seed}"}')
 
-    def _measuring(self, trial: Trial, seed: int) -> Sequence[str]:
+    def _measuring(self, trial: Trial, seed: int) -> tuple[str, ...]:
         """Return the command that measures."""
         task = {
             'measure': trial.config.removeprefix(MEASURE),
