@@ -50,6 +50,12 @@ def test_the_weights_are_the_last_ones(runs):
         assert found[layer] == pytest.approx(np.abs(params['kernel']).mean(), rel=1e-5)
 
 
+def test_a_workdir_that_is_gone(runs):
+    with pytest.raises(BadInput) as error:
+        nets.kernel_means(task(runs, trials=['other']))
+    assert_has(str(error.value), 'other_seed0', 'no checkpoint', 'delete its line')
+
+
 def test_scores_of_averages(runs):
     """One net, then the average of both, in a cycle from the seed's."""
     found = nets.test_scores(task(runs, seed=1, seeds=2, eval_ops=None))['errors']
@@ -164,8 +170,3 @@ def test_in_a_process_of_its_own(runs, tmp_path):
     found = json.loads(output.read_text())
     net = TrainedNet.load(runs / 'home' / 'net_seed1', 10)
     assert found['net']['fc8'] == pytest.approx(np.abs(net.params['fc8']['kernel']).mean())
-    job['options'] = {'home': 'home', 'trials': ['other']}
-    command[-1] = json.dumps(job)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode in (1, 2)
-    assert_has(done.stderr, 'error: ', 'other_seed1')

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from alexnet_jax.errors import BadInput
 from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.ensemble import fit_batch
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -13,8 +14,18 @@ from alexnet_jax.run import checkpoint
 
 
 def load_last(workdir: str) -> TrainedNet:
-    """Return the net of a run's last checkpoint: the best one would be chosen by the test set."""
-    return TrainedNet.load(workdir, max(checkpoint.find_steps(workdir)))
+    """Return the net of a run's last checkpoint: the best one would be chosen by the test set.
+
+    Raises:
+      BadInput: The run's workdir is gone.
+    """
+    steps = checkpoint.find_steps(workdir)
+    if not steps:
+        raise BadInput(
+            f'{workdir} has no checkpoint; bring its workdir back, or delete its line in results/ '
+            'to train it again'
+        )
+    return TrainedNet.load(workdir, max(steps))
 
 
 def kernel_means(task: Task) -> dict[str, dict[str, float]]:
