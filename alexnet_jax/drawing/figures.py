@@ -147,6 +147,70 @@ def errors(lines: Sequence[Line], ylabel: str, level: float | None = None) -> Fi
     return figure
 
 
+class Bar(NamedTuple):
+    """A row of `intervals`."""
+
+    label: str
+    mean: float
+    half_width: float  # infinite: unknown
+
+
+@styled
+def intervals(bars: Sequence[Bar], xlabel: str) -> Figure:
+    """Draw means with their intervals, one above the other, and a line at 0.
+
+    Args:
+      bars: The rows, from the top.
+      xlabel: What the means are.
+    """
+    figure = Figure(figsize=(0.8 * WIDTH, 1.2 + 0.4 * len(bars)))
+    axes = figure.subplots()
+    for row, (_, mean, half_width) in enumerate(bars):
+        known = np.isfinite(half_width)
+        axes.errorbar(
+            mean, row, xerr=half_width if known else None, color=PALETTE[0], capsize=4, marker='o',
+            markerfacecolor=PALETTE[0] if known else 'white',
+        )  # fmt: skip
+    axes.axvline(0, color='black', linewidth=1)
+    axes.set_yticks(range(len(bars)), [shorten(bar.label, 60) for bar in bars])
+    axes.set(xlabel=xlabel, ylim=(len(bars) - 0.5, -0.5))
+    axes.grid(True, axis='x')
+    axes.set_axisbelow(True)
+    return figure
+
+
+class Panel(NamedTuple):
+    """One of the plots of `by_layer`."""
+
+    title: str
+    layers: Sequence[str]
+    curves: Mapping[str, Sequence[float]]  # by name, a number for each layer
+
+
+@styled
+def by_layer(panels: Sequence[Panel], ylabel: str) -> Figure:
+    """Draw what each layer of a net has, on a log scale, one plot for each panel.
+
+    Args:
+      panels: The plots, two in a row.
+      ylabel: What the numbers are.
+    """
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(WIDTH, 3.4 * rows + 0.4))
+    plots = figure.subplots(rows, min(2, len(panels)), squeeze=False).ravel()
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
+    for axes, (title, layers, lines) in zip(plots, panels, strict=False):
+        for name, values in lines.items():
+            axes.plot(range(len(layers)), values, **_look(names.index(name), False))
+        axes.set(title=title, ylabel=ylabel)
+        axes.set_xticks(range(len(layers)), [shorten(name, 12) for name in layers])
+        axes.set_yscale('log')
+    for axes in plots[len(panels) :]:
+        axes.set_visible(False)
+    _finish(figure, plots[: len(panels)], dict.fromkeys(names), [])
+    return figure
+
+
 def _look(place: int, is_train: bool) -> dict:
     """Return the style of a run's line; place -1 is for the legend of line styles."""
     color = '#444444' if place < 0 else PALETTE[place % len(PALETTE)]

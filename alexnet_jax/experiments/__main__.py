@@ -1,12 +1,15 @@
-"""Repeat a published experiment: `python -m alexnet_jax.experiments NAME`.
+"""Check a claim about AlexNet: `python -m alexnet_jax.experiments NAME`.
 
-An experiment is a set of training runs. Runs recorded in results/NAME.jsonl are not repeated, and
-unfinished ones in runs/experiments/NAME continue: stop it with Ctrl-C or a --budget, and run the
-same command later. It ends with a table of measured and published figures. Without NAME, it lists
-the experiments and how far they have come.
+An experiment is a set of training runs and a rule, written before them, that says what they would
+show. Runs recorded in results/ are not repeated, and unfinished ones in runs/experiments/ continue:
+stop it with Ctrl-C or a --budget, and run the same command later. First it prints the rule, the
+cost, and the difference that it can detect; at the end, a table of measured and published figures
+and the verdict. Without NAME, it lists the experiments and how far they have come. --report writes
+the tables and figures of EXPERIMENTS.md anew from the records.
 """
 
 import datetime
+import itertools
 import sys
 from pathlib import Path
 
@@ -16,7 +19,9 @@ from alexnet_jax import cli
 from alexnet_jax.config import suggest
 from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
-from alexnet_jax.experiments.catalog import EXPERIMENTS, Experiment
+from alexnet_jax.experiments import page
+from alexnet_jax.experiments.catalog import EXPERIMENTS
+from alexnet_jax.experiments.experiment import Experiment
 from alexnet_jax.experiments.records import Records
 from alexnet_jax.experiments.session import Session
 
@@ -27,20 +32,32 @@ _SEEDS = flags.DEFINE_integer('seeds', 1, 'Number of seeds: 0, 1, ...')
 _FOLDER = flags.DEFINE_string(
     'folder',
     None,
-    'For dropout and finetuning: a folder of images, PATH/{train,validation}/CLASS.',
+    'For some experiments: a folder of images, PATH/{train,validation}/CLASS.',
 )
+_REPORT = flags.DEFINE_bool('report', False, 'Write the tables and figures of EXPERIMENTS.md.')
 RECORDS = Path('results')
 RUNS = Path('runs/experiments')
 
 
 def main() -> None:
     """Run what is left of an experiment and print its table, or list all experiments."""
+    data_dir = flags.DEFINE_string(  # not at the top: `prepare` has a flag of this name, too
+        'data_dir', None, 'Where TFDS keeps its datasets, as the config key data.data_dir.'
+    )
     _, *names = cli.parse_flags(sys.argv)
+    records = Records(RECORDS)
+    if _REPORT.value:
+        if names:
+            raise BadInput(f'--report is of all experiments; leave out {names[0]!r}')
+        print(page.update(Path('EXPERIMENTS.md'), EXPERIMENTS, records))
+        for name, experiment in EXPERIMENTS.items():
+            _draw(name, experiment, records)
+        return
     if not names:
-        print('\n'.join(_listed(name) for name in EXPERIMENTS))
+        print('\n'.join(_listed(name, records) for name in EXPERIMENTS))
         return
     name = _check(names)
-    with Session(RUNS / name, _BUDGET.value, _FOLDER.value) as session:
+    with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value) as session:
         run(name, EXPERIMENTS[name], session, _SEEDS.value)
 
 
@@ -65,14 +82,16 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
       Interrupted: SIGINT or SIGTERM was received; what was done is recorded.
       RunError, BadInput: A trial failed.
     """
-    records = Records(RECORDS / f'{name}.jsonl')
-    for seed in range(seeds):
-        if experiment.lay_out and experiment.next_trial(records, seed):
+    records = Records(RECORDS)
+    print(plan(experiment, records, seeds), flush=True)
+    stages = experiment.stages or (experiment.next_trial,)
+    for next_trial, seed in itertools.product(stages, range(seeds)):
+        if experiment.lay_out and not session.is_over and next_trial(records, seed):
             experiment.lay_out(_FOLDER.value, RUNS / name, seed)
-        while not session.is_over and (trial := experiment.next_trial(records, seed)):
+        while not session.is_over and (trial := next_trial(records, seed)):
             print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
             if record := session.run(trial, seed):
-                records.put(record)
+                records.put(trial.home, record)
             if not session.is_over and not records.is_done(trial, seed):
                 raise RunError(f'{trial.name} was stopped; run the same command again to continue')
     print(f'\n{report(name, experiment, records)}\n')
@@ -80,29 +99,49 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
         print('the budget is spent; run the same command again to continue')
 
 
+def plan(experiment: Experiment, records: Records, seeds: int) -> str:
+    """Return the claim, the rule, what the design detects and what it costs."""
+    left = sum(1 for seed in range(seeds) if experiment.next_trial(records, seed))
+    lines = [
+        f'claim    {experiment.claim} ({experiment.source})',
+        f'rule     {experiment.rule()}',
+        *(f'power    {c.plan(records, seeds)}' for c in experiment.comparisons if c.rule),
+        f'cost     about {page.hours(experiment.cost(seeds))} of two idle CPU cores for {seeds} '
+        f'seed{"s"[: seeds != 1]}, {left} of them not finished',
+    ]
+    return '\n'.join(lines)
+
+
 def report(name: str, experiment: Experiment, records: Records) -> str:
-    """Return the table and the time that it took; draw the figure next to the records."""
-    lines = [experiment.table(records), '']
-    if records.seconds:
-        lines.append(f'{datetime.timedelta(seconds=round(records.seconds))} of training')
-    lines.append(f'records  {RECORDS / name}.jsonl')
-    if experiment.figure and (figure := experiment.figure(records)):
-        path = RECORDS / f'{name}.png'
-        path.write_bytes(figures.to_png(figure))
+    """Return the table, the verdict and the time; draw the figure next to the records."""
+    lines = [experiment.table(records), '', f'verdict  {experiment.verdict(records)}']
+    if seconds := records.seconds(name):
+        lines.append(f'{datetime.timedelta(seconds=round(seconds))} of training')
+    lines.append(f'records  {records.path(name)}')
+    if path := _draw(name, experiment, records):
         lines.append(f'figure   {path}')
     return '\n'.join(lines)
 
 
-def _listed(name: str) -> str:
-    """Return the lines on an experiment: its title, and how far it has come."""
-    experiment, records = EXPERIMENTS[name], Records(RECORDS / f'{name}.jsonl')
-    seed = 0
+def _draw(name: str, experiment: Experiment, records: Records) -> Path | None:
+    """Write the figure next to the records, if there is one."""
+    figure = experiment.figure(records) if experiment.figure else None
+    if figure is None:
+        return None
+    path = RECORDS / f'{name}.png'
+    path.write_bytes(figures.to_png(figure))
+    return path
+
+
+def _listed(name: str, records: Records) -> str:
+    """Return the lines on an experiment: its claim, and how far it has come."""
+    experiment, seed = EXPERIMENTS[name], 0
     while not (trial := experiment.next_trial(records, seed)):
         seed += 1
     record = records.find(trial, seed)
     place = f' from epoch {record.epoch:g}' if record else ''
     done = f'{seed} seed{"s"[: seed != 1]} done; next: {trial.name}, seed {seed}{place}'
-    return f'{name:14} {experiment.title}\n{"":14} {done}'
+    return f'{name:18} {experiment.claim}\n{"":18} {experiment.verdict(records)}; {done}'
 
 
 if __name__ == '__main__':

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from alexnet_jax.data.sources.layout import find_layout
 from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput
+from alexnet_jax.experiments.experiment import Comparison, Experiment, difference, final_errors
 from alexnet_jax.experiments.records import Records, Trial
+from alexnet_jax.experiments.statistics import Rule
 from alexnet_jax.experiments.tables import first_left, markdown, reached, spread
 
 NEW = ('convertible', 'lifeboat', 'persian_cat')  # of Tiny ImageNet
@@ -27,18 +29,21 @@ _NETWORK = {
 _EPOCHS = STEPS * BATCH_SIZE / (SHOTS * len(NEW))
 _SHORT = {'batch_size': BATCH_SIZE, 'log_every': 20, 'eval_every': 100, 'checkpoint_every': 100}
 PRETRAINING = Trial(
+    'finetuning',
     'pretraining',
     'folder:{runs}/data/pretraining',
     {**_NETWORK, 'log_every': 100, 'eval_every': 1000, 'checkpoint_every': 1000},
     epochs=12.0,
 )
 FINETUNED = Trial(
+    'finetuning',
     'finetuned',
     'finetune:{runs}/pretraining_seed0,{runs}/data/few_seed{seed}',
     {**_SHORT, 'optimizer.milestones': (round(_EPOCHS * 2 / 3),)},
     _EPOCHS,
 )
 SCRATCH = Trial(
+    'finetuning',
     'scratch',
     'folder:{runs}/data/few_seed{seed}',
     {**_NETWORK, **_SHORT, 'optimizer.warmup_epochs': round(_EPOCHS / 6)},
@@ -136,3 +141,25 @@ def figure(records: Records) -> Figure | None:
         for r in records.of(trial)
     ]
     return figures.errors(lines, 'validation error') if lines else None
+
+
+EXPERIMENT = Experiment(
+    claim='On 20 images a class, fine-tuning beats training from scratch',
+    source='Donahue et al. 2013 and since',
+    published='no figure for these classes',
+    next_trial=next_trial,
+    comparisons=[
+        Comparison(
+            'error from scratch - error fine-tuned',
+            difference(final_errors(SCRATCH), final_errors(FINETUNED)),
+            Rule(matters=2.0),
+            deviation=2.5,
+        )
+    ],
+    table=table,
+    minutes=2,
+    once=12,
+    flags='--folder=PATH',
+    figure=figure,
+    lay_out=lay_out,
+)

@@ -9,22 +9,26 @@ import numpy as np
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput
 
+MEASURE = 'measure:'
 Curve = list[tuple[float, float, float]]  # epoch, error, loss
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training run to make.
+    """A training run to make, or a measurement.
 
     Attributes:
+      home: The experiment among whose records and workdirs it lies; others may use it too.
       name: Stands for config and overrides; only `epochs` may grow later.
-      config: NAME[:ARGUMENT] of a recipe; in it, {folder} stands for the command's --folder, {runs}
-        for the folder of the workdirs, and {seed} for the seed.
-      overrides: Config keys with values, besides `seed` and `epochs`.
+      config: NAME[:ARGUMENT] of a recipe. Or measure:NAME, a function of `measure.MEASUREMENTS`.
+      overrides: Config keys with values, besides `seed` and `epochs`; or the measurement's options.
+        In both, {folder} stands for the command's --folder, {runs} for the folder of the
+        experiment's workdirs, and {seed} for the seed.
       epochs: How long to train.
       until: The training error at which to stop early.
     """
 
+    home: str
     name: str
     config: str
     overrides: dict
@@ -48,7 +52,7 @@ class Record:
       seconds: Training time over all its starts, without startup, compilation and evaluation.
       train: The training curve; each point averages over the steps since the previous one.
       eval: The evaluation curve.
-      scores: The last eval record.
+      scores: The last eval record; of a measurement, what was measured.
     """
 
     trial: str
@@ -80,17 +84,26 @@ class Record:
 
 
 class Records:
-    """The records of an experiment by trial and seed, in a file of one line each."""
+    """The records of all experiments: HOME.jsonl in a folder, a line for each trial and seed."""
 
-    def __init__(self, path: Path):
-        self._path = path
-        self._all: dict[tuple[str, int], Record] = {}
-        if path.exists():
-            try:
-                records = [Record(**json.loads(line)) for line in path.read_text().splitlines()]
-            except (ValueError, TypeError) as error:
-                raise BadInput(f'{path} is damaged: {error}; restore it from git') from error
-            self._all = {(record.trial, record.seed): record for record in records}
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._read: dict[str, dict[tuple[str, int], Record]] = {}
+
+    def path(self, home: str) -> Path:
+        """Return the file of an experiment's records."""
+        return self._folder / f'{home}.jsonl'
+
+    def _all(self, home: str) -> dict[tuple[str, int], Record]:
+        if home not in self._read:
+            path, records = self.path(home), []
+            if path.exists():
+                try:
+                    records = [Record(**json.loads(line)) for line in path.read_text().splitlines()]
+                except (ValueError, TypeError) as error:
+                    raise BadInput(f'{path} is damaged: {error}; restore it from git') from error
+            self._read[home] = {(record.trial, record.seed): record for record in records}
+        return self._read[home]
 
     def find(self, trial: Trial, seed: int) -> Record | None:
         """Return the record of a trial, if there is one.
@@ -98,17 +111,18 @@ class Records:
         Raises:
           BadInput: It was made with another config or other overrides.
         """
-        record = self._all.get((trial.name, seed))
+        record = self._all(trial.home).get((trial.name, seed))
         if record and not record.is_of(trial):
             raise BadInput(
-                f'{self._path}: {trial.name} was run with {record.config} {record.overrides}, but '
-                f'is now {trial.config} {trial.overrides}; rename the trial or delete its line'
+                f'{self.path(trial.home)}: {trial.name} was run with {record.config} '
+                f'{record.overrides}, but is now {trial.config} {trial.overrides}; rename the '
+                'trial or delete its line'
             )
         return record
 
     def of(self, trial: Trial) -> list[Record]:
         """Return the records of a trial, by seed."""
-        seeds = sorted(seed for name, seed in self._all if name == trial.name)
+        seeds = sorted(seed for name, seed in self._all(trial.home) if name == trial.name)
         return [record for seed in seeds if (record := self.find(trial, seed))]
 
     def is_done(self, trial: Trial, seed: int) -> bool:
@@ -116,20 +130,20 @@ class Records:
         record = self.find(trial, seed)
         return record is not None and record.fulfils(trial)
 
-    @property
-    def seconds(self) -> float:
-        """The training time of all records together."""
-        return sum(record.seconds for record in self._all.values())
+    def seconds(self, home: str) -> float:
+        """Return the training time of all of an experiment's records together."""
+        return sum(record.seconds for record in self._all(home).values())
 
-    def put(self, record: Record) -> None:
+    def put(self, home: str, record: Record) -> None:
         """Store a record. It replaces the trial's earlier one unless that went further."""
-        before = self._all.get((record.trial, record.seed))
+        records = self._all(home)
+        before = records.get((record.trial, record.seed))
         if before and before.epoch > record.epoch:  # restarted on a machine without the workdir
             return
-        self._all[record.trial, record.seed] = record
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(dataclasses.asdict(record)) + '\n' for record in self._all.values())
-        files.write(self._path, ''.join(lines))
+        records[record.trial, record.seed] = record
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(dataclasses.asdict(r)) + '\n' for r in records.values())
+        files.write(self.path(home), ''.join(lines))
 
 
 def smooth(curve: Curve) -> list[tuple[float, float]]:

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.errors import BadInput, Diverged, Interrupted, RunError, catch_stop_signals
-from alexnet_jax.experiments.records import Curve, Record, Trial, epochs_to
+from alexnet_jax.experiments.records import MEASURE, Curve, Record, Trial, epochs_to
 from alexnet_jax.run.environment import git_revision
 from alexnet_jax.run.logger import read_records
 from alexnet_jax.sweep.backends import Handle, Job
 from alexnet_jax.sweep.backends.local import Local
 
 TRAINER = (sys.executable, '-m', 'alexnet_jax.main')
+MEASURER = (sys.executable, '-m', 'alexnet_jax.experiments.measure')
+MEASURED = 'measured.json'  # the file that a measurement leaves in its workdir
 POLL = 1.0  # seconds between looks at a running trial
 STATES = {0: 'finished', Diverged.exit_code: 'diverged', 128 + signal.SIGTERM: 'stopped'}
 
@@ -25,9 +27,10 @@ class Session:
     A context manager: inside it, both signals are caught.
 
     Args:
-      runs: The folder for workdirs.
+      runs: The folder for workdirs, RUNS/HOME/TRIAL_seedN.
       minutes: The time until the deadline; None for no deadline.
       folder: What {folder} in a trial's config stands for.
+      data_dir: Where TFDS keeps its datasets; None for its default.
       trainer: The command that trains.
     """
 
@@ -36,11 +39,13 @@ class Session:
         runs: Path,
         minutes: float | None = None,
         folder: str | None = None,
+        data_dir: str | None = None,
         trainer: Sequence[str] = TRAINER,
     ):
         self._runs = runs
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._folder = folder
+        self._data_dir = data_dir
         self._trainer = trainer
         self._backend = Local.undivided()
         self._running: Handle | None = None
@@ -84,21 +89,47 @@ class Session:
                 f'the trial {trial.name} needs --folder=PATH, a folder of images: '
                 f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
             )
-        workdir = self._runs / f'{trial.name}_seed{seed}'
-        flags = {**trial.overrides, 'seed': seed, 'epochs': trial.epochs}
-        command = (
-            *self._trainer,
-            f'--config={trial.config.format(folder=self._folder, runs=self._runs, seed=seed)}',
-            f'--workdir={workdir}',
-            *(f'--config.{key}={value}' for key, value in flags.items()),
-        )
-        revision = git_revision()
+        runs = self._runs / trial.home
+        workdir = runs / f'{trial.name}_seed{seed}'
+        revision, began = git_revision(), time.monotonic()
+        is_training = not trial.config.startswith(MEASURE)
+        command = self._training(trial, seed) if is_training else self._measuring(trial, seed)
         job = Job(workdir.name, command, workdir, Path.cwd())
         code = self._wait(job, workdir / 'metrics.jsonl', trial.until)
         if code not in STATES:
             error = BadInput if code == BadInput.exit_code else RunError
-            raise error(f'{workdir}: the trainer ended with exit code {code}; see {job.output}')
-        return _read(trial, seed, workdir, STATES[code], revision)
+            raise error(f'{workdir}: ended with exit code {code}; see {job.output}')
+        if is_training:
+            return _read(trial, seed, workdir, STATES[code], revision)
+        return _read_measured(trial, seed, workdir, revision, time.monotonic() - began)
+
+    def _training(self, trial: Trial, seed: int) -> tuple[str, ...]:
+        """Return the command that trains."""
+        runs = self._runs / trial.home
+        flags = {**trial.overrides, 'seed': seed, 'epochs': trial.epochs}
+        if self._data_dir:
+            flags['data.data_dir'] = self._data_dir
+        command = (
+            f'--config={trial.config}',
+            *(f'--config.{key}={value}' for key, value in flags.items()),
+        )
+        names = {'{folder}': self._folder or '', '{runs}': str(runs), '{seed}': str(seed)}
+        for name, value in names.items():
+            command = tuple(word.replace(name, value) for word in command)
+        return (*self._trainer, *command, f'--workdir={runs / f"{trial.name}_seed{seed}"}')
+
+    def _measuring(self, trial: Trial, seed: int) -> tuple[str, ...]:
+        """Return the command that measures."""
+        task = {
+            'measure': trial.config.removeprefix(MEASURE),
+            'options': trial.overrides,
+            'seed': seed,
+            'runs': str(self._runs),
+            'folder': self._folder,
+            'data_dir': self._data_dir,
+            'output': str(self._runs / trial.home / f'{trial.name}_seed{seed}' / MEASURED),
+        }
+        return (*MEASURER, json.dumps(task))
 
     def _wait(self, job: Job, metrics: Path, until: float) -> int:
         """Run a job, printing its output; stop it when that is due. Returns its exit code."""
@@ -157,6 +188,20 @@ def _read(
         eval=_curve(metrics, 'eval'),
         scores=evals[-1] if evals else {},
     )
+
+
+def _read_measured(
+    trial: Trial, seed: int, workdir: Path, revision: str | None, seconds: float
+) -> Record | None:
+    """Return the record of a measurement; None if it was stopped."""
+    path = workdir / MEASURED
+    if not path.exists():
+        return None
+    overrides = json.loads(json.dumps(trial.overrides))
+    return Record(
+        trial.name, seed, trial.config, overrides, trial.epochs, trial.epochs, 'finished',
+        revision, round(seconds, 1), [], [], json.loads(path.read_text()),
+    )  # fmt: skip
 
 
 def _seconds(records: Sequence[dict]) -> float:

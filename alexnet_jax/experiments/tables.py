@@ -1,14 +1,21 @@
 """What the experiments share: the first trial that is left, mean and spread, Markdown."""
 
+import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from alexnet_jax.experiments.records import Record, Records, Trial
+from alexnet_jax.experiments.statistics import Estimate
 
 
 def first_left(trials: Iterable[Trial], records: Records, seed: int) -> Trial | None:
     """Return the first trial that is not done."""
     return next((trial for trial in trials if not records.is_done(trial, seed)), None)
+
+
+def of_list(trials: Sequence[Trial]) -> Callable[[Records, int], Trial | None]:
+    """Return the `next_trial` of an experiment whose trials do not depend on each other."""
+    return lambda records, seed: first_left(trials, records, seed)
 
 
 def spread(values: Sequence[float], form: str = '.1f') -> str:
@@ -19,6 +26,18 @@ def spread(values: Sequence[float], form: str = '.1f') -> str:
     if len(values) == 1:
         return f'{text} (1 seed)'
     return f'{text} ± {statistics.stdev(values):{form.lstrip("+")}} ({len(values)} seeds)'
+
+
+def estimated(found: Estimate | None, unit: str, is_pooled: bool = False) -> str:
+    """Return '+1.20 ± 1.10 points (8 seeds)': a mean and half of its 95% interval."""
+    if found is None:
+        return 'not run yet'
+    seeds = f'{found.count} seed{"s"[: found.count != 1]}'
+    if is_pooled and found.degrees:
+        seeds += f', {found.degrees} degrees of freedom'
+    if math.isinf(found.half_width):
+        return f'{found.mean:+.2f} {unit} ({seeds})'
+    return f'{found.mean:+.2f} ± {found.half_width:.2f} {unit} ({seeds})'
 
 
 def reached(records: Sequence[Record]) -> str:

@@ -1,259 +1,254 @@
-"""What the records of experiments come to, by hand, and what is tried next."""
+"""What the records of experiments come to, by hand; every trial is a config that exists."""
 
-import dataclasses
-import json
+import math
 from pathlib import Path
 
 import pytest
+from experiments.made_up import record
 from helpers import ROOT
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
-from alexnet_jax.experiments.catalog import (
-    DROPOUT,
-    EXPERIMENTS,
-    NORM_AND_POOL,
-    SCHEDULE,
-    dropout_figure,
-    dropout_table,
-    norm_table,
-    schedule_table,
+from alexnet_jax.experiments import authors_logs, dropout_ensemble, gradients
+from alexnet_jax.experiments.ablation import change
+from alexnet_jax.experiments.ablations import (
+    DROPOUT_80SEC,
+    FIVE_EPOCHS,
+    LONG_80SEC,
+    NARROW,
+    NET_18,
+    NET_18_NO_NORMS,
+    NET_19,
 )
-from alexnet_jax.experiments.records import Record, Records, Trial, epochs_to, smooth
-from alexnet_jax.experiments.relu_vs_tanh import best_rate, make_trial, next_trial, nth_rate
-from alexnet_jax.experiments.relu_vs_tanh import figure as relu_figure
-from alexnet_jax.experiments.relu_vs_tanh import table as relu_table
-from alexnet_jax.experiments.tables import spread
+from alexnet_jax.experiments.catalog import EXPERIMENTS
+from alexnet_jax.experiments.measure import MEASUREMENTS
+from alexnet_jax.experiments.records import MEASURE, Records, Trial
+from alexnet_jax.experiments.statistics import VERDICTS
 
 
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def records(tmp_path) -> Records:
+    return Records(tmp_path / 'results')
 
 
-def record(trial: Trial, train, seed=0, state='finished', evals=()) -> Record:
-    return Record(
-        trial=trial.name,
-        seed=seed,
-        config=trial.config,
-        overrides=json.loads(json.dumps(trial.overrides)),
-        epochs=trial.epochs,
-        epoch=train[-1][0] if train else 0.0,
-        state=state,
-        revision=None,
-        seconds=60.0,
-        train=list(train),
-        eval=list(evals),
-        scores={},
-    )
+def put(records: Records, trial: Trial, errors: list[float]) -> None:
+    """Add a finished run for each test error in percent, of seeds 0, 1, ..."""
+    for seed, error in enumerate(errors):
+        records.put(trial.home, record(trial, error / 100, seed))
 
 
-# What the records come to
+def all_trials(name: str, tmp_path: Path) -> list[Trial]:
+    """Return the trials of an experiment's first seed, by pretending that each succeeds."""
+    found = []
+    records = Records(tmp_path / name)
+    while (trial := EXPERIMENTS[name].next_trial(records, 0)) and trial not in found:
+        found.append(trial)
+        scores = made_up_scores(trial)
+        records.put(trial.home, record(trial, 0.2, train=[(1.0, 0.5, 1), (trial.epochs, 0.2, 1)],
+                                       scores=scores))  # fmt: skip
+        for seed in range(1, 5) if name == 'dropout_ensemble' else ():
+            records.put(trial.home, record(trial, 0.2, seed, scores=scores))
+    assert EXPERIMENTS[name].table(records)
+    assert EXPERIMENTS[name].verdict(records) in VERDICTS
+    return found
 
 
-def test_smooth_averages_over_the_epoch_before():
-    # Records of half an epoch, one of a quarter: at 1.75, (1/4 x 0.6 + 1/2 x 0.4 + 1/4 x 0.2) / 1.
-    curve = [(0.5, 0.8, 0), (1.0, 0.6, 0), (1.5, 0.4, 0), (1.75, 0.2, 0)]
-    expected = [(0.5, 0.8), (1.0, 0.7), (1.5, 0.5), (1.75, 0.4)]
-    assert [e for pair in smooth(curve) for e in pair] == pytest.approx(
-        [e for pair in expected for e in pair]
-    )
-
-
-def test_epochs_to_an_error():
-    curve = [(0.5, 0.1, 0), (1.0, 0.5, 0), (1.5, 0.3, 0), (2.0, 0.2, 0), (2.5, 0.1, 0)]
-    # Averages: 0.3 at 1, 0.4 at 1.5, 0.25 at 2, 0.15 at 2.5; the 0.1 of the first half is no epoch.
-    assert epochs_to(curve, 0.25 + 1e-9) == 2.0
-    assert epochs_to(curve, 0.2) == 2.5
-    assert epochs_to(curve, 0.1) is None
-    assert epochs_to([], 0.5) is None
-
-
-def test_a_trial_begun_again_elsewhere_keeps_the_further_record():
-    trial = Trial('a', 'configs/a.py', {}, 12.0)
-    records = Records(Path('results/x.jsonl'))
-    for epoch in (5.0, 3.0):
-        records.put(record(trial, [(epoch, 0.5, 1)], state='stopped'))
-    assert records.find(trial, 0).epoch == 5.0
-    records.put(record(trial, [(7.0, 0.5, 1)], state='stopped'))
-    (line,) = Path('results/x.jsonl').read_text().splitlines()
-    assert json.loads(line)['epoch'] == 7.0
-
-
-def test_mean_and_spread():
-    assert spread([]) == 'not run yet'
-    assert spread([18.25], '.2f') == '18.25 (1 seed)'
-    # Deviations -1, 0, 1 from 4: variance 2 / (3 - 1).
-    assert spread([3.0, 4.0, 5.0]) == '4.0 ± 1.0 (3 seeds)'
-    assert spread([0.5, 0.5], '+.2f') == '+0.50 ± 0.00 (2 seeds)'
-
-
-def swept(*errors: tuple[str, int, float]) -> Records:
-    """Records of sweeps: net, number of the rate, training error in the second epoch."""
-    records = Records(Path('results/sweep.jsonl'))
-    for net, n, error in errors:
-        records.put(record(make_trial(net, n), [(1.0, 0.9, 2), (2.0, error, 1)]))
-    return records
-
-
-def test_rates():
-    rates = [nth_rate(n) for n in range(-3, 4)]
-    assert rates == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
-
-
-def test_a_sweep_goes_on_where_the_best_rate_is_at_the_edge():
-    low = (('relu', 0, 0.3), ('relu', 1, 0.4), ('relu', 2, 0.5))
-    assert next_trial(swept(), 0) == make_trial('relu', 0)
-    assert next_trial(swept(*low), 0) == make_trial('relu', -1)
-    high = (('relu', 0, 0.5), ('relu', 1, 0.4), ('relu', 2, 0.3))
-    assert next_trial(swept(*high), 0) == make_trial('relu', 3)
-    assert next_trial(swept(*low, ('relu', -1, 0.35)), 0) == make_trial('tanh', 0)
-    assert best_rate('relu', swept(*low, ('relu', -1, 0.35))) == 0
-    assert next_trial(swept(*low, ('relu', -1, 0.2)), 0) == make_trial('relu', -2)
-
-
-def raced(net: str, n: int, epochs: float, seed: int) -> Record:
-    """A record that reaches an error of 25% over the epoch that ends at `epochs`."""
-    trial = make_trial(net, n, race=True)
-    curve = [(1.0, 0.9, 2), (2.0, 0.3, 1), (epochs - 1, 0.3, 1), (epochs, 0.2, 0.5)]
-    return dataclasses.replace(record(trial, curve, seed, state='stopped'), epochs=60.0)
-
-
-def both_swept() -> Records:
-    errors = {0: 0.4, 1: 0.3, 2: 0.5}
-    return swept(*((net, n, error) for net in ('relu', 'tanh') for n, error in errors.items()))
-
-
-def test_after_the_sweeps_each_net_is_raced_at_its_best_rate():
-    records = both_swept()
-    assert next_trial(records, 0) == make_trial('relu', 1, race=True)
-    records.put(raced('relu', 1, 5.0, 0))
-    assert next_trial(records, 0) == make_trial('tanh', 1, race=True)
-    records.put(raced('tanh', 1, 20.0, 0))
-    assert next_trial(records, 0) is None
-    assert next_trial(records, 1) == make_trial('relu', 1, race=True)  # the sweep is seed 0's
-
-
-def test_table_of_figure_1():
-    records = both_swept()
-    for net, seed, epochs in (('relu', 0, 5.0), ('tanh', 0, 20.0), ('relu', 1, 7.0)):
-        records.put(raced(net, 1, epochs, seed))
-    lines = relu_table(records).splitlines()
-    # 5 and 7: mean 6, deviations of 1, variance 2 / 1; the ratio where both nets have the seed.
-    assert lines[2] == '| ReLU | 0.003 | 6.0 ± 1.4 (2 seeds) |  |'
-    assert lines[3] == '| tanh | 0.003 | 20.0 (1 seed) |  |'
-    assert lines[4] == '| tanh / ReLU |  | 4.0 (1 seed) | about 6 ("six times faster") |'
-    assert lines[-2] == '| ReLU | 40.0% | 30.0% | 50.0% |'
-
-
-def test_a_net_that_has_not_reached_the_target_says_how_far_it_is():
-    records = both_swept()
-    curve = [(1.0, 0.9, 2), (2.0, 0.3, 1), (2.5, 0.3, 1)]
-    records.put(record(make_trial('relu', 1), curve, state='stopped'))
-    assert '| ReLU | 0.003 | seed 0: 30.0% after 2.5, stopped |' in relu_table(records)
-    assert '| tanh / ReLU |  | not run yet |' in relu_table(records)
-
-
-def test_a_rate_that_diverges_is_not_taken():
-    records = swept(('relu', 0, 0.3), ('relu', 1, 0.4), ('relu', -1, 0.35))
-    records.put(record(make_trial('relu', 2), [], state='diverged'))
-    assert next_trial(records, 0) == make_trial('tanh', 0)
-    assert '| ReLU | 35.0% | 30.0% | 40.0% | diverged |' in relu_table(records)
-
-
-def test_a_net_that_is_not_swept_has_no_rate():
-    assert '| ReLU | not chosen yet | not run yet |' in relu_table(swept())
-    assert not relu_figure(swept())
-
-
-def test_figure_1_is_drawn():
-    records = both_swept()
-    records.put(raced('relu', 1, 5.0, 0))
-    (axes,) = relu_figure(records).axes
-    curve, swept_only, target = axes.lines
-    labels = [curve.get_label(), swept_only.get_label()]
-    assert labels == ['ReLU, rate 0.003', 'tanh, rate 0.003']
-    assert curve.get_xydata()[-1].tolist() == pytest.approx([5.0, 0.2])  # over the epoch before
-    assert target.get_ydata() == [0.25, 0.25]
-
-
-def test_changes_are_paired_by_seed():
-    records = Records(Path('results/pairs.jsonl'))
-    errors = {'both': [0.25, 0.27], 'no_lrn': [0.26, 0.30], 'non_overlapping_pool': [0.26]}
-    for name, found in errors.items():
-        for seed, error in enumerate(found):
-            evals = [(5.0, error, 0.8)]
-            records.put(record(NORM_AND_POOL[name], [(5.0, 0.2, 0.5)], seed, evals=evals))
-    partial = record(NORM_AND_POOL['neither'], [(1.5, 0.4, 1)], 0, 'stopped', [(1.0, 0.5, 1)])
-    records.put(partial)
-    lines = norm_table(records).splitlines()
-    assert lines[2] == '| norms, overlapping pools | 5, 5 | 26.00 ± 1.41 (2 seeds) |  |  |'
-    # 26 and 30 less 25 and 27: 1 and 3.
-    assert lines[3].startswith(
-        '| no norms | 5, 5 | 28.00 ± 2.83 (2 seeds) | +2.00 ± 1.41 (2 seeds)'
-    )
-    assert lines[4].startswith('| 2x2 pools | 5 | 26.00 (1 seed) | +1.00 (1 seed) | +0.4 ')
-    assert lines[5].startswith('| no norms, 2x2 pools | 1.5 of 5 (stopped) | not run yet |')
-
-
-def test_table_and_figure_of_dropout():
-    records = Records(Path('results/pairs.jsonl'))
-    for seed, final in enumerate((0.40, 0.44)):
-        # Over the last epoch the training error is (0.3 + 0.1) / 2.
-        train = [(1.0, 0.5, 1), (24.0, 0.4, 1), (24.5, 0.3, 1), (25.0, 0.1, 1)]
-        evals = [(12.0, 0.38, 1.2), (25.0, final, 1.25)]
-        records.put(record(DROPOUT['no_dropout'], train, seed, evals=evals))
-    lines = dropout_table(records).splitlines()
-    assert lines[2].startswith('| dropout |  | not run yet |')
-    assert lines[3] == (
-        '| no dropout | 25, 25 | 20.0 ± 0.0 (2 seeds) | 42.0 ± 2.8 (2 seeds) | '
-        '38.0 ± 0.0 (2 seeds) | 1.25 ± 0.00 (2 seeds) |'
-    )
-    assert len(dropout_figure(records).axes[0].lines) == 4  # two seeds, training and validation
-
-
-def test_table_of_the_published_schedule():
-    records = Records(Path('results/schedule.jsonl'))
-    evals = [(2.0, 0.5, 1.4), (4.0, 0.41, 1.2)]
-    records.put(record(SCHEDULE, [(5.5, 0.4, 1)], state='stopped', evals=evals))
-    assert schedule_table(records).splitlines()[2:] == [
-        '| seed 0 | 5.5 of 140 (stopped) | 41.00% at epoch 4 | 18% |',
-        '| mean of the finished |  | not run yet | 18% |',
-    ]
+def made_up_scores(trial: Trial) -> dict:
+    """Return what a measurement might find."""
+    match trial.config.removeprefix(MEASURE):
+        case 'kernel_means':
+            return {name: dict(layers) for name, layers in authors_logs.LOGGED_WEIGHTS.items()}
+        case 'test_scores':
+            return {'errors': [20.0 - i for i in range(trial.overrides['seeds'])]}
+        case 'gradients':
+            return {'layers': ['conv1', 'fc8'], 'norms': [[1.0, 2.0]] * 3, 'losses': [2.3, 2, 1]}
+        case 'activation_times':
+            return {name: {'forward': 1.0, 'both': 2.0} for name in gradients.ACTIVATIONS}
+        case 'features':
+            kinds = ['HOG', 'dense SIFT', 'bag of words', 'random fc7']
+            kinds += ['trained pool3', 'trained fc6', 'trained fc7']
+            return {'errors': {kind: [50.0, 40.0, 30.0, 20.0] for kind in kinds}}
+    return {}
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
-def test_every_experiment_has_a_table_before_it_is_run(name):
-    table = EXPERIMENTS[name].table(Records(Path('none.jsonl')))
-    assert 'not run yet' in table
-    columns = {line.count('|') for line in table.split('\n\n')[0].splitlines()}
-    assert len(columns) == 1
+def test_every_trial_is_a_valid_config(name, tmp_path):
+    for place in ('train/a/1.png', 'train/b/2.png', 'validation/a/3.png', 'validation/b/4.png'):
+        (tmp_path / 'images' / place).parent.mkdir(parents=True)
+        (tmp_path / 'images' / place).touch()
+    trials = all_trials(name, tmp_path)
+    assert trials
+    for trial in trials:
+        if trial.config.startswith(MEASURE):
+            assert trial.config.removeprefix(MEASURE) in MEASUREMENTS
+        elif '{runs}' not in trial.config:  # those of finetuning have tests of their own
+            config = load_recipe(trial.config.replace('{folder}', str(tmp_path / 'images')))
+            config.update_from_flattened_dict(trial.overrides)
+            config.epochs = trial.epochs
+            validate(config)
+        assert EXPERIMENTS[trial.home]  # whose file has the record
 
 
-@pytest.mark.parametrize(
-    'trial',
-    [SCHEDULE, *NORM_AND_POOL.values(), *DROPOUT.values(), make_trial('tanh', 0)],
-    ids=lambda trial: trial.name,
-)
-def test_every_trial_is_a_valid_config(trial, tmp_path):
-    for name in ('train/a/1.png', 'train/b/2.png', 'validation/a/3.png', 'validation/b/4.png'):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    config = load_recipe(trial.config.format(folder=tmp_path))
-    config.update_from_flattened_dict(trial.overrides)
-    validate(config)
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_before_it_is_run(name, records):
+    experiment = EXPERIMENTS[name]
+    assert 'not run yet' in experiment.table(records)
+    assert experiment.verdict(records) == 'not run'
+    assert experiment.summary(records) == ''
+    assert not (experiment.figure and experiment.figure(records))
+    for part in experiment.table(records).split('\n\n'):
+        columns = {line.count('|') for line in part.splitlines()}
+        assert len(columns) == 1
+    assert all(math.isfinite(experiment.cost(seeds)) for seeds in (None, 1))
+    assert 'undecided otherwise' in experiment.rule() or experiment.decide
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_what_is_committed_is_of_the_trials_as_they_are_now(name):
-    records = Records(ROOT / f'results/{name}.jsonl')
-    EXPERIMENTS[name].table(records)
-    EXPERIMENTS[name].next_trial(records, 0)
+    records, experiment = Records(ROOT / 'results'), EXPERIMENTS[name]
+    experiment.table(records)
+    experiment.next_trial(records, 0)
+    homes = {path.stem for path in (ROOT / 'results').glob('*.jsonl')}
+    assert homes <= EXPERIMENTS.keys()
 
 
-@pytest.mark.parametrize('name', EXPERIMENTS)
-def test_the_page_has_the_tables_of_the_records(name):
-    page = (ROOT / 'EXPERIMENTS.md').read_text()
-    table = EXPERIMENTS[name].table(Records(ROOT / f'results/{name}.jsonl'))
-    for part in table.split('\n\n'):
-        assert part in page
+def test_changes_are_paired_by_seed(records):
+    put(records, FIVE_EPOCHS, [25.0, 27.0])
+    put(records, change(FIVE_EPOCHS, 'no_lrn', edits=('no_lrn',)), [26.0, 30.0])
+    neither = change(FIVE_EPOCHS, 'neither', edits=('no_lrn', 'non_overlapping_pool'))
+    partial = record(neither, state='stopped', train=[(1.5, 0.4, 1)], evals=[(1.0, 0.5, 1)])
+    records.put('norm_and_pool', partial)
+    lines = EXPERIMENTS['norm_and_pool'].table(records).splitlines()
+    first = '| norms, overlapping pools | 5, 5 | 20.0 | 26.00 ± 1.41 (2 seeds) |'
+    assert lines[2].startswith(first)
+    # 26 and 30 less 25 and 27: 1 and 3, mean 2, standard error 1, 12.71 of them on either side.
+    assert lines[3] == (
+        '| no norms | 5, 5 | 20.0 | 28.00 ± 2.83 (2 seeds) | +2.00 ± 12.71 points (2 seeds) |'
+    )
+    assert lines[4].startswith('| 2x2 pools |  |  | not run yet |')
+    assert lines[5].startswith('| no norms, 2x2 pools | 1.5 of 5 (stopped) |  | not run yet |')
+    assert EXPERIMENTS['norm_and_pool'].verdict(records) == 'undecided'
+
+
+def test_five_pairs_decide(records):
+    """Dropout gains 4, 3, 4, 5 and 4 points: 4 ± 2.776 sqrt(0.5 / 5)."""
+    put(records, LONG_80SEC, [24.0, 23.0, 24.0, 25.0, 24.0])
+    put(records, DROPOUT_80SEC, [20.0] * 5)
+    experiment = EXPERIMENTS['dropout']
+    assert experiment.summary(records) == '+4.00 ± 0.88 points (5 seeds)'
+    assert experiment.verdict(records) == 'supported'
+    assert len(experiment.figure(records).axes[0].lines) == 20  # ten runs, training and test
+
+
+def test_long_runs_pool_the_deviation_of_the_seeds(records):
+    """Of norms, of no norms, of the 19% net: squares 0.02, 0.02 and 0.02, of 1, 1 and 1 degrees."""
+    put(records, NET_18, [19.0, 19.2])
+    put(records, NET_18_NO_NORMS, [20.0, 20.2])
+    assert EXPERIMENTS['norms'].summary(records).startswith('+1.00 ± 0.61 points')
+    put(records, NET_19, [19.5, 19.7])
+    # sqrt(2 x 0.02 / 2 pairs) = 0.1414, times 3.182 for 3 degrees of freedom.
+    assert EXPERIMENTS['norms'].summary(records) == (
+        '+1.00 ± 0.45 points (2 seeds, 3 degrees of freedom)'
+    )
+    assert EXPERIMENTS['norms'].verdict(records) == 'supported'
+    # One net has the deviation of a run, and two seeds: sqrt(0.02 / 2) x 3.182 = 0.318.
+    assert EXPERIMENTS['cifar10_18pct'].summary(records) == (
+        '19.10 ± 0.32 % (2 seeds, 3 degrees of freedom)'
+    )
+    assert EXPERIMENTS['cifar10_18pct'].verdict(records) == 'not supported'
+
+
+def test_a_published_figure_is_reached_if_the_error_rounds_to_it(records):
+    trial = Trial('cifar10_80sec', 'published', 'cifar10_80sec', {}, 10.0)
+    put(records, trial, [26.2, 26.3, 26.2, 26.3, 26.2])
+    assert EXPERIMENTS['cifar10_80sec'].verdict(records) == 'supported'
+    assert '| seed 1 | 10 | 26.30 | 26 |' in EXPERIMENTS['cifar10_80sec'].table(records)
+
+
+def test_one_net_with_dropout_beside_averages(records):
+    for seed in range(5):
+        scores = {'errors': [24.0, 21.0 + 0.1 * seed, 20.0, 19.8, 19.7]}
+        records.put('dropout_ensemble', record(dropout_ensemble.TRIAL, seed=seed, scores=scores))
+    put(records, DROPOUT_80SEC, [20.0] * 5)
+    experiment = EXPERIMENTS['dropout_ensemble']
+    # 1.0 to 1.4: mean 1.2, deviation 0.158.
+    assert experiment.summary(records) == '+1.20 ± 0.20 points (5 seeds)'
+    assert experiment.verdict(records) == 'supported'
+    assert '| average of 3 without dropout | 3 | 20.00 ± 0.00 (5 seeds) |' in (
+        experiment.table(records)
+    )
+
+
+def test_averages_wait_for_all_nets(records):
+    put(records, DROPOUT_80SEC, [20.0])
+    put(records, LONG_80SEC, [24.0] * 4)
+    assert not EXPERIMENTS['dropout_ensemble'].next_trial(records, 0)
+    put(records, LONG_80SEC, [24.0] * 5)
+    assert EXPERIMENTS['dropout_ensemble'].next_trial(records, 0) == dropout_ensemble.TRIAL
+
+
+def test_the_error_of_a_seed_is_that_of_the_better_lenet(records):
+    """Both rates of LeNet-5 must be worse."""
+    experiment = EXPERIMENTS['lenet']
+    slow, fast = [c.label for c in experiment.comparisons]
+    put(records, NARROW, [20.0] * 5)
+    lenet = change(NARROW, 'lenet5', 'lenet', variant='lenet5')
+    put(records, lenet, [30.0, 30.1, 30.2, 30.0, 30.1])
+    assert experiment.verdict(records) == 'undecided'
+    put(records, change(lenet, 'lenet5_fast', optimizer__learning_rate=0.01), [30.0, 30.1] * 3)
+    assert experiment.verdict(records) == 'supported'
+    assert (slow, fast) == (
+        'LeNet-5 - narrow AlexNet', 'LeNet-5, rate 0.01 - narrow AlexNet',
+    )  # fmt: skip
+
+
+# The authors' logs
+
+
+def test_beside_the_logs(records):
+    """Within 0.8 points in each epoch, or not."""
+    curve = [(float(e), error / 100, 1.0) for e, error in enumerate(authors_logs.LOGGED_80SEC, 1)]
+    records.put('authors_logs', record(authors_logs.NET_80SEC, train=curve))
+    experiment = EXPERIMENTS['authors_logs']
+    assert experiment.verdict(records) == 'supported'
+    curve[1] = (2.0, (46.4 - 2.3) / 100, 1.0)
+    records.put('authors_logs', record(authors_logs.NET_80SEC, train=curve))
+    assert experiment.verdict(records) == 'not supported'
+    assert experiment.summary(records) == (
+        'at most -2.3 points in epochs 1-3, +0.0 in epochs 4-12 (1 seed)'
+    )
+    first, *_ = experiment.table(records).splitlines()[2:]
+    assert first.startswith('| 80-second net, here, seed 0 | 61.4 | 44.1 | 39.2 |')
+    weights = {name: dict(layers) for name, layers in authors_logs.LOGGED_WEIGHTS.items()}
+    weights['19pct']['fc10'] *= 1.5
+    records.put('authors_logs', record(authors_logs.WEIGHTS, scores=weights))
+    assert '| 19% net | fc10 | 0.00274 (+50%) | 0.00183 |' in experiment.table(records)
+    assert '| 19% net | conv2 | 0.00883 (+0%) | 0.00883 |' in experiment.table(records)
+
+
+# Gradients
+
+
+def test_gradients_lost_from_the_last_layer_to_the_first(records):
+    """ReLU keeps a tenth, the sigmoid a ten-thousandth: three powers of ten."""
+    for seed in range(5):
+        for net in gradients.NETS:
+            for name, kept in (('relu', 0.1), ('sigmoid', 1e-4 * (1 + 0.1 * seed))):
+                scores = {
+                    'layers': ['conv1', 'fc7', 'fc8'],
+                    'norms': [[2 * kept, 1.0, 2.0]] * 3,
+                    'losses': [2.3, 2.0, 1.5],
+                }
+                trial = gradients.make_trial(net, name)
+                records.put('gradients', record(trial, seed=seed, scores=scores))
+        times = {name: {'forward': 1.0, 'both': 2.0} for name in gradients.ACTIVATIONS}
+        times['sigmoid']['both'] = 3.0 + 0.1 * seed
+        records.put('gradients', record(gradients.TIMES, seed=seed, scores=times))
+    experiment = EXPERIMENTS['gradients']
+    found = [c.estimate(records).mean for c in experiment.comparisons]
+    lost = sum(math.log10(1 + 0.1 * seed) for seed in range(5)) / 5
+    assert found == pytest.approx([3 - lost, 3 - lost, 60.0])
+    assert experiment.verdict(records) == 'supported'
+    assert '| course net, narrowed | ReLU | 0.1 | 0.1 | 0.1 | 1.50 ' in experiment.table(records)
+    panels = experiment.figure(records).axes
+    assert [len(axes.lines) for axes in panels] == [2, 2, 2, 2]

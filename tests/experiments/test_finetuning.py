@@ -123,23 +123,23 @@ def record(trial: Trial, seed: int, error: float) -> Record:
 
 
 def test_pretraining_is_done_once(tmp_path):
-    records = Records(tmp_path / 'x.jsonl')
+    records = Records(tmp_path)
     assert next_trial(records, 0) == PRETRAINING
-    records.put(record(PRETRAINING, 0, 0.4))
+    records.put('finetuning', record(PRETRAINING, 0, 0.4))
     for trial in (FINETUNED, SCRATCH):
         assert next_trial(records, 0) == trial
-        records.put(record(trial, 0, 0.4))
+        records.put('finetuning', record(trial, 0, 0.4))
     assert next_trial(records, 0) is None
     assert next_trial(records, 1) == FINETUNED
 
 
 def test_table_by_hand(tmp_path):
-    records = Records(tmp_path / 'x.jsonl')
-    records.put(record(PRETRAINING, 0, 0.25))
+    records = Records(tmp_path)
+    records.put('finetuning', record(PRETRAINING, 0, 0.25))
     for seed, scratch, finetuned in [(0, 0.5, 0.3), (1, 0.46, 0.36)]:
-        records.put(record(SCRATCH, seed, scratch))
-        records.put(record(FINETUNED, seed, finetuned))
-    records.put(record(FINETUNED, 2, 0.2))  # whose other half is not done
+        records.put('finetuning', record(SCRATCH, seed, scratch))
+        records.put('finetuning', record(FINETUNED, seed, finetuned))
+    records.put('finetuning', record(FINETUNED, 2, 0.2))  # whose other half is not done
     assert table(records).splitlines() == [
         '| top-1, % | from scratch | fine-tuned | gain, points |',
         '| --- | --- | --- | --- |',
@@ -152,9 +152,9 @@ def test_table_by_hand(tmp_path):
     (axes,) = figure(records).axes
     assert len(axes.lines) == 5
     unfinished = dataclasses.replace(record(SCRATCH, 2, 0.5), eval=[])
-    records.put(unfinished)
+    records.put('finetuning', unfinished)
     assert 'seed 2' not in table(records)
 
 
 def test_no_figure_without_records(tmp_path):
-    assert figure(Records(tmp_path / 'x.jsonl')) is None
+    assert figure(Records(tmp_path)) is None

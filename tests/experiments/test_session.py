@@ -15,13 +15,12 @@ from helpers import ROOT
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
 from alexnet_jax.experiments import session as sessions
-from alexnet_jax.experiments.catalog import (
-    EXPERIMENTS,
-    Experiment,
-    of_list,
-)
+from alexnet_jax.experiments import statistics
+from alexnet_jax.experiments.catalog import EXPERIMENTS
+from alexnet_jax.experiments.experiment import Experiment
 from alexnet_jax.experiments.records import Trial, epochs_to
 from alexnet_jax.experiments.session import Session
+from alexnet_jax.experiments.tables import of_list
 
 FAKE = (sys.executable, str(Path(__file__).with_name('fake_trainer.py')))
 SLOW = {'pause': 0.1}  # seconds an epoch
@@ -36,8 +35,10 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def run(*trials: Trial, minutes: float | None = None, seeds: int = 1) -> list[dict]:
     """Run an experiment of these trials; its records as they lie in the file."""
-    experiment = Experiment('a test', of_list(trials), lambda records: 'the table')
-    with Session(Path('runs/experiments/x'), minutes, trainer=FAKE) as session:
+    experiment = Experiment(
+        'a claim', 'a source', '', of_list(trials), (), lambda records: 'the table', minutes=1.0
+    )
+    with Session(Path('runs/experiments'), minutes, trainer=FAKE) as session:
         experiments.run('x', experiment, session, seeds)
     return recorded()
 
@@ -68,8 +69,8 @@ def after_a_record(action) -> None:
 
 @pytest.mark.slow
 def test_trials_run_for_each_seed_and_leave_their_records(capsys):
-    found = run(Trial('a', 'configs/a.py', {'edits': ('no_lrn',)}, 2.0),
-                Trial('b', 'configs/b.py', {}, 1.0), seeds=2)  # fmt: skip
+    found = run(Trial('x', 'a', 'configs/a.py', {'edits': ('no_lrn',)}, 2.0),
+                Trial('x', 'b', 'configs/b.py', {}, 1.0), seeds=2)  # fmt: skip
     assert [(r['trial'], r['seed']) for r in found] == [('a', 0), ('b', 0), ('a', 1), ('b', 1)]
     del found[0]['revision']
     assert found[0] == {
@@ -95,7 +96,7 @@ def test_trials_run_for_each_seed_and_leave_their_records(capsys):
 
 @pytest.mark.slow
 def test_what_is_recorded_is_skipped_though_its_workdir_is_gone():
-    trial = Trial('a', 'configs/a.py', {}, 1.0)
+    trial = Trial('x', 'a', 'configs/a.py', {}, 1.0)
     before = run(trial)
     Path('runs').rename('elsewhere')
     assert run(trial) == before
@@ -104,15 +105,15 @@ def test_what_is_recorded_is_skipped_though_its_workdir_is_gone():
 
 @pytest.mark.slow
 def test_more_epochs_continue_from_the_workdir():
-    run(Trial('a', 'configs/a.py', {}, 2.0))
-    found = run(Trial('a', 'configs/a.py', {}, 3.0))
+    run(Trial('x', 'a', 'configs/a.py', {}, 2.0))
+    found = run(Trial('x', 'a', 'configs/a.py', {}, 3.0))
     assert starts('a_seed0') == [0, 2]
     assert [(r['epochs'], r['seconds']) for r in found] == [(3.0, 6.0)]
 
 
 @pytest.mark.slow
 def test_the_budget_stops_a_trial_and_the_same_command_continues(capsys):
-    trial = Trial('a', 'configs/a.py', SLOW, 30.0)
+    trial = Trial('x', 'a', 'configs/a.py', SLOW, 30.0)
     (part,) = run(trial, minutes=1.5 / 60)
     assert part['state'] == 'stopped'
     assert 0 < part['epoch'] < 30
@@ -126,8 +127,8 @@ def test_the_budget_stops_a_trial_and_the_same_command_continues(capsys):
 @pytest.mark.slow
 def test_a_target_ends_a_trial_and_the_next_one_starts():
     # 0.8 / e averaged over an epoch is below 0.15 first at e = 6.
-    found = run(Trial('a', 'configs/a.py', SLOW, 60.0, until=0.15),
-                Trial('b', 'configs/b.py', {}, 1.0))  # fmt: skip
+    found = run(Trial('x', 'a', 'configs/a.py', SLOW, 60.0, until=0.15),
+                Trial('x', 'b', 'configs/b.py', {}, 1.0))  # fmt: skip
     a, b = found
     assert (a['state'], b['state']) == ('stopped', 'finished')
     assert 6 <= a['epoch'] < 20
@@ -137,7 +138,10 @@ def test_a_target_ends_a_trial_and_the_next_one_starts():
 @pytest.mark.slow
 @pytest.mark.parametrize('epoch', [1, 3])
 def test_divergence_is_a_result(epoch):
-    trials = Trial('a', 'configs/a.py', {'diverges': epoch}, 5.0), Trial('b', 'configs/b.py', {}, 1)
+    trials = (
+        Trial('x', 'a', 'configs/a.py', {'diverges': epoch}, 5.0),
+        Trial('x', 'b', 'configs/b.py', {}, 1),
+    )
     found = [(r['trial'], r['state'], r['epoch']) for r in run(*trials)]
     assert found == [('a', 'diverged', epoch - 1.0), ('b', 'finished', 1.0)]
     run(*trials)
@@ -151,7 +155,7 @@ def test_a_trial_that_someone_else_stopped_is_not_started_again_at_once():
 
     after_a_record(stop)
     with pytest.raises(RunError, match='a was stopped; run the same command again to continue'):
-        run(Trial('a', 'configs/a.py', SLOW, 100.0))
+        run(Trial('x', 'a', 'configs/a.py', SLOW, 100.0))
 
 
 @pytest.mark.slow
@@ -165,7 +169,7 @@ def test_the_output_of_a_trial_is_printed_once(capfd, tmp_path):
     )
     with Session(Path('runs'), trainer=(sys.executable, str(loud))) as session:
         for epochs in (1.0, 2.0):
-            session.run(Trial('a', 'configs/a.py', {}, epochs), 0)
+            session.run(Trial('x', 'a', 'configs/a.py', {}, epochs), 0)
             assert capfd.readouterr().out == f'epochs {epochs}\n'
 
 
@@ -183,7 +187,7 @@ def test_a_second_signal_ends_the_trial_at_once(tmp_path):
         'print("ready", flush=True)\n'
         'time.sleep(60)\n'
     )
-    output = Path('runs/a_seed0/output.txt')
+    output = Path('runs/x/a_seed0/output.txt')
 
     def send():
         while not output.exists() or 'ready' not in output.read_text():
@@ -196,7 +200,7 @@ def test_a_second_signal_ends_the_trial_at_once(tmp_path):
     sender.start()
     before = time.monotonic()
     with Session(Path('runs'), trainer=(sys.executable, str(stubborn))) as session:
-        assert session.run(Trial('a', 'configs/a.py', {}, 1.0), 0) is None
+        assert session.run(Trial('x', 'a', 'configs/a.py', {}, 1.0), 0) is None
         assert time.monotonic() - before < 50
         with pytest.raises(Interrupted):
             session.is_over  # noqa: B018
@@ -208,7 +212,7 @@ def test_a_second_signal_ends_the_trial_at_once(tmp_path):
 def test_a_signal_ends_the_trial_saved_and_recorded(number):
     after_a_record(lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted, match='run the same command again to continue') as stopped:
-        run(Trial('a', 'configs/a.py', SLOW, 100.0))
+        run(Trial('x', 'a', 'configs/a.py', SLOW, 100.0))
     assert stopped.value.exit_code == 128 + number
     (part,) = recorded()
     assert (part['state'], part['epoch'] > 0) == ('stopped', True)
@@ -217,22 +221,22 @@ def test_a_signal_ends_the_trial_saved_and_recorded(number):
 @pytest.mark.slow
 def test_a_trainer_that_refuses_its_config():
     with pytest.raises(BadInput, match=r'x/a_seed0: .* exit code 2; see .*a_seed0/output.txt'):
-        run(Trial('a', 'configs/refused.py', {}, 1.0))
+        run(Trial('x', 'a', 'configs/refused.py', {}, 1.0))
     assert not Path('results/x.jsonl').exists()
 
 
 @pytest.mark.slow
 def test_a_record_of_other_overrides_is_not_taken_for_the_trial():
-    run(Trial('a', 'configs/a.py', {'batch_size': 64}, 1.0))
+    run(Trial('x', 'a', 'configs/a.py', {'batch_size': 64}, 1.0))
     with pytest.raises(BadInput, match=r"a was run with configs/a.py {'batch_size': 64}, but is"):
-        run(Trial('a', 'configs/a.py', {'batch_size': 128}, 1.0))
+        run(Trial('x', 'a', 'configs/a.py', {'batch_size': 128}, 1.0))
 
 
 def test_a_damaged_record_file_is_named():
     Path('results').mkdir()
     Path('results/x.jsonl').write_text('{"trial": \n')
     with pytest.raises(BadInput, match=r'results/x.jsonl is damaged: .*; restore it from git'):
-        run(Trial('a', 'configs/a.py', {}, 1.0))
+        run(Trial('x', 'a', 'configs/a.py', {}, 1.0))
 
 
 # The command
@@ -254,17 +258,18 @@ def test_without_a_name_it_lists_them():
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[::2]] == list(EXPERIMENTS)
     assert all('done; next: ' in line for line in lines[1::2])
+    assert {line.strip().split(';')[0] for line in lines[1::2]} <= set(statistics.VERDICTS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('args', 'line'),
     [
-        (['drop_out'], "error: unknown experiment 'drop_out'; did you mean dropout?\n"),
+        (['drop_outs'], "error: unknown experiment 'drop_outs'; did you mean dropout?\n"),
         (['dropout', 'x'], "error: unexpected argument 'x'; name one experiment at a time\n"),
         (['dropout', '--seeds=0'], 'error: --seeds=0; it must be at least 1\n'),
         (
-            ['dropout', '--seeds=2'],
+            ['dropout_folder', '--seeds=2'],
             'error: the trial dropout needs --folder=PATH, a folder of images: PATH/train/CLASS/* '
             'and PATH/validation/CLASS/*\n',
         ),
@@ -280,7 +285,7 @@ def test_bad_input_is_one_line(args, line):
 def test_the_trainer_itself(monkeypatch):
     monkeypatch.setenv('XLA_FLAGS', '')
     every = {'log_every': 5, 'eval_every': 20, 'checkpoint_every': 20}
-    trial = Trial('digits', f'{ROOT}/configs/quickstart.py', every, 1.0)
+    trial = Trial('x', 'digits', f'{ROOT}/configs/quickstart.py', every, 1.0)
     with Session(Path('runs')) as session:
         found = session.run(trial, 3)
     # 1,437 digits in batches of 64: 22 steps, records at 5, 10, 15, 20, 22, scores at 20 and 22.
@@ -290,5 +295,5 @@ def test_the_trainer_itself(monkeypatch):
     assert found.scores['examples'] == 360
     assert found.eval[-1][1] == pytest.approx(1 - found.scores['top1'], abs=1e-5)
     assert 0 < found.seconds < 100
-    config = json.loads(Path('runs/digits_seed3/config.json').read_text())
+    config = json.loads(Path('runs/x/digits_seed3/config.json').read_text())
     assert (config['seed'], config['log_every'], config['epochs']) == (3, 5, 1.0)

@@ -1,0 +1,209 @@
+"""An experiment: a claim, the runs that test it, and the rule that decides."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from alexnet_jax.drawing import figures
+from alexnet_jax.experiments import statistics
+from alexnet_jax.experiments.records import Records, Trial, smooth
+from alexnet_jax.experiments.statistics import Estimate, Rule, Spread
+from alexnet_jax.experiments.tables import estimated
+
+NextTrial = Callable[[Records, int], Trial | None]
+Values = Callable[[Records], dict[int, float]]  # by seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One difference that an experiment measures, seed by seed.
+
+    Attributes:
+      label: What is compared, as in 'without dropout - with'.
+      values: The difference of each seed; positive if it is as claimed.
+      rule: How it decides; None if it is only reported.
+      deviation: The expected standard deviation of a difference, for planning.
+      unit: Of the difference.
+      pooled: Errors of nets whose seeds give the standard deviation, where runs are too long for
+        many seeds; none: the differences give their own.
+      terms: The runs in a difference, where it is pooled: 2, or 1 for a net and a figure.
+    """
+
+    label: str
+    values: Values
+    rule: Rule | None
+    deviation: float
+    unit: str = 'points'
+    pooled: Sequence[Values] = ()
+    terms: int = 2
+
+    def spread(self, records: Records) -> Spread | None:
+        """Return the standard deviation of a difference where it is pooled; else None."""
+        if not self.pooled:
+            return None
+        found = statistics.pool([list(values(records).values()) for values in self.pooled])
+        return Spread(self.terms**0.5 * found.deviation, found.degrees)
+
+    def estimate(self, records: Records) -> Estimate | None:
+        """Return the mean difference; None before the first pair."""
+        return statistics.estimate(list(self.values(records).values()), self.spread(records))
+
+    def verdict(self, records: Records) -> str:
+        """Return the verdict of the rule."""
+        return self.rule.verdict(self.estimate(records)) if self.rule else statistics.NOT_RUN
+
+    def text(self, records: Records) -> str:
+        """Return '+1.20 ± 1.10 points (8 seeds)', ± being half of the 95% interval."""
+        return estimated(self.estimate(records), self.unit, bool(self.pooled))
+
+    def plan(self, records: Records, seeds: int) -> str:
+        """Return what difference the design detects with a number of seeds."""
+        found = list(self.values(records).values())
+        spread = self.spread(records) or statistics.pool([found])
+        known = spread.degrees >= 3
+        degrees = spread.degrees if self.pooled and known else max(seeds - 1, 0)
+        spread = Spread(spread.deviation if known else self.deviation, degrees)
+        least = statistics.detectable(spread, seeds)
+        where = f'measured, {spread.degrees} degrees of freedom' if known else 'assumed'
+        return (
+            f'{self.label}: {seeds} seeds detect {least:.2g} {self.unit} with 80% power (standard '
+            f'deviation of a difference {spread.deviation:.2g}, {where})'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What to run, as a function of what has been run, and how to report it.
+
+    Attributes:
+      claim: The claim, a sentence.
+      source: Where it is made.
+      published: The published figures.
+      next_trial: (records, seed) -> the next trial, None when nothing is left.
+      comparisons: What is measured; those with a rule decide, all together.
+      table: The results in Markdown.
+      minutes: The cost of a seed, in minutes of two idle CPU cores.
+      once: The cost besides, whatever the number of seeds.
+      seeds: How many the design has.
+      flags: The flags that the command needs besides --seeds.
+      stages: `next_trial` in parts, each of which is run with all seeds before the next; none: it
+        is one part.
+      figure: The figure; it returns None while there is nothing to draw.
+      lay_out: Lays out the data for a seed's trials: --folder, the folder of the workdirs, seed.
+      measured: The figures in the table of claims; None: those of the comparisons.
+      decide: The verdict, where it is not that of the comparisons, and its rule in words.
+    """
+
+    claim: str
+    source: str
+    published: str
+    next_trial: NextTrial
+    comparisons: Sequence[Comparison]
+    table: Callable[[Records], str]
+    minutes: float
+    once: float = 0.0
+    seeds: int = 5
+    flags: str = ''
+    stages: Sequence[NextTrial] = ()
+    figure: Callable[[Records], Figure | None] | None = None
+    lay_out: Callable[[str | None, Path, int], None] | None = None
+    measured: Callable[[Records], str] | None = None
+    decide: tuple[Callable[[Records], str], str] | None = None
+
+    def verdict(self, records: Records) -> str:
+        """Return the verdict on the claim."""
+        if self.decide:
+            return self.decide[0](records)
+        return statistics.combine([c.verdict(records) for c in self.comparisons if c.rule])
+
+    def rule(self) -> str:
+        """Return the rule of the verdict in words."""
+        if self.decide:
+            return self.decide[1]
+        rules = {c.label: c.rule.words(c.unit) for c in self.comparisons if c.rule}
+        if len(self.comparisons) == 1:
+            return ''.join(rules.values())
+        return '; '.join(f'{label}: {words}' for label, words in rules.items())
+
+    def summary(self, records: Records) -> str:
+        """Return what was measured, in a line."""
+        if self.measured:
+            return self.measured(records)
+        deciding = [c for c in self.comparisons if c.rule and c.estimate(records)]
+        if len(self.comparisons) == 1:
+            return ''.join(c.text(records) for c in deciding)
+        return '; '.join(f'{c.label}: {c.text(records)}' for c in deciding)
+
+    def cost(self, seeds: int | None = None) -> float:
+        """Return the minutes that some seeds take, by default those of the design."""
+        return self.once + self.minutes * (self.seeds if seeds is None else seeds)
+
+
+def final_errors(trial: Trial) -> Values:
+    """Return a function to the test errors of a trial's finished runs, in percent."""
+
+    def values(records: Records) -> dict[int, float]:
+        finished = [r for r in records.of(trial) if r.state == 'finished' and r.fulfils(trial)]
+        return {r.seed: 100 * r.eval[-1][1] for r in finished if r.eval}
+
+    return values
+
+
+def training_errors(trial: Trial) -> Values:
+    """Return a function to the training errors over the last epoch of finished runs, in percent."""
+
+    def values(records: Records) -> dict[int, float]:
+        finished = [r for r in records.of(trial) if r.state == 'finished' and r.fulfils(trial)]
+        return {r.seed: 100 * smooth(r.train)[-1][1] for r in finished if r.train}
+
+    return values
+
+
+def measured(trial: Trial, *keys: str | int) -> Values:
+    """Return a function to a number that a measurement has found."""
+
+    def values(records: Records) -> dict[int, float]:
+        found = {}
+        for record in records.of(trial):
+            value: Any = record.scores
+            for key in keys:
+                value = value[key]
+            found[record.seed] = float(value)
+        return found
+
+    return values
+
+
+def difference(values: Values, other: Values | float) -> Values:
+    """Return `values` less `other`, for the seeds that both have."""
+
+    def paired(records: Records) -> dict[int, float]:
+        first = values(records)
+        second = dict.fromkeys(first, other) if isinstance(other, float) else other(records)
+        return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
+
+    return paired
+
+
+def lowest(*several: Values) -> Values:
+    """Return the smallest of several values, for the seeds that all have."""
+
+    def values(records: Records) -> dict[int, float]:
+        found = [each(records) for each in several]
+        seeds = [seed for seed in found[0] if all(seed in by_seed for by_seed in found)]
+        return {seed: min(by_seed[seed] for by_seed in found) for seed in seeds}
+
+    return values
+
+
+def intervals(comparisons: Sequence[Comparison], records: Records) -> Figure | None:
+    """Draw the differences with their 95% intervals; None before the first pair."""
+    bars = [
+        figures.Bar(c.label, found.mean, found.half_width)
+        for c in comparisons
+        if (found := c.estimate(records))
+    ]
+    return figures.intervals(bars, f'difference, {comparisons[0].unit}') if bars else None

@@ -1,0 +1,63 @@
+"""Measure something of trained or untrained nets, in a process of its own, and write it as JSON.
+
+`session` starts this with one argument, a task in JSON: the name of the measurement, its options,
+the seed, the folders, and the file to write.
+"""
+
+import dataclasses
+import json
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax import files
+from alexnet_jax.errors import run_command
+from alexnet_jax.evaluation.batches import configure_runtime
+
+# Imported only when needed: some want an extra of the package.
+MEASUREMENTS = {
+    'kernel_means': 'nets:kernel_means',
+    'test_scores': 'nets:test_scores',
+    'gradients': 'gradients:gradients',
+    'activation_times': 'gradients:activation_times',
+    'features': 'features:features',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What to measure.
+
+    Attributes:
+      options: The trial's overrides.
+      seed: The trial's seed.
+      runs: The folder for workdirs, RUNS/HOME/TRIAL_seedN.
+      folder: The command's --folder.
+      data_dir: Where TFDS keeps its datasets; None for its default.
+    """
+
+    options: dict[str, Any]
+    seed: int
+    runs: Path
+    folder: str | None = None
+    data_dir: str | None = None
+
+    def workdir(self, home: str, trial: str, seed: int | None = None) -> str:
+        """Return the workdir of a trial, with this task's seed unless another is given."""
+        return str(self.runs / home / f'{trial}_seed{self.seed if seed is None else seed}')
+
+
+def main() -> None:
+    """Carry out the task on the command line."""
+    task = json.loads(sys.argv[1])
+    name, output = task.pop('measure'), Path(task.pop('output'))
+    configure_runtime()
+    measure = pkgutil.resolve_name(f'alexnet_jax.experiments.measured.{MEASUREMENTS[name]}')
+    found = measure(Task(**{**task, 'runs': Path(task['runs'])}))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write(output, json.dumps(found) + '\n')
+
+
+if __name__ == '__main__':
+    run_command(main)

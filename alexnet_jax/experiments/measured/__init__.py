@@ -1,0 +1,1 @@
+"""What `measure` can measure: functions of a `measure.Task` that return JSON."""

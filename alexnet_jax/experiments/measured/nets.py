@@ -1,0 +1,71 @@
+"""Weights and scores of trained nets."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax.errors import BadInput
+from alexnet_jax.evaluation import scores
+from alexnet_jax.evaluation.ensemble import fit_batch
+from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.experiments.measure import Task
+from alexnet_jax.run import checkpoint
+
+
+def load_last(workdir: str) -> TrainedNet:
+    """Return the net of a run's last checkpoint: the best one would be chosen by the test set.
+
+    Raises:
+      BadInput: The run's workdir is gone.
+    """
+    steps = checkpoint.find_steps(workdir)
+    if not steps:
+        raise BadInput(
+            f'{workdir} has no checkpoint; bring its workdir back, or delete its line in results/ '
+            'to train it again'
+        )
+    return TrainedNet.load(workdir, max(steps))
+
+
+def kernel_means(task: Task) -> dict[str, dict[str, float]]:
+    """Return the mean absolute weight of each layer, as the authors' code prints it.
+
+    Options: home, trials.
+
+    Returns:
+      {trial: {layer: mean}}.
+    """
+    return {
+        trial: {
+            layer: float(np.abs(params['kernel']).mean())
+            for layer, params in load_last(task.workdir(task.options['home'], trial)).params.items()
+        }
+        for trial in task.options['trials']
+    }
+
+
+def test_scores(task: Task) -> dict[str, Any]:
+    """Return the test errors in percent of the averages of one net, of two, ... of all.
+
+    Options: home, trial, seeds (how many nets: this seed's, and those of the seeds after it in a
+    cycle), eval_ops (None for those of the runs).
+    """
+    from alexnet_jax.data.pipeline import Data  # importing TensorFlow takes seconds
+
+    options = task.options
+    count = options['seeds']
+    nets = [
+        load_last(task.workdir(options['home'], options['trial'], (task.seed + i) % count))
+        for i in range(count)
+    ]
+    config = nets[0].config
+    config.data.data_dir = task.data_dir
+    config.data.eval_ops = options['eval_ops'] or config.data.eval_ops
+    fit_batch(config, jax.local_device_count())
+    tallies = [scores.Tally.of(config.num_classes) for _ in nets]
+    for batch in Data(config).eval_batches():
+        votes = jax.device_get([net.predict_step(batch['image']) for net in nets])
+        for members, tally in enumerate(tallies, 1):
+            tally.add(scores.average(votes[:members]), batch['label'], batch['mask'])
+    return {'errors': [100 * tally.figures()['top1_error'] for tally in tallies]}
