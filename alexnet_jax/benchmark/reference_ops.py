@@ -10,8 +10,10 @@ from jax import lax
 
 from alexnet_jax.model.layers import output_width
 from alexnet_jax.model.ops import batch_statistics, dot_in_groups, normalize
+from alexnet_jax.model.ops import plain_add_bias as add_bias
 
 __all__ = [
+    'add_bias',
     'avg_pool',
     'batch_statistics',
     'conv',

@@ -1,5 +1,6 @@
 """AlexNet as a module that folds over a table of layers."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, assert_never
 
@@ -119,7 +120,7 @@ class AlexNet(nn.Module):
         return x
 
     def _conv(self, layer: Conv, x: jax.Array) -> jax.Array:
-        return nn.Conv(
+        return BiasedConv(
             layer.filters,
             (layer.window, layer.window),
             layer.stride,
@@ -130,6 +131,8 @@ class AlexNet(nn.Module):
             kernel_init=_kernel_init(layer.std),
             bias_init=_bias_init(layer.bias, layer.window**2 * x.shape[-1] // layer.groups),
             conv_general_dilated=self.ops.conv,
+            use_bias=False,
+            add_bias=self.ops.add_bias,
             name=layer.name,
         )(x)
 
@@ -148,6 +151,19 @@ class AlexNet(nn.Module):
             dot_general=dot,
             name=layer.name,
         )(x)
+
+
+class BiasedConv(nn.Conv):
+    """A convolution that adds its biases by `add_bias`, and not, as `use_bias` would, by itself."""
+
+    add_bias: Callable[[jax.Array, jax.Array], jax.Array] = ops.add_bias
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Convolve images [N, H, W, C]."""
+        x = super().__call__(inputs)
+        bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype)
+        return self.add_bias(x, bias.astype(x.dtype))
 
 
 class LocalConv(nn.Module):

@@ -81,6 +81,15 @@ def sliced_sum(x: jax.Array, axis: int, n: int) -> jax.Array:
     return add_up(lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(n))
 
 
+def square_sum(x: jax.Array, n: int) -> jax.Array:
+    """Sum the n x n pixels around each, clipped at the edges, of images [N, H, W, C]."""
+    _, height, width, _ = x.shape
+    pad = (n // 2, n // 2, 0)
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), pad, pad, (0, 0, 0)])
+    rows = add_up(padded[:, :, j : j + width] for j in range(n))
+    return add_up(rows[:, i : i + height] for i in range(n))
+
+
 def band_sum(x: jax.Array, n: int, groups: int, dtype: jnp.dtype) -> jax.Array:
     """Sum over the n channels around each, by a product with a matrix of zeros and ones.
 

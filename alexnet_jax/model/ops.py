@@ -19,12 +19,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from alexnet_jax.model.norms import (
+    WindowSum,
     band_sum,
     response_norm,
     sliced_sum,
+    square_sum,
     widened,
 )
 from alexnet_jax.model.pools import (
@@ -32,6 +35,7 @@ from alexnet_jax.model.pools import (
     indexed_max_pool,
     separable_avg_pool,
     separable_max_pool,
+    sliced_avg_pool,
     windowed_max_pool,
 )
 
@@ -90,6 +94,46 @@ def conv(
         return jnp.concatenate(outputs, axis=-1)
 
     return _by_platform(x, kernel, cpu=by_tower, tpu=grouped, gpu=by_tower)
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Return x + bias, as one bias per channel.
+
+    CPU: the gradient of the biases is a product of a vector of ones with a matrix of images, which
+    is then summed over pixels. XLA's sum over images and pixels at once takes 17 ms for 128 images
+    of 32 x 32 pixels and 32 channels, the product 1 ms (one core), and is 12 times as exact.
+
+    Args:
+      x: Activations [N, H, W, C].
+      bias: Biases [C].
+
+    Returns:
+      Activations of the shape of x.
+    """
+    return _by_platform(x, bias, cpu=_add_bias, tpu=plain_add_bias, gpu=plain_add_bias)
+
+
+def plain_add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Return what `add_bias` does; the gradient is XLA's sum."""
+    return x + bias[None, None, None]
+
+
+@jax.custom_vjp
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return plain_add_bias(x, bias)
+
+
+def _add_bias_backward(_, gradient):
+    gradient = lax.optimization_barrier(gradient)
+    images = gradient.reshape(len(gradient), -1)
+    ones = jnp.ones(len(images), images.dtype)
+    wide = np.promote_types(images.dtype, np.float32)
+    total = jnp.dot(ones, images, preferred_element_type=wide)
+    channels = gradient.shape[-1]
+    return gradient, total.reshape(-1, channels).sum(axis=0).astype(gradient.dtype)
+
+
+_add_bias.defvjp(lambda x, bias: (_add_bias(x, bias), None), _add_bias_backward)
 
 
 def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
@@ -193,7 +237,9 @@ def avg_pool(
     """
     if ceil_mode and count_include_pad:
         x, ceil_mode = fill_ceil_mode(x, window, stride, 0), False
-    return separable_avg_pool(x, window, stride, ceil_mode)
+    sliced = partial(sliced_avg_pool, window=window, stride=stride, ceil_mode=ceil_mode)
+    separable = partial(separable_avg_pool, window=window, stride=stride, ceil_mode=ceil_mode)
+    return _by_platform(x, cpu=separable, tpu=sliced, gpu=sliced)
 
 
 def local_response_norm(
@@ -249,10 +295,12 @@ def within_channel_lrn(
 ) -> jax.Array:
     """Return the same, the sum being over the n x n pixels around each (cuda-convnet's rnorm).
 
-    CPU and TPU: shifted slices along the width and then along the height. On a TPU, conv2 to conv3
-    of the 2012 source's net (float32, batch 1,024) take 38.3 ms by the model, 39.9 with a
-    `reduce_window` for each direction, 50.6 with one for both, and 52.3 with band matrices. GPU: a
-    gradient as in `local_response_norm`.
+    CPU: shifted slices of images that are padded once, in both directions; padded for each
+    direction, values and gradients of 128 images of 16 x 16 pixels and 32 channels take 8.1 ms
+    instead of 5.2 (one core). TPU: shifted slices along the width and then along the height; there,
+    conv2 to conv3 of the 2012 source's net (float32, batch 1,024) take 38.3 ms by the model, 39.9
+    with a `reduce_window` for each direction, 50.6 with one for both, and 52.3 with band matrices.
+    GPU: slices, and a gradient as in `local_response_norm`.
 
     Args:
       x: Activations [N, H, W, C].
@@ -265,14 +313,18 @@ def within_channel_lrn(
       Activations of the shape and dtype of x. The denominator is computed in at least float32.
     """
 
-    def window_sum(s: jax.Array) -> jax.Array:
+    def by_direction(s: jax.Array) -> jax.Array:
         return sliced_sum(sliced_sum(s, 2, n), 1, n)
 
-    def by_slices(x: jax.Array, recompute: bool) -> jax.Array:
-        return response_norm(x, window_sum, k, alpha, beta, recompute)
+    def norm(window_sum: WindowSum, recompute: bool) -> Callable[[jax.Array], jax.Array]:
+        return lambda x: response_norm(x, window_sum, k, alpha, beta, recompute)
 
-    kept = partial(by_slices, recompute=False)
-    return _by_platform(x, cpu=kept, tpu=kept, gpu=partial(by_slices, recompute=True))
+    return _by_platform(
+        x,
+        cpu=norm(partial(square_sum, n=n), False),
+        tpu=norm(by_direction, False),
+        gpu=norm(by_direction, True),
+    )
 
 
 def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -18,9 +18,9 @@ from alexnet_jax.model.layers import output_width
 
 def separable_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
     """Pool by maxima of strided slices, along the width and then along the height."""
-    if ceil_mode:
-        x = fill_ceil_mode(x, window, stride, _lowest(x))
-    return _max_along(_max_along(x, 2, window, stride), 1, window, stride)
+    for axis in (2, 1):
+        x = _max_along(x, axis, window, stride, ceil_mode)
+    return x
 
 
 def indexed_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
@@ -44,6 +44,14 @@ def windowed_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -
 
 
 def separable_avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+    """Average as `sliced_avg_pool` does; the gradient is put together phase by phase."""
+    counts = _pixels(x.shape, window, stride, ceil_mode)
+    for axis in (2, 1):
+        x = _sum_along(x, axis, window, stride, ceil_mode)
+    return x / jnp.asarray(counts, x.dtype)
+
+
+def sliced_avg_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
     """Average by sums of strided slices, along the width and then along the height."""
     counts = _pixels(x.shape, window, stride, ceil_mode)
     if ceil_mode:
@@ -94,36 +102,90 @@ def _window_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[ja
     return [lax.slice_in_dim(x, k, k + span, stride, axis) for k in range(window)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_along(x: jax.Array, axis: int, window: int, stride: int) -> jax.Array:
-    result, *others = _window_slices(x, axis, window, stride)
+def _elements_along(
+    x: jax.Array, axis: int, window: int, stride: int, ceil_mode: bool, fill: float
+) -> list[jax.Array]:
+    """What `_window_slices` returns; with `ceil_mode`, pixels beyond the edge are `fill`."""
+    (end,) = _overhangs(x.shape[axis : axis + 1], window, stride, ceil_mode)
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (0, end, 0)
+    padded = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
+    return _window_slices(padded, axis, window, stride)
+
+
+def _add_to_pixels(elements: list[jax.Array], axis: int, stride: int, size: int) -> jax.Array:
+    """Return the gradient of pixels, given those of the elements of every window along an axis.
+
+    The pixels 0, stride, 2 stride ... are one phase, those after them the next. A phase is a sum of
+    shifted arrays, and the phases are interleaved by a reshape. Padding each array with zeros in
+    between, as the gradient of a strided slice does, takes three times as long: 19 ms less of the
+    170 to 200 that a step of the 18 % net takes (batch 128, one CPU core).
+
+    Args:
+      elements: For each position in a window, an array that has the windows along the axis.
+      axis: The axis.
+      stride: Pixels between windows.
+      size: Pixels along the axis; windows may extend beyond.
+    """
+    blocks = -(-size // stride)
+    zero = jnp.zeros((), elements[0].dtype)
+    shape = list(elements[0].shape)
+    windows, shape[axis] = shape[axis], blocks
+    phases = [jnp.zeros(shape, zero.dtype)] * stride
+    for k, element in enumerate(elements):
+        block, phase = divmod(k, stride)
+        visible = min(windows, blocks - block)
+        pads = [(0, 0, 0)] * element.ndim
+        pads[axis] = (block, blocks - block - visible, 0)
+        phases[phase] += lax.pad(lax.slice_in_dim(element, 0, visible, axis=axis), zero, pads)
+    shape[axis] *= stride
+    return lax.slice_in_dim(jnp.stack(phases, axis + 1).reshape(shape), 0, size, axis=axis)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_along(x: jax.Array, axis: int, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+    result, *others = _elements_along(x, axis, window, stride, ceil_mode, _lowest(x))
     for other in others:
         result = jnp.maximum(result, other)
     return result
 
 
-def _max_along_forward(x, axis, window, stride):
-    result = _max_along(x, axis, window, stride)
+def _max_along_forward(x, axis, window, stride, ceil_mode):
+    result = _max_along(x, axis, window, stride, ceil_mode)
     return result, (x, result)
 
 
-def _max_along_backward(axis, window, stride, residuals, gradient):
+def _max_along_backward(axis, window, stride, ceil_mode, residuals, gradient):
     # Differentiating jnp.maximum would split the gradient at ties.
     x, result = residuals
     zero = jnp.zeros((), gradient.dtype)
-    span = (result.shape[axis] - 1) * stride + 1
     found = jnp.zeros(result.shape, bool)
-    total = jnp.zeros(x.shape, gradient.dtype)
-    for k, values in enumerate(_window_slices(x, axis, window, stride)):
+    chosen = []
+    for values in _elements_along(x, axis, window, stride, ceil_mode, _lowest(x)):
         first = (values == result) & ~found
         found |= first
-        pads = [(0, 0, 0)] * x.ndim
-        pads[axis] = (k, x.shape[axis] - span - k, stride - 1)
-        total += lax.pad(jnp.where(first, gradient, zero), zero, pads)
-    return (total,)
+        chosen.append(jnp.where(first, gradient, zero))
+    return (_add_to_pixels(chosen, axis, stride, x.shape[axis]),)
 
 
 _max_along.defvjp(_max_along_forward, _max_along_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _sum_along(x: jax.Array, axis: int, window: int, stride: int, ceil_mode: bool) -> jax.Array:
+    return add_up(_elements_along(x, axis, window, stride, ceil_mode, 0))
+
+
+def _sum_along_forward(x, axis, window, stride, ceil_mode):
+    # An array of no elements tells the gradient how many pixels there were.
+    return _sum_along(x, axis, window, stride, ceil_mode), x[:0]
+
+
+def _sum_along_backward(axis, window, stride, ceil_mode, empty, gradient):
+    return (_add_to_pixels([gradient] * window, axis, stride, empty.shape[axis]),)
+
+
+_sum_along.defvjp(_sum_along_forward, _sum_along_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
