@@ -80,9 +80,7 @@ def sections(subject: Subject) -> list[Section]:
     return found
 
 
-def _next_field(
-    field: tuple[int, int, int] | None, info: LayerInfo
-) -> tuple[int, int, int] | None:
+def _next_field(field: tuple[int, int, int] | None, info: LayerInfo) -> tuple[int, int, int] | None:
     """(distance between positions, first pixel, pixels) in the image, after a layer."""
     if field is None:
         return None

@@ -132,10 +132,7 @@ def _augmentation(subject: Subject) -> dict[str, Any]:
         found = crop(ops if own else PAPER_OPS)
     except RunError:  # for instance, the picture is smaller than the run's crops
         own, found = False, crop(PAPER_OPS)
-    if own and not found.shifts_colors:
-        colors = crop(PAPER_OPS)
-    else:
-        colors = found
+    colors = crop(PAPER_OPS) if own and not found.shifts_colors else found
     rows, columns = found.positions
     mean = GRAY if subject.statistics is None else float(subject.mean.mean())
     return {

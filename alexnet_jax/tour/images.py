@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.drawing.pictures import kernel_grid
-from alexnet_jax.tour.activations import Section, strongest
+from alexnet_jax.tour.activations import strongest
 
 POSITIVE, SIGNED = 'viridis', 'RdBu_r'  # color maps: from 0 up; around 0
 SMALL = 64  # pixels; up to here, images are stored without loss
 
 
 def uri(pixels: np.ndarray) -> str:
-    """Return an image uint8 [h, w, 3] or [h, w] as a data URI: small ones as PNG, others as WebP."""
+    """Return an image, uint8 [h, w, 3], as a data URI: PNG if it is small, otherwise WebP."""
     buffer = io.BytesIO()
     image = Image.fromarray(pixels)
     if max(pixels.shape[:2]) <= SMALL:

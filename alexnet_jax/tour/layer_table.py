@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from alexnet_jax.model.layers import LRN, Conv, Dense, Shape, Table
+from alexnet_jax.model.layers import LRN, AvgPool, Conv, Dense, MaxPool, Shape, Table
 from alexnet_jax.model.shapes import LayerInfo
 from alexnet_jax.model.summary import describe, title_of
 from alexnet_jax.tour.activations import Section
@@ -34,7 +34,14 @@ def by(shape: Sequence[int]) -> str:
 
 def rows(sections: Sequence[Section], towers: int) -> list[dict[str, Any]]:
     """Return a row of the table for each section."""
-    return [_row(section, towers) for section in sections]
+    first = next(section for section in sections if section.info.kernel)
+    found = []
+    for section in sections:
+        # The image belongs to no tower, nor do the class scores.
+        parts = 1 if section is sections[-1] else towers
+        sees = '' if towers == 1 or section is first else _sees(section.info)
+        found.append(_row(section, parts) | {'sees': sees})
+    return found
 
 
 def _row(section: Section, towers: int) -> dict[str, Any]:
@@ -45,17 +52,22 @@ def _row(section: Section, towers: int) -> dict[str, Any]:
         'title': title_of(info),
         'outputs': [by(shape) for shape in split_shape(info.output, towers)],
         'definition': _definition(info),
+        'overlapping': isinstance(info.layer, MaxPool | AvgPool)
+        and info.layer.stride < info.layer.window,
         'followers': [_kind(follower) for follower in section.followers],
         'formula': _signs(formula),
-        'sees_all': towers > 1
-        and bool(info.kernel)
-        and info.layer.groups == 1
-        and info.input[-1] != 3,
         'parameters': info.parameters,
         'parameter_formula': _parameter_formula(info),
         'multiply_adds': info.multiply_adds,
         'multiply_add_formula': _multiply_add_formula(info),
     }
+
+
+def _sees(info: LayerInfo) -> str:
+    """Whether a tower's filters see 'all' towers or their 'own'; '' if the layer has no weights."""
+    if not isinstance(info.layer, Conv | Dense):
+        return ''
+    return 'all' if info.layer.groups == 1 else 'own'
 
 
 def _signs(formula: str) -> str:
@@ -118,7 +130,8 @@ def blocks(size: int, sections: Sequence[Section], towers: int) -> dict[str, Any
     shapes += [(section.info.name, section.info.output, section.info) for section in sections]
     drawn, left = [], 0.0
     for name, shape, info in shapes:
-        parts = split_shape(shape, towers if info else 1)
+        inside = info is not None and name != sections[-1].info.name
+        parts = split_shape(shape, towers if inside else 1)
         *sizes, channels = parts[0]
         width = 10 + 2.4 * math.sqrt(channels) if sizes else 16
         drawn.append(
@@ -126,7 +139,7 @@ def blocks(size: int, sections: Sequence[Section], towers: int) -> dict[str, Any
                 'name': name,
                 'title': title_of(info) if info else 'INPUT',
                 'weights': bool(info and info.kernel),
-                'sees_all': bool(info and info.kernel and info.layer.groups == 1),
+                'sees': _sees(info) if info else '',
                 'x': left,
                 'width': width,
                 'parts': _parts(parts[0], len(parts), towers, size),
@@ -138,7 +151,7 @@ def blocks(size: int, sections: Sequence[Section], towers: int) -> dict[str, Any
         for a, b in itertools.pairwise(drawn)
         for i, one in enumerate(a['parts'])
         for j, other in enumerate(b['parts'])
-        if i == j or b['sees_all'] or len(a['parts']) != len(b['parts'])
+        if i == j or b['sees'] == 'all' or len(a['parts']) != len(b['parts'])
     ]
     return {'blocks': drawn, 'lines': lines, 'width': left - SPACE, 'height': HEIGHT}
 
@@ -150,8 +163,7 @@ def _parts(shape: Shape, count: int, towers: int, size: int) -> list[dict[str, f
     height = room * min(1.0, 0.2 + 0.8 * share)
     top = (HEIGHT - room * count - GAP * (count - 1)) / 2
     return [
-        {'y': top + i * (room + GAP) + (room - height) / 2, 'height': height}
-        for i in range(count)
+        {'y': top + i * (room + GAP) + (room - height) / 2, 'height': height} for i in range(count)
     ]
 
 

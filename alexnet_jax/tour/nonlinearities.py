@@ -59,12 +59,12 @@ def gradients(subject: Subject, label: int) -> dict[str, dict[str, float]]:
       of the gradient with respect to what comes out of the layer before the nonlinearity.
     """
     model = subject.model
-    branches = list(FUNCTIONS.values())
 
     def score(added: dict[str, jax.Array], variables, x: jax.Array, which: jax.Array) -> jax.Array:
         for layer in model.layers:
             if isinstance(layer, Activation):
-                x = lax.switch(which, branches, x)
+                # All five, of which one is taken: compiled in half the time of a lax.switch.
+                x = lax.select_n(which, *(f(x) for f in FUNCTIONS.values()))
             else:
                 x = model.clone(layers=(layer,)).apply(variables, x)
             if isinstance(layer, Weighted):

@@ -37,7 +37,7 @@ function grid(canvas, bytes, map, channels, columns) {
   channels.forEach((channel, place) => {
     const left = place % columns * tile, top = Math.floor(place / columns) * (tile + text);
     context.drawImage(picture(bytes, map, channel), left, top, side, side);
-    if (text) context.fillText(`${channel}`, left, top + side + 10 * scale);
+    if (text) context.fillText(map.labels ? map.labels[channel] : `${channel}`, left, top + side + 10 * scale);
   });
 }
 

@@ -36,7 +36,7 @@ def page(subject: Subject, sections: list[Section], facts: dict[str, Any], langu
     numbers = Numbers(language)
     maps = images.Maps()
     towers = facts['towers']
-    drawn = {'input': maps.add(subject.centered[0], 1)}
+    drawn = {'input': maps.add(subject.centered[0], 1) | {'order': [[0, 1, 2]], 'labels': 'RGB'}}
     for section in sections:
         drawn[section.info.name] = maps.add(section.output, towers_shown(section, towers))
     drawing = {
@@ -56,6 +56,10 @@ def page(subject: Subject, sections: list[Section], facts: dict[str, Any], langu
     )
     environment.filters['abs'] = abs
     layers = list(next(iter(facts['gradients'].values())))
+
+    def class_name(found: dict[str, Any]) -> str:
+        return found['name'] or t('class_number', number=found['label'])
+
     values = {
         't': t,
         'language': language,
@@ -81,9 +85,10 @@ def page(subject: Subject, sections: list[Section], facts: dict[str, Any], langu
             {'name': t(key, number=b[key]), 'value': b['value'], 'shown': numbers.num(b['value'])}
             for b in bars
         ],
+        'class_name': class_name,
         'answers': lambda classes: [
             {
-                'name': c['name'],
+                'name': class_name(c),
                 'value': c['probability'],
                 'shown': numbers.percent(c['probability']),
             }

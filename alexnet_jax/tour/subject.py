@@ -33,7 +33,7 @@ class Subject:
       config: The config of the run, or the recipe.
       model: The network, in float32.
       variables: Its collections `params` and `batch_stats`, on the host.
-      labels: The readable names of its outputs.
+      labels: The readable names of its outputs; '' for those that no class of a data set has.
       statistics: Those of the training set; None without a run, or if the run has none.
       run: The run's folder; None for initial weights.
       step: The checkpoint's step.
@@ -112,8 +112,7 @@ def from_recipe(picture: str, config: ml_collections.ConfigDict) -> Subject:
     variables = jax.jit(lambda key: model.init(key, np.zeros(shape, np.float32)))(
         jax.random.key(config.seed)
     )
-    names = [f'class {label}' for label in range(config.num_classes)]
-    net = TrainedNet('', 0, config, names, model, variables)
+    net = TrainedNet('', 0, config, [], model, variables)
     gray = 0.0 if config.data.mean == 'none' else GRAY
     mean = np.full(shape[1:], gray, np.float32)
     return _subject(picture, encoded, net, mean, None, None)
@@ -142,7 +141,7 @@ def _subject(
     net.config.data.eval_ops = _one_view(net.config)
     outputs = net.model.layers[-1].features
     labels = list(net.display_names)
-    labels += [f'class {label}' for label in range(len(labels), outputs)]
+    labels += [''] * (outputs - len(labels))
     return Subject(
         picture=epath.Path(picture).name,
         encoded=encoded,

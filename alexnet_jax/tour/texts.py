@@ -5,7 +5,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-
 LANGUAGES = ('en', 'vi')
 _FILE = Path(__file__).with_name('texts.toml')
 
@@ -33,6 +32,7 @@ class Texts:
             parts = [self('def_filters', **values)]
         elif 'F' in values:
             parts = [self('def_window', **values)]
+            parts += [self('overlapping')] * row['overlapping']
         elif 'W' in values:
             parts = [f'W {values["W"]}']
         else:

@@ -157,9 +157,7 @@ def _lrn(section: Section, layer: LRN, index: tuple[int, ...]) -> Unit:
     row, column, channel = index
     each = section.input.shape[-1] // layer.groups
     first = channel // each * each
-    near = range(
-        max(first, channel - layer.n // 2), min(first + each, channel + layer.n // 2 + 1)
-    )
+    near = range(max(first, channel - layer.n // 2), min(first + each, channel + layer.n // 2 + 1))
     found = _response(section.input[row, column, near.start : near.stop], layer)
     b = section.outputs[0][row, column, near.start : near.stop]
     return {'kind': 'lrn', 'near': list(near), 'b': b.tolist(), **found} | {
@@ -206,7 +204,10 @@ def _pool(section: Section, layer: MaxPool | AvgPool, index: tuple[int, ...]) ->
         'at': [int(i) for i in _argmax(window)],
         'max': float(window.max()),
         'average': float(window.mean(dtype=np.float64)),
-        'shared': max(0, layer.window - layer.stride),
+        'shared': [
+            max(0, layer.window - layer.stride) if place + 1 < size else 0
+            for place, size in zip(index, section.info.output[:2], strict=False)
+        ],
     }
 
 
