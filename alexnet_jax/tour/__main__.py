@@ -34,7 +34,7 @@ def write_tour(shown: subject.Subject, output: str, language: str) -> None:
     """
     sections = activations.sections(shown)
     html = render.page(shown, sections, facts.gather(shown, sections), language)
-    files.write(Path(output), html)
+    files.write(Path(output), html.encode('utf-8', 'replace'))  # names of files may not be UTF-8
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import RunError
-from alexnet_jax.model.layers import AvgPool, Conv, Dense, MaxPool
+from alexnet_jax.model.layers import AvgPool, Conv, MaxPool
 from alexnet_jax.tour import activations, layer_table, nonlinearities
 from alexnet_jax.tour.activations import Section
 from alexnet_jax.tour.dropout import dropout, softmax
@@ -205,8 +205,3 @@ def towers_shown(section: Section, towers: int) -> int:
 def is_first(section: Section) -> bool:
     """Return whether a layer's filters see the colors of the image."""
     return isinstance(section.info.layer, Conv) and section.input.shape[-1] == 3
-
-
-def is_dense(section: Section) -> bool:
-    """Return whether a layer is fully connected."""
-    return isinstance(section.info.layer, Dense)

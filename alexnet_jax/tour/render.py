@@ -1,6 +1,5 @@
 """The page: the numbers of `facts`, set in the templates beside this file."""
 
-import html
 import json
 import math
 from pathlib import Path
@@ -20,6 +19,7 @@ from alexnet_jax.tour.subject import Subject
 from alexnet_jax.tour.texts import Texts
 
 FOLDER = Path(__file__).parent
+INPUT_CODE = 'alexnet_jax/data/ops/chain.py: apply_ops'
 LOG_HEIGHT = 190  # of the drawing of gradients, in its own units
 
 
@@ -32,13 +32,9 @@ def page(subject: Subject, sections: list[Section], facts: dict[str, Any], langu
       facts: What `facts.gather` returns for them.
       language: A language of `texts.LANGUAGES`.
     """
-    t = Texts(language)
-    numbers = Numbers(language)
+    t, numbers = Texts(language), Numbers(language)
     maps = images.Maps()
-    towers = facts['towers']
-    drawn = {'input': maps.add(subject.centered[0], 1) | {'order': [[0, 1, 2]], 'labels': 'RGB'}}
-    for section in sections:
-        drawn[section.info.name] = maps.add(section.output, towers_shown(section, towers))
+    drawn = _maps(maps, subject, sections, facts['towers'])
     drawing = {
         'maps': drawn,
         'colors': {
@@ -47,6 +43,27 @@ def page(subject: Subject, sections: list[Section], facts: dict[str, Any], langu
         },
         'words': {'fewer': t('show_fewer')},
     }
+    values = {
+        'language': language,
+        'facts': facts,
+        'run': subject.run,
+        'step': subject.step,
+        'eval_ops': subject.eval_ops,
+        'mean': _mean(subject),
+        'images': _images(subject, sections, facts),
+        'pixels': Markup(' class="pixels"') if max(subject.image.shape) <= images.SMALL else '',
+        'drawing_maps': drawn,
+        'section_sizes': {s.info.name: numbers.count(s.output.size) for s in sections},
+        'palette': PALETTE,
+        'slices': images.slices,
+        'css': Markup(_read('page.css')),
+        'js': Markup(_read('page.js')),
+        'data': Markup(_json(_plain({**facts, 'drawing': drawing}))),
+        'packed': maps.pack(),
+        **_formats(t, numbers),
+        **_code_names(facts),
+        **_gradient_lines(facts['gradients'], numbers),
+    }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -54,62 +71,80 @@ def page(subject: Subject, sections: list[Section], facts: dict[str, Any], langu
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters['abs'] = abs
-    layers = list(next(iter(facts['gradients'].values())))
+    return environment.get_template('page.html').render(values)
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding='utf-8')
+
+
+def _maps(
+    maps: images.Maps, subject: Subject, sections: list[Section], towers: int
+) -> dict[str, dict[str, Any]]:
+    """Add the maps of the input and of every section; returns where they are, by name."""
+    colors = {'order': [[0, 1, 2]], 'labels': 'RGB'}
+    drawn = {'input': maps.add(subject.centered[0], 1) | colors}
+    for section in sections:
+        drawn[section.info.name] = maps.add(section.output, towers_shown(section, towers))
+    return drawn
+
+
+def _formats(t: Texts, numbers: Numbers) -> dict[str, Any]:
+    """The functions by which the templates write texts and numbers."""
 
     def class_name(found: dict[str, Any]) -> str:
         return found['name'] or t('class_number', number=found['label'])
 
-    values = {
+    def answers(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {
+                'name': class_name(found),
+                'value': found['probability'],
+                'shown': numbers.percent(found['probability']),
+            }
+            for found in classes
+        ]
+
+    def neurons(bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {
+                'name': t('neuron', number=bar['neuron']),
+                'value': bar['value'],
+                'shown': numbers.num(bar['value']),
+            }
+            for bar in bars
+        ]
+
+    return {
         't': t,
-        'language': language,
-        'facts': facts,
-        'images': _images(subject, sections, facts),
-        'drawing_maps': drawn,
-        'section_sizes': {s.info.name: numbers.count(s.output.size) for s in sections},
-        'run': subject.run,
-        'step': subject.step,
-        'eval_ops': subject.eval_ops,
-        'mean': _mean(subject),
-        'palette': PALETTE,
-        'pixels': Markup(' class="pixels"') if max(subject.image.shape) <= images.SMALL else '',
+        'definition': t.definition,
+        'explain': t.explain,
         'num': numbers.num,
         'paren': numbers.paren,
         'signed': numbers.signed,
         'percent': numbers.percent,
         'count': numbers.count,
         'root': math.sqrt,
-        'definition': t.definition,
-        'explain': t.explain,
-        'named': lambda bars, key: [
-            {'name': t(key, number=b[key]), 'value': b['value'], 'shown': numbers.num(b['value'])}
-            for b in bars
-        ],
         'class_name': class_name,
-        'answers': lambda classes: [
-            {
-                'name': class_name(c),
-                'value': c['probability'],
-                'shown': numbers.percent(c['probability']),
-            }
-            for c in classes
-        ],
-        'slices': images.slices,
-        'code_of': code_of,
-        'code_before': lambda place: (
-            code_of(facts['sections'][place - 1]['kind'])
-            if place
-            else 'alexnet_jax/data/ops/chain.py: apply_ops'
-        ),
-        'code_before_pool': _code_before_pool(facts),
-        'gradient_layers': layers,
-        **_gradient_lines(facts['gradients'], layers, numbers),
-        'css': Markup((FOLDER / 'page.css').read_text(encoding='utf-8')),
-        'js': Markup((FOLDER / 'page.js').read_text(encoding='utf-8')),
-        'data': Markup(_json({**_plain(facts), 'drawing': drawing})),
-        'packed': maps.pack(),
+        'answers': answers,
+        'neurons': neurons,
     }
-    return environment.get_template('page.html').render(values)
+
+
+def _code_names(facts: dict[str, Any]) -> dict[str, Any]:
+    """The functions by which the templates name the code of a section, and of what it receives."""
+    sections = facts['sections']
+
+    def code_before(place: int) -> str:
+        return code_of(sections[place - 1]['kind']) if place else INPUT_CODE
+
+    names = [section['name'] for section in sections]
+    pool = names.index(facts['pooling']['name']) if facts['pooling'] else 0
+    return {
+        'code_of': code_of,
+        'code_before': code_before,
+        'code_before_pool': code_before(pool),
+    }
 
 
 def _mean(subject: Subject) -> str:
@@ -148,16 +183,9 @@ def _images(subject: Subject, sections: list[Section], facts: dict[str, Any]) ->
     return found
 
 
-def _code_before_pool(facts: dict[str, Any]) -> str:
-    names = [section['name'] for section in facts['sections']]
-    place = names.index(facts['pooling']['name']) if facts['pooling'] else 0
-    return code_of(facts['sections'][place - 1]['kind'])
-
-
-def _gradient_lines(
-    gradients: dict[str, dict[str, float]], layers: list[str], numbers: Numbers
-) -> dict[str, Any]:
+def _gradient_lines(gradients: dict[str, dict[str, float]], numbers: Numbers) -> dict[str, Any]:
     """The curves of the gradients, on a logarithmic scale whose lines are powers of ten."""
+    layers = list(next(iter(gradients.values())))
     norms = [norm for row in gradients.values() for norm in row.values() if norm > 0]
     top, bottom = math.ceil(math.log10(max(norms))), math.floor(math.log10(min(norms)))
     bottom = min(bottom, top - 1)
@@ -171,6 +199,7 @@ def _gradient_lines(
 
     step = max(1, (top - bottom) // 8)
     return {
+        'gradient_layers': layers,
         'gradient_x': x,
         'gradient_ticks': [
             {'y': y(10.0**power), 'label': numbers.power_of_ten(power)}
@@ -201,8 +230,3 @@ def _is_drawn(value: Any) -> bool:
 def _json(value: Any) -> str:
     """JSON that may stand in a script: no '<' ends it."""
     return json.dumps(value, ensure_ascii=False, separators=(',', ':')).replace('<', '\\u003c')
-
-
-def escape(text: str) -> str:
-    """Return a text as it stands in the page's HTML."""
-    return html.escape(text, quote=False)

@@ -140,13 +140,15 @@ def _dense(section: Section, layer: Dense, params: Any, index: tuple[int, ...]) 
 
 
 def _weighted_sum(x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> Unit:
-    """The first terms of a sum, in the order of the array, then the total and the bias."""
+    """Some terms of a sum, then the total and the bias.
+
+    The terms are the first whose input is not 0; then, where there are too few, others.
+    """
     products = x.astype(np.float64) * w
-    first = list(np.ndindex(x.shape))[:FIRST] if x.ndim > 1 else [(i,) for i in range(FIRST)]
+    zeros_last = np.argsort(x.ravel() == 0, kind='stable')[:FIRST]
+    places = [tuple(map(int, np.unravel_index(place, x.shape))) for place in zeros_last]
     return {
-        'terms': [
-            {'place': list(i), 'x': float(x[i]), 'w': float(w[i])} for i in first[: products.size]
-        ],
+        'terms': [{'place': list(i), 'x': float(x[i]), 'w': float(w[i])} for i in places],
         'count': products.size,
         'sum': float(products.sum()),
         'bias': float(bias),

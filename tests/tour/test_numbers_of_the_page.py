@@ -16,7 +16,7 @@ from alexnet_jax.model.layers import LRN, Activation, Conv, Dense, Dropout, MaxP
 from alexnet_jax.model.shapes import layer_names
 
 pytestmark = pytest.mark.slow
-NAMES = ('course', 'paper', 'digits')
+NAMES = ('course', 'paper', 'digits', 'course at 227')
 
 
 @pytest.fixture(params=NAMES, scope='module')
@@ -78,12 +78,11 @@ def test_sums_of_products(tour, truth):
             assert x.shape == kernel.shape
             assert unit['count'] == x.size
             scale = np.abs(truth[before]).max()
-            for number, term in enumerate(unit['terms']):
-                index = np.unravel_index(number, x.shape)
+            first = [i for i in np.ndindex(x.shape) if abs(x[i]) > 1e-7 * scale][:4]
+            for index, term in zip(first, unit['terms'], strict=True):
                 assert tuple(term['place']) == index
                 assert term['x'] == pytest.approx(x[index], abs=1e-5 * scale)
                 assert term['w'] == pytest.approx(kernel[index], rel=1e-6)
-            assert len(unit['terms']) == 4
             total = (x * kernel).sum()
             limit = 1e-5 * np.abs(x * kernel).sum()
             assert unit['sum'] == pytest.approx(total, abs=limit)
@@ -197,6 +196,30 @@ def test_maps(tour, truth):
             assert (np.diff(strength) <= 1e-5 * strength.max()).all()
         assert sorted(itertools.chain(*found['order'])) == list(range(channels))
     assert len(content) == sum(np.prod(found['shape']) for found in drawing.values())
+
+
+@pytest.mark.parametrize(
+    ('name', 'before', 'size', 'mirrors', 'inputs'),
+    [
+        ('course at 227', 256, 227, True, 30 * 30 * 2),
+        ('course', 72, 67, True, 6 * 6 * 2),
+        ('digits', 36, 28, False, 9 * 9),
+    ],
+)
+def test_augmentation(tours, name, before, size, mirrors, inputs):
+    found = tours(name).facts['augmentation']
+    assert (found['own'], found['own_colors'], found['mirrors']) == (True, True, mirrors)
+    assert (found['size'], found['rows'], found['columns']) == (size, *[before - size + 1] * 2)
+    assert found['inputs'] == inputs
+    assert len(found['crops']) == 12
+    assert all(0 <= place <= before - size for crop in found['crops'] for place in crop[:2])
+    assert re.search(
+        rf'{found["rows"]} × {found["columns"]}.*?<mark>(.*?)</mark>', tours(name).html
+    )
+
+
+def test_the_page_of_the_course_net_is_small(tours):
+    assert len(tours('course at 227').html.encode()) < 5e6
 
 
 def test_towers(tours):

@@ -109,7 +109,7 @@ def test_what_is_written_is_what_is_calculated(tours):
     assert f'Map {channel}, row {row}, column {column}' in text
     assert f'sum = {unit["sum"]:.4g}'.replace('-', '−') in text
     assert f'{unit["terms"][0]["x"]:.4g}'.replace('-', '−') in text
-    assert f'({unit["count"] - 4:,} more)' in text
+    assert f'({unit["count"] - 4:,} more terms' in text
     assert f'ReLU: {unit["result"]:.4g} → {unit["after"][0]:.4g}' in text
 
 

@@ -54,7 +54,7 @@ def test_every_text_is_used():
     used = set(re.findall(r"\bt\('(\w+)'", code)) | set(re.findall(r"self\('(\w+)'", code))
     used |= {f'why_{why}' for why in re.findall(r"add\('(\w+)'", code)}
     used |= {f'explain_{kind.__name__}' for kind in Layer.__args__} & table().keys()
-    used |= {'explain_other', 'neuron', *re.findall(r"else t\('(\w+)'", code)}
+    used |= {'explain_other', *re.findall(r"else t\('(\w+)'", code)}
     used |= {f'{name}_{key}' for name in ('pooling', 'alt_pooling')
              for key in ('before', 'max', 'average')}  # fmt: skip
     used -= {'why_', 'pooling_', 'alt_pooling_'}
