@@ -21,10 +21,11 @@ def dropout(subject: Subject, logits: np.ndarray) -> dict[str, Any] | None:
     Returns:
       None if the network has no dropout.
     """
-    place = _place(subject.layers)
-    if place is None:
+    shown = _to_show(subject.layers)
+    if shown is None:
         return None
-    info, layer = subject.infos[place], subject.layers[place]
+    place, layer = shown
+    info = subject.infos[place]
     # As in training: a key for each step, and for each position in the batch.
     keys = jax.vmap(lambda step: jax.random.fold_in(_key(subject, step), 0))(np.array(STEPS))
 
@@ -54,11 +55,11 @@ def _key(subject: Subject, step: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(subject.config.seed), step)
 
 
-def _place(layers: Table) -> int | None:
-    """The first dropout whose input a fully connected layer makes; or else the first."""
-    places = [place for place, layer in enumerate(layers) if isinstance(layer, Dropout)]
-    dense = [place for place in places if isinstance(layers[_before(layers, place)], Dense)]
-    return (dense or places or [None])[0]
+def _to_show(layers: Table) -> tuple[int, Dropout] | None:
+    """The first dropout whose input a fully connected layer makes, or else the first, by place."""
+    found = [(place, layer) for place, layer in enumerate(layers) if isinstance(layer, Dropout)]
+    dense = [pair for pair in found if isinstance(layers[_before(layers, pair[0])], Dense)]
+    return next(iter([*dense, *found]), None)
 
 
 def _before(layers: Table, place: int) -> int:

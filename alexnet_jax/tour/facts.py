@@ -91,10 +91,13 @@ def _best(values: np.ndarray) -> np.ndarray:
 
 def _pooling(sections: list[Section]) -> dict[str, Any] | None:
     """The strongest map before the first pool, and its maxima and means over the pool's windows."""
-    pools = [s for s in sections if isinstance(s.info.layer, MaxPool | AvgPool)]
-    if not pools:
-        return None
-    section, layer = pools[0], pools[0].info.layer
+    for section in sections:
+        if isinstance(section.info.layer, MaxPool | AvgPool):
+            return _pooled(section, section.info.layer)
+    return None
+
+
+def _pooled(section: Section, layer: MaxPool | AvgPool) -> dict[str, Any]:
     channel = int(activations.strongest(section.input)[0])
     before = section.input[..., channel]
     height, width, _ = section.info.output
@@ -149,7 +152,7 @@ def _augmentation(subject: Subject) -> dict[str, Any]:
         'columns': columns,
         'inputs': rows * columns * (2 if found.mirrors else 1),
         'versions': [
-            _seen(found, epoch, colors.shifts[epoch], colors.scales[epoch], mean)
+            _seen(found, epoch, found.shifts[epoch], found.scales[epoch], mean)
             for epoch in range(CROPS)
         ],
         'shifted': [

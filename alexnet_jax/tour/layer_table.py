@@ -5,7 +5,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from alexnet_jax.model.layers import LRN, AvgPool, Conv, Dense, MaxPool, Shape, Table
+from alexnet_jax.model.layers import (
+    LRN,
+    AvgPool,
+    Conv,
+    Dense,
+    MaxPool,
+    Shape,
+    Table,
+    WithinChannelLRN,
+)
 from alexnet_jax.model.shapes import LayerInfo
 from alexnet_jax.model.summary import describe, title_of
 from alexnet_jax.tour.activations import Section
@@ -83,25 +92,23 @@ def _kind(info: LayerInfo) -> str:
 
 def _definition(info: LayerInfo) -> dict[str, str]:
     """The numbers of a layer by the letters of the notes: F, S, P; k, n, α, β."""
-    layer = info.layer
-    found: dict[str, str] = {}
-    if isinstance(layer, Conv):
-        pads = set(layer.pads)
-        found = {
-            'filters': f'{layer.filters}',
-            'F': by((layer.window, layer.window, info.input[2] // layer.groups)),
-            'S': f'{layer.stride}',
-            'P': f'{layer.pads[0]}' if len(pads) == 1 else '{}/{}'.format(*layer.pads),
-        }
-    elif isinstance(layer, Dense):
-        inputs, features = layer.kernel_shape(info.input)
-        found = {'W': by((features, inputs))}
-    elif hasattr(layer, 'window'):
-        found = {'F': by((layer.window, layer.window)), 'S': f'{layer.stride}'}
-    elif hasattr(layer, 'alpha'):
-        found = {'k': f'{layer.k:g}', 'n': f'{layer.n}'}
-        found |= {'α': f'{layer.alpha:g}', 'β': f'{layer.beta:g}'}
-    return found
+    match info.layer:
+        case Conv(_, filters, window, stride, _, groups) as layer:
+            low, high = layer.pads
+            return {
+                'filters': f'{filters}',
+                'F': by((window, window, info.input[2] // groups)),
+                'S': f'{stride}',
+                'P': f'{low}' if low == high else f'{low}/{high}',
+            }
+        case Dense(features=features) as layer:
+            inputs, _ = layer.kernel_shape(info.input)
+            return {'W': by((features, inputs))}
+        case MaxPool(window, stride) | AvgPool(window, stride):
+            return {'F': by((window, window)), 'S': f'{stride}'}
+        case LRN(k, n, alpha, beta) | WithinChannelLRN(k, n, alpha, beta):
+            return {'k': f'{k:g}', 'n': f'{n}', 'α': f'{alpha:g}', 'β': f'{beta:g}'}
+    return {}
 
 
 def _parameter_formula(info: LayerInfo) -> str:

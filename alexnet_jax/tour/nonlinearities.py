@@ -1,6 +1,7 @@
 """ReLU beside other nonlinearities: their graphs, and how much gradient each lets through."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def gradients(subject: Subject, label: int) -> dict[str, dict[str, float]]:
     """
     model = subject.model
 
-    def score(added: dict[str, jax.Array], variables, x: jax.Array, which: jax.Array) -> jax.Array:
+    def score(added: dict[str, jax.Array], variables, x: Any, which: jax.Array) -> jax.Array:
         for layer in model.layers:
             if isinstance(layer, Activation):
                 # All five, of which one is taken: compiled in half the time of a lax.switch.

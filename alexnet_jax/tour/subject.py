@@ -139,9 +139,9 @@ def _subject(
     run: str | None,
 ) -> Subject:
     net.config.data.eval_ops = _one_view(net.config)
-    outputs = net.model.layers[-1].features
+    *_, head = layer_infos(net.model.layers, net.config.image_size)
     labels = list(net.display_names)
-    labels += [''] * (outputs - len(labels))
+    labels += [''] * (head.output[0] - len(labels))
     return Subject(
         picture=epath.Path(picture).name,
         encoded=encoded,

@@ -147,7 +147,9 @@ def test_by_keyboard(page):
     assert page.evaluate(shown)[:2] == [True, False]
     before = page.evaluate("document.querySelectorAll('#conv2 canvas')[2].height")
     press(page, '#conv2 figure + figure button')
-    page.wait_for(f"document.querySelectorAll('#conv2 canvas')[2].height > {before}")
+    page.wait_for(f"document.querySelectorAll('#conv2 canvas')[2].height !== {before}")
+    pressed = "document.querySelector('#conv2 figure + figure button').ariaPressed"
+    assert page.evaluate(pressed) == 'true'
 
 
 def press(page, selector: str) -> None:
