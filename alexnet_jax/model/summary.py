@@ -42,12 +42,12 @@ def summary(config: ml_collections.ConfigDict) -> str:
     rows = [['INPUT', _by((size, size, CHANNELS)), 'color image', '', '', '']]
     parameters = multiply_adds = 0
     for info in layer_infos(layers, size, CHANNELS):
-        definition, formula = _describe(info)
+        definition, formula = describe(info)
         if isinstance(info.layer, Activation | Dropout):
             rows[-1][2] += f', {definition}'
         else:
             work = [f'{info.parameters:,}', f'{info.multiply_adds:,}'] if info.kernel else ['', '']
-            rows.append([_name(info), _by(info.output), definition, formula, *work])
+            rows.append([title_of(info), _by(info.output), definition, formula, *work])
         parameters += info.parameters
         multiply_adds += info.multiply_adds
     rows[-1][2] += ', softmax'
@@ -61,14 +61,14 @@ def summary(config: ml_collections.ConfigDict) -> str:
     )
 
 
-def _name(info: LayerInfo) -> str:
-    """'conv1' -> 'CONV1', 'pool1' -> 'MAX POOL1': the names of the course notes."""
+def title_of(info: LayerInfo) -> str:
+    """Return a layer's name in the course notes: 'CONV1' for conv1, 'MAX POOL1' for pool1."""
     prefix = {MaxPool: 'MAX ', AvgPool: 'AVG '}.get(type(info.layer), '')
     return prefix + info.name.upper()
 
 
-def _describe(info: LayerInfo) -> tuple[str, str]:
-    """Definition and formula; the formula is empty if the layer has none."""
+def describe(info: LayerInfo) -> tuple[str, str]:
+    """Return a layer's definition and formula; the formula is empty if the layer has none."""
     width = info.input[0]
     match info.layer:
         case Conv(_, filters, window, stride, pad, groups) as conv:

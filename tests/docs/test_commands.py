@@ -22,7 +22,7 @@ CHECKED = [page for page in PAGES if page.name != 'extending.md']
 SCRIPTS_OF_MAIN = ('local.sh', 'tpu.sh', 'slurm.sbatch')  # which pass their flags on to main
 ARGUMENTS = {
     'benchmark': {'step', 'data', 'plan', 'collectives'},
-    **dict.fromkeys(('convert', 'experiments', 'features', 'predict', 'report')),
+    **dict.fromkeys(('convert', 'experiments', 'features', 'predict', 'report', 'tour')),
 }
 
 
