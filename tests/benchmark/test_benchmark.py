@@ -125,7 +125,7 @@ def test_json_instead_of_tables():
         (('speed', QUICKSTART), ['usage: ', 'step|data|plan']),
         (('step', QUICKSTART, '--baselines=flax'), ['step', 'flax', 'allowed: torch, reference']),
         (('plan', QUICKSTART), ['plan', '--topology=v5e:2x2']),
-        (('plan', QUICKSTART, '--topology=h100:4'), ['--topology=h100:4', 'v5e:2x2', 'v6e:2x2']),
+        (('plan', QUICKSTART, '--topology=k80:4'), ['--topology=k80:4', 'v5e:2x2', 'h100:1 to 8']),
         (('plan', QUICKSTART, '--baselines=torch'), ['plan', 'torch', 'allowed: none']),
         (('data', QUICKSTART, '--baselines=flax,torch'), ['data', 'torch', 'allowed: flax']),
         (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
