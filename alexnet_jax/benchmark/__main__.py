@@ -51,7 +51,6 @@ def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
         figures[task] = step.measure(
             task, workers, config, found.platform, repeats, seconds, cli.show_progress
         )
-        cli.show_progress('')
         _show(step.table(task, config, figures[task]))
     if found.platform in step.ONE_PROCESS:
         _show(

@@ -52,13 +52,14 @@ def measure(
       platform: The platform of the devices.
       repeats: How many times each is timed.
       seconds: The minimum duration of a repeat.
-      progress: Called with a line for each thing that is done.
+      progress: Called with a line for each thing that is done, and '' in the end.
 
     Raises:
       RunError: A worker ended.
     """
     timed: dict[Worker, WorkerProcess] = {}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as last:
+        last.callback(progress, '')
         folder = Path(name)
         (folder / 'config.json').write_text(config.to_json())
         progress(f'{task}: compiling')
