@@ -26,7 +26,7 @@ from etils import epath
 from alexnet_jax import cli
 from alexnet_jax.config import validate
 from alexnet_jax.errors import AlexNetError, BadInput, run_command
-from alexnet_jax.parallel import compilation, malloc
+from alexnet_jax.parallel import compilation, hardware, malloc
 from alexnet_jax.run import checkpoint, manifest, workdir
 from alexnet_jax.training.memory import state_shapes, step_memory
 from alexnet_jax.training.rate import step_rate
@@ -89,9 +89,13 @@ def _check_devices() -> Iterator[Finding]:
     devices = jax.devices()
     kinds = sorted({device.device_kind for device in devices})
     yield True, f'{len(devices)} x {", ".join(kinds)} by jax {jax.__version__}'
-    if Path('/proc/driver/nvidia/version').exists() and devices[0].platform == 'cpu':
-        install = f'pip install "jax[cuda13]=={jax.__version__}"'
-        yield False, f'JAX is not using the NVIDIA GPU: run {install} and unset JAX_PLATFORMS'
+    for is_there, name, extra in (
+        (hardware.has_nvidia_gpu(), 'NVIDIA GPU', 'cuda13'),
+        (hardware.has_tpu(), 'TPU', 'tpu'),
+    ):
+        if is_there and devices[0].platform == 'cpu':
+            install = f'pip install "jax[{extra}]=={jax.__version__}"'
+            yield False, f'JAX is not using the {name}: run {install} and unset JAX_PLATFORMS'
 
 
 def _check_memory(config: ml_collections.ConfigDict) -> Iterator[Finding]:
@@ -294,6 +298,7 @@ def main() -> None:
         raise BadInput(
             'usage: python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR]'
         )
+    hardware.share_gpu()
     malloc.configure_malloc()  # as in training, so that the step is the same program, and as fast
     compilation.set_xla_flags()
     compilation.enable_compilation_cache()

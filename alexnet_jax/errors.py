@@ -42,6 +42,16 @@ class Interrupted(AlexNetError):
         self.exit_code = 128 + signal_number
 
 
+def device_error(error: Exception) -> BadInput | None:
+    """Return what to say if JAX could not start its devices; None for any other error."""
+    text = str(error)
+    if not text.startswith('Unable to initialize backend'):
+        return None
+    if "'tpu'" in text:
+        text += '; a TPU serves one process at a time: wait for the other, or set JAX_PLATFORMS=cpu'
+    return BadInput(f'JAX found no devices: {text}')
+
+
 # Signals treated as SIGTERM: the first is sent when a terminal closes, the second by Slurm, where
 # --signal=USR1 is the common advice.
 LIKE_SIGTERM = (signal.SIGHUP, signal.SIGUSR1)
@@ -107,6 +117,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         os._exit(128 + signal.SIGPIPE)
     except OSError as error:  # for instance a full disk, where no more specific message applies
         _stop(f'error: {error}', 1)
+    except RuntimeError as error:
+        if not (found := device_error(error)):
+            raise
+        _stop(f'error: {found}', found.exit_code)
     sys.exit(0)
 
 

@@ -21,6 +21,7 @@ from alexnet_jax import cli
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.parallel import hardware
 from alexnet_jax.weights import hlo, torch_out
 
 Writer = Callable[[TrainedNet, Path], None]  # to a path that does not exist yet
@@ -130,6 +131,7 @@ def main() -> None:
     if os.path.lexists(output):
         raise BadInput(f'--output={output} exists; remove it or choose another name')
     write = FORMATS[name]()
+    hardware.share_gpu()
     net = TrainedNet.load(*parse_member(workdir), dtype='float32')
     export(net, write, output)
     size = net.config.image_size

@@ -12,7 +12,7 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import validate
-from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.errors import BadInput, device_error, run_command
 from alexnet_jax.evaluation import ensemble
 from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
 from alexnet_jax.run import checkpoint, workdir
@@ -118,7 +118,7 @@ def _count_devices() -> int:
         if processes.is_lost_process(error):
             raise
         reason = str(error) or f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
-        raise BadInput(f'JAX found no devices: {reason}') from error
+        raise device_error(error) or BadInput(f'JAX found no devices: {reason}') from error
 
 
 if __name__ == '__main__':

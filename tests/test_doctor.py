@@ -18,6 +18,7 @@ from PIL import Image
 
 from alexnet_jax import cli, doctor
 from alexnet_jax.data import rate
+from alexnet_jax.parallel import hardware
 from alexnet_jax.saved_config import read_config
 from alexnet_jax.training.memory import StepMemory, state_shapes
 
@@ -41,6 +42,18 @@ def findings(config, folder=None) -> dict[str, list[tuple[bool, str]]]:
 
 def failures(found) -> list[str]:
     return [f'{name}: {text}' for name, all_ in found.items() for ok, text in all_ if not ok]
+
+
+@pytest.mark.parametrize(
+    ('there', 'parts'),
+    [('has_nvidia_gpu', ['NVIDIA GPU', 'jax[cuda13]==']), ('has_tpu', ['TPU', 'jax[tpu]=='])],
+)
+def test_an_accelerator_that_jax_does_not_use(monkeypatch, there, parts):
+    for name in ('has_nvidia_gpu', 'has_tpu'):
+        monkeypatch.setattr(hardware, name, lambda name=name: name == there)
+    (is_ok, _), (is_used, text) = doctor._check_devices()
+    assert (is_ok, is_used) == (True, False)
+    assert_has(text, 'not using', *parts, 'unset JAX_PLATFORMS')
 
 
 def run(*args: str) -> subprocess.CompletedProcess:

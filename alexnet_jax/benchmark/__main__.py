@@ -12,14 +12,10 @@ other two only compile and measure nothing: `plan` estimates memory and time on 
 counts the bytes that up to 256 devices send each other.
 """
 
-import contextlib
 import importlib.util
 import json
-import os
 import statistics
 import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,128 +24,40 @@ import ml_collections
 from absl import flags
 
 from alexnet_jax import cli, files
-from alexnet_jax.benchmark import collectives
+from alexnet_jax.benchmark import collectives, step
 from alexnet_jax.benchmark.plan import describe, plan
-from alexnet_jax.benchmark.worker_process import WorkerProcess
-from alexnet_jax.benchmark.workers import Task, Worker, matmul_size
+from alexnet_jax.benchmark.probe import probe
+from alexnet_jax.benchmark.step import median_ratio, range_text
+from alexnet_jax.benchmark.workers import Task
 from alexnet_jax.config import validate
 from alexnet_jax.drawing.figures import to_png
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import variants
-from alexnet_jax.model.shapes import forward_flops, training_flops
+from alexnet_jax.parallel import hardware
 
 BASELINES = {'step': ('torch', 'reference'), 'data': ('flax',), 'plan': (), 'collectives': ()}
 
 
 def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Time training and scoring, print the tables, and return the figures."""
-    layers = variants.build(config.variant, config.edits, config.num_classes)
-    figures = {'config': json.loads(config.to_json()), 'device': jax.devices()[0].device_kind}
-    for task, count_flops in ((Task.TRAIN, training_flops), (Task.FORWARD, forward_flops)):
-        flops = count_flops(layers, config.image_size)
-        timed, cold = _time(_workers(task), task, config)
-        found = summarize(timed, config.batch_size, flops)
-        figures[task] = found | {'compile_seconds': cold}
-        _show(_step_table(task, config, figures[task], flops))
-    return figures
-
-
-def _workers(task: Task) -> list[Worker]:
-    """The workers that are timed against each other."""
-    found = [Worker.ALEXNET_JAX, Worker.MATMUL]
-    if task is Task.TRAIN:
-        found.append(Worker.LOOP)
-    if 'reference' in flags.FLAGS.baselines:
-        found.append(Worker.REFERENCE)
+    found = probe()  # this process must not hold the devices
+    validate(config, found.count)
     if 'torch' in flags.FLAGS.baselines:
-        found += [Worker.TORCH_EAGER, Worker.TORCH_TUNED]
-        if jax.default_backend() == 'gpu':
-            found.append(Worker.TORCH_COMPILED)
-    return found
-
-
-def _time(
-    workers: Sequence[Worker], task: Task, config: ml_collections.ConfigDict
-) -> tuple[dict[Worker, WorkerProcess], float]:
-    """Return the workers with their repeats done, and how long compiling takes without a cache."""
-    seconds, repeats = flags.FLAGS.seconds, flags.FLAGS.repeats
-    timed: dict[Worker, WorkerProcess] = {}
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        stack.callback(cli.show_progress, '')
-        folder = Path(name)
-        (folder / 'config.json').write_text(config.to_json())
-        cli.show_progress(f'{task}: compiling')
-        with contextlib.closing(WorkerProcess(Worker.ALEXNET_JAX, task, folder, seconds)) as first:
-            cold = first.compile_seconds
-        for worker in workers:
-            cli.show_progress(f'{task}: starting {worker.label}')
-            timed[worker] = WorkerProcess(worker, task, folder, seconds)
-            stack.callback(timed[worker].close)
-        for repeat in range(repeats):
-            for worker, process in timed.items():
-                cli.show_progress(f'{task}: repeat {repeat + 1} of {repeats}, {worker.label}')
-                process.repeat()
-    return timed, cold
-
-
-def summarize(timed: dict[Worker, WorkerProcess], batch_size: int, flops: int) -> dict[str, Any]:
-    """Return rates and ratios; a ratio is taken within a repeat, so that drift cancels out.
-
-    Args:
-      timed: What was timed: ALEXNET_JAX, MATMUL, and any others.
-      batch_size: Images per step.
-      flops: Floating-point operations per image.
-    """
-    products = timed[Worker.MATMUL].seconds
-    limits = [2 * matmul_size() ** 3 / seconds / flops for seconds in products]
-    rates = {
-        worker: [batch_size / seconds for seconds in process.seconds]
-        for worker, process in timed.items()
-        if worker is not Worker.MATMUL
-    }
-    ours = rates[Worker.ALEXNET_JAX]
-    rows = {
-        worker: {
-            'images_per_second': statistics.median(found),
-            'spread': [min(found), max(found)],
-            'share_of_limit': _median_ratio(found, limits),
-            'peak_gib': timed[worker].peak_gib,
-            'speedup': _median_ratio(ours, found),
-        }
-        for worker, found in rates.items()
-    }
-    return {
-        'workers': rows,
-        'limit': statistics.median(limits),
-        'cached_compile_seconds': timed[Worker.ALEXNET_JAX].compile_seconds,
-    }
-
-
-def _median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
-
-
-def _step_table(
-    task: Task, config: ml_collections.ConfigDict, found: dict[str, Any], flops: int
-) -> str:
-    network = ', '.join([config.variant, *config.edits])
-    rate = found['limit'] * flops / 1e9
-    lines = [
-        f'{task}: {network}, batch {config.batch_size}, {config.dtype}',
-        f'{"":18} images/s  {"spread":>15}  of the limit  memory GiB  speedup of alexnet_jax',
-    ]
-    for worker, row in found['workers'].items():
-        lines.append(
-            f'{worker.label:18} {row["images_per_second"]:8,.1f}  {_range(row["spread"]):>15}  '
-            f'{row["share_of_limit"]:12.0%}  {row["peak_gib"]:10.2f}  {row["speedup"]:20.2f} x'
+        _check_torch(config)
+    repeats, seconds = flags.FLAGS.repeats, flags.FLAGS.seconds
+    figures = {'config': json.loads(config.to_json()), 'device': found.kind}
+    for task in Task:
+        workers = step.choose_workers(task, found.platform, flags.FLAGS.baselines)
+        figures[task] = step.measure(
+            task, workers, config, found.platform, repeats, seconds, cli.show_progress
         )
-    lines += [
-        f'{"limit":18} {found["limit"]:8,.1f}  {flops / 1e9:.2f} GFLOP per image at the '
-        f'{rate:,.0f} GFLOP/s of a matrix product',
-        f'compiled in {found["compile_seconds"]:.1f} s, from the cache in '
-        f'{found["cached_compile_seconds"]:.1f} s',
-    ]
-    return '\n'.join(lines) + '\n'
+        _show(step.table(task, config, figures[task]))
+    if found.platform in step.ONE_PROCESS:
+        _show(
+            f'A {found.kind} serves one process at a time: each was timed after the other, so '
+            'ratios include changes of the machine in between.'
+        )
+    return figures
 
 
 def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -157,6 +65,7 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
     from alexnet_jax.benchmark import throughput  # TensorFlow takes seconds to import
     from alexnet_jax.data import rate
 
+    validate(config, jax.device_count())
     config = rate.without_statistics(config)
     found = throughput.measure(
         config,
@@ -175,7 +84,7 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
             'first_batch_seconds': pipeline.first_batch_seconds,
         }
         if 'flax' in found:
-            rows[name]['ratio_to_flax'] = _median_ratio(pipeline.rates, found['flax'].rates)
+            rows[name]['ratio_to_flax'] = median_ratio(pipeline.rates, found['flax'].rates)
     _show(_data_table(config, rows))
     return {'config': json.loads(config.to_json()), 'pipelines': rows}
 
@@ -188,7 +97,7 @@ def _data_table(config: ml_collections.ConfigDict, rows: dict[str, dict[str, Any
     for name, row in rows.items():
         ratio = f'{row["ratio_to_flax"]:.2f} x' if 'ratio_to_flax' in row else ''
         lines.append(
-            f'{row["images_per_second"]:8,.0f}  {_range(row["spread"]):>15}  '
+            f'{row["images_per_second"]:8,.0f}  {range_text(row["spread"]):>15}  '
             f'{row["first_batch_seconds"]:9.2f} s  {ratio:>9}  {name}'
         )
     return '\n'.join(lines)
@@ -210,11 +119,6 @@ def benchmark_collectives(config: ml_collections.ConfigDict) -> dict[str, Any]:
     if flags.FLAGS.plot:
         Path(flags.FLAGS.plot).write_bytes(to_png(collectives.plot(config)))
     return figures
-
-
-def _range(spread: Sequence[float]) -> str:
-    low, high = spread
-    return f'{low:,.0f} - {high:,.0f}' if low >= 1000 else f'{low:,.1f} - {high:,.1f}'
 
 
 def _show(table: str) -> None:
@@ -275,10 +179,7 @@ def main() -> None:
     elif kind == 'collectives':
         figures = benchmark_collectives(config)
     else:
-        os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the workers need the GPU's memory
-        validate(config, jax.device_count())
-        if 'torch' in flags.FLAGS.baselines:
-            _check_torch(config)
+        hardware.share_gpu()
         figures = benchmark_step(config) if kind == 'step' else benchmark_data(config)
     text = json.dumps(figures, indent=2) + '\n'
     if flags.FLAGS.json:

@@ -1,15 +1,13 @@
-"""Compile a recipe's steps for TPUs that are not present, and estimate their cost.
+"""Compile a recipe's steps for chips that are not present, and estimate their cost.
 
-Nothing is run and nothing is measured. Memory, operations and bytes are those of the program that a
-TPU would run. Its time is estimated twice: by a model, the sum over operations of the larger of
-bytes at full memory bandwidth and instructions at one bundle per cycle, which is a lower bound;
-and by the compiler's own estimates, which are too high for operations that only move data.
+Nothing is run and nothing is measured. Memory, operations and bytes are those of the program that
+the chips would run. Its time is estimated by a model, a lower bound: the sum over operations of the
+larger of bytes at full memory bandwidth and, on a TPU, instructions at one bundle per cycle, on a
+GPU, operations of products at their peak rate. For TPUs there are the compiler's own estimates as
+well, which are too high for operations that only move data.
 """
 
-import importlib.metadata
-import importlib.util
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +16,19 @@ from typing import Any
 
 import jax
 import ml_collections
-from jax.experimental import topologies
 
-from alexnet_jax.benchmark.chips import Chip, find_chip
+from alexnet_jax.benchmark.chips import Chip, Gpu, find_chip
+from alexnet_jax.benchmark.compilers import find_devices
+from alexnet_jax.benchmark.gpu_program import read_gpu_program
 from alexnet_jax.benchmark.tpu_program import OTHER, Op, read_code, read_program
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation.steps import lower_eval_step
 from alexnet_jax.model import variants
-from alexnet_jax.model.shapes import forward_flops, layer_names, training_flops
+from alexnet_jax.model.shapes import layer_names, product_flops
 from alexnet_jax.parallel import pmap
 from alexnet_jax.training.memory import blank_part, lower_step, read_memory, state_shapes
 
-LIBTPU = 'libtpu==0.0.42.1'  # the version whose texts `tpu_program` was written for
 TASKS = ('train', 'forward')
 
 
@@ -39,65 +37,35 @@ def plan(
 ) -> dict[str, Any]:
     """Compile the training and the evaluation step for a topology, and return the figures.
 
-    Call it before JAX initializes its devices. Compiling takes one to five minutes on one CPU core.
+    Call it before JAX initializes its devices. On one CPU core, it takes one to five minutes for
+    TPUs, less for GPUs.
 
     Args:
       config: A recipe.
-      topology: Chips and their layout, such as 'v5e:2x2'.
+      topology: Chips and their layout, such as 'v5e:2x2' or 'h100:4'.
       progress: Called with a line before each step is compiled.
 
     Raises:
-      BadInput: There is no such topology, the recipe does not suit it, or libtpu is missing.
+      BadInput: There is no such topology, the recipe does not suit it, or the compiler is missing.
       RunError: A step does not compile, for instance because it does not fit in memory.
     """
     if not topology:
-        raise BadInput('plan needs --topology=KIND:LAYOUT, such as --topology=v5e:2x2')
+        raise BadInput('plan needs --topology=CHIP:LAYOUT, such as --topology=v5e:2x2 or h100:4')
     chip = find_chip(topology)
-    if importlib.util.find_spec('libtpu') is None:
-        raise BadInput(f'plan needs the TPU compiler: pip install {LIBTPU}')
     with tempfile.TemporaryDirectory() as folder:
-        _configure_libtpu(folder)
-        devices = _find_devices(topology, chip)
+        devices, compiler = find_devices(topology, chip, Path(folder))
         validate(config, len(devices))
         figures = {
             'config': json.loads(config.to_json()),
             'topology': topology,
             'chip': chip.name,
             'chips': len(devices),
-            'libtpu': importlib.metadata.version('libtpu'),
+            'compiled_by': compiler,
         }
         for task in TASKS:
             progress(f'{task}: compiling for {topology}')
             figures[task] = _compile(config, task, chip, devices, Path(folder))
     return figures
-
-
-def _configure_libtpu(folder: str) -> None:
-    """Set up libtpu, before it is loaded, only to compile: no chip is touched or waited for."""
-    os.environ |= {
-        'TPU_SKIP_MDS_QUERY': '1',  # do not ask the cloud which machine this is
-        'TPU_WORKER_HOSTNAMES': 'localhost',
-        'TPU_ACCELERATOR_TYPE': 'v5litepod-4',  # of this machine, which does not matter
-        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # beside a run
-        'LIBTPU_INIT_ARGS': f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true '
-        '--xla_jf_dump_llo_pass_label_regex=^final_bundles$',
-    }
-    jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_enable_compilation_cache', False)  # a cached program has no code to read
-
-
-def _find_devices(topology: str, chip: Chip) -> Sequence[Any]:
-    try:
-        found = topologies.get_topology_desc(
-            platform='tpu', topology_name=topology, **dict(chip.options)
-        )
-    except jax.errors.JaxRuntimeError as error:
-        raise BadInput(f'--topology={topology}: {error}') from error
-    if len({device.process_index for device in found.devices}) > 1:
-        raise BadInput(
-            f'--topology={topology} spans several hosts; a layout of one host is {chip.example}'
-        )
-    return found.devices
 
 
 def _compile(
@@ -120,17 +88,36 @@ def _compile(
                 f'if it does not fit, lower --config.batch_size or raise --config.accum_steps'
             ) from error
         seconds = time.perf_counter() - start
-    code = read_code(folder)
-    for path in folder.iterdir():  # the next step has operations of the same names
-        path.unlink()
-    ops = read_program(compiled.as_text() or '', code, layer_names(layers))
-    count_flops = training_flops if task == 'train' else forward_flops
-    cost = compiled.cost_analysis() or {}
+    memory = read_memory(compiled)
+    if memory.total > chip.memory:  # for a GPU, XLA compiles it all the same
+        raise RunError(
+            f'{task} needs {memory.total / 1e9:.1f} GB of the {chip.memory / 1e9:.1f} GB of a '
+            f'{chip.name}; lower --config.batch_size or raise --config.accum_steps'
+        )
+    flops = {
+        key: count * examples
+        for key, count in product_flops(layers, config.image_size, task == 'train').items()
+    }
+    hlo, names = compiled.as_text() or '', layer_names(layers)
+    if isinstance(chip, Gpu):
+        ops = read_gpu_program(hlo, names, flops, chip, _product_rate(config, chip))
+    else:
+        ops = read_program(hlo, read_code(folder), names)
+        for path in folder.iterdir():  # the next step has operations of the same names
+            path.unlink()
+    cost = compiled.cost_analysis() or {}  # unknown for a GPU
     return {
         'compile_seconds': seconds,
-        'flops': cost.get('flops'),
-        'memory': read_memory(compiled)._asdict(),
-    } | summarize(ops, chip, examples, count_flops(layers, config.image_size))
+        'flops': cost.get('flops', sum(flops.values())),
+        'memory': memory._asdict(),
+    } | summarize(ops, chip, examples, sum(flops.values()))
+
+
+def _product_rate(config: ml_collections.ConfigDict, gpu: Gpu) -> float:
+    """Operations per second of products in the precision of a config."""
+    if config.dtype == 'bfloat16':
+        return gpu.peak_flops
+    return gpu.tf32_flops if config.precision == 'default' else gpu.float32_flops
 
 
 def _lower(config: ml_collections.ConfigDict, task: str, devices: int) -> jax.stages.Lowered:
@@ -142,15 +129,17 @@ def _lower(config: ml_collections.ConfigDict, task: str, devices: int) -> jax.st
 
 
 def summarize(ops: Sequence[Op], chip: Chip, examples: int, flops: int) -> dict[str, Any]:
-    """Return both estimates of a step, and the shares of its layers.
+    """Return the estimates of a step, both for a TPU, and the shares of its layers.
 
     Args:
       ops: The operations of the step on one chip.
       chip: The chip.
       examples: Images that a chip computes in the step.
-      flops: Floating-point operations per image, in products with weights.
+      flops: Floating-point operations of a chip in the step, in products with weights.
     """
-    estimates = {'model': Op.modeled_seconds, 'compiler': Op.estimated_seconds}
+    estimates = {'model': Op.modeled_seconds}
+    if not isinstance(chip, Gpu):
+        estimates['compiler'] = Op.estimated_seconds
     result: dict[str, Any] = {
         'hbm_bytes': sum(op.hbm_bytes for op in ops),
         'sent_bytes': sum(op.sent_bytes for op in ops),
@@ -162,7 +151,7 @@ def summarize(ops: Sequence[Op], chip: Chip, examples: int, flops: int) -> dict[
         result[name] = {
             'seconds': total,
             'images_per_second_per_chip': examples / total,
-            'utilization': examples * flops / total / chip.peak_flops,
+            'utilization': flops / total / chip.peak_flops,
         }
         for op, taken in zip(ops, seconds, strict=True):
             row = layers.setdefault(op.layer, {key: [0.0, 0.0] for key in estimates})
@@ -182,7 +171,7 @@ def describe(figures: dict[str, Any]) -> Iterator[str]:
     )
     if config['accum_steps'] > 1:
         yield f'with accum_steps, a step takes {config["accum_steps"]} times as long'
-    yield f'estimates by libtpu {figures["libtpu"]} without a chip; nothing was measured'
+    yield f'estimates by {figures["compiled_by"]} without a chip; nothing was measured'
     yield ''
     yield _row('', *TASKS)
     yield _row('compiled in, s', *(f'{task["compile_seconds"]:.0f}' for task in tasks))
@@ -195,8 +184,11 @@ def describe(figures: dict[str, Any]) -> Iterator[str]:
     yield _row('TFLOP', *(f'{task["flops"] / 1e12:.2f}' for task in tasks))
     yield _row('memory traffic, GB', *(f'{task["hbm_bytes"] / 1e9:.1f}' for task in tasks))
     yield _row('sent to other chips, MB', *(f'{task["sent_bytes"] / 1e6:.1f}' for task in tasks))
-    for name, label in (('model', "by the model's bytes and code"), ('compiler', 'by XLA')):
-        yield f'step, estimated {label}'
+    code = 'products' if isinstance(chip, Gpu) else 'code'
+    for name, label in (('model', f"the model's bytes and {code}"), ('compiler', 'XLA')):
+        if name not in tasks[0]:
+            continue
+        yield f'step, estimated by {label}'
         found = [task[name] for task in tasks]
         yield _row('  ms', *(f'{f["seconds"] * 1e3:.2f}' for f in found))
         rates = [f['images_per_second_per_chip'] for f in found]
@@ -212,10 +204,14 @@ def _row(label: str, *values: str) -> str:
 
 
 def _layer_table(figures: dict[str, Any]) -> Iterator[str]:
-    """Milliseconds and shares of the training step's layers, by model / by XLA."""
+    """Milliseconds and shares of the training step's layers, by the model and, if known, by XLA."""
     found = figures['train']
-    layers, totals = found['layers'], [found[key]['seconds'] for key in ('model', 'compiler')]
-    heads = ('forward: model', 'XLA', 'backward: model', 'XLA')
+    layers = found['layers']
+    estimates = {
+        key: label for key, label in (('model', 'model'), ('compiler', 'XLA')) if key in found
+    }
+    first, *others = estimates.values()
+    heads = [head for way in ('forward', 'backward') for head in (f'{way}: {first}', *others)]
     yield f'{"train, ms":<12} ' + ' '.join(f'{head:>15}' for head in heads)
     config = ml_collections.ConfigDict(figures['config'])
     names = layer_names(variants.build(config.variant, tuple(config.edits), config.num_classes))
@@ -223,8 +219,9 @@ def _layer_table(figures: dict[str, Any]) -> Iterator[str]:
         if name not in layers:
             continue
         cells = [
-            f'{layers[name][key][way] * 1e3:.2f} ({layers[name][key][way] / total:.1%})'
+            f'{layers[name][key][way] * 1e3:.2f} '
+            f'({layers[name][key][way] / found[key]["seconds"]:.1%})'
             for way in (False, True)
-            for key, total in zip(('model', 'compiler'), totals, strict=True)
+            for key in estimates
         ]
         yield f'{name:<12} ' + ' '.join(f'{cell:>15}' for cell in cells)

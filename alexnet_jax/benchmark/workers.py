@@ -208,14 +208,14 @@ def _train_in_loop(config: ml_collections.ConfigDict, count: int) -> float:
 
 
 def _make_matmul(config: ml_collections.ConfigDict) -> Callable[[], Any]:
-    matrix = jnp.ones((matmul_size(),) * 2, config.dtype)
+    matrix = jnp.ones((matmul_size(jax.default_backend()),) * 2, config.dtype)
     product = jax.jit(lambda a: a @ a)
     return lambda: product(matrix)
 
 
-def matmul_size() -> int:
+def matmul_size(platform: str) -> int:
     """Return the number of rows n of the matrices; a product is 2 n^3 operations."""
-    return 2048 if jax.default_backend() == 'cpu' else 8192
+    return 2048 if platform == 'cpu' else 8192
 
 
 def _make_torch_run(task: Task, config: ml_collections.ConfigDict, **kwargs: bool) -> Run:

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from alexnet_jax.data.sources import listing
 from alexnet_jax.errors import AlexNetError, BadInput, RunError
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
-from alexnet_jax.parallel import compilation, malloc
+from alexnet_jax.parallel import compilation, hardware, malloc
 
 
 def configure_runtime() -> None:
-    """Apply the same performance settings as training and evaluation, before JAX starts devices."""
+    """Apply the performance settings of training, and share GPUs, before JAX starts its devices."""
+    hardware.share_gpu()
     malloc.configure_malloc()
     compilation.set_xla_flags()
     compilation.enable_compilation_cache()

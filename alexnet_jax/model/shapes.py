@@ -133,17 +133,26 @@ def parameter_names(layers: Table) -> list[str]:
 
 def forward_flops(layers: Table, image_size: int) -> int:
     """Return the floating-point operations that scoring an image takes in products with weights."""
-    return 2 * sum(info.multiply_adds for info in layer_infos(layers, image_size))
+    return sum(product_flops(layers, image_size, train=False).values())
 
 
 def training_flops(layers: Table, image_size: int) -> int:
-    """Return the floating-point operations that training on an image takes, likewise.
+    """Return the floating-point operations that training on an image takes, likewise."""
+    return sum(product_flops(layers, image_size, train=True).values())
+
+
+def product_flops(layers: Table, image_size: int, train: bool) -> dict[tuple[str, bool], int]:
+    """Return those operations by layer, and by whether they are for its gradients.
 
     Each product is computed three times, once forward and for two gradients, except in the first
     layer, whose input needs no gradient.
     """
-    first = next(info for info in layer_infos(layers, image_size) if info.kernel)
-    return 3 * forward_flops(layers, image_size) - 2 * first.multiply_adds
+    weighted = [info for info in layer_infos(layers, image_size) if info.kernel]
+    flops = {(info.name, False): 2 * info.multiply_adds for info in weighted}
+    if train:
+        flops |= {(info.name, True): 4 * info.multiply_adds for info in weighted}
+        flops[weighted[0].name, True] //= 2
+    return flops
 
 
 def layers_up_to(table: Table, name: str, image_size: int) -> Table:

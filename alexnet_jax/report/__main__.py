@@ -20,6 +20,7 @@ from alexnet_jax import cli
 from alexnet_jax.drawing import figures, pages
 from alexnet_jax.drawing.pages import Album
 from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.parallel import hardware
 from alexnet_jax.report import published
 from alexnet_jax.report.one_run import parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
@@ -152,6 +153,7 @@ def main() -> None:
         raise BadInput(f'--output={output}; it must end in .html')
     if among < 1:
         raise BadInput(f'--neighbors_among={among}; it must be above 0')
+    hardware.share_gpu()
     write_report(folders, output or f'{folders[0].rstrip("/")}/report/report.html', among)
 
 

@@ -13,11 +13,11 @@ import pytest
 from helpers import ROOT, assert_has
 from PIL import Image
 
-from alexnet_jax.benchmark import __main__ as benchmark
-from alexnet_jax.benchmark import flax_baseline
+from alexnet_jax.benchmark import flax_baseline, probe, step
 from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker
-from alexnet_jax.errors import RunError
+from alexnet_jax.cli import load_recipe
+from alexnet_jax.errors import BadInput, RunError
 
 QUICKSTART = '--config=configs/quickstart.py'
 SHORT = (QUICKSTART, '--repeats=1', '--seconds=0.1', '--config.batch_size=8')
@@ -125,7 +125,7 @@ def test_json_instead_of_tables():
         (('speed', QUICKSTART), ['usage: ', 'step|data|plan']),
         (('step', QUICKSTART, '--baselines=flax'), ['step', 'flax', 'allowed: torch, reference']),
         (('plan', QUICKSTART), ['plan', '--topology=v5e:2x2']),
-        (('plan', QUICKSTART, '--topology=h100:4'), ['--topology=h100:4', 'v5e:2x2', 'v6e:2x2']),
+        (('plan', QUICKSTART, '--topology=k80:4'), ['--topology=k80:4', 'v5e:2x2', 'h100:1 to 8']),
         (('plan', QUICKSTART, '--baselines=torch'), ['plan', 'torch', 'allowed: none']),
         (('data', QUICKSTART, '--baselines=flax,torch'), ['data', 'torch', 'allowed: flax']),
         (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
@@ -157,6 +157,8 @@ def test_a_worker_that_does_not_start_is_one_line():
         import sys
         from alexnet_jax import errors
         from alexnet_jax.benchmark import __main__ as benchmark
+        from alexnet_jax.benchmark.probe import Devices
+        benchmark.probe = lambda: Devices('cpu', 1, 'cpu')
         sys.executable = '/bin/false'
         errors.run_command(benchmark.main)
     """
@@ -175,12 +177,22 @@ read count
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
+def stand_in(tmp_path, monkeypatch):
+    """Makes a script take the place of Python."""
+
+    def replace(script: str) -> None:
+        path = tmp_path / 'python'
+        path.write_text(script)
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, 'executable', str(path))
+
+    return replace
+
+
+@pytest.fixture
+def start(stand_in, tmp_path):
     """Starts processes that answer two requests; 'matmul' ends in the second."""
-    path = tmp_path / 'python'
-    path.write_text(STAND_IN)
-    path.chmod(0o755)
-    monkeypatch.setattr(sys, 'executable', str(path))
+    stand_in(STAND_IN)
     return lambda worker: WorkerProcess(worker, Task.TRAIN, tmp_path, seconds=4.0)
 
 
@@ -203,22 +215,64 @@ def test_a_worker_that_ends_while_it_is_timed(start):
     process.close()  # once more, as the benchmark does in the end
 
 
+# Devices
+
+EXCLUSIVE = """#!/bin/sh
+mkdir {folder}/lock || exit 1  # as libtpu's
+trap 'rmdir {folder}/lock' EXIT
+echo '{{"compile_seconds": 3}}'
+while read count; do echo "{{\\"seconds\\": $count, \\"peak_bytes\\": 1}}"; done
+"""
+
+
+@pytest.mark.slow
+def test_a_tpu_gets_one_process_at_a_time(stand_in, tmp_path):
+    stand_in(EXCLUSIVE.format(folder=tmp_path))
+    workers = step.choose_workers(Task.TRAIN, 'tpu', ['reference'])
+    config, lines = load_recipe(str(ROOT / 'configs/quickstart.py')), []
+    arguments = (Task.TRAIN, workers, config)
+    found = step.measure(*arguments, 'tpu', repeats=2, seconds=3.0, progress=lines.append)
+    assert list(found['workers']) == ['alexnet_jax', 'loop', 'reference']
+    assert all(row['speedup'] == 1 for row in found['workers'].values())
+    repeats = [line.split(', ')[1] for line in lines if 'repeat' in line]
+    assert repeats == [worker.label for worker in workers for _ in range(2)]
+    # Where they live at once, the second finds the lock.
+    with pytest.raises(RunError, match='the matmul process ended'):
+        step.measure(*arguments, 'gpu', repeats=2, seconds=3.0, progress=print)
+
+
+def test_only_a_gpu_compares_with_compiled_torch():
+    for platform in ('cpu', 'tpu', 'gpu'):
+        found = step.choose_workers(Task.FORWARD, platform, ['torch'])
+        assert (Worker.TORCH_COMPILED in found) == (platform == 'gpu')
+
+
+@pytest.mark.slow
+def test_the_devices_are_found_by_another_process(stand_in):
+    found = probe.probe()
+    assert (found.platform, found.kind) == ('cpu', 'cpu')
+    stand_in('#!/bin/sh\necho noise\necho \'["tpu", 4, "TPU v5 lite"]\'\n')
+    assert probe.probe() == ('tpu', 4, 'TPU v5 lite')
+    stand_in('#!/bin/sh\necho noise >&2\necho "error: JAX found no devices" >&2\nexit 2\n')
+    with pytest.raises(BadInput, match=r'^JAX found no devices$'):
+        probe.probe()
+
+
 # Figures by hand
 
 
-def test_figures(monkeypatch):
+def test_figures():
     """A product of 10 x 10 matrices is 2,000 operations, an image 100: the limit is 20 / s."""
 
     def timed(*seconds, peak=1.0, compiled=0.5):
         return SimpleNamespace(seconds=list(seconds), peak_gib=peak, compile_seconds=compiled)
 
-    monkeypatch.setattr(benchmark, 'matmul_size', lambda: 10)
     processes = {
         Worker.ALEXNET_JAX: timed(0.4, 0.5, 0.2),  # 20, 16 and 40 images/s
         Worker.MATMUL: timed(0.5, 1.0, 0.25),  # limits of 40, 20 and 80
         Worker.LOOP: timed(0.8, 0.4, 0.5, peak=2.0),  # 10, 20 and 16
     }
-    assert benchmark.summarize(processes, batch_size=8, flops=100) == {
+    assert step.summarize(processes, batch_size=8, flops=100, matrix=10) == {
         'workers': {
             'alexnet_jax': {
                 'images_per_second': pytest.approx(20),

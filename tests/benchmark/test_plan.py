@@ -1,4 +1,4 @@
-"""`benchmark plan`: refusals, a report by hand, and a real plan where libtpu is installed."""
+"""`benchmark plan`: refusals, reports by hand, and real plans where the compilers are installed."""
 
 import importlib.util
 import json
@@ -11,6 +11,8 @@ import pytest
 from helpers import ROOT, assert_has
 
 from alexnet_jax.benchmark import plan
+from alexnet_jax.benchmark.chips import CHIPS
+from alexnet_jax.benchmark.compilers import CUDA_PLUGINS, describe_gpu, is_installed
 from alexnet_jax.benchmark.tpu_program import OTHER
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput
@@ -20,10 +22,37 @@ from alexnet_jax.training.memory import lower_step
 QUICKSTART = f'{ROOT}/configs/quickstart.py'
 
 
-def test_without_libtpu_it_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+    ('topology', 'parts'),
+    [
+        ('v5e:2x2', ['TPU compiler', 'pip install libtpu==0.0.42.1']),
+        ('h100:4', ['GPU compiler', f'pip install "jax[cuda13]=={jax.__version__}"']),
+    ],
+)
+def test_without_the_compiler_it_says_what_to_install(monkeypatch, topology, parts):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(BadInput, match=r'pip install libtpu==0\.0\.42\.1'):
-        plan.plan(load_recipe(QUICKSTART), 'v5e:2x2', print)
+    with pytest.raises(BadInput) as error:
+        plan.plan(load_recipe(QUICKSTART), topology, print)
+    assert_has(str(error.value), *parts)
+
+
+@pytest.mark.parametrize('layout', ['0', '9', '2x2', '04', ' 4'])
+def test_gpus_are_those_of_one_host(layout):
+    with pytest.raises(BadInput, match='1 to 8'):
+        plan.plan(load_recipe(QUICKSTART), f'h100:{layout}', print)
+
+
+def test_what_xla_is_told_of_a_gpu():
+    found = {name: describe_gpu(CHIPS[name]).splitlines() for name in ('a100', 'h100')}
+    for line in (
+        '  cuda_compute_capability { major: 9 minor: 0 feature_extension: ACCELERATED_FEATURES }',
+        '  core_count: 132',
+        '  memory_bandwidth: 3350000000000',
+        '  shared_memory_per_core: 233472',
+        '  shared_memory_per_block_optin: 232448',
+    ):
+        assert line in found['h100']
+    assert '  cuda_compute_capability { major: 8 minor: 0 }' in found['a100']
 
 
 def test_it_needs_a_topology():
@@ -69,7 +98,7 @@ def test_report():
         'topology': 'v5e:2x2',
         'chip': 'TPU v5e',
         'chips': 4,
-        'libtpu': '0.0.42.1',
+        'compiled_by': 'libtpu 0.0.42.1',
         'train': task(40),
         'forward': task(10),
     }
@@ -89,23 +118,39 @@ def test_report():
     assert lines[-2] == f'{"conv1":<12} ' + ' '.join(f'{cell:>15}' for cell in cells)
     assert lines[-1].startswith('the rest ')
 
+    # XLA has no estimates for GPUs.
+    figures |= {'topology': 'h100:4', 'chip': 'NVIDIA H100'}
+    for name in plan.TASKS:
+        del figures[name]['compiler']
+    lines = list(plan.describe(figures))
+    assert not any('XLA' in line for line in lines)
+    assert lines[-2] == f'{"conv1":<12} ' + ' '.join(f'{cell:>15}' for cell in cells[::2])
+
 
 @pytest.mark.slow
-def test_a_plan_for_absent_chips():
-    pytest.importorskip('libtpu', reason='libtpu is not installed')
+@pytest.mark.parametrize('topology', ['v5e:2x2', 'h100:4'])
+def test_a_plan_for_absent_chips(topology):
+    is_tpu = topology.startswith('v')
+    if is_tpu:
+        pytest.importorskip('libtpu', reason='libtpu is not installed')
+    elif not any(map(is_installed, CUDA_PLUGINS)):
+        pytest.skip('the GPU compiler is not installed')
     command = [sys.executable, '-m', 'alexnet_jax.benchmark', 'plan', f'--config={QUICKSTART}']
     done = subprocess.run(
-        [*command, '--topology=v5e:2x2', '--json'], cwd=ROOT, capture_output=True, text=True
+        [*command, f'--topology={topology}', '--json'], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, '')
     figures = json.loads(done.stdout)
-    assert (figures['chip'], figures['chips']) == ('TPU v5e', 4)
+    assert (figures['topology'], figures['chips']) == (topology, 4)
     parameters = 165_514 * 4  # bytes
     for task in plan.TASKS:
         found = figures[task]
         assert found['memory']['total'] >= found['memory']['arguments'] > parameters
-        assert 0 < found['model']['seconds'] < found['compiler']['seconds'] < 0.01
-        assert {'conv1', 'norm1', 'pool1', 'fc8'} <= set(found['layers'])
+        assert 0 < found['model']['seconds'] < 0.01
+        assert ('compiler' in found) == is_tpu
+        if is_tpu:
+            assert found['model']['seconds'] < found['compiler']['seconds'] < 0.01
+        assert {'conv1', 'pool1', 'fc8'} <= set(found['layers'])
     # Gradients, and five sums of scores and of the loss.
     assert parameters < figures['train']['sent_bytes'] < parameters + 100
     assert figures['forward']['sent_bytes'] < 100

@@ -127,7 +127,7 @@ def test_summary():
         Op('b', 'conv1', True, 0, 0, 3e9, 0),  # 2 and 2 s
         Op('c', OTHER, False, 819e9, 1.5e9, 0, 5e6),  # 1 and 1 s
     ]
-    found = summarize(ops, CHIPS['v5e'], examples=400, flops=197e9)  # 0.4 s at the peak
+    found = summarize(ops, CHIPS['v5e'], examples=400, flops=0.4 * 197e12)  # 0.4 s at the peak
     assert found['hbm_bytes'] == 2 * 819e9
     assert found['sent_bytes'] == 5e6
     for name, seconds in (('model', 4), ('compiler', 5)):
@@ -141,8 +141,8 @@ def test_summary():
     }
 
 
-@pytest.mark.parametrize('topology', ['h100:4', 'v5e', 'v5e:', ':2x2', ''])
-def test_only_tpus_with_a_layout(topology):
-    with pytest.raises(BadInput, match='v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2'):
+@pytest.mark.parametrize('topology', ['k80:4', 'v5e', 'v5e:', 'h100:', ':2x2', ''])
+def test_only_known_chips_with_a_layout(topology):
+    with pytest.raises(BadInput, match='v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e:2x2, a100:1 to 8'):
         find_chip(topology)
     assert find_chip('v6e:2x4') is CHIPS['v6e']

@@ -45,6 +45,11 @@ def test_trials_that_share_a_gpu_share_its_memory():
     assert cores == [[0], [1], [2], [3], [0]]
 
 
+def test_trials_cannot_share_a_tpu():
+    with pytest.raises(BadInput, match=r'--max_parallel=5; a TPU serves one process.* 4 here'):
+        slots('tpu', 4, 1, 5)
+
+
 def test_gpus_that_the_user_chose(monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,7,GPU-a1')
     environs, _ = slots('gpu', 3, 1)

@@ -25,7 +25,7 @@ class Local:
       max_parallel: Trials at a time; None for as many as can have devices of their own.
 
     Raises:
-      BadInput: There are not enough devices.
+      BadInput: There are not enough devices, or trials would share a TPU.
     """
 
     def __init__(
@@ -39,6 +39,11 @@ class Local:
             )
         self.parallel = max_parallel or groups
         sharing = math.ceil(self.parallel / groups)
+        if sharing > 1 and platform == 'tpu':
+            raise BadInput(
+                f'--max_parallel={self.parallel}; a TPU serves one process at a time, so it can be '
+                f'at most {groups} here'
+            )
         self._environs = [
             _devices(platform, count, devices_per_trial, slot % groups, sharing)
             for slot in range(self.parallel)
@@ -142,7 +147,7 @@ def _devices(platform: str, count: int, each: int, group: int, sharing: int) -> 
         if len(names) < count:
             names = [str(i) for i in range(count)]
         environ['CUDA_VISIBLE_DEVICES'] = ','.join(names[i] for i in places)
-    if sharing > 1 and platform != 'cpu':
+    if sharing > 1 and platform == 'gpu':
         environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] = f'{SHARED_MEMORY / sharing:.3f}'
     return environ
 

@@ -1,0 +1,45 @@
+"""Find out about this machine's devices, for a process that must not hold any: a TPU serves one.
+
+`python -m alexnet_jax.benchmark.probe` prints `["tpu", 4, "TPU v5 lite"]`.
+"""
+
+import json
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+
+from alexnet_jax.errors import BadInput, run_command
+
+
+class Devices(NamedTuple):
+    """The devices that JAX uses on this machine."""
+
+    platform: str  # 'cpu', 'gpu' or 'tpu'
+    count: int
+    kind: str
+
+
+def probe() -> Devices:
+    """Return the devices, which a separate process starts and releases.
+
+    Raises:
+      BadInput: JAX cannot start them.
+    """
+    command = [sys.executable, '-m', 'alexnet_jax.benchmark.probe']
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ['JAX finds no devices, and no error'])[-1]
+        raise BadInput(last.removeprefix('error: '))
+    return Devices(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Print the platform, the number and the kind of the devices."""
+    devices = jax.devices()
+    print(json.dumps([devices[0].platform, len(devices), devices[0].device_kind]))
+
+
+if __name__ == '__main__':
+    run_command(main)
