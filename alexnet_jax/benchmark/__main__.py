@@ -8,8 +8,8 @@
 `step` times training and scoring on images in memory, so it needs no dataset; `data` times the
 training batches of the input pipeline. Alternatives are interleaved within one run, and the figures
 are medians over the repeats; they are meaningless on a machine that is busy with other work. The
-other two only compile and measure nothing: `plan` estimates memory and time on TPUs, `collectives`
-counts the bytes that up to 256 devices send each other.
+other two only compile and measure nothing: `plan` estimates memory and time on TPUs and GPUs,
+`collectives` counts the bytes that up to 256 devices send each other.
 """
 
 import importlib.util
@@ -145,7 +145,7 @@ def _define_flags() -> None:
     """Define the flags. A function, since a test imports all commands and others share names."""
     flags.DEFINE_list('baselines', [], 'Compare with torch, reference (step) or flax (data).')
     flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
-    flags.DEFINE_string('topology', None, 'plan: TPU type and layout, such as v5e:2x2.')
+    flags.DEFINE_string('topology', None, 'plan: chips, such as v5e:2x2 or h100:4.')
     flags.DEFINE_string('plot', None, 'collectives: PNG file to plot the figures to.')
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')
     flags.DEFINE_string('output', None, 'File to write the figures to, as JSON.')

@@ -32,7 +32,7 @@ class Op:
       hbm_bytes: The memory that its operands and results fill, with the padding of their layout;
         what stays in the chip's vector memory costs nothing.
       estimated_cycles: The compiler's estimate; 0 if it has none.
-      code_cycles: The instructions of its code, each as often as its loop runs.
+      code_cycles: The instructions of its code on a core, each as often as its loop runs.
       sent_bytes: The size of a collective operation's operands; 0 for any other.
     """
 
@@ -91,6 +91,8 @@ def read_program(hlo: str, code: Mapping[str, 'Code'], layers: Iterable[str]) ->
         bounds = re.search(r'"iteration_bounds":\[([^\]]*)\]', line)
         trips = math.prod(map(int, re.findall(r'\d+', bounds[1]))) if bounds else 1
         estimated = re.search(r'"estimated_cycles":"(\d+)"', line)
+        # On v4 and v5p, the two cores of a chip share the iterations of most operations.
+        cores = 2 if '"megacore_split_dim"' in line else 1
         ops.append(
             Op(
                 name,
@@ -98,7 +100,7 @@ def read_program(hlo: str, code: Mapping[str, 'Code'], layers: Iterable[str]) ->
                 backward,
                 hbm_bytes=sum(map(hbm_bytes, touched)),
                 estimated_cycles=int(estimated[1]) if estimated else 0,
-                code_cycles=code[name].cycles(trips) if name in code else 0,
+                code_cycles=code[name].cycles(trips) / cores if name in code else 0,
                 sent_bytes=sent,
             )
         )

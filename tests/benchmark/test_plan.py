@@ -12,7 +12,7 @@ from helpers import ROOT, assert_has
 
 from alexnet_jax.benchmark import plan
 from alexnet_jax.benchmark.chips import CHIPS
-from alexnet_jax.benchmark.compilers import CUDA_PLUGINS, describe_gpu, is_installed
+from alexnet_jax.benchmark.compilers import CUDA_PLUGINS, LIBTPU, describe_gpu, is_installed
 from alexnet_jax.benchmark.tpu_program import OTHER
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput
@@ -34,6 +34,11 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch, topology, par
     with pytest.raises(BadInput) as error:
         plan.plan(load_recipe(QUICKSTART), topology, print)
     assert_has(str(error.value), *parts)
+
+
+def test_ci_installs_what_the_messages_name():
+    versions = (ROOT / 'tests/compilers.txt').read_text().splitlines()
+    assert {LIBTPU, f'jax-cuda13-plugin=={jax.__version__}'} < set(versions)
 
 
 @pytest.mark.parametrize('layout', ['0', '9', '2x2', '04', ' 4'])

@@ -78,6 +78,15 @@ def test_a_program():
     assert ops['all-reduce.4'] == Op('all-reduce.4', OTHER, False, 2 * K, 0, 0, 8 * 100 * 4)
 
 
+def test_two_cores_share_the_iterations():
+    split = HLO.replace(
+        '"iteration_bounds":["2","3"]',
+        '"iteration_bounds":["2","3"],"megacore_config":{"megacore_split_dim":"1"}',
+    )
+    first = read_program(split, {'add_fusion': Code(10, 100, 1)}, ['norm1'])[0]
+    assert first.code_cycles == (10 + 600) / 2
+
+
 def test_both_estimates():
     fast, slow = Op('a', 'x', False, 600.0, 50, 40, 0), Op('b', 'x', False, 100.0, 0, 80, 0)
     # 100 bytes and 10 cycles a second: 600 bytes take 6 s and 40 cycles 4 s; the compiler says 5 s.
