@@ -108,7 +108,8 @@ def _conv(section: Section, layer: Conv, params: Any, index: tuple[int, ...]) ->
     row, column, channel = index
     tower = channel * layer.groups // layer.filters
     seen = section.input.shape[-1] // layer.groups
-    padded = np.pad(section.input, [layer.pads, layer.pads, (0, 0)])
+    pads = [layer.pads] * 2 + [(0, 0)]
+    padded = np.pad(section.input, pads)
     top, left = layer.stride * row, layer.stride * column
     size = layer.window
     x = padded[top : top + size, left : left + size, tower * seen : (tower + 1) * seen]

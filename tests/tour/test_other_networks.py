@@ -27,7 +27,7 @@ def shown(photo):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name', ['source_2012', 'alexnet_bn', 'torchvision', 'caffenet', 'cifar10_18pct', *TABLES]
+    'name', ['source_2012', 'alexnet_bn', 'torchvision', 'cifar10_18pct', *TABLES]
 )
 def test_sections(name, shown):
     this = shown(name)
