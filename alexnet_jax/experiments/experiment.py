@@ -176,12 +176,11 @@ def measured(trial: Trial, *keys: str | int) -> Values:
     return values
 
 
-def difference(values: Values, other: Values | float) -> Values:
+def difference(values: Values, other: Values) -> Values:
     """Return `values` less `other`, for the seeds that both have."""
 
     def paired(records: Records) -> dict[int, float]:
-        first = values(records)
-        second = dict.fromkeys(first, other) if isinstance(other, float) else other(records)
+        first, second = values(records), other(records)
         return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
     return paired
