@@ -197,7 +197,7 @@ def by_layer(panels: Sequence[Panel], ylabel: str) -> Figure:
     """
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(WIDTH, 3.4 * rows + 0.4))
-    plots = figure.subplots(rows, min(2, len(panels)), squeeze=False).ravel()
+    plots = list(figure.subplots(rows, min(2, len(panels)), squeeze=False).flat)
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     for axes, (title, layers, lines) in zip(plots, panels, strict=False):
         for name, values in lines.items():

@@ -61,6 +61,8 @@ class Comparison:
 
     def plan(self, records: Records, seeds: int) -> str:
         """Return what difference the design detects with a number of seeds."""
+        if seeds < 2 and not self.pooled:
+            return f'{self.label}: one seed has no interval and decides nothing; pass --seeds=5'
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])
         known = spread.degrees >= 3
@@ -69,8 +71,8 @@ class Comparison:
         least = statistics.detectable(spread, seeds)
         where = f'measured, {spread.degrees} degrees of freedom' if known else 'assumed'
         return (
-            f'{self.label}: {seeds} seeds detect {least:.2g} {self.unit} with 80% power (standard '
-            f'deviation of a difference {spread.deviation:.2g}, {where})'
+            f'{self.label}: {seeds} seed{"s"[: seeds != 1]} show {least:.2g} {self.unit} with '
+            f'80% power (standard deviation of a difference {spread.deviation:.2g}, {where})'
         )
 
 
@@ -123,10 +125,7 @@ class Experiment:
         """Return the rule of the verdict in words."""
         if self.decide:
             return self.decide[1]
-        rules = {c.label: c.rule.words(c.unit) for c in self.comparisons if c.rule}
-        if len(self.comparisons) == 1:
-            return ''.join(rules.values())
-        return '; '.join(f'{label}: {words}' for label, words in rules.items())
+        return '; '.join(f'{c.label}: {c.rule.words(c.unit)}' for c in self.comparisons if c.rule)
 
     def summary(self, records: Records) -> str:
         """Return what was measured, in a line."""
@@ -177,12 +176,11 @@ def measured(trial: Trial, *keys: str | int) -> Values:
     return values
 
 
-def difference(values: Values, other: Values | float) -> Values:
+def difference(values: Values, other: Values) -> Values:
     """Return `values` less `other`, for the seeds that both have."""
 
     def paired(records: Records) -> dict[int, float]:
-        first = values(records)
-        second = dict.fromkeys(first, other) if isinstance(other, float) else other(records)
+        first, second = values(records), other(records)
         return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
     return paired

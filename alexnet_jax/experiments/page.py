@@ -12,6 +12,7 @@ from alexnet_jax import files
 from alexnet_jax.errors import BadInput
 from alexnet_jax.experiments.experiment import Experiment
 from alexnet_jax.experiments.records import Records
+from alexnet_jax.experiments.statistics import NOT_RUN
 from alexnet_jax.experiments.tables import markdown
 
 HEADER = ('claim', 'source', 'published', 'measured, ± half of the 95% interval', 'verdict',
@@ -52,12 +53,13 @@ def hours(minutes: float) -> str:
 
 
 def section(name: str, experiment: Experiment, records: Records) -> str:
-    """Return an experiment's heading, command, rule and table."""
+    """Return an experiment's heading, command and rule, and its table once it has run."""
+    verdict = experiment.verdict(records)
+    table = '' if verdict == NOT_RUN else f'\n\n{experiment.table(records)}'
     return (
         f'## {experiment.claim}\n\n'
         f'`python -m alexnet_jax.experiments {command(name, experiment)}`: '
-        f'**{experiment.verdict(records)}**. Rule: {experiment.rule()}.\n\n'
-        f'{experiment.table(records)}'
+        f'**{verdict}**. Rule: {experiment.rule()}.{table}'
     )
 
 

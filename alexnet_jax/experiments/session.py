@@ -111,12 +111,13 @@ class Session:
             flags['data.data_dir'] = self._data_dir
         command = (
             f'--config={trial.config}',
+            f'--workdir={runs / f"{trial.name}_seed{seed}"}',
             *(f'--config.{key}={value}' for key, value in flags.items()),
         )
         names = {'{folder}': self._folder or '', '{runs}': str(runs), '{seed}': str(seed)}
         for name, value in names.items():
             command = tuple(word.replace(name, value) for word in command)
-        return (*self._trainer, *command, f'--workdir={runs / f"{trial.name}_seed{seed}"}')
+        return (*self._trainer, *command)
 
     def _measuring(self, trial: Trial, seed: int) -> tuple[str, ...]:
         """Return the command that measures."""

@@ -148,14 +148,11 @@ class Rule:
 
     def words(self, unit: str) -> str:
         """Return the rule as a phrase."""
-        if self.matters == self.least:
-            above, below = f'above {self.least:g} {unit}', f'below {self.matters:g}'
-        else:
-            above = f'above {self.least:g} and reaches {self.matters:g} {unit}'
-            below = f'below {self.matters:g}'
+        reaches = '' if self.matters == self.least else f' and reaches {self.matters:g}'
         return (
-            f'supported if the 95% interval lies {above}, not supported if it lies {below}, '
-            f'undecided otherwise or with fewer than {self.seeds} seeds'
+            f'supported if the 95% interval, in {unit}, lies above {self.least:g}{reaches}, not '
+            f'supported if it lies below {self.matters:g}, undecided otherwise or with fewer than '
+            f'{self.seeds} seeds'
         )
 
 

@@ -79,11 +79,14 @@ def test_every_trial_is_a_valid_config(name, tmp_path):
     trials = all_trials(name, tmp_path)
     assert trials
     for trial in trials:
-        if trial.config.startswith(MEASURE):
-            assert trial.config.removeprefix(MEASURE) in MEASUREMENTS
-        elif '{runs}' not in trial.config:  # those of finetuning have tests of their own
-            config = load_recipe(trial.config.replace('{folder}', str(tmp_path / 'images')))
-            config.update_from_flattened_dict(trial.overrides)
+        recipe, overrides = trial.config, trial.overrides
+        if recipe.startswith(MEASURE):
+            assert recipe.removeprefix(MEASURE) in MEASUREMENTS
+            recipe = overrides.get('recipe', '')
+            overrides = overrides.get('overrides', {})
+        if recipe and '{runs}' not in recipe:  # those of finetuning have tests of their own
+            config = load_recipe(recipe.replace('{folder}', str(tmp_path / 'images')))
+            config.update_from_flattened_dict(overrides)
             config.epochs = trial.epochs
             validate(config)
         assert EXPERIMENTS[trial.home]  # whose file has the record

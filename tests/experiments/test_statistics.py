@@ -118,7 +118,7 @@ def test_a_rule_with_a_threshold():
     rule = Rule(matters=3.0, least=3.0, seeds=3)
     for mean, verdict in ((4.7, SUPPORTED), (3.2, UNDECIDED), (2.0, NOT_SUPPORTED)):
         assert rule.verdict(Estimate(mean, 0.5 / student(2), 2, 3)) == verdict
-    assert 'above 3 times, not supported if it lies below 3' in rule.words('times')
+    assert 'in times, lies above 3, not supported if it lies below 3' in rule.words('times')
 
 
 def test_a_claim_of_several_parts_needs_all():
