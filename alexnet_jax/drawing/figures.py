@@ -203,8 +203,8 @@ def by_layer(panels: Sequence[Panel], ylabel: str) -> Figure:
         for name, values in lines.items():
             axes.plot(range(len(layers)), values, **_look(names.index(name), False))
         axes.set(title=title, ylabel=ylabel)
-        axes.set_xticks(range(len(layers)), [shorten(name, 12) for name in layers])
-        axes.set_yscale('log')
+        axes.set_xticks(range(len(layers)), [shorten(name, 12) for name in layers], rotation=45)
+        _logarithmic(axes)
     for axes in plots[len(panels) :]:
         axes.set_visible(False)
     _finish(figure, plots[: len(panels)], dict.fromkeys(names), [])

@@ -139,7 +139,7 @@ def figure(records: Records) -> Figure | None:
             if (found := records.of(make_trial(net, name)))
         }
         layers = [r.scores['layers'] for r in records.of(make_trial(net, 'relu'))]
-        if curves and layers:
+        if len(curves) > 1 and layers:  # one alone shows nothing
             title = f'{NET_LABELS[net]}, after {STEPS[place]} steps'
             panels.append(figures.Panel(title, layers[0], curves))
     return figures.by_layer(panels, "norm of the kernel's gradient") if panels else None

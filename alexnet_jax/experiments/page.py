@@ -53,9 +53,10 @@ def hours(minutes: float) -> str:
 
 
 def section(name: str, experiment: Experiment, records: Records) -> str:
-    """Return an experiment's heading, command and rule, and its table once it has run."""
+    """Return an experiment's heading, command and rule, and its table once it is begun."""
     verdict = experiment.verdict(records)
-    table = '' if verdict == NOT_RUN else f'\n\n{experiment.table(records)}'
+    is_begun = verdict != NOT_RUN or records.path(name).exists()
+    table = f'\n\n{experiment.table(records)}' if is_begun else ''
     return (
         f'## {experiment.claim}\n\n'
         f'`python -m alexnet_jax.experiments {command(name, experiment)}`: '

@@ -56,6 +56,7 @@ def test_a_workdir_that_is_gone(runs):
     assert_has(str(error.value), 'other_seed0', 'no checkpoint', 'delete its line')
 
 
+@pytest.mark.slow
 def test_scores_of_averages(runs):
     """One net, then the average of both, in a cycle from the seed's."""
     found = nets.test_scores(task(runs, seed=1, seeds=2, eval_ops=None))['errors']
@@ -68,6 +69,7 @@ def test_scores_of_averages(runs):
         assert error == pytest.approx(100 * np.mean(guesses != labels))
 
 
+@pytest.mark.slow
 def test_gradients_of_a_batch(tmp_path):
     """At the start they are those of the loss, by an independent computation."""
     overrides = {'edits': ['no_dropout', 'sigmoid'], 'data.train_ops': 'decode|resize(28)'}
@@ -109,6 +111,7 @@ def test_times_of_nonlinearities(tmp_path, monkeypatch):
     assert all(times[part] > 0 for times in found.values() for part in ('forward', 'both'))
 
 
+@pytest.mark.slow
 def test_linear_classifier_on_features(runs, monkeypatch):
     load = features.load_images
     few = lambda config, split: tuple(each[:300] for each in load(config, split))  # noqa: E731
