@@ -38,6 +38,9 @@ from alexnet_jax.model.pools import (
     windowed_max_pool,
 )
 
+FEW_CHANNELS = 4
+COLUMNS = 4  # of a block in `_conv_in_blocks`; with 2 and 8, conv1 takes 11.4 and 14.3 ms, not 9.0
+
 
 def _by_platform(*operands: jax.Array, cpu: Callable, tpu: Callable, gpu: Callable) -> jax.Array:
     """Compute with the formulation of the platform for which the program is compiled."""
@@ -60,6 +63,9 @@ def conv(
     XLA's is better: 13.3 and 23.2 ms instead of 13.7 and 24.1 (the paper's net in float32, batch
     128), and it compiles in two thirds of the time.
 
+    With few channels and a stride of 1, a CPU computes blocks of columns at once: see
+    `_conv_in_blocks`.
+
     Args:
       x: Images [N, H, W, C].
       kernel: Weights [h, w, C / feature_group_count, filters].
@@ -79,7 +85,10 @@ def conv(
         **kwargs,
     )
     if feature_group_count == 1:
-        return grouped(x, kernel)
+        if x.shape[-1] > FEW_CHANNELS or tuple(window_strides) != (1, 1):
+            return grouped(x, kernel)
+        in_blocks = partial(_conv_in_blocks, padding=padding, **kwargs)
+        return _by_platform(x, kernel, cpu=in_blocks, tpu=grouped, gpu=grouped)
 
     def by_tower(x: jax.Array, kernel: jax.Array) -> jax.Array:
         towers = zip(
@@ -93,6 +102,32 @@ def conv(
         return jnp.concatenate(outputs, axis=-1)
 
     return _by_platform(x, kernel, cpu=by_tower, tpu=grouped, gpu=by_tower)
+
+
+def _conv_in_blocks(
+    x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]], **kwargs
+) -> jax.Array:
+    """Convolve with strides of 1, computing COLUMNS columns of the result at once.
+
+    The columns of a block are channels of one pixel, before as after. A third of the products is
+    with zeros, but those of 3 channels are slow: conv1 of the CIFAR-10 nets takes 9.0 ms instead of
+    17.6 forward (batch 128, one core) and as long backward.
+    """
+    height, width, channels, filters = kernel.shape
+    rows, (left, right) = padding
+    columns = left + x.shape[2] + right - width + 1
+    blocks = -(-columns // COLUMNS)
+    seen = -(-(COLUMNS + width - 1) // COLUMNS)  # blocks of x, by a block of the result
+    pads = (left, (blocks + seen - 1) * COLUMNS - left - x.shape[2])
+    x = jnp.pad(x, ((0, 0), (0, 0), pads, (0, 0)))
+    x = x.reshape(*x.shape[:2], -1, COLUMNS * channels)
+    shifted = [
+        jnp.pad(kernel, ((0, 0), (j, seen * COLUMNS - width - j), (0, 0), (0, 0)))
+        for j in range(COLUMNS)
+    ]
+    kernel = jnp.stack(shifted, axis=3).reshape(height, seen, COLUMNS * channels, -1)
+    y = lax.conv_general_dilated(x, kernel, (1, 1), (rows, (0, 0)), **kwargs)
+    return y.reshape(*y.shape[:2], -1, filters)[:, :, :columns]
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from alexnet_jax.model.alexnet import (
     Dense,
     Dropout,
     MaxPool,
+    Normalize,
     ReLU,
     Tanh,
     WithinChannelLRN,
@@ -32,7 +33,7 @@ TABLE = (
     MaxPool(3, 2, ceil_mode=True),                                        # 31 -> 14 -> 7, over by 1
     Conv('conv2', 12, 2, groups=2), Tanh(), LRN(1.0, 3, 0.5, 0.5),
     AvgPool(3, 2, ceil_mode=True),                                        # 7 -> 6 -> 3, over by 1
-    Conv('conv3', 12, 3, pad=1), ReLU(), LRN(alpha=0.1),
+    Conv('conv3', 12, 3, pad=1), ReLU(), LRN(alpha=0.1), WithinChannelLRN(alpha=0.1),
     Dense('fc4', 16), ReLU(), Dropout(0.5),
     Dense('fc5', 10),
 )  # fmt: skip
@@ -134,7 +135,7 @@ def test_steps_run(train, tuned):
 @pytest.mark.parametrize(
     ('layer', 'message'),
     [
-        (WithinChannelLRN(), r'PyTorch has no layer for WithinChannelLRN\('),
+        (Normalize((1.0,), (2.0,)), r'PyTorch has no layer for Normalize\('),
         (Conv('conv2', 4, 3, pad=(0, 1)), r"PyTorch has no layer for Conv\(name='conv2'"),
         (Dense('fc2', 4, groups=2), r"PyTorch has no layer for Dense\(name='fc2'"),
     ],
