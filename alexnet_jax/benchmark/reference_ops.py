@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jax import lax
 
+from alexnet_jax.model.convs import plain_add_bias as add_bias
 from alexnet_jax.model.layers import output_width
 from alexnet_jax.model.ops import batch_statistics, dot_in_groups, normalize
-from alexnet_jax.model.ops import plain_add_bias as add_bias
 
 __all__ = [
     'add_bias',

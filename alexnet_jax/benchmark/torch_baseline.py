@@ -85,9 +85,11 @@ def _module(info: LayerInfo, tuned: bool) -> nn.Module:
             return nn.Dropout(rate)
         case LRN() as layer:
             return _LRN(layer, tuned)
+        case WithinChannelLRN() as layer:
+            return _WithinChannelLRN(layer, tuned)
         case BatchNorm(_, epsilon):
             return nn.BatchNorm2d(info.input[2], epsilon, affine=False)
-        case Conv() | Dense() | Local() | WithinChannelLRN() | Normalize() as layer:
+        case Conv() | Dense() | Local() | Normalize() as layer:
             raise ValueError(f'PyTorch has no layer for {layer}')
         case _:
             assert_never(info.layer)
@@ -108,6 +110,20 @@ class _LRN(nn.Module):
         if self.groups == 1:
             return self.norm(x)
         return torch.cat([self.norm(tower) for tower in x.chunk(self.groups, 1)], 1)
+
+
+class _WithinChannelLRN(nn.Module):
+    """Response norm over the pixels around each, which PyTorch lacks."""
+
+    def __init__(self, layer: WithinChannelLRN, tuned: bool):
+        super().__init__()
+        self.layer = layer
+        self.power = _power if tuned else lambda d, beta: d**-beta
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n = self.layer.n
+        total = functional.avg_pool2d(x * x, n, stride=1, padding=n // 2, divisor_override=1)
+        return x * self.power(self.layer.k + self.layer.alpha * total, self.layer.beta)
 
 
 class _TunedLRN(torch.autograd.Function):

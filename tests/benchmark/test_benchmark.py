@@ -131,8 +131,8 @@ def test_json_instead_of_tables():
         (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
         (('step', QUICKSTART, '--output=configs'), ['--output=configs', 'must be a file']),
         (
-            ('step', '--config=configs/cifar10.py', '--baselines=torch'),
-            ['--baselines=torch', 'WithinChannelLRN', 'leave it out or edit the table'],
+            ('step', '--config=configs/torchvision.py', '--baselines=torch'),
+            ['--baselines=torch', 'Normalize', 'leave it out or edit the table'],
         ),
         (
             ('data', QUICKSTART, '--baselines=flax'),

@@ -17,6 +17,7 @@ from alexnet_jax.model.alexnet import (
     Dropout,
     Local,
     MaxPool,
+    Normalize,
     ReLU,
     Tanh,
     WithinChannelLRN,
@@ -33,7 +34,7 @@ TABLE = (
     MaxPool(3, 2, ceil_mode=True),                                        # 31 -> 14 -> 7, over by 1
     Conv('conv2', 12, 2, groups=2), Tanh(), LRN(1.0, 3, 0.5, 0.5),
     AvgPool(3, 2, ceil_mode=True),                                        # 7 -> 6 -> 3, over by 1
-    Conv('conv3', 12, 3, pad=1), ReLU(), LRN(alpha=0.1),
+    Conv('conv3', 12, 3, pad=1), ReLU(), LRN(alpha=0.1), WithinChannelLRN(alpha=0.1),
     Dense('fc4', 16), ReLU(), Dropout(0.5),
     Dense('fc5', 10),
 )  # fmt: skip
@@ -136,7 +137,7 @@ def test_steps_run(train, tuned):
     ('layer', 'message'),
     [
         (Local('local2', 4, 3), r"PyTorch has no layer for Local\(name='local2'"),
-        (WithinChannelLRN(), r'PyTorch has no layer for WithinChannelLRN\('),
+        (Normalize((1.0,), (2.0,)), r'PyTorch has no layer for Normalize\('),
         (Conv('conv2', 4, 3, pad=(0, 1)), r"PyTorch has no layer for Conv\(name='conv2'"),
         (Dense('fc2', 4, groups=2), r"PyTorch has no layer for Dense\(name='fc2'"),
     ],

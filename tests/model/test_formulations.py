@@ -39,7 +39,7 @@ def value_and_gradient(function, x, gradient):
 
 def assert_same(function, reference, x, tolerance: float):
     """Compare values, and gradients of random sums of them."""
-    gradient = normal(*jax.eval_shape(reference, x).shape, seed=1)
+    gradient = normal(*jax.eval_shape(reference, x).shape, seed=1).astype(x.dtype)
     ours = value_and_gradient(function, x, gradient)
     for a, b in zip(ours, value_and_gradient(reference, x, gradient), strict=True):
         assert a.shape == b.shape
@@ -83,11 +83,16 @@ def test_max_pools_are_the_reference_on_the_shape_of_pool1(pool):
     assert_same(lambda x: pool(x, 3, 2, False), lambda x: reference_ops.max_pool(x, 3, 2), x, 1e-6)
 
 
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('float64', 1e-10)])
 @pytest.mark.parametrize('ceil_mode', [False, True])
-def test_avg_pool_is_the_reference(ceil_mode):
-    reference = partial(reference_ops.avg_pool, window=3, stride=2, ceil_mode=ceil_mode)
-    pool = partial(ops.avg_pool, window=3, stride=2, ceil_mode=ceil_mode)
-    assert_same(pool, reference, normal(2, 16, 13, 4), 1e-6)
+@pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (5, 3), (3, 1), (2, 3)])
+@pytest.mark.parametrize('pool', [pools.separable_avg_pool, pools.sliced_avg_pool])
+def test_avg_pools_are_the_reference(pool, window, stride, ceil_mode, dtype, tolerance):
+    with jax.enable_x64(dtype == 'float64'):
+        reference = partial(reference_ops.avg_pool, window=window, stride=stride)
+        reference = partial(reference, ceil_mode=ceil_mode)
+        x = normal(2, 16, 13, 4).astype(dtype)
+        assert_same(lambda x: pool(x, window, stride, ceil_mode), reference, x, tolerance)
 
 
 # Norms
@@ -110,6 +115,24 @@ def test_local_response_norms_are_the_reference(form, case):
     x = normal(2, 5, 5, 96, std=100)  # large enough for the sum to matter beside k
     reference = lambda x: reference_ops.local_response_norm(x, *case)  # noqa: E731
     assert_same(lambda x: lrn(form, x, *case), reference, x, 1e-6)
+
+
+@pytest.mark.parametrize('n', [1, 3, 5, 9])
+def test_square_sum_is_a_reduce_window(n):
+    x = np.random.default_rng(0).integers(-9, 10, (2, 6, 7, 3)).astype(np.float32)
+    windows = (1, n, n, 1)
+    expected = jax.lax.reduce_window(x, np.float32(0), jax.lax.add, windows, (1,) * 4, 'SAME')
+    np.testing.assert_array_equal(norms.square_sum(x, n), expected)
+
+
+@pytest.mark.parametrize(('n', 'alpha', 'beta'), [(3, 5e-5 / 9, 0.75), (5, 1e-3 / 25, 0.5)])
+def test_within_channel_lrn_is_the_reference_in_float64(n, alpha, beta):
+    with jax.enable_x64(True):
+        norm, reference = (
+            lambda x, module=module: module.within_channel_lrn(x, 1.0, n, alpha, beta)
+            for module in (ops, reference_ops)
+        )
+        assert_same(norm, reference, normal(2, 8, 9, 5, std=300).astype(np.float64), 1e-10)
 
 
 def test_band_by_hand():
@@ -180,6 +203,17 @@ def test_only_cpus_go_through_positions_one_by_one(platform):
     local_conv = partial(ops.local_conv, stride=1, pad=1)
     text = lowered(local_conv, IMAGES, kernel, platform=platform)
     assert ('stablehlo.while' in text) == (platform == 'cpu')
+
+
+def test_few_channels_are_convolved_in_blocks_on_cpus_only():
+    images = jax.ShapeDtypeStruct((2, 9, 9, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 6), jnp.float32)
+    where = {'window_strides': (1, 1), 'padding': ((1, 1), (1, 1))}
+    conv = partial(ops.conv, **where, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    for platform, filters in (('cpu', 24), ('tpu', 6), ('cuda', 6)):
+        text = jax.jit(conv).trace(images, kernel).lower(lowering_platforms=(platform,)).as_text()
+        (line,) = (line for line in text.splitlines() if 'stablehlo.convolution(' in line)
+        assert f'x{filters}xf32>' in line.split('->')[1]
 
 
 def test_towers_are_one_convolution_on_tpus():

@@ -48,6 +48,45 @@ def test_conv_is_the_grouped_convolution_of_lax(groups, stride, pad):
         assert_within(a, b, 1e-6)
 
 
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('float64', 1e-10)])
+@pytest.mark.parametrize(
+    ('window', 'pads', 'channels'),
+    [(5, (2, 2), 3), (5, (0, 0), 3), (3, (1, 2), 4), (1, (0, 0), 1), (11, (2, 5), 3)],
+)
+def test_conv_of_few_channels_and_its_gradients_are_those_of_lax(
+    window, pads, channels, dtype, tolerance
+):
+    with jax.enable_x64(dtype == 'float64'):
+        x = normal(2, 12, 15, channels).astype(dtype)  # 15 columns: no whole number of blocks
+        kernel = normal(window, window, channels, 6, seed=1).astype(dtype)
+
+        def conv_by(module):
+            numbers = ('NHWC', 'HWIO', 'NHWC')
+            return lambda x, k: module.conv(x, k, (1, 1), (pads, pads), dimension_numbers=numbers)
+
+        expected_conv = conv_by(reference_ops)
+        gradient = normal(*expected_conv(x, kernel).shape, seed=2).astype(dtype)
+        ours = both(conv_by(ops))(x, kernel, gradient)
+        for a, b in zip(ours, both(expected_conv)(x, kernel, gradient), strict=True):
+            assert a.dtype == b.dtype == dtype
+            assert_within(a, b, tolerance)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [('float32', 1e-6), ('float64', 1e-14), ('bfloat16', 2**-8)]
+)
+def test_biases_have_the_sum_of_the_gradient(dtype, tolerance):
+    with jax.enable_x64(dtype == 'float64'):
+        x, bias = jnp.asarray(normal(40, 9, 7, 6), dtype), jnp.asarray(normal(6), dtype)
+        gradient = jnp.asarray(normal(*x.shape, seed=1), dtype)
+        value, x_gradient, bias_gradient = both(ops.add_bias)(x, bias, gradient)
+        np.testing.assert_array_equal(value, x + bias[None, None, None])
+        np.testing.assert_array_equal(x_gradient, gradient)
+        assert bias_gradient.dtype == dtype
+        exact = np.asarray(gradient, np.float64).sum(axis=(0, 1, 2))
+        assert_within(np.asarray(bias_gradient, np.float64), exact, tolerance)
+
+
 def test_conv_by_hand():
     # Two towers of one channel and one filter each: 1*2 + 3*4 = 14 and 10*5 + 20*6 = 170.
     x = np.array([[1, 10], [3, 20]], np.float32).reshape(1, 1, 2, 2)
