@@ -51,7 +51,7 @@ def test_conv_is_the_grouped_convolution_of_lax(groups, stride, pad):
 @pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('float64', 1e-10)])
 @pytest.mark.parametrize(
     ('window', 'pads', 'channels'),
-    [(5, (2, 2), 3), (5, (0, 0), 3), (3, (1, 2), 4), (1, (0, 0), 1), (11, (2, 5), 3)],
+    [(5, (2, 2), 3), (5, (0, 0), 3), (4, (1, 2), 4), (1, (0, 0), 1), (11, (2, 5), 3)],
 )
 def test_conv_of_few_channels_and_its_gradients_are_those_of_lax(
     window, pads, channels, dtype, tolerance
