@@ -40,6 +40,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         changes results, or converted weights; or `init_from` holds no run, or a run of another
           network, or lacks the mean image that `data.mean` needs.
     """
+    check_writable(workdir)
     if has_run(workdir):
         if read_source(workdir) is not None:
             raise BadInput(
@@ -49,23 +50,26 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
         _check_init_from(config)
-    check_writable(workdir)
 
 
 def check_writable(workdir: str) -> None:
-    """Refuse a local folder that cannot be created or written. Writes nothing.
+    """Refuse a folder that cannot be created or written. Writes nothing.
 
     Raises:
       BadInput: With the reason.
     """
-    if _is_local(workdir):
-        parent = Path(workdir).absolute()
-        while not parent.exists() and parent != parent.parent:
-            parent = parent.parent
-        if not parent.is_dir():
-            raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
-        if not os.access(parent, os.W_OK):
-            raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
+    if not _is_local(workdir):
+        raise BadInput(
+            f'cannot write workdir {workdir}: it is a URL; use a local folder and copy it, or '
+            f'a network file system'
+        )
+    parent = Path(workdir).absolute()
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
+    if not os.access(parent, os.W_OK):
+        raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
 
 
 def _is_local(workdir: str | os.PathLike) -> bool:
