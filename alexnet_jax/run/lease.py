@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class Lease:
         self._beats = 0
         # What this holder may have written last: a failed request may have succeeded.
         self._written: set[bytes] = set()
+        self._lock = threading.RLock()  # a check must not see half of a beat
 
     def acquire(self) -> None:
         """Take the lease, from a holder that has given it back, is dead or stands still.
@@ -96,19 +98,21 @@ class Lease:
           LeaseLost: Another run has taken over. It stays lost.
           StoreError: A request failed.
         """
-        self.check()
-        self._beats += 1
-        content = self._content()
-        self._written.add(content)
-        self._store.write(f'{FOLDER}/{self._number}', content)
-        self._written = {content}
+        with self._lock:
+            self.check()
+            self._beats += 1
+            content = self._content()
+            self._written.add(content)
+            self._store.write(f'{FOLDER}/{self._number}', content)
+            self._written = {content}
 
     def check(self) -> None:
         """Check that nobody has taken over; raises as `beat` does."""
-        newest = max(self._numbers(), default=0)
-        content = self._store.read(f'{FOLDER}/{newest}') if newest else None
-        if newest == self._number and content in self._written:
-            return
+        with self._lock:
+            newest = max(self._numbers(), default=0)
+            content = self._store.read(f'{FOLDER}/{newest}') if newest else None
+            if newest == self._number and content in self._written:
+                return
         holder = _parse(content)
         by = f' by {_describe(holder)}' if holder else ''
         raise LeaseLost(
@@ -118,8 +122,9 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease back, unless it is lost."""
-        self.check()
-        self._store.write(f'{FOLDER}/{self._number}', self._content(released=True))
+        with self._lock:
+            self.check()
+            self._store.write(f'{FOLDER}/{self._number}', self._content(released=True))
 
     def _numbers(self) -> list[int]:
         names = (name.split('/')[-1] for name in self._store.list(FOLDER))

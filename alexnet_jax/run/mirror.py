@@ -92,11 +92,12 @@ class Mirror:
             if isinstance(self._failure, lease.LeaseLost):
                 raise self._failure
             self.publish()  # once, if the run was given up
-            self._stop_beating.set()
-            self._lease.release()
         except (AlexNetError, OSError) as failed:
-            self._stop_beating.set()
             raise self._kept(failed, error) from error
+        finally:
+            self._stop_beating.set()
+        with contextlib.suppress(RunError):  # then it goes stale, and all is in the bucket
+            self._lease.release()
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._failure:
             raise RunError(
@@ -188,11 +189,17 @@ class Mirror:
     def _push_periodically(self) -> None:
         pushed = self._clock()
         while not self._stop_pushing.wait(LOOK):
-            if self._clock() - pushed >= PERIOD or self._pusher.has_news():
+            if self._clock() - pushed >= PERIOD or self._has_news():
                 self._push()
                 pushed = self._clock()
             if self._failure:
                 return self._end_run()
+
+    def _has_news(self) -> bool:
+        try:
+            return self._pusher.has_news()
+        except OSError:  # a folder was deleted meanwhile
+            return True
 
     def _push(self) -> bool:
         """Push once; return whether the bucket is up to date."""

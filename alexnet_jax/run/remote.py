@@ -1,4 +1,4 @@
-"""Runs in a bucket, for commands that only read them: a local copy of what they need."""
+"""Runs in a bucket, for commands that do not train them: local copies of what they need."""
 
 import os
 import shutil
@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Object, Store, is_url
-from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.errors import BadInput, RunError, show_as
 from alexnet_jax.run import checkpoint, lease, manifest
-from alexnet_jax.run.push import CHECKPOINTS, committed_steps
+from alexnet_jax.run.push import CHECKPOINTS, Pusher, committed_steps
 
 KIND = 'copies'
 # What describes a run, besides its checkpoints.
@@ -122,6 +122,33 @@ def check_access(url: str) -> None:
     store.delete(name)
     if found != content or name in store.list():
         raise RunError(f'{url}: an object that was written could not be read, or not be deleted')
+
+
+def new_copy(workdir: str) -> str:
+    """Return where to write a new run: the workdir, or for a URL an empty local folder's name.
+
+    Raises:
+      BadInput: There is something at the URL.
+    """
+    if not is_url(workdir):
+        return workdir
+    store, folder = Store(workdir), copies.cache_folder('new', workdir)
+    if found := next(iter(store.list()), None):
+        raise BadInput(f'{store.url} is not empty ({found}); use a different --workdir')
+    shutil.rmtree(folder, ignore_errors=True)  # left by a command that was killed
+    show_as(str(folder), store.url)
+    return str(folder)
+
+
+def push_run(workdir: str, copy: str) -> None:
+    """Move a complete run to where `new_copy` was asked for; nothing is done if that is local.
+
+    Raises:
+      RunError: A request failed.
+    """
+    if is_url(workdir):
+        Pusher(Store(workdir), Path(copy)).push()
+        shutil.rmtree(copy)
 
 
 def push_folder(workdir: str, copy: str, name: str) -> None:

@@ -2,9 +2,10 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
-from buckets import contents, new_url, save_checkpoint
+from buckets import contents, local_contents, new_url, save_checkpoint
 from helpers import assert_has
 
 from alexnet_jax import errors
@@ -130,6 +131,22 @@ def test_results_go_back(url, tmp_path):
     assert Store(url).read('eval/sub/b.csv') == b'eval/sub/b.csv'
     assert not os.path.exists(f'{copy}/eval')
     remote.push_folder(str(tmp_path), str(tmp_path), 'eval')  # local: nothing to do
+
+
+def test_a_new_run(url, tmp_path):
+    assert remote.new_copy(str(tmp_path / 'x')) == str(tmp_path / 'x')
+    with pytest.raises(BadInput) as found:
+        remote.new_copy(url)
+    assert_has(str(found.value), url, 'not empty')
+    new = new_url()
+    copy = Path(remote.new_copy(new))
+    copy.mkdir(parents=True)
+    (copy / 'config.json').write_text('{}')
+    save_checkpoint(copy, 0)
+    expected = local_contents(copy)
+    remote.push_run(new, str(copy))
+    assert contents(Store(new)) == expected
+    assert not copy.exists()
 
 
 def test_access(url):
