@@ -17,6 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from alexnet_jax import files
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
@@ -58,6 +59,8 @@ def check_writable(workdir: str) -> None:
     Raises:
       BadInput: With the reason.
     """
+    if is_url(workdir):  # of which `place` and `remote` make local folders
+        raise BadInput(f'cannot write workdir {workdir}: it is a URL; pass a local folder')
     parent = Path(workdir).absolute()
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
