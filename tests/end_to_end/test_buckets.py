@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
+import threading
 import time
 
 import cli_runs
@@ -18,6 +20,7 @@ from alexnet_jax import errors
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.run.lease import Lease
 from alexnet_jax.run.push import committed_steps
 
 pytestmark = pytest.mark.slow
@@ -71,6 +74,26 @@ class Bucket:
         for name in self.store.list():
             assert self.store.download(name, folder / name)
         return folder
+
+
+@contextlib.contextmanager
+def held(store: Store):
+    """This process holds the lease, as a run does."""
+    lease, ended = Lease(store), threading.Event()
+    lease.acquire()
+
+    def beat():
+        while not ended.wait(1):
+            lease.beat()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        lease.release()
 
 
 @pytest.fixture(params=['gs', 's3'])
@@ -127,12 +150,12 @@ def test_killed_at_random_moments_equals_a_local_run(bucket, whole, full):
 )
 def test_stopped_damaged_and_resumed(bucket, whole):
     """A second run is refused; SIGTERM saves; a damaged object is quarantined, there too."""
+    with held(bucket.store), bucket.start(scratch='second') as second:
+        code, _, text = second.finish()
+    assert code == 2
+    assert_has(text, f'{bucket.url} is in use by another run', f'process {os.getpid()}')
     with bucket.start() as run:
         run.wait_for_step(12)
-        with bucket.start(scratch='second') as second:
-            code, _, text = second.finish()
-        assert code == 2
-        assert_has(text, f'{bucket.url} is in use by another run', 'process')
         run.signal(signal.SIGTERM)
         code, _, text = run.finish()
     assert code == 143, text
