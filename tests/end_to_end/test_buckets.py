@@ -23,7 +23,11 @@ from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.run.lease import Lease
 from alexnet_jax.run.push import committed_steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Of aiohttp, about what gcsfs gives it.
+    pytest.mark.filterwarnings('ignore:Sending a large body directly:ResourceWarning'),
+]
 
 FLAGS = (
     '--config.epochs=4',  # 90 steps
