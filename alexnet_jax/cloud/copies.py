@@ -20,7 +20,7 @@ from alexnet_jax.errors import BadInput, RunError, show_as
 
 THREADS = 8  # objects downloaded at once
 INDEX_EVERY = 10  # seconds
-INDEX = '.objects.json'
+INDEX = '.objects.json'  # beside a copy, which holds nothing but what is there
 
 
 def cache_folder(kind: str, url: str) -> Path:
@@ -102,7 +102,7 @@ class _Index:
         self._folder = folder
         self._written = time.monotonic()
         try:
-            found = json.loads((folder / INDEX).read_text())
+            found = json.loads((folder.parent / INDEX).read_text())
         except (OSError, ValueError):
             found = {}
         self._tags: dict[str, str] = found if isinstance(found, dict) else {}
@@ -124,7 +124,7 @@ class _Index:
         self._write()
 
     def _write(self) -> None:
-        files.write(self._folder / INDEX, json.dumps(self._tags))
+        files.write(self._folder.parent / INDEX, json.dumps(self._tags))
         self._written = time.monotonic()
 
 

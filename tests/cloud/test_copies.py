@@ -45,9 +45,7 @@ def downloads(monkeypatch):
 
 def found(folder: str) -> dict[str, bytes]:
     paths = [path for path in Path(folder).rglob('*') if path.is_file()]
-    names = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    del names[copies.INDEX]
-    return names
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def digests() -> dict[str, str]:
