@@ -15,6 +15,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import default_config, leaves, suggest
 from alexnet_jax.errors import BadInput
 
@@ -81,6 +82,13 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
 def _locate(recipe: str) -> list[str]:
     """The file of a recipe and, if there is one, its argument."""
     path, *arguments = recipe.split(':', 1)
+    if is_url(recipe):
+        if recipe.rpartition('/')[2] != 'config.json':
+            raise BadInput(
+                f'--config={recipe} is a URL; only the config.json of a run may be one: copy a '
+                f'recipe into a local file'
+            )
+        return [str(RECORDED), recipe]
     if path.endswith('.json'):
         _check_file(path, 'config')
         return [str(RECORDED), path]

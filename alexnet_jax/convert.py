@@ -23,7 +23,7 @@ from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.evaluation.class_words import imagenet_ids
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import Conv
-from alexnet_jax.run import converted
+from alexnet_jax.run import converted, remote
 from alexnet_jax.saved_config import parse_config
 from alexnet_jax.weights import identify, layout, reading
 from alexnet_jax.weights.reading import File
@@ -221,7 +221,7 @@ def _read_names(path: Path) -> list[str]:
 
 def main() -> None:
     """Convert the file on the command line."""
-    flags.DEFINE_string('workdir', None, 'The folder to create.')
+    flags.DEFINE_string('workdir', None, 'The folder to create, or its URL.')
     flags.DEFINE_string(
         'mean', None, "Caffe's mean image, a .binaryproto; by default its mean color."
     )
@@ -233,12 +233,14 @@ def main() -> None:
     )
     if len(paths) != 1 or not workdir:
         raise BadInput(USAGE)
-    converted.check(workdir)
+    folder = remote.new_copy(workdir)
+    converted.check(folder)
     cli.show_progress(f'reading {paths[0]}')
     try:
         file = reading.read(Path(paths[0]))
         cli.show_progress(f'writing {workdir}')
-        lines = convert(file, workdir, mean, classes, variant)
+        lines = convert(file, folder, mean, classes, variant)
+        remote.push_run(workdir, folder)
     finally:
         cli.show_progress('')
     (name, what), *rest = lines

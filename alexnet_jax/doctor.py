@@ -24,10 +24,11 @@ from absl import flags
 from etils import epath
 
 from alexnet_jax import cli
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
-from alexnet_jax.errors import AlexNetError, BadInput, run_command
+from alexnet_jax.errors import AlexNetError, BadInput, run_command, shown
 from alexnet_jax.parallel import compilation, hardware, malloc
-from alexnet_jax.run import checkpoint, manifest, workdir
+from alexnet_jax.run import checkpoint, manifest, place, remote, workdir
 from alexnet_jax.training.memory import state_shapes, step_memory
 from alexnet_jax.training.rate import step_rate
 
@@ -242,17 +243,18 @@ def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
 
 
 def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:
-    workdir.check(folder, config)
-    if workdir.is_in_use(folder):
+    copy = remote.local_copy(folder, weights=False)
+    workdir.check(copy, config)
+    if is_url(folder):
+        remote.check_access(folder)
+    elif workdir.is_in_use(folder):
         raise BadInput(f'{folder} is in use by another run; wait for it')
-    state = 'holds a run of this config' if workdir.has_run(folder) else 'is free to use'
+    state = 'holds a run of this config' if workdir.has_run(copy) else 'is free to use'
     yield True, f'{folder} {state} and is writable'
 
 
 def _check_disk(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:
-    if '://' in folder:
-        yield True, f'{folder} is not on a disk of this machine, so its free space is unknown'
-        return
+    folder = str(place.scratch_folder(folder)) if is_url(folder) else folder
     parent = next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists())
     free = shutil.disk_usage(parent).free
     one, have = _bytes(state_shapes(config)), len(checkpoint.find_steps(folder))
@@ -264,6 +266,11 @@ def _check_disk(config: ml_collections.ConfigDict, folder: str) -> Iterator[Find
 
 
 def _check_checkpoints(folder: str) -> Iterator[Finding]:
+    if is_url(folder):
+        steps = remote.find_steps(folder)
+        listed = ', '.join(f'{step:,}' for step in steps)
+        yield True, f'of step {listed}; the next run verifies them' if steps else 'none yet'
+        return
     root = checkpoint.folder_of(folder)
     found = {step: manifest.find_corruption(root / str(step)) for step in _steps(folder)}
     if not found:
@@ -304,7 +311,8 @@ def main() -> None:
     compilation.enable_compilation_cache()
     is_well = True
     for name, (is_ok, text) in examine(flags.FLAGS.config, flags.FLAGS.workdir):
-        print(f'{"ok" if is_ok else "FAIL":4}  {name:11}  {" ".join(text.split())}', flush=True)
+        line = f'{"ok" if is_ok else "FAIL":4}  {name:11}  {" ".join(text.split())}'
+        print(shown(line), flush=True)
         is_well &= is_ok
     if not is_well:
         sys.exit(1)

@@ -52,6 +52,24 @@ def device_error(error: Exception) -> BadInput | None:
     return BadInput(f'JAX found no devices: {text}')
 
 
+_SHOWN: dict[str, str] = {}
+
+
+def show_as(folder: str, url: str | None) -> None:
+    """Name a local copy by its URL in every message from now on; by its own path again, if None."""
+    if url is None:
+        _SHOWN.pop(folder, None)
+    else:
+        _SHOWN[folder] = url
+
+
+def shown(text: str) -> str:
+    """Return a text with the URLs of local copies in place of their paths."""
+    for folder in sorted(_SHOWN, key=len, reverse=True):
+        text = text.replace(folder, _SHOWN[folder])
+    return text
+
+
 # Signals treated as SIGTERM: the first is sent when a terminal closes, the second by Slurm, where
 # --signal=USR1 is the common advice.
 LIKE_SIGTERM = (signal.SIGHUP, signal.SIGUSR1)
@@ -132,5 +150,5 @@ def _hook(unraisable: Any) -> None:
 
 def _stop(line: str, exit_code: int) -> NoReturn:
     sys.stdout.flush()
-    print(' '.join(line.split()), file=sys.stderr)
+    print(shown(' '.join(line.split())), file=sys.stderr)
     sys.exit(exit_code)

@@ -23,15 +23,14 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
     """Replace a file in one move, so that a reader or a crash finds the old content or the new.
 
     Args:
-      path: The file. If it is local, its content has reached the disk when this returns.
+      path: The file. Its content has reached the disk when this returns.
       content: Text is encoded as UTF-8; file names in it that are not UTF-8 keep their bytes.
     """
     temporary = path.with_name(f'{path.name}.tmp')
     if isinstance(content, str):
         content = content.encode(errors='surrogateescape')
     temporary.write_bytes(content)
-    if '://' not in str(path):
-        sync(temporary)
+    sync(temporary)
     temporary.replace(path)
 
 

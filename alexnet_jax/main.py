@@ -5,18 +5,24 @@ To score: `python -m alexnet_jax.main --mode=eval --workdir=runs/x [--eval_ops=O
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import jax
 import ml_collections
 from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, device_error, run_command
 from alexnet_jax.evaluation import ensemble
 from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
-from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run import checkpoint, place, remote
+from alexnet_jax.run import workdir as workdirs
 from alexnet_jax.training import loop
+
+if TYPE_CHECKING:
+    from alexnet_jax.data.pipeline import Data
 
 _MODE = flags.DEFINE_enum(
     'mode', 'train', ['train', 'eval'], 'eval scores the best checkpoint of --workdir.'
@@ -43,6 +49,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, "With --coordinator_address: this process's number, from 0."
 )
+_SCRATCH = flags.DEFINE_string(
+    'scratch',
+    None,
+    'With a gs:// or s3:// workdir: the local folder that the bucket follows; by default one in '
+    'the cache. Kept if the bucket could not be brought up to date.',
+)
 _INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
     'initialization_timeout', 300, 'Seconds to wait for the other processes.', lower_bound=1
 )
@@ -62,11 +74,22 @@ def main() -> None:
 
         data = Data(config, jax.process_index(), jax.process_count())
         if members:
-            ensemble.score(config, folder, data, members)
+            copy = remote.local_copy(folder, weights=False)
+            ensemble.score(config, copy, data, members)
+            if jax.process_index() == 0:
+                remote.push_folder(folder, copy, 'eval')
         else:
-            with workdir.create(folder, config, data.class_names, data.contents):
-                workdir.check_is_shared(folder)
-                loop.train_and_evaluate(config, folder, data)
+            _train(config, folder, data)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> None:
+    with place.open_place(workdir, _SCRATCH.value) as opened:
+        folder = str(opened.folder)
+        with workdirs.create(folder, config, data.class_names, data.contents):
+            opened.publish()
+            workdirs.check_is_shared(folder)
+            opened.settle(lambda: data.load_statistics(folder))
+            loop.train_and_evaluate(config, folder, data)
 
 
 def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
@@ -79,6 +102,8 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
     if _MODE.value == 'train':
         _check_training(config, folder)
         return config, folder, []
+    if _SCRATCH.value:
+        raise BadInput(f'--scratch={_SCRATCH.value} is for training; leave it out')
     config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
     validate(config)
     return config, folder, members
@@ -92,9 +117,14 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
         if flag.value:
             raise BadInput(f'--{flag.name} needs --mode=eval')
     validate(config)
-    workdir.check(folder, config)
-    if config.init_from and not workdir.has_run(folder):
-        checkpoint.check_weights(config.init_from)
+    if _SCRATCH.value and not is_url(folder):
+        raise BadInput(
+            f'--scratch={_SCRATCH.value} is for a gs:// or s3:// workdir; {folder} is local'
+        )
+    copy = remote.local_copy(folder, weights=False)
+    workdirs.check(copy, config)
+    if config.init_from and not workdirs.has_run(copy):
+        checkpoint.check_weights(remote.local_copy(config.init_from))
 
 
 def _configure_runtime(config: ml_collections.ConfigDict) -> None:

@@ -77,6 +77,12 @@ def _check_flags() -> None:
         raise BadInput(f'--size={_SIZE.value}; it must be from 1 to 4096')
     if not 1 <= _QUALITY.value <= 100:
         raise BadInput(f'--quality={_QUALITY.value}; it must be from 1 to 100')
+    for flag in (_OUTPUT, _DATA_DIR):
+        if flag.value and '://' in flag.value:
+            raise BadInput(
+                f'--{flag.name}={flag.value} is a URL; prepare into a local folder and copy that: '
+                'gcloud storage rsync --recursive DIR gs://..., or aws s3 sync DIR s3://...'
+            )
     if not _OUTPUT.value and not _DATA_DIR.value:
         raise BadInput('pass --data_dir=DIR, the folder to create the set in, or --output=DIR')
 

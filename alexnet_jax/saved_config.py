@@ -9,16 +9,20 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from alexnet_jax.cloud import copies
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import default_config, leaves
 from alexnet_jax.errors import BadInput
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """Return the config of the run in a workdir.
+    """Return the config of the run in a workdir, which may be in a bucket.
 
     Raises:
       BadInput: There is none, it is damaged, or an earlier version with other keys wrote it.
     """
+    if is_url(workdir):
+        workdir = copies.fetch(workdir, ['config.json'])
     path = epath.Path(workdir) / 'config.json'
     return parse_config(read_json(workdir, path.name, dict), str(path))
 

@@ -3,7 +3,7 @@
 NAME=alexnet
 ZONE=us-central1-a
 PROJECT=my-project
-# Then, with the flags of alexnet_jax.main and a workdir that every host can reach:
+# Then, with the flags of alexnet_jax.main and a workdir in a bucket, or one that all hosts share:
 #   bash launch/tpu.sh --config=configs/imagenet_bf16.py --workdir=gs://BUCKET/imagenet
 #   bash launch/tpu.sh stop          all hosts save and exit; the first command resumes
 # Ctrl-C ends this script but not the training; each host keeps its log in ~/alexnet.log. Create the
@@ -38,6 +38,7 @@ on_all_hosts ssh "$NAME" --command="
   mkdir -p ~/alexnet && tar -xzf ~/alexnet.tar.gz -C ~/alexnet && cd ~/alexnet
   command -v python3.11 > /dev/null || sudo apt-get install -qy python3.11-venv
   sed -n 's/^jax==/jax[tpu]==/p' requirements.txt > tpu.txt
+  sed -n 's/^gcs = .\"\(.*\)\".$/\1/p' pyproject.toml >> tpu.txt # for workdirs in buckets
   . launch/venv.sh && PYTHON=python3.11 use_venv requirements.txt tpu.txt
   : > ~/alexnet.log # before the training that fills it: tail could be the first to look
   nohup python -m alexnet_jax.main $train >> ~/alexnet.log 2>&1 < /dev/null &

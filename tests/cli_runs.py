@@ -7,8 +7,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -51,14 +52,17 @@ class Run:
         *flags: str,
         devices: int = 1,
         before: Callable[[], None] | None = None,  # called in the process before Python starts
+        url: str | None = None,  # of a bucket that follows `workdir`
+        variables: Mapping[str, str] = MappingProxyType({}),  # of the environment
     ):
-        command = [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, f'--workdir={workdir}', *flags]
+        place = [f'--workdir={url}', f'--scratch={workdir}'] if url else [f'--workdir={workdir}']
+        command = [sys.executable, '-m', 'alexnet_jax.main', *FLAGS, *place, *flags]
         self.errors = workdir.with_name(f'{workdir.name}.{next(_numbers)}.err')
         with self.errors.open('w') as stderr:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=os.environ | environment(cache, devices),
+                env=os.environ | environment(cache, devices) | variables,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

@@ -245,7 +245,7 @@ def test_workdirs_that_are_not_free(bvlc, command, make_run, tmp_path):
         (tmp_path / 'other', 'not an empty folder'),
         (bvlc, 'not an empty folder'),
         (bvlc / 'x', 'is a file'),
-        ('gs://bucket/run', 'URL'),
+        ('hdfs://bucket/run', 'URL'),
     ):
         code, _, err = command(bvlc, f'--workdir={folder}')
         assert code == 2

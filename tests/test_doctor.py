@@ -13,12 +13,16 @@ import cli_runs
 import jax
 import numpy as np
 import pytest
+from buckets import new_url, save_checkpoint
 from helpers import ROOT, assert_has
 from PIL import Image
 
 from alexnet_jax import cli, doctor
+from alexnet_jax.cloud.store import Store
 from alexnet_jax.data import rate
 from alexnet_jax.parallel import hardware
+from alexnet_jax.run.lease import Lease
+from alexnet_jax.run.push import Pusher
 from alexnet_jax.saved_config import read_config
 from alexnet_jax.training.memory import StepMemory, state_shapes
 
@@ -326,3 +330,40 @@ def test_too_little_space(used, monkeypatch):
     assert bad.startswith('disk: ')
     monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda _: usage(3 * one))
     assert failures(findings(config, folder)) == []
+
+
+class TestBucket:
+    @pytest.fixture(autouse=True)
+    def cached(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+    def test_an_empty_folder_stays_empty(self):
+        url = new_url()
+        found = findings(config_of(), url)
+        assert failures(found) == []
+        ((_, text),) = found['workdir']
+        assert_has(text, 'is free to use and is writable')
+        assert_has(found['disk'][0][1], 'free; a run keeps up to')
+        assert found['checkpoints'] == [(True, 'none yet')]
+        assert Store(url).list() == {}
+
+    def test_its_checkpoints_are_listed(self, tmp_path):
+        url = new_url()
+        (tmp_path / 'run').mkdir()
+        for step in (1000, 2000):
+            save_checkpoint(tmp_path / 'run', step)
+        Pusher(Store(url), tmp_path / 'run').push()
+        assert_has(findings(config_of(), url)['checkpoints'][0][1], '2,000, 1,000')
+
+    def test_a_run_in_it(self):
+        url = new_url()
+        Lease(Store(url)).acquire()
+        assert_has(failures(findings(config_of(), url))[0], 'workdir', url, 'in use')
+
+    def test_no_such_bucket(self, monkeypatch):
+        monkeypatch.setattr(type(Store(new_url())._fs), 'exists', lambda *_: False)
+        monkeypatch.setattr(Store, 'url', 'gs://bucket/run', raising=False)
+        store = Store(new_url())
+        store._root = 'bucket/run'
+        monkeypatch.setattr('alexnet_jax.run.remote.Store', lambda url: store)
+        assert_has(failures(findings(config_of(), store.url))[0], 'workdir', 'no bucket bucket')

@@ -31,6 +31,7 @@ FLOORS = (
     {'saved_config'},
     {'config'},
     {'model', 'data', 'parallel'},
+    {'cloud'},
     {'errors', 'files'},
 )
 # The data pipeline is not the loop's: it can be fed anything that yields batches.

@@ -91,6 +91,9 @@ class TestBeforeAnyWork:
                 ['configs/quickstrat.py', 'did you mean', 'quickstart'],
             ),
             (['--config=nowhere/quickstart.py'], ['nowhere/quickstart.py']),
+            (['--config=gs://bucket/recipe.py'], ['gs://bucket/recipe.py', 'is a URL']),
+            ([QUICKSTART, '--workdir=hdfs://host/run'], ['hdfs://host/run', 'gs://', 's3://']),
+            ([QUICKSTART, '--scratch=/tmp/x'], ['--scratch=/tmp/x', 'local']),
             (['--config=configs/quickstart.py:foo'], ['quickstart', 'argument', 'foo']),
             ([QUICKSTART, '--config.batch_siz=8'], ['batch_siz;', 'did you mean batch_size?']),
             (

@@ -75,6 +75,11 @@ def test_makes_a_set_and_leaves_it_alone(images, tmp_path):
         ),
         (('--dataset=digits', '--output=o', '--on_bad_image=x'), 'allowed: stop, skip'),
         (('--dataset=prepared:x', '--output=o'), 'is already prepared'),
+        (
+            ('--dataset=digits', '--output=gs://bucket/set'),
+            '--output=gs://bucket/set is a URL; prepare into a local folder and copy that: gcloud',
+        ),
+        (('--dataset=digits', '--data_dir=s3://bucket'), '--data_dir=s3://bucket is a URL'),
         (('--dataset=digits', 'x'), "unexpected argument 'x'"),
         (('--datset=digits',), 'did you mean --dataset?'),
         (('--size=big',), 'size'),

@@ -11,6 +11,8 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax.cloud import copies
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data import statistics
 from alexnet_jax.data.ops.chain import Preprocessor
 from alexnet_jax.data.ops.image import require_size
@@ -51,7 +53,8 @@ def load_or_compute(
     if process_index == 0 and not path.exists():
         found = statistics.load(known) if known else compute(reader, prefix, mean_size)
         if mean_run:
-            other = statistics.load(epath.Path(mean_run) / path.name)
+            run = copies.fetch(mean_run, [path.name]) if is_url(mean_run) else mean_run
+            other = statistics.load(epath.Path(run) / path.name)
             found = dataclasses.replace(found, mean_image=other.mean_image)
         statistics.save(path, dataclasses.replace(found, origin=origin))
     while not path.exists():

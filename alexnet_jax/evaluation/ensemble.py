@@ -20,12 +20,12 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax import files
-from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.errors import BadInput, RunError, shown
 from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.evaluation.trained import TrainedNet
-from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run import checkpoint, remote, workdir
 from alexnet_jax.run.logger import track
 from alexnet_jax.saved_config import read_config
 
@@ -76,9 +76,10 @@ def plan(
     """
     if not folder:
         raise BadInput("pass --workdir=DIR, the run's folder")
-    workdir.check_writable(folder)
+    workdir.check_writable(remote.local_copy(folder, weights=False))
     texts = checkpoints.split(',') if checkpoints else [folder]
     members = [parse_member(text) if checkpoints else Member(text, None) for text in texts]
+    members = [Member(remote.local_copy(*member), member.step) for member in members]
     configs = [_check_member(member) for member in members]
     scored = configs[0] if config is None else config
     for member, other in zip(members, configs, strict=True):
@@ -211,7 +212,7 @@ def _report(
     each = f'{views:,} view{"s" if views > 1 else ""} of each image'
     rows.append(('ops', f'{config.data.eval_ops}  ({each})'))
     for what, figure in [*rows, *scores.table(tally, names)]:
-        print(f'{what:14}  {figure}', flush=True)
+        print(shown(f'{what:14}  {figure}'), flush=True)
 
     stem = epath.Path(folder) / 'eval' / _file_name(config, folder, nets)
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +221,7 @@ def _report(
         'views': views,
         'members': [
             {
-                'workdir': net.workdir,
+                'workdir': shown(net.workdir),
                 'step': net.step,
                 'variant': net.config.variant,
                 'edits': list(net.config.edits),
@@ -240,7 +241,7 @@ def _report(
     }
     for ending, text in texts.items():
         files.write(stem.with_name(stem.name + ending), text)
-    print(f'{"files":14}  {stem}{{{",".join(texts)}}}')
+    print(shown(f'{"files":14}  {stem}{{{",".join(texts)}}}'))
 
 
 def _file_name(

@@ -23,7 +23,7 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Shape, Table
 from alexnet_jax.model.shapes import layer_infos, layers_up_to
 from alexnet_jax.parallel import pmap
-from alexnet_jax.run import checkpoint
+from alexnet_jax.run import checkpoint, remote
 from alexnet_jax.run.workdir import read_classes
 from alexnet_jax.saved_config import read_config
 
@@ -49,7 +49,7 @@ class TrainedNet:
     others do, and receives the results for them.
 
     Attributes:
-      workdir: The run's folder.
+      workdir: The run's folder, or the local copy of it.
       step: The checkpoint's step.
       config: The run's config.
       class_names: The dataset's class names in label order; the network may have more outputs than
@@ -72,7 +72,7 @@ class TrainedNet:
         """Load a checkpoint of a run, verified. The run may be training: nothing is locked.
 
         Args:
-          workdir: The run's folder.
+          workdir: The run's folder; of a gs:// or s3:// URL, a local copy is made.
           step: The checkpoint's step; None for the one with the best eval top-1.
           dtype: The dtype to compute in; None for the run's.
 
@@ -80,7 +80,7 @@ class TrainedNet:
           BadInput: The folder holds no run, or no checkpoint of that step.
           RunError: There is no checkpoint yet, or it is corrupt or from a different network.
         """
-        workdir = os.fspath(workdir)
+        url, workdir = os.fspath(workdir), remote.local_copy(workdir, step)
         config = read_config(workdir)
         config.dtype = dtype or config.dtype
         found = checkpoint.find_step(workdir, step)
@@ -88,7 +88,7 @@ class TrainedNet:
             variables = checkpoint.load_variables(workdir, found)
         except RunError:
             if step is None and found not in checkpoint.find_steps(workdir):
-                return cls.load(workdir, dtype=dtype)  # training has replaced the best meanwhile
+                return cls.load(url, dtype=dtype)  # training has replaced the best meanwhile
             raise
         model, size = variants.make_model(config), config.image_size
         image = np.zeros((1, size, size, 3), np.float32)

@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 import jax
 
-from alexnet_jax.errors import AlexNetError, BadInput, Diverged, Interrupted, RunError
+from alexnet_jax.errors import AlexNetError, BadInput, Diverged, Interrupted, RunError, shown
 from alexnet_jax.parallel.launchers import ALONE, Cluster
 
 # Seconds without a heartbeat after which a process counts as lost; JAX's default is 100. JAX sends
@@ -68,7 +68,7 @@ class ProcessGroup:
     ) -> None:
         if fails_alone(error):
             sys.stdout.flush()
-            print(_report(error), file=sys.stderr, flush=True)
+            print(shown(_report(error)), file=sys.stderr, flush=True)
             if jax.process_index() == 0:
                 time.sleep(GRACE_PERIOD)
             os._exit(error.exit_code if isinstance(error, AlexNetError) else 1)

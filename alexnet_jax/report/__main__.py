@@ -17,13 +17,15 @@ from etils import epath
 from markupsafe import Markup
 
 from alexnet_jax import cli
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.drawing import figures, pages
 from alexnet_jax.drawing.pages import Album
-from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.errors import BadInput, run_command, shown
 from alexnet_jax.parallel import hardware
 from alexnet_jax.report import published
 from alexnet_jax.report.one_run import parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
+from alexnet_jax.run import remote
 
 USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --output=report.html'
 
@@ -60,7 +62,7 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
         parts += parts_of(run, album, prefix, among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
     path.write_bytes(pages.page(title, parts))
-    print(f'wrote {path} and its figures in {album.folder}')
+    print(shown(f'wrote {path} and its figures in {album.folder}'))
 
 
 def _config_table(runs: Sequence[Run]) -> Markup:
@@ -153,8 +155,13 @@ def main() -> None:
         raise BadInput(f'--output={output}; it must end in .html')
     if among < 1:
         raise BadInput(f'--neighbors_among={among}; it must be above 0')
+    if output and is_url(output):
+        raise BadInput(f'--output={output} is a URL; write to a local file and copy that')
     hardware.share_gpu()
-    write_report(folders, output or f'{folders[0].rstrip("/")}/report/report.html', among)
+    copies = [remote.local_copy(folder) for folder in folders]
+    write_report(copies, output or f'{copies[0].rstrip("/")}/report/report.html', among)
+    if not output:
+        remote.push_folder(folders[0], copies[0], 'report')
 
 
 if __name__ == '__main__':

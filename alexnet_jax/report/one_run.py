@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from alexnet_jax.drawing import figures, pages, pictures
 from alexnet_jax.drawing.pages import Album
-from alexnet_jax.errors import AlexNetError, BadInput
+from alexnet_jax.errors import AlexNetError, BadInput, shown
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.scores import most_confused
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -39,7 +39,7 @@ def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
         try:
             yield
         except (AlexNetError, ImportError) as error:  # ImportError: TensorFlow is not installed
-            parts.append(pages.missing(what, str(error)))
+            parts.append(pages.missing(what, shown(str(error))))
 
     net = samples = None
     with noted('The kernels and everything that needs the network are'):

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax.config import default_config, leaves, validate
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, shown
 from alexnet_jax.model.layers import Conv, Dense, Table
 from alexnet_jax.run import logger, workdir
 from alexnet_jax.saved_config import read_config
@@ -54,7 +54,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     """
     folders = list(dict.fromkeys(str(folder).rstrip('/') for folder in folders))
     short = [epath.Path(folder).name for folder in folders]
-    names = short if len(set(short)) == len(short) else folders
+    names = short if len(set(short)) == len(short) else [shown(folder) for folder in folders]
     return [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 

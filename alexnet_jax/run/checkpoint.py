@@ -26,6 +26,7 @@ from alexnet_jax.parallel import processes
 from alexnet_jax.run import logger, manifest
 
 KEEP_NEWEST = 3
+OWN_COPY = '.copy'  # in a workdir that this process does not share with process 0
 
 
 class Checkpoints:
@@ -52,7 +53,7 @@ class Checkpoints:
         self._folder = folder_of(workdir)
         self._saving: int | None = None
         self.quarantined: list[str] = []
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 or (self._folder.parent / OWN_COPY).exists():
             for step in find_steps(workdir):  # all of them: the best may be an older one
                 if reason := manifest.find_corruption(self._folder / str(step)):
                     self.quarantined.append(_quarantine(self._folder / str(step), reason))
@@ -63,6 +64,7 @@ class Checkpoints:
                 f'run the same command again to start over'
             )
         newest = max(find_steps(workdir), default=0)
+        _check_agreement(workdir, newest)
         # Later steps are done again, and process 0 may be dropping their records already: every
         # process has to rank the same scores.
         found = read_scores(workdir)
@@ -160,8 +162,7 @@ class Checkpoints:
 
 def folder_of(workdir: str) -> epath.Path:
     """Return the folder of a run's checkpoints; absolute, as Orbax requires."""
-    local = '://' not in str(workdir)
-    return epath.Path(os.path.abspath(workdir) if local else workdir) / 'checkpoints'
+    return epath.Path(os.path.abspath(workdir)) / 'checkpoints'
 
 
 def find_steps(workdir: str) -> list[int]:
@@ -194,10 +195,7 @@ def best_step(workdir: str) -> int:
     Raises:
       RunError: The workdir has no checkpoint.
     """
-    best = _best(find_steps(workdir), read_scores(workdir))
-    if best is None:
-        raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
-    return best
+    return find_step(workdir, None)
 
 
 def find_step(workdir: str, step: int | None) -> int:
@@ -207,13 +205,20 @@ def find_step(workdir: str, step: int | None) -> int:
       BadInput: There is no checkpoint of that step.
       RunError: There is no checkpoint at all.
     """
-    best = best_step(workdir)
-    if step is None:
-        return best
-    if step not in (found := find_steps(workdir)):
-        known = ', '.join(map(str, found))
-        raise BadInput(f'{workdir} has no checkpoint of step {step}; it has {known} (best: {best})')
-    return step
+    return choose_step(workdir, find_steps(workdir), read_scores(workdir), step)
+
+
+def choose_step(
+    workdir: str, found: Sequence[int], scores: Mapping[int, Mapping[str, float]], step: int | None
+) -> int:
+    """Return what `find_step` does for a run with these checkpoints, newest first, and scores."""
+    best = _best(found, scores)
+    if best is None:
+        raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
+    if step in (None, *found):
+        return best if step is None else step
+    known = ', '.join(map(str, found))
+    raise BadInput(f'{workdir} has no checkpoint of step {step}; it has {known} (best: {best})')
 
 
 def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int | None:
@@ -280,6 +285,18 @@ class _KeepBest(preservation_policy.PreservationPolicy):
     ) -> Sequence[bool]:
         best = _best([info.step for info in checkpoints], self.scores)
         return [info.step == best for info in checkpoints]
+
+
+def _check_agreement(workdir: str, newest: int) -> None:
+    """Refuse to continue from another step than process 0 does."""
+    if jax.process_count() == 1:
+        return
+    expected = int(multihost_utils.broadcast_one_to_all(np.uint32(newest)))
+    if newest != expected:
+        raise RunError(
+            f'the newest checkpoint in {workdir} is of step {newest} for this process, but of step '
+            f'{expected} for process 0; run the same command again'
+        )
 
 
 def _barrier(name: str) -> None:

@@ -21,10 +21,8 @@ def check(workdir: str) -> None:
     """Check that a folder is free for a new run. Writes nothing.
 
     Raises:
-      BadInput: It is a URL, cannot be written, or is not empty.
+      BadInput: It cannot be written, or is not empty.
     """
-    if '://' in workdir:
-        raise BadInput(f'--workdir={workdir} is a URL; convert into a local folder and copy it')
     if workdirs.has_run(workdir):
         raise BadInput(f'{workdir} holds a run; use a different --workdir')
     path = Path(workdir)

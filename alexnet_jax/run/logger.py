@@ -16,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 from alexnet_jax import files
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import RunError, shown
 
 
 class Log:
@@ -34,7 +34,6 @@ class Log:
 
     def __init__(self, workdir: str, start: int, total: int, batch_size: int, train_size: int):
         self._is_writer = jax.process_index() == 0
-        self._is_local = '://' not in workdir
         self._total = total
         self._batch_size = batch_size
         self._train_size = train_size
@@ -83,7 +82,7 @@ class Log:
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self._is_writer:
-            tqdm.write(line, file=sys.stdout)
+            tqdm.write(shown(line), file=sys.stdout)
             sys.stdout.flush()
 
     def __enter__(self) -> 'Log':
@@ -103,7 +102,7 @@ class Log:
         with _named_failure(self._path):
             self._file.write(json.dumps(record) + '\n')
             self._file.flush()
-            if split == 'eval' and self._is_local:  # it decides which checkpoints are removed
+            if split == 'eval':  # it decides which checkpoints are removed
                 os.fsync(self._file.fileno())
             scalars = {f'{split}/{k}': v for k, v in record.items() if k not in ('step', 'split')}
             self._events.scalars(step, scalars)

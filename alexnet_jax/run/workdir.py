@@ -17,12 +17,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from alexnet_jax import files
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.comparison import first_difference
-from alexnet_jax.run import environment
+from alexnet_jax.run import environment, remote
 from alexnet_jax.saved_config import read_config, read_json
 
 LAG = 60  # seconds after which NFS, by default, has refreshed its listing of a folder
@@ -40,6 +41,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         changes results, or converted weights; or `init_from` holds no run, or a run of another
           network, or lacks the mean image that `data.mean` needs.
     """
+    check_writable(workdir)
     if has_run(workdir):
         if read_source(workdir) is not None:
             raise BadInput(
@@ -49,27 +51,23 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
         _check_init_from(config)
-    check_writable(workdir)
 
 
 def check_writable(workdir: str) -> None:
-    """Refuse a local folder that cannot be created or written. Writes nothing.
+    """Refuse a folder that cannot be created or written. Writes nothing.
 
     Raises:
       BadInput: With the reason.
     """
-    if _is_local(workdir):
-        parent = Path(workdir).absolute()
-        while not parent.exists() and parent != parent.parent:
-            parent = parent.parent
-        if not parent.is_dir():
-            raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
-        if not os.access(parent, os.W_OK):
-            raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
-
-
-def _is_local(workdir: str | os.PathLike) -> bool:
-    return '://' not in str(workdir)
+    if is_url(workdir):  # of which `place` and `remote` make local folders
+        raise BadInput(f'cannot write workdir {workdir}: it is a URL; pass a local folder')
+    parent = Path(workdir).absolute()
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
+    if not os.access(parent, os.W_OK):
+        raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
 
 
 def _check_config(
@@ -126,7 +124,8 @@ def _check_mean(config: ml_collections.ConfigDict, other: ml_collections.ConfigD
         raise BadInput(
             f"data.mean='init_from', but {run} subtracts no mean image; set --config.data.mean=none"
         )
-    found = statistics.load(epath.Path(run) / 'statistics.npz').mean_image.shape
+    copy = remote.local_copy(run, weights=False)
+    found = statistics.load(epath.Path(copy) / 'statistics.npz').mean_image.shape
     if min(found[:2]) < size:
         raise BadInput(
             f"data.mean='init_from': the mean image of {run} is {found[0]} x {found[1]}, smaller "
@@ -149,7 +148,7 @@ def create(
       contents: A fingerprint of the data, part by part; None if it is not known.
 
     Returns:
-      The lock of a local folder, to be kept for as long as the run lasts: a context manager that
+      The lock of the folder, to be kept for as long as the run lasts: a context manager that
       releases it, as does the end of the process.
 
     Raises:
@@ -161,8 +160,7 @@ def create(
             return lock
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if _is_local(workdir):
-                lock.enter_context(files.lock(folder / LOCK))
+            lock.enter_context(files.lock(folder / LOCK))
             _describe(folder, config, class_names, contents)
         except BlockingIOError as error:
             raise BadInput(
@@ -219,8 +217,8 @@ def _check_contents(
 
 
 def is_in_use(workdir: str) -> bool:
-    """Return whether a run holds the lock of a workdir; False for a URL, which has none."""
-    return _is_local(workdir) and files.is_locked(Path(workdir) / LOCK)
+    """Return whether a run holds the lock of a workdir."""
+    return files.is_locked(Path(workdir) / LOCK)
 
 
 def check_is_shared(workdir: str) -> None:
@@ -242,7 +240,7 @@ def check_is_shared(workdir: str) -> None:
         if time.monotonic() > until:
             raise BadInput(
                 f'workdir {workdir} on this host is not the folder that process 0 writes to; use '
-                f'one that every host can see, on a network file system or in cloud storage'
+                f'one that every host can see, on a network file system, or gs:// or s3://'
             )
         time.sleep(0.5)
 

@@ -9,7 +9,7 @@ import numpy as np
 from alexnet_jax.errors import RunError
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.patterns import layer_names
-from alexnet_jax.run import checkpoint
+from alexnet_jax.run import checkpoint, remote
 from alexnet_jax.run.workdir import read_classes
 from alexnet_jax.training.step import TrainState
 
@@ -25,7 +25,7 @@ def load(
     order, and initialized from scratch otherwise. Velocities always start fresh.
 
     Args:
-      other: The other run's folder; `workdir.check` has already compared the networks.
+      other: The other run's folder, or its URL; `workdir.check` has already compared the networks.
       workdir: This run's folder, which has the names of its classes.
       model: The network.
       state: The fresh state.
@@ -35,6 +35,7 @@ def load(
       BadInput: One of the runs has no class names.
       RunError: The other has no checkpoint, or one that is corrupt or of a different network.
     """
+    url, other = other, remote.local_copy(other)
     step = checkpoint.best_step(other)
     found = checkpoint.load_variables(other, step)
     head = layer_names(model.layers)[-1]
@@ -48,7 +49,7 @@ def load(
             f'checkpoint {checkpoint.folder_of(other) / str(step)} does not match the network of '
             f'{other}/config.json; restore that run or set another --config.init_from'
         )
-    say(f'starting from the weights of {other}, step {step:,}')
+    say(f'starting from the weights of {url}, step {step:,}')
     say(f'{head}: {said}')
     return state.replace(**variables)
 

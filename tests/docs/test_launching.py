@@ -20,7 +20,7 @@ from launcher_stand_ins import calls_of
 
 from alexnet_jax import cli, main
 from alexnet_jax.parallel import processes
-from alexnet_jax.run import workdir
+from alexnet_jax.run import remote, workdir
 
 PAGE = (ROOT / 'docs/launching.md').read_text()
 
@@ -34,6 +34,7 @@ CLUSTERS = {
     'Open MPI': [('Open MPI', 2, 1), ('Open MPI', 2, 1)],
     'A TPU VM': [None],
     'A TPU slice': [('Cloud TPU', None, None)],
+    'A workdir or data in a bucket': [None],
     'Kubernetes': [('Kubernetes', None, None)],
     'SkyPilot': [('the flags', 2, 1), ('the flags', 2, 1)],
 }
@@ -61,7 +62,8 @@ def tree(tmp_path):
     tree = tmp_path / 'clone'
     for name in ('launch', 'configs'):
         shutil.copytree(ROOT / name, tree / name)
-    shutil.copy(ROOT / 'requirements.txt', tree)
+    for name in ('requirements.txt', 'pyproject.toml'):
+        shutil.copy(ROOT / name, tree)
     subprocess.run(['git', 'init', '--quiet', tree], check=True)
     return tree
 
@@ -74,7 +76,9 @@ def dry_run(monkeypatch):
         raise Met(cluster)
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(workdir, 'check', lambda *_: None)  # it would look into gs://BUCKET
+    monkeypatch.setattr(workdir, 'check', lambda *_: None)
+    # It would look into gs://BUCKET.
+    monkeypatch.setattr(remote, 'local_copy', lambda folder, *_, **__: folder)
     monkeypatch.setattr(main, '_configure_runtime', lambda _: None)
     monkeypatch.setattr(processes.ProcessGroup, '__init__', meet)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)  # libtpu, kubernetes
@@ -131,7 +135,16 @@ def test_the_first_section_checks_with_the_doctor(tree, tmp_path, monkeypatch):
 def test_flags_named_in_the_text_exist():
     prose = re.sub(r'^( *)```.*?^\1```', '', PAGE, flags=re.M | re.S)
     named = set(re.findall(r'--([a-z_]+)', prose)) - {'config'}  # which main defines when it runs
-    assert named == {'coordinator_address', 'num_processes', 'process_id', 'initialization_timeout'}
+    named -= {'recursive'}  # of gcloud storage rsync
+    assert named == {
+        'coordinator_address',
+        'num_processes',
+        'process_id',
+        'initialization_timeout',
+        'scratch',
+        'mode',
+        'checkpoints',
+    }
     assert named <= set(flags.FLAGS)
 
 

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from helpers import ROOT, STAND_IN
 
+from alexnet_jax.cloud.store import PACKAGES
+
 LAUNCH = ROOT / 'launch'
 FLAGS = ['--config=configs/quickstart.py', '--workdir=/a b']
 
@@ -143,7 +145,10 @@ class TestTPU:
         assert calls[-1] == ['python', '-m', 'alexnet_jax.main', *FLAGS]
         (pip,) = [call for call in calls if call[1:4] == ['-m', 'pip', 'install']]
         assert pip[-4:] == ['-r', 'requirements.txt', '-r', 'tpu.txt']
-        assert (tpu.host / 'alexnet/tpu.txt').read_text() == 'jax[tpu]==0.10.2\n'
+        assert (tpu.host / 'alexnet/tpu.txt').read_text().splitlines() == [
+            'jax[tpu]==0.10.2',
+            PACKAGES['gs'],
+        ]
         assert (tpu.host / 'alexnet/alexnet_jax/main.py').exists()
 
     @pytest.mark.slow

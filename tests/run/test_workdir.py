@@ -275,6 +275,13 @@ def test_without_permission(tmp_path, monkeypatch):
     assert asked == [tmp_path]
 
 
+@pytest.mark.parametrize('url', ['gs://bucket/run', 's3://bucket/run'])
+def test_a_url_is_no_folder(url):
+    with pytest.raises(BadInput) as found:
+        workdir.check(url, default_config())
+    assert_has(str(found.value), url, 'URL')
+
+
 def test_where_nothing_can_be_made():
     with pytest.raises(BadInput, match=r'cannot write workdir /proc/a/b: '):
         create('/proc/a/b', default_config())

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from alexnet_jax.cloud import copies
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.labels import find_labels, nfc
 from alexnet_jax.data.sources.listing import (
     EXTENSIONS,
@@ -64,7 +66,7 @@ class Layout:
 
 def expand(path: str) -> str:
     """Return the absolute path of a folder, with `~` expanded; a URL stays as it is."""
-    return path if '://' in path else os.path.abspath(os.path.expanduser(path))
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def find_layout(
@@ -76,7 +78,7 @@ def find_layout(
     """List a folder of images.
 
     Args:
-      path: The folder.
+      path: The folder, or a URL, of which a local copy is made.
       train_split, eval_split: The folders of the splits; for 'train' and 'validation', other
         usual names are tried as well.
       eval_fraction: The fraction of the images that are for validation if they have no folder.
@@ -84,7 +86,7 @@ def find_layout(
     Raises:
       BadInput: There is no such folder, or its layout is not supported.
     """
-    root = expand(path)
+    root = copies.fetch_folder(path) if is_url(path) else expand(path)
     if not epath.Path(root).is_dir():
         what = 'is a file; unpack it first' if epath.Path(root).exists() else 'does not exist'
         raise BadInput(f'data.name: the folder {root} {what}')

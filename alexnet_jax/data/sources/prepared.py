@@ -15,6 +15,7 @@ record file is opened when one of its images is first read.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import mmap
 import re
@@ -24,6 +25,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
+from alexnet_jax.cloud import copies
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.splits import Dataset, Source, Split
 from alexnet_jax.errors import BadInput
 
@@ -144,7 +147,7 @@ class Prepared(Source):
     """A prepared set; its name is the folder."""
 
     def open(self) -> Dataset:
-        root = epath.Path(self.name)
+        root = epath.Path(_fetch(self.name) if is_url(self.name) else self.name)
         manifest = read_manifest(root)
         for split in self.splits:
             if split not in manifest['splits']:
@@ -158,6 +161,24 @@ class Prepared(Source):
         return Dataset(
             tuple(manifest['classes']), train, evaluation, manifest['version'], _contents(manifest)
         )
+
+
+def _fetch(url: str) -> str:
+    """Download a set, once; return the local folder.
+
+    Raises:
+      BadInput: There is no set, or it is incomplete.
+      RunError: A request failed, or a file does not have its SHA-256.
+    """
+    described = epath.Path(copies.fetch(url, [MANIFEST]))
+    if not (described / MANIFEST).exists():
+        raise BadInput(
+            f'{url} holds no prepared set (no {MANIFEST}); prepare one into a local folder and '
+            'copy it there'
+        )
+    digests = _contents(read_manifest(described))
+    own = hashlib.sha256((described / MANIFEST).read_bytes()).hexdigest()
+    return copies.fetch_folder(url, {**digests, MANIFEST: own})
 
 
 def _contents(manifest: dict) -> dict[str, str]:
@@ -212,6 +233,8 @@ def _check_form(manifest: dict) -> None:
     texts = (manifest['version'], manifest['train_split'], manifest['eval_split'])
     if not all(isinstance(text, str) for text in (*texts, *manifest['classes'], *files)):
         raise ValueError('a name is not text')
+    if not all(isinstance(file['sha256'], str) for file in files.values()):
+        raise ValueError('a SHA-256 is not text')
     for file in files:
         if not re.fullmatch(r'[\w-][\w.-]*', file):
             raise ValueError(f'{file!r} is not a plain file name')

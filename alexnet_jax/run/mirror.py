@@ -1,0 +1,259 @@
+"""A run in a bucket: a local scratch folder, which the bucket follows.
+
+Orbax, the log and everything else see the scratch folder only; messages name the URL. What `push`
+says about the order makes the bucket a run at any moment, and `lease` keeps a second run out.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from alexnet_jax import files
+from alexnet_jax.cloud import copies
+from alexnet_jax.cloud.store import Store
+from alexnet_jax.errors import AlexNetError, BadInput, RunError, show_as, shown
+from alexnet_jax.run import lease
+from alexnet_jax.run.push import CORRUPT, STEP, Pusher, committed_steps, is_record
+
+PERIOD = 10  # seconds between pushes
+LOOK = 1  # seconds between looks for a new checkpoint, which is pushed at once
+GIVE_UP = 300  # seconds of failing pushes after which the run ends
+MARKER = '.mirror.json'  # in the scratch folder: which bucket follows it, under which leases
+
+
+class Mirror:
+    """A local copy of a run, and what keeps the bucket up to date while it is used.
+
+    Entering takes the lease and downloads the run, unless the scratch folder holds what the last
+    holder of the lease has left, which is at least as new. Leaving pushes what is left, gives the
+    lease back and removes the scratch folder; if that fails, the folder is kept and named.
+
+    Args:
+      url: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.
+      scratch: The local folder: absent, empty, or that of an earlier start of this run.
+      clock, sleep: As for `Lease`.
+
+    Raises:
+      BadInput: On entry, if another run holds the lease, or the folder is somebody else's.
+      LeaseLost: On leaving, if another run has taken over.
+      RunError: If the bucket could not be brought up to date.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        scratch: Path,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
+        self.url = url.rstrip('/')
+        self.folder = scratch
+        self._store = Store(url)
+        self._lease = lease.Lease(self._store, clock, sleep)
+        self._pusher = Pusher(self._store, scratch, self._lease.check)
+        self._clock, self._sleep = clock, sleep
+        self._pushing = threading.Lock()
+        self._succeeded = clock()
+        self._error: Exception | None = None  # of the last push
+        self._failure: RunError | None = None  # that ends the run
+        self._stop_pushing, self._stop_beating = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> 'Mirror':
+        tokens = self._claim_folder()
+        self._lease.acquire()
+        try:
+            self._fill(tokens)
+        except BaseException:
+            with contextlib.suppress(RunError):
+                self._lease.release()
+            raise
+        self._succeeded = self._clock()
+        for target in (self._beat, self._push_periodically):
+            self._threads.append(threading.Thread(target=target, daemon=True))
+            self._threads[-1].start()
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        pusher_thread = self._threads[-1]
+        self._stop_pushing.set()
+        pusher_thread.join()
+        try:
+            if isinstance(self._failure, lease.LeaseLost):
+                raise self._failure
+            self.publish()  # once, if the run was given up
+        except (AlexNetError, OSError) as failed:
+            raise self._kept(failed, error) from error
+        finally:
+            self._stop_beating.set()
+        with contextlib.suppress(RunError):  # then it goes stale, and all is in the bucket
+            self._lease.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._failure:
+            raise RunError(
+                f'{self._failure}, and the run was stopped; now it is up to date: run the same '
+                f'command again to continue'
+            ) from error
+
+    def publish(self) -> None:
+        """Push now, and return when the bucket is up to date.
+
+        Raises:
+          RunError: Pushing has failed for too long, or the lease is lost.
+        """
+        while not self._push():
+            if self._failure:
+                raise self._failure
+            self._sleep(LOOK)
+
+    def _claim_folder(self) -> list[str]:
+        """Return the leases under which the scratch folder was used; add this one to them.
+
+        Raises:
+          BadInput: The folder is not the scratch folder of this URL.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker = self._read_marker()
+        if marker.get('url') != self.url and any(self.folder.iterdir()):
+            raise BadInput(
+                f'--scratch={self.folder} is not empty, and not the scratch folder of {self.url}; '
+                f'use a different folder'
+            )
+        show_as(str(self.folder), self.url)
+        tokens = [str(token) for token in marker.get('leases', [])]
+        if tokens:
+            self._write_marker([*tokens, self._lease.token])
+        return tokens
+
+    def _fill(self, tokens: list[str]) -> None:
+        """Make folder and bucket the same, but for what the next push does."""
+        listing = self._store.list()
+        steps = committed_steps(listing)
+        of_steps: dict[int, list[str]] = {step: [] for step in steps}
+        for name in listing:
+            if match := STEP.fullmatch(name):
+                if (step := int(match[1])) in of_steps:
+                    of_steps[step].append(name)
+                else:  # a push was cut short: it does not exist
+                    self._store.delete(name)
+        records = [name for name in listing if is_record(name)]
+        if self._lease.before in tokens:
+            self._pusher.adopt(records, same=False)
+            for step, names in of_steps.items():
+                self._pusher.adopt(names, same=self._has_same_manifest(step))
+        else:
+            self._empty_folder()
+            wanted = [*records, *(name for names in of_steps.values() for name in names)]
+            copies.check_space(self.url, self.folder, {name: listing[name] for name in wanted})
+            for name in wanted:
+                self._store.download(name, self.folder / name)
+            self._pusher.adopt(wanted, same=True)
+        for name in listing:  # so that the next one that is moved there gets another number
+            if name.startswith(f'{CORRUPT}/'):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        self._write_marker([self._lease.token])
+
+    def _empty_folder(self) -> None:
+        self._write_marker([])  # what is left, should this be cut short, is of no use
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != MARKER:
+                path.unlink()
+
+    def _has_same_manifest(self, step: int) -> bool:
+        name = f'checkpoints/{step}/manifest.json'
+        path = self.folder / name
+        return path.is_file() and path.read_bytes() == self._store.read(name)
+
+    def _beat(self) -> None:
+        while not self._stop_beating.wait(lease.BEAT):
+            try:
+                self._lease.beat()
+            except lease.LeaseLost as lost:
+                self._failure = lost
+                return self._end_run()
+            except RunError:
+                continue  # pushes fail too, and report it
+
+    def _push_periodically(self) -> None:
+        pushed = self._clock()
+        while not self._stop_pushing.wait(LOOK):
+            if self._clock() - pushed >= PERIOD or self._has_news():
+                self._push()
+                pushed = self._clock()
+            if self._failure:
+                return self._end_run()
+
+    def _has_news(self) -> bool:
+        try:
+            return self._pusher.has_news()
+        except OSError:  # a folder was deleted meanwhile
+            return True
+
+    def _push(self) -> bool:
+        """Push once; return whether the bucket is up to date."""
+        with self._pushing:
+            try:
+                self._lease.check()
+                self._pusher.push()
+            except lease.LeaseLost as lost:
+                self._failure = lost
+                return False
+            except Exception as error:  # the next push may succeed, whatever it was
+                self._error = error
+                if self._clock() - self._succeeded > GIVE_UP:
+                    self._failure = self._failure or RunError(
+                        f'{self.url} could not be written for {GIVE_UP} s'
+                    )
+                return False
+            self._succeeded = self._clock()
+            return True
+
+    def _end_run(self) -> None:
+        """Make the run stop as after SIGTERM; `__exit__` raises the failure.
+
+        With several processes JAX handles the signal, and all of them stop. A run that is not
+        training yet has nothing to save.
+        """
+        if self._stop_pushing.is_set():
+            return  # it has stopped already
+        is_default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        if is_default and jax.process_count() == 1 and self._failure:
+            print(f'error: {self._kept(self._failure, None)}', file=sys.stderr, flush=True)
+            os._exit(self._failure.exit_code)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _kept(self, failed: Exception, error: BaseException | None) -> RunError:
+        """Describe a failure to push and where the run's state is."""
+        text = shown(' '.join(str(failed).split()))
+        if self._error and not isinstance(failed, lease.LeaseLost):
+            text += f' ({shown(" ".join(str(self._error).split()))})'
+        if isinstance(error, AlexNetError):
+            text = f'{shown(str(error))}; but {text}'
+        show_as(str(self.folder), None)
+        remedy = 'the same command, on this machine and with the same --scratch, continues from it'
+        if isinstance(failed, lease.LeaseLost):
+            remedy = 'the other run does not see it'
+        return RunError(f'{text}; the state of this run is kept in {self.folder}: {remedy}')
+
+    def _read_marker(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / MARKER).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _write_marker(self, tokens: list[str]) -> None:
+        content = json.dumps({'url': self.url, 'leases': tokens})
+        files.write(self.folder / MARKER, content)

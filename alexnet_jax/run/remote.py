@@ -1,0 +1,179 @@
+"""Runs in a bucket, for commands that do not train them: local copies of what they need."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from tqdm import tqdm
+
+from alexnet_jax.cloud import copies
+from alexnet_jax.cloud.store import Object, Store, is_url
+from alexnet_jax.errors import BadInput, RunError, show_as
+from alexnet_jax.run import checkpoint, lease, manifest
+from alexnet_jax.run.push import CHECKPOINTS, Pusher, committed_steps
+
+KIND = 'copies'
+# What describes a run, besides its checkpoints.
+DESCRIPTION = (
+    'config.json',
+    'classes.json',
+    'data.json',
+    'environment.json',
+    'metrics.jsonl',
+    'source.json',
+    'statistics.npz',
+)
+ATTEMPTS = 3  # a run that is training replaces its checkpoints
+
+
+def local_copy(
+    workdir: str | os.PathLike[str], step: int | None = None, weights: bool = True
+) -> str:
+    """Return a local folder with a run's description and one of its checkpoints.
+
+    A local workdir is returned as it is. Messages name the copy by its URL. It is as new as the
+    call, and never more than that: a run may be training. Nothing verifies it yet; whoever loads
+    the checkpoint does.
+
+    Args:
+      workdir: A local folder or a URL.
+      step: The checkpoint's step; None for the best.
+      weights: Whether a checkpoint is needed, if there is one.
+
+    Raises:
+      BadInput: There is no such checkpoint, or no such bucket.
+      RunError: A request failed.
+    """
+    workdir = os.fspath(workdir)
+    if not is_url(workdir):
+        return workdir
+    store, folder = Store(workdir), copies.cache_folder(KIND, workdir)
+    with copies.claim(folder, store.url):
+        listing = store.list()
+        for name in DESCRIPTION:
+            copies.download_small(store, name, folder)
+        if weights and 'config.json' in listing:
+            _fetch_checkpoint(store, folder, listing, step)
+    return str(folder)
+
+
+def _fetch_checkpoint(
+    store: Store, folder: Path, listing: dict[str, Object], step: int | None
+) -> None:
+    for _ in range(ATTEMPTS):
+        if not (steps := committed_steps(listing)):
+            return
+        for old in checkpoint.find_steps(str(folder)):
+            if old not in steps:
+                _remove(folder, old)
+        scores = checkpoint.read_scores(str(folder))
+        chosen = checkpoint.choose_step(store.url, steps[::-1], scores, step)
+        if _is_here(store, folder, chosen) or _download(store, folder, listing, chosen):
+            return
+        listing = store.list()  # training has deleted it meanwhile
+    raise RunError(f'{store.url}: checkpoints are being replaced faster than they can be read')
+
+
+def _is_here(store: Store, folder: Path, step: int) -> bool:
+    """Return whether the copy of a checkpoint is complete, undamaged, and of this manifest."""
+    copy = checkpoint.folder_of(str(folder)) / str(step)
+    path = copy / manifest.MANIFEST
+    if not path.exists() or path.read_bytes() != store.read(_name(step, manifest.MANIFEST)):
+        return False
+    return manifest.find_corruption(copy) is None
+
+
+def _download(store: Store, folder: Path, listing: dict[str, Object], step: int) -> bool:
+    """Download a checkpoint; return whether all of it was there."""
+    prefix = _name(step, '')
+    names = {name: found for name, found in listing.items() if name.startswith(prefix)}
+    copies.check_space(store.url, folder, names)
+    partial = folder / CHECKPOINTS / f'{step}.partial'
+    shutil.rmtree(partial, ignore_errors=True)
+    total = sum(found.size for found in names.values())
+    with tqdm(total=total, unit='B', unit_scale=True, disable=None, delay=2) as bar:
+        for name, found in names.items():
+            if not store.download(name, partial / name.removeprefix(prefix)):
+                return False
+            bar.update(found.size)
+    _remove(folder, step)
+    partial.rename(partial.with_name(str(step)))
+    return True
+
+
+def find_steps(url: str) -> list[int]:
+    """Return the steps that have a checkpoint, newest first."""
+    return committed_steps(Store(url).list())[::-1]
+
+
+def check_access(url: str) -> None:
+    """Check that a run may use a folder in a bucket: write, read and delete an object there.
+
+    Raises:
+      BadInput: There is no such bucket, or a run that seems to be alive uses the folder.
+      RunError: A request failed, for instance for lack of permission.
+    """
+    store, name, content = Store(url), f'.probe-{uuid.uuid4().hex}', b'alexnet_jax.doctor'
+    if holder := lease.holder_of(store):
+        raise BadInput(f'{url} is in use by another run, {holder}; wait for it')
+    store.write(name, content)
+    found = store.read(name)
+    store.delete(name)
+    if found != content or name in store.list():
+        raise RunError(f'{url}: an object that was written could not be read, or not be deleted')
+
+
+def new_copy(workdir: str) -> str:
+    """Return where to write a new run: the workdir, or for a URL an empty local folder's name.
+
+    Raises:
+      BadInput: There is something at the URL.
+    """
+    if not is_url(workdir):
+        return workdir
+    store, folder = Store(workdir), copies.cache_folder('new', workdir)
+    if found := next(iter(store.list()), None):
+        raise BadInput(f'{store.url} is not empty ({found}); use a different --workdir')
+    shutil.rmtree(folder, ignore_errors=True)  # left by a command that was killed
+    show_as(str(folder), store.url)
+    return str(folder)
+
+
+def push_run(workdir: str, copy: str) -> None:
+    """Move a complete run to where `new_copy` was asked for; nothing is done if that is local.
+
+    Raises:
+      RunError: A request failed.
+    """
+    if is_url(workdir):
+        Pusher(Store(workdir), Path(copy)).push()
+        shutil.rmtree(copy)
+
+
+def push_folder(workdir: str, copy: str, name: str) -> None:
+    """Move a folder of results, such as that of an evaluation, from the copy of a run to the run.
+
+    Args:
+      workdir: The run; nothing is done if it is local.
+      copy: What `local_copy` has returned.
+      name: The folder's name.
+
+    Raises:
+      RunError: A request failed.
+    """
+    if not is_url(workdir):
+        return
+    store, folder = Store(workdir), Path(copy)
+    for path in sorted((folder / name).rglob('*')):
+        if path.is_file():
+            store.upload(path.relative_to(folder).as_posix(), path)
+    shutil.rmtree(folder / name)
+
+
+def _name(step: int, file: str) -> str:
+    return f'{CHECKPOINTS}/{step}/{file}'
+
+
+def _remove(folder: Path, step: int) -> None:
+    shutil.rmtree(folder / CHECKPOINTS / str(step), ignore_errors=True)

@@ -1,0 +1,58 @@
+"""A bucket in memory, of which every request is noted, and local runs to mirror there."""
+
+import uuid
+from pathlib import Path
+
+from alexnet_jax.cloud.store import Store, StoreError
+from alexnet_jax.run import manifest
+
+
+def new_url() -> str:
+    return f'memory://{uuid.uuid4().hex}/run'
+
+
+class Recording:
+    """What was written and deleted, in order, as '+name' and '-name'; requests fail on demand."""
+
+    def __init__(self, monkeypatch):
+        self.requests: list[str] = []
+        self.fails_after: int | None = None  # so many requests
+        for method, sign in (('write', '+'), ('upload', '+'), ('delete', '-')):
+            self._wrap(monkeypatch, method, sign)
+
+    def _wrap(self, monkeypatch, method: str, sign: str) -> None:
+        original = getattr(Store, method)
+
+        def recorded(store, name, *args):
+            if not name.startswith('lease/'):
+                if self.fails_after is not None and len(self.requests) >= self.fails_after:
+                    raise StoreError(f'{store.url}: {name}: no connection')
+                self.requests.append(sign + name)
+            return original(store, name, *args)
+
+        monkeypatch.setattr(Store, method, recorded)
+
+    def take(self) -> list[str]:
+        taken, self.requests = self.requests, []
+        return taken
+
+
+def save_checkpoint(folder: Path, step: int, content: str = 'weights') -> None:
+    """Write what Orbax writes, in small, with its manifest, under its final name at once."""
+    partial = folder / 'checkpoints' / f'{step}.orbax-checkpoint-tmp-0'
+    (partial / 'default' / 'd').mkdir(parents=True)
+    (partial / '_CHECKPOINT_METADATA').write_text('{}')
+    (partial / 'default' / 'd' / 'array').write_text(f'{content} of step {step}')
+    manifest.write(partial)
+    partial.rename(folder / 'checkpoints' / str(step))
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    """Everything in the bucket but the leases."""
+    return {name: store.read(name) for name in store.list() if not name.startswith('lease/')}
+
+
+def local_contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but those that begin with a dot."""
+    paths = (path for path in folder.rglob('*') if path.is_file() and path.name[0] != '.')
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

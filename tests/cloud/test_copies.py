@@ -1,0 +1,124 @@
+"""Copies of folders in buckets: downloaded once, verified, of the right size for the disk."""
+
+import hashlib
+import shutil
+import uuid
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from helpers import assert_has
+
+from alexnet_jax import errors
+from alexnet_jax.cloud import copies
+from alexnet_jax.cloud.store import Store
+from alexnet_jax.errors import BadInput, RunError, shown
+
+FILES = {'a/1.jpg': b'one', 'b/2.jpg': b'two', 'list.txt': b''}
+
+
+@pytest.fixture(autouse=True)
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr(errors, '_SHOWN', {})
+
+
+@pytest.fixture
+def store():
+    store = Store(f'memory://{uuid.uuid4().hex}/images')
+    for name, content in FILES.items():
+        store.write(name, content)
+    return store
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """The names of the objects that were downloaded."""
+    seen, download = [], Store.download
+    monkeypatch.setattr(
+        Store,
+        'download',
+        lambda store, name, path: seen.append(name) or download(store, name, path),
+    )
+    return seen
+
+
+def found(folder: str) -> dict[str, bytes]:
+    paths = [path for path in Path(folder).rglob('*') if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def digests() -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
+
+
+@pytest.mark.parametrize('verified', [True, False])
+def test_a_folder_is_downloaded_once(store, downloads, verified, capsys):
+    known = digests() if verified else None
+    folder = copies.fetch_folder(store.url, known)
+    assert found(folder) == FILES
+    assert_has(capsys.readouterr().err, f'downloading {store.url}', '3 files')
+    assert sorted(downloads) == sorted(FILES)
+    assert copies.fetch_folder(store.url, known) == folder
+    assert len(downloads) == 3
+    assert shown(f'{folder}/a/1.jpg') == f'{store.url}/a/1.jpg'
+
+
+def test_only_what_has_changed_is_downloaded_again(store, downloads):
+    folder = copies.fetch_folder(store.url)
+    downloads.clear()
+    store.write('a/1.jpg', b'ONE')  # of the same size
+    store.write('c/3.jpg', b'three')
+    store.delete('b/2.jpg')
+    (Path(folder) / 'list.txt').write_text('damaged')
+    copies.fetch_folder(store.url)
+    assert sorted(downloads) == ['a/1.jpg', 'c/3.jpg', 'list.txt']
+    assert found(folder) == {'a/1.jpg': b'ONE', 'c/3.jpg': b'three', 'list.txt': b''}
+
+
+def test_a_file_without_its_digest_is_refused(store):
+    store.write('a/1.jpg', b'eno')
+    with pytest.raises(RunError) as failed:
+        copies.fetch_folder(store.url, digests())
+    assert_has(str(failed.value), store.url, 'a/1.jpg', 'SHA-256')
+    assert not (copies.cache_folder('data', store.url) / 'a' / '1.jpg').exists()
+    store.write('a/1.jpg', b'one')
+    assert found(copies.fetch_folder(store.url, digests())) == FILES
+
+
+def test_what_is_missing_is_named(store):
+    with pytest.raises(BadInput) as failed:
+        copies.fetch_folder(store.url, {**digests(), 'c.txt': '0'})
+    assert_has(str(failed.value), store.url, 'c.txt')
+    with pytest.raises(BadInput, match='is empty'):
+        copies.fetch_folder(f'{store.url}/nothing')
+
+
+def test_a_disk_that_is_too_small(store, downloads, monkeypatch):
+    usage = namedtuple('usage', 'free')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(5))
+    with pytest.raises(BadInput) as failed:
+        copies.fetch_folder(store.url)
+    assert_has(str(failed.value), store.url, 'GB free', 'XDG_CACHE_HOME')
+    assert downloads == []
+
+
+def test_small_files_are_as_they_are_now(store):
+    folder = Path(copies.fetch(store.url, ['list.txt', 'absent']))
+    assert [path.name for path in folder.iterdir()] == ['list.txt']
+    store.write('list.txt', b'new')
+    store.write('absent', b'now here')
+    copies.fetch(store.url, ['list.txt', 'absent'])
+    assert (folder / 'list.txt').read_bytes() == b'new'
+    store.delete('absent')
+    copies.fetch(store.url, ['absent'])
+    assert not (folder / 'absent').exists()
+
+
+def test_the_cache_has_a_folder_for_each_url(tmp_path):
+    folder = copies.cache_folder('runs', 'gs://bucket/runs/x/')
+    assert folder == copies.cache_folder('runs', 'gs://bucket/runs/x')
+    assert folder.name == 'x'
+    assert folder.is_relative_to(tmp_path / 'alexnet_jax' / 'runs')
+    assert folder != copies.cache_folder('runs', 'gs://bucket/runs-x')
+    assert folder != copies.cache_folder('runs', 's3://bucket/runs/x')

@@ -1,0 +1,255 @@
+"""A run in a bucket: what a start downloads, what is pushed, what a failure leaves."""
+
+import json
+import os
+import threading
+
+import pytest
+from buckets import Recording, contents, local_contents, new_url, save_checkpoint
+from helpers import assert_has
+
+from alexnet_jax import errors
+from alexnet_jax.cloud.store import Store
+from alexnet_jax.errors import BadInput, Interrupted, RunError, shown
+from alexnet_jax.run import lease, manifest, mirror
+from alexnet_jax.run.lease import LeaseLost
+from alexnet_jax.run.mirror import Mirror
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def url():
+    return new_url()
+
+
+@pytest.fixture
+def store(url):
+    return Store(url)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    return Recording(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _no_threads(monkeypatch):
+    """Pushes and beats happen where a test makes them."""
+    monkeypatch.setattr(mirror, 'LOOK', 3600)
+    monkeypatch.setattr(lease, 'BEAT', 3600)
+    monkeypatch.setattr(errors, '_SHOWN', {})
+
+
+def opened(url, folder) -> Mirror:
+    clock = Clock()
+    return Mirror(url, folder, clock, clock.sleep)
+
+
+def failure_of(place: Mirror, run, kind: type[Exception]) -> Exception:
+    """What is raised to the outside when a run ends in an error."""
+    with pytest.raises(kind) as found, place as running:
+        run(running)
+    return found.value
+
+
+def write_run(folder, *steps) -> None:
+    (folder / 'config.json').write_text('{"a": 1}')
+    (folder / 'metrics.jsonl').write_text(''.join(f'{{"step": {step}}}\n' for step in steps))
+    for step in steps:
+        save_checkpoint(folder, step)
+
+
+def crash(running: Mirror) -> None:
+    """End as kill -9 does: nothing is pushed or given back, and the process is dead."""
+    running._stop_pushing.set()
+    running._stop_beating.set()
+    name = f'lease/{running._lease._number}'
+    holder = json.loads(running._store.read(name)) | {'pid': -1}
+    running._store.write(name, json.dumps(holder).encode())
+
+
+def test_a_run_comes_back_on_another_machine(url, store, tmp_path):
+    with opened(url, tmp_path / 'a') as first:
+        write_run(first.folder, 10, 20)
+        kept = local_contents(first.folder)
+    assert not (tmp_path / 'a').exists()
+    assert contents(store) == kept
+    with opened(url, tmp_path / 'b') as second:
+        assert local_contents(second.folder) == kept
+        assert manifest.find_corruption(second.folder / 'checkpoints' / '20') is None
+
+
+def test_messages_name_the_url(url, tmp_path):
+    with opened(url, tmp_path / 'a') as running:
+        assert shown(f'in {running.folder}/metrics.jsonl') == f'in {url}/metrics.jsonl'
+
+
+def test_steps_without_a_manifest_do_not_exist(url, store, tmp_path):
+    with opened(url, tmp_path / 'a') as first:
+        write_run(first.folder, 10, 20)
+    store.delete('checkpoints/20/manifest.json')
+    store.write('checkpoints/30/default/d/array', b'half')
+    with opened(url, tmp_path / 'b') as second:
+        assert [path.name for path in (second.folder / 'checkpoints').iterdir()] == ['10']
+        assert not [
+            name for name in store.list() if name.startswith(('checkpoints/2', 'checkpoints/3'))
+        ]
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['../evil', 'checkpoints/10/../../../evil', '/evil', 'a//b', 'x\\..\\evil', 'a/\n', '..'],
+)
+def test_hostile_names_reach_nothing(url, store, tmp_path, name):
+    with opened(url, tmp_path / 'outer' / 'a') as first:
+        write_run(first.folder, 10)
+    store._fs.store[f'{store._root}/{name}'] = store._fs.store[f'{store._root}/config.json']
+    with opened(url, tmp_path / 'outer' / 'b') as second:
+        assert 'config.json' in local_contents(second.folder)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')}
+    assert left == {'outer'}
+
+
+def test_after_a_crash_here_the_scratch_folder_is_newer(url, store, tmp_path, seen):
+    first = opened(url, tmp_path / 'a')
+    first.__enter__()
+    write_run(first.folder, 10)
+    first.publish()
+    save_checkpoint(first.folder, 20)
+    crash(first)
+    kept = local_contents(first.folder)
+    seen.take()
+    with opened(url, tmp_path / 'a') as second:
+        assert local_contents(second.folder) == kept
+        second.publish()
+        assert not [name for name in seen.take() if name.startswith('+checkpoints/10')]
+        assert contents(store) == kept
+
+
+def test_after_a_crash_in_which_another_has_continued_the_bucket_is_newer(url, store, tmp_path):
+    first = opened(url, tmp_path / 'a')
+    first.__enter__()
+    write_run(first.folder, 10)
+    first.publish()
+    save_checkpoint(first.folder, 20)
+    crash(first)
+    with opened(url, tmp_path / 'b') as second:
+        (second.folder / 'config.json').write_text('{"a": 2}')
+    kept = contents(store)
+    with opened(url, tmp_path / 'a') as third:
+        assert local_contents(third.folder) == kept
+        assert not (third.folder / 'checkpoints' / '20').exists()
+
+
+def test_a_start_that_dies_at_once_loses_nothing_of_the_scratch_folder(url, tmp_path, monkeypatch):
+    first = opened(url, tmp_path / 'a')
+    first.__enter__()
+    write_run(first.folder, 10)
+    crash(first)
+    second = opened(url, tmp_path / 'a')
+    monkeypatch.setattr(second, '_fill', lambda _: os.abort)
+    second.__enter__()
+    crash(second)
+    with opened(url, tmp_path / 'a') as third:
+        assert (third.folder / 'checkpoints' / '10' / 'manifest.json').exists()
+
+
+def test_the_folder_of_somebody_else_is_refused(url, tmp_path):
+    (tmp_path / 'thesis.tex').touch()
+    with pytest.raises(BadInput) as found, opened(url, tmp_path):
+        pass
+    assert_has(str(found.value), f'--scratch={tmp_path}', url)
+    with opened(url, tmp_path / 'a'), pytest.raises(BadInput), opened(new_url(), tmp_path / 'a'):
+        pass
+
+
+def test_quarantined_numbers_are_not_used_again(url, store, tmp_path):
+    store.write('corrupt/10/manifest.json', b'old')
+    with opened(url, tmp_path / 'a') as running:
+        assert (running.folder / 'corrupt' / '10').is_dir()
+    assert store.read('corrupt/10/manifest.json') == b'old'
+
+
+class TestFailures:
+    def test_a_connection_that_comes_back(self, url, store, tmp_path, seen):
+        with opened(url, tmp_path / 'a') as running:
+            write_run(running.folder, 10)
+            seen.fails_after = 1
+            assert not running._push()
+            running._clock.now += mirror.GIVE_UP - 1
+            assert not running._push()
+            assert running._failure is None
+            seen.fails_after = None
+            assert running._push()
+            kept = local_contents(running.folder)
+        assert contents(store) == kept
+
+    def test_one_that_stays_away_ends_the_run(self, url, tmp_path, seen):
+        def stopped(running):
+            write_run(running.folder, 10)
+            seen.fails_after = 0
+            raise Interrupted('stopped; step 10 is saved', 15)
+
+        found = failure_of(opened(url, tmp_path / 'a'), stopped, RunError)
+        assert found.exit_code == 1
+        text = shown(str(found))
+        assert_has(text, url, 'step 10 is saved', 'no connection', f'kept in {tmp_path}/a', '300 s')
+        assert (tmp_path / 'a' / 'checkpoints' / '10' / 'manifest.json').exists()
+
+        seen.fails_after = None
+        with opened(url, tmp_path / 'a') as again:
+            assert (again.folder / 'checkpoints' / '10').is_dir()
+
+    def test_the_run_is_stopped_from_the_thread(self, url, tmp_path, seen, monkeypatch):
+        killed = threading.Event()
+        monkeypatch.setattr(mirror, 'LOOK', 0.01)
+        monkeypatch.setattr(mirror, 'PERIOD', 0)
+        monkeypatch.setattr(mirror.signal, 'getsignal', lambda _: 'training handles it')
+        monkeypatch.setattr(mirror.os, 'kill', lambda pid, number: killed.set())
+
+        def stopped(running):
+            write_run(running.folder, 10)
+            seen.fails_after = len(seen.requests)
+            running._clock.now += mirror.GIVE_UP + 1
+            assert killed.wait(30)
+            raise Interrupted('stopped', 15)
+
+        failure_of(opened(url, tmp_path / 'a'), stopped, RunError)
+
+    def test_who_was_taken_over_writes_no_more(self, url, store, tmp_path):
+        before = {}
+
+        def stalled(running):
+            write_run(running.folder, 10)
+            running.publish()
+            before.update(contents(store))
+            save_checkpoint(running.folder, 20)
+            store.write('lease/2', json.dumps({'pid': 7, 'host': 'elsewhere'}).encode())
+            with pytest.raises(LeaseLost):
+                running.publish()
+            raise Interrupted('stopped', 15)
+
+        found = failure_of(opened(url, tmp_path / 'a'), stalled, RunError)
+        assert contents(store) == before
+        assert_has(shown(str(found)), url, 'process 7 on elsewhere', f'{tmp_path}/a')
+        assert json.loads(store.read('lease/2'))['pid'] == 7
+
+    def test_an_error_of_the_run_is_still_pushed(self, url, store, tmp_path):
+        def fails(running):
+            write_run(running.folder, 10)
+            raise ValueError('a bug')
+
+        failure_of(opened(url, tmp_path / 'a'), fails, ValueError)
+        assert 'checkpoints/10/manifest.json' in store.list()
+        with opened(url, tmp_path / 'b'):  # the lease was given back
+            pass

@@ -1,0 +1,169 @@
+"""Copies of runs in buckets, for commands that only read them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from buckets import contents, local_contents, new_url, save_checkpoint
+from helpers import assert_has
+
+from alexnet_jax import errors
+from alexnet_jax.cloud.store import Store
+from alexnet_jax.config import default_config
+from alexnet_jax.errors import BadInput, RunError, shown
+from alexnet_jax.run import checkpoint, lease, manifest, remote
+from alexnet_jax.run.push import Pusher
+from alexnet_jax.saved_config import read_config
+
+
+@pytest.fixture(autouse=True)
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setattr(errors, '_SHOWN', {})
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A run whose best checkpoint is not the newest."""
+    folder, url = tmp_path / 'local', new_url()
+    folder.mkdir()
+    (folder / 'config.json').write_text(default_config().to_json())
+    scores = {10: 0.5, 20: 0.9, 30: 0.7}
+    records = [
+        json.dumps({'step': step, 'split': 'eval', 'top1': top1, 'top5': 1.0})
+        for step, top1 in scores.items()
+    ]
+    (folder / 'metrics.jsonl').write_text('\n'.join(records) + '\n')
+    for step in scores:
+        save_checkpoint(folder, step)
+    Pusher(Store(url), folder).push()
+    return url
+
+
+def test_a_local_folder_is_its_own_copy(tmp_path):
+    assert remote.local_copy(tmp_path) == str(tmp_path)
+
+
+def test_the_best_checkpoint_and_no_other(url):
+    copy = remote.local_copy(url)
+    assert checkpoint.find_steps(copy) == [20]
+    assert checkpoint.find_step(copy, None) == 20
+    assert manifest.find_corruption(checkpoint.folder_of(copy) / '20') is None
+    assert shown(copy) == url
+    assert read_config(copy).to_dict() == default_config().to_dict()
+
+
+def test_another_checkpoint_joins_it(url):
+    remote.local_copy(url)
+    copy = remote.local_copy(url, 30)
+    assert checkpoint.find_steps(copy) == [30, 20]
+    assert checkpoint.find_step(copy, None) == 20
+
+
+def test_a_step_that_is_not_there_is_named(url):
+    with pytest.raises(BadInput) as found:
+        remote.local_copy(url, 15)
+    assert_has(str(found.value), url, 'step 15', '30, 20, 10', 'best: 20')
+
+
+def test_what_is_no_longer_there_goes(url):
+    copy = remote.local_copy(url)
+    Store(url).delete('checkpoints/20/manifest.json')
+    assert checkpoint.find_steps(remote.local_copy(url)) == [30]
+    assert copy
+
+
+def test_a_damaged_copy_is_downloaded_again(url):
+    copy = remote.local_copy(url)
+    folder = checkpoint.folder_of(copy) / '20'
+    (folder / 'default' / 'd' / 'array').write_text('damaged')
+    remote.local_copy(url)
+    assert manifest.find_corruption(folder) is None
+
+
+def test_what_is_damaged_there_is_found_here(url):
+    Store(url).write('checkpoints/20/default/d/array', b'damaged')
+    copy = remote.local_copy(url)
+    assert 'has changed' in manifest.find_corruption(checkpoint.folder_of(copy) / '20')
+
+
+def test_a_checkpoint_that_vanishes_meanwhile(url, monkeypatch):
+    """Training replaces the best one while it is downloaded."""
+    download = Store.download
+
+    def vanish(store, name, path):
+        if name.startswith('checkpoints/20/'):
+            for each in store.list('checkpoints/20'):
+                store.delete(each)
+        return download(store, name, path)
+
+    monkeypatch.setattr(Store, 'download', vanish)
+    assert checkpoint.find_steps(remote.local_copy(url)) == [30]
+
+
+def test_the_description_alone(url):
+    copy = remote.local_copy(url, weights=False)
+    assert checkpoint.find_steps(copy) == []
+    assert sorted(os.listdir(copy)) == ['config.json', 'metrics.jsonl']
+
+
+def test_no_run_is_said_by_the_reader():
+    url = new_url()
+    copy = remote.local_copy(url)
+    with pytest.raises(BadInput) as found:
+        read_config(copy)
+    assert_has(shown(str(found.value)), f'{url} holds no run', f'{url}/config.json')
+
+
+def test_the_config_of_a_url(url):
+    assert read_config(url).to_dict() == default_config().to_dict()
+
+
+def test_results_go_back(url, tmp_path):
+    copy = remote.local_copy(url, weights=False)
+    os.makedirs(f'{copy}/eval/sub')
+    for name in ('eval/a.json', 'eval/sub/b.csv'):
+        with open(f'{copy}/{name}', 'w') as file:
+            file.write(name)
+    remote.push_folder(url, copy, 'eval')
+    assert Store(url).read('eval/a.json') == b'eval/a.json'
+    assert Store(url).read('eval/sub/b.csv') == b'eval/sub/b.csv'
+    assert not os.path.exists(f'{copy}/eval')
+    remote.push_folder(str(tmp_path), str(tmp_path), 'eval')  # local: nothing to do
+
+
+def test_a_new_run(url, tmp_path):
+    assert remote.new_copy(str(tmp_path / 'x')) == str(tmp_path / 'x')
+    with pytest.raises(BadInput) as found:
+        remote.new_copy(url)
+    assert_has(str(found.value), url, 'not empty')
+    new = new_url()
+    copy = Path(remote.new_copy(new))
+    copy.mkdir(parents=True)
+    (copy / 'config.json').write_text('{}')
+    save_checkpoint(copy, 0)
+    expected = local_contents(copy)
+    remote.push_run(new, str(copy))
+    assert contents(Store(new)) == expected
+    assert not copy.exists()
+
+
+def test_access(url):
+    before = contents(Store(url))
+    remote.check_access(url)
+    assert contents(Store(url)) == before
+    lease.Lease(Store(url)).acquire()
+    with pytest.raises(BadInput) as found:
+        remote.check_access(url)
+    assert_has(str(found.value), url, 'in use', str(os.getpid()))
+
+
+def test_a_store_that_cannot_be_written(url, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError('403 forbidden')
+
+    monkeypatch.setattr(type(Store(url)._fs), 'pipe_file', refuse)
+    with pytest.raises(RunError) as found:
+        remote.check_access(url)
+    assert_has(str(found.value), url, '403 forbidden')
