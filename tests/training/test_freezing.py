@@ -73,8 +73,9 @@ def test_nothing_is_computed_backward_below_the_first_trained_layer():
     everything, above = operations(), operations('conv1')
     head = operations('conv1', 'fc2')
     assert (everything['stablehlo.convolution'], above['stablehlo.convolution']) == (2, 1)
-    # Forward 2; backward 1 for each kernel, and 1 from fc3 into fc2, and 1 from fc2 into pool1.
-    assert everything['stablehlo.dot_general'] == 2 + 2 + 2
+    # Forward 2; backward 1 for each kernel, and 1 from fc3 into fc2, and 1 from fc2 into pool1;
+    # 1 more sums the gradient of conv1's biases.
+    assert everything['stablehlo.dot_general'] == 2 + 2 + 2 + 1
     assert above['stablehlo.dot_general'] == 2 + 2 + 1
     assert head['stablehlo.dot_general'] == 2 + 1
 
