@@ -105,6 +105,9 @@ def _parse(path: Path, data: memoryview) -> Contents:
     start = bytes(data[:512])
     if start.startswith(b'PK\3\4'):
         return pickled.read_zip(path, data)
+    # Before pickles: the length of a safetensors header may begin as they do, with 0x80.
+    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < len(data):
+        return _safetensors(path)
     if start[:1] == b'\x80':
         return pickled.read_legacy(data)
     if start[257:262] == b'ustar':
@@ -112,8 +115,6 @@ def _parse(path: Path, data: memoryview) -> Contents:
             "this is PyTorch's format of 2017, a tar archive; use alexnet-owt-7be5be79.pth, which "
             'has the same weights'
         )
-    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < len(data):
-        return _safetensors(path)
     _refuse_known(start)
     return _protobuf(data)
 

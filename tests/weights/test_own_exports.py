@@ -103,3 +103,14 @@ def test_damaged_metadata(change, part, digits_export, tmp_path):
         convert.convert(reading.read(tmp_path / 'x'), str(tmp_path / 'run'))
     assert_has(str(error.value), str(tmp_path / 'x'), part)
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_header_whose_length_begins_like_a_pickle(digits_export, tmp_path):
+    found, _ = tensors.read(digits_export)
+    for padding in range(0, 256, 8):  # headers are padded to 8 bytes
+        tensors.write(tmp_path / 'x', found, {'note': 'x' * padding})
+        if (tmp_path / 'x').read_bytes()[0] == 0x80:
+            break
+    else:
+        pytest.fail('no header of such a length was written')
+    assert reading.read(tmp_path / 'x').contents.format.startswith('safetensors')
