@@ -102,7 +102,7 @@ class _LRN(nn.Module):
         super().__init__()
         self.groups = layer.groups
         if tuned:
-            self.norm = functools.partial(_TunedLRN.apply, layer=layer)
+            self.norm = lambda x: _TunedLRN.apply(x, layer)
         else:  # PyTorch divides alpha by n
             self.norm = nn.LocalResponseNorm(layer.n, layer.alpha * layer.n, layer.beta, layer.k)
 
@@ -181,6 +181,10 @@ def make_step(
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     # oneDNN repacks either layout; on a CPU channels_last gained nothing.
     layout = torch.channels_last if device == 'cuda' else torch.contiguous_format
+    if tuned and device == 'cuda':
+        torch.backends.cudnn.benchmark = True
+        if config.precision == 'default':  # TF32 in fully connected layers, as JAX does
+            torch.set_float32_matmul_precision('high')
     layers = variants.build(config.variant, config.edits, config.num_classes)
     net = build(layers, config.image_size, tuned)
     net.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]  not in its stubs

@@ -9,6 +9,7 @@ standard input asks for. So workers take turns, and each keeps its memory and it
 import contextlib
 import enum
 import io
+import itertools
 import json
 import resource
 import sys
@@ -148,18 +149,21 @@ def _make_step(
         eval_step = steps.make_eval_step(model, data.mean)
         variables = pmap.replicate(state.variables)
         del state  # scoring needs no velocities
-        batches = list(data.eval_batches())
-        return lambda: [eval_step(variables, batch) for batch in batches]
+        batches = pmap.ahead(itertools.cycle(data.eval_batches()))
+        return lambda: [
+            eval_step(variables, batch) for batch in itertools.islice(batches, config.accum_steps)
+        ]
     slices = Slices(variants.sliced_layers(config))
     train_step = make_train_step(
         model, transform, data.mean, config.seed, slices, config.gradient_dtype
     )
-    state, parts = slices.place(state), next(data.train_batches(0))
+    state = slices.place(state)
+    parts = pmap.ahead(itertools.chain.from_iterable(data.train_batches(0)))
     malloc.trim_heap()  # as the loop does
 
     def train() -> TrainState:
         nonlocal state
-        state = train_step(state, parts)
+        state = train_step(state, itertools.islice(parts, config.accum_steps))
         return state
 
     return train
@@ -227,6 +231,8 @@ def _make_torch_run(task: Task, config: ml_collections.ConfigDict, **kwargs: boo
 
 def _peak_bytes() -> int:
     """The peak of the accelerator's memory; on a CPU, of this process's."""
+    if (torch := sys.modules.get('torch')) and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     in_use = (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
     return in_use or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

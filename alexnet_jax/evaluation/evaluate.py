@@ -9,6 +9,7 @@ import numpy as np
 
 from alexnet_jax.errors import RunError
 from alexnet_jax.evaluation.steps import Batch
+from alexnet_jax.parallel import pmap
 
 
 def evaluate(
@@ -33,7 +34,7 @@ def evaluate(
       RunError: The batches do not contain every example exactly once.
     """
     began = time.perf_counter()
-    sums = jax.device_get([eval_step(variables, batch) for batch in batches])
+    sums = jax.device_get([eval_step(variables, batch) for batch in pmap.ahead(batches)])
     metrics = means({key: np.sum([s[key] for s in sums], dtype=np.float64) for key in sums[0]})
     found = metrics['examples'] + metrics['bad_images']
     if found != size:

@@ -53,6 +53,35 @@ def conv_in_blocks(
     return y.reshape(*y.shape[:2], -1, filters)[:, :, :columns]
 
 
+def conv_space_to_depth(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    padding: Sequence[tuple[int, int]],
+    **kwargs,
+) -> jax.Array:
+    """Convolve with equal strides, the pixels of a stride x stride block being channels of one.
+
+    The kernel is padded with zeros to whole blocks: conv1's 11 x 11 x 3 becomes 3 x 3 x 48, with
+    a stride of 1.
+    """
+    height, width, channels, filters = kernel.shape
+    sizes = [-(-size // stride) for size in (height, width)]  # of the kernel in blocks
+    kernel_pads = [(0, n * stride - k) for n, k in zip(sizes, (height, width), strict=True)]
+    kernel = jnp.pad(kernel, (*kernel_pads, (0, 0), (0, 0)))
+    kernel = kernel.reshape(sizes[0], stride, sizes[1], stride, channels, filters)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*sizes, -1, filters)
+
+    pads, blocks = [], []
+    for size, (low, high), k, n in zip(x.shape[1:3], padding, (height, width), sizes, strict=True):
+        blocks.append((low + size + high - k) // stride + n)
+        pads.append((low, blocks[-1] * stride - low - size, 0))  # negative: these pixels are unseen
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    x = x.reshape(-1, blocks[0], stride, blocks[1], stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *blocks, stride * stride * channels)
+    return lax.conv_general_dilated(x, kernel, (1, 1), ((0, 0), (0, 0)), **kwargs)
+
+
 def local_patches(
     x: jax.Array, kernel: jax.Array, stride: int, pad: int
 ) -> tuple[jax.Array, jax.Array]:

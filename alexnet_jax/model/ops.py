@@ -10,8 +10,9 @@ behind these choices are:
   TPU  ms of the course net's step in bfloat16, batch 1,024, on a v5e: estimated from the compiled
        program, by a model and by the compiler (`docs/performance.md`). With the CPU's formulations
        it takes 85.6 and 133.1.
-  GPU  memory traffic of the same step compiled for an H100. With the CPU's it is 32.7 GB.
-Nothing has been timed on a TPU or a GPU.
+  GPU  ms of the same step on an H100, images already there: measured. With the CPU's it takes
+       31.2. Figures vary by 0.5 from machine to machine.
+Nothing has been timed on a TPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from jax import lax
 from alexnet_jax.model.convs import (
     conv_by_tower,
     conv_in_blocks,
+    conv_space_to_depth,
     local_patches,
     plain_add_bias,
     summed_add_bias,
@@ -66,12 +68,14 @@ def conv(
     """Convolve, as `lax.conv_general_dilated` does; for `nn.Conv(conv_general_dilated=...)`.
 
     A convolution in groups (the paper's towers) is computed as one convolution per group: 25
-    images/s instead of 10 with XLA's grouped convolution (the paper's net, two CPU cores). On a TPU
-    XLA's is better: 13.3 and 23.2 ms instead of 13.7 and 24.1 (the paper's net in float32, batch
-    128), and it compiles in two thirds of the time.
+    images/s instead of 10 with XLA's grouped convolution (the paper's net, two CPU cores), 45.8 ms
+    instead of 53.8 on a GPU (the paper's net). On a TPU XLA's is better: 13.3 and 23.2 ms instead
+    of 13.7 and 24.1 (the paper's net in float32, batch 128), and it compiles in two thirds of the
+    time.
 
-    With few channels and a stride of 1, a CPU computes blocks of columns at once: see
-    `conv_in_blocks`.
+    With few channels, a CPU computes blocks of columns at once if the stride is 1: see
+    `conv_in_blocks`. A GPU turns larger strides into channels: see `conv_space_to_depth`. cuDNN's
+    conv1 takes a third of the course net's step (33.3 ms; 22.7 ms so). A TPU would lose 1 ms.
 
     Args:
       x: Images [N, H, W, C].
@@ -92,10 +96,14 @@ def conv(
         **kwargs,
     )
     if feature_group_count == 1:
-        if x.shape[-1] > FEW_CHANNELS or tuple(window_strides) != (1, 1):
+        rows, columns = window_strides
+        if x.shape[-1] > FEW_CHANNELS or rows != columns:
             return grouped(x, kernel)
-        in_blocks = partial(conv_in_blocks, padding=padding, **kwargs)
-        return _by_platform(x, kernel, cpu=in_blocks, tpu=grouped, gpu=grouped)
+        if rows == 1:
+            in_blocks = partial(conv_in_blocks, padding=padding, **kwargs)
+            return _by_platform(x, kernel, cpu=in_blocks, tpu=grouped, gpu=grouped)
+        to_depth = partial(conv_space_to_depth, stride=rows, padding=padding, **kwargs)
+        return _by_platform(x, kernel, cpu=grouped, tpu=grouped, gpu=to_depth)
 
     by_tower = partial(
         conv_by_tower,
@@ -181,7 +189,8 @@ def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
     CPU: the maximum along the width and then along the height, 24.2 images/s instead of 21.9 with
     `reduce_window`, whose gradient is slow. TPU: `reduce_window`, 65.0 and 107.0 ms; the gradient
     of slices goes to memory slice by slice. GPU: one byte per window records where its maximum was,
-    26.8 GB; `reduce_window` takes 43.3 GB.
+    and each pixel looks its windows up: 20.3 ms and 4.1 GB of temporaries with the convolution
+    above, versus 20.6 ms and 6.2 GB with the CPU's, and 24.5 ms with `reduce_window`.
 
     Args:
       x: Images [N, H, W, C].
@@ -239,7 +248,7 @@ def local_response_norm(
     CPU: n shifted slices, faster than `reduce_window`, cumulative sums and a band matrix. TPU: a
     product with a band matrix, 68.7 and 102.4 ms (with the pools above 53.6 and 76.6), since slices
     go to memory in float32. GPU: slices, and a gradient that is forced to recompute the
-    denominators, 29.2 GB (with the pools above 25.4); a band matrix takes 39.5 GB.
+    denominators, which saves 0.9 GB and no time; a band matrix takes 1.9 ms longer.
 
     Args:
       x: Activations [..., C].

@@ -1,7 +1,9 @@
 """Computing on the devices of all processes: the only file that uses pmap."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -9,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Threads that send batches to accelerators. An H100 received 6.8 GB/s from one, 12.6 from two and
+# 21.4 from four; 1,024 images of 227 x 227 are 158 MB.
+SENDERS = 4
 
 _absent: Sequence[Any] = ()  # the devices to compile for instead of this process's
 
@@ -68,9 +74,11 @@ def own_rows(x: Any) -> Any:
 
 
 def _put(tree: Any, spec: PartitionSpec) -> Any:
-    mesh = Mesh(np.array(jax.local_devices()), ('batch',))
-    borrowed = jax.device_put(tree, NamedSharding(mesh, spec))
-    return _copy(borrowed)
+    return _copy(jax.device_put(tree, _over_devices(spec)))  # device_put may borrow
+
+
+def _over_devices(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), ('batch',)), spec)
 
 
 @jax.jit
@@ -78,10 +86,42 @@ def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
-def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Split a batch over the devices of this process: [b, ...] -> [devices, b / devices, ...]."""
+def shard(batch: dict[str, Any]) -> dict[str, Any]:
+    """Split a batch over the devices of this process: [b, ...] -> [devices, b / devices, ...].
+
+    What `ahead` has split is left as it is.
+    """
     devices = len(_absent) or jax.local_device_count()
-    return {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in batch.items()}
+    return {
+        key: value if isinstance(value, jax.Array) else value.reshape(devices, -1, *value.shape[1:])
+        for key, value in batch.items()
+    }
+
+
+def ahead(batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    """Send batches to accelerators while they compute with earlier ones.
+
+    JAX itself would copy a batch in the thread that starts the step: 23 ms for one whose step
+    takes 20 (the course network on an H100). On a CPU, where nothing is sent, they are passed on.
+
+    Args:
+      batches: Batches in the host's memory.
+
+    Yields:
+      The batches as `shard` would return them, on the devices; up to SENDERS more are under way.
+    """
+    if jax.default_backend() == 'cpu':
+        yield from batches
+        return
+    sharding = _over_devices(PartitionSpec('batch'))
+    sent: deque[Future] = deque()
+    with ThreadPoolExecutor(SENDERS) as pool:
+        for batch in batches:
+            sent.append(pool.submit(jax.device_put, shard(batch), sharding))
+            if len(sent) > SENDERS:
+                yield sent.popleft().result()
+        while sent:
+            yield sent.popleft().result()
 
 
 def pmapped(

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -126,9 +127,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
         if start and what_is_due(config, start, total_steps).eval:  # saved before its evaluation
             state = adapt(start, state, ckpt.scores.get(start) or score(start, state))
 
-        steps = range(start + 1, total_steps + 1)
-        for step, parts in zip(steps, data.train_batches(start), strict=False):
-            state = train_step(state, parts)
+        all_parts = pmap.ahead(itertools.chain.from_iterable(data.train_batches(start)))
+        for step in range(start + 1, total_steps + 1):
+            state = train_step(state, itertools.islice(all_parts, config.accum_steps))
             log.tick(step)
             stopping = preemption.should_stop(step) and step < total_steps
             due = what_is_due(config, step, total_steps)

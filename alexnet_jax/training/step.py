@@ -1,6 +1,6 @@
 """The training step and the state that it updates."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -90,7 +90,7 @@ def make_train_step(
     seed: int,
     slices: Slices = WHOLE,
     gradient_dtype: str = 'float32',
-) -> Callable[[TrainState, Sequence[Batch]], TrainState]:
+) -> Callable[[TrainState, Iterable[Batch]], TrainState]:
     """Build the training step: loss and gradients over the global batch, then the update.
 
     Layers that `model.frozen` names keep their parameters: the loss is differentiated with respect
@@ -113,11 +113,13 @@ def make_train_step(
     accumulate, finish = _programs(model, optimizer, seed, slices, gradient_dtype)
     mean = pmap.replicate(mean)
 
-    def train_step(state: TrainState, parts: Sequence[Batch]) -> TrainState:
-        sums = None
-        for part in parts[:-1]:
-            sums = accumulate(sums, state, pmap.shard(part), mean)
-        return finish(sums, state, pmap.shard(parts[-1]), mean)
+    def train_step(state: TrainState, parts: Iterable[Batch]) -> TrainState:
+        sums, last = None, None
+        for part in map(pmap.shard, parts):
+            if last is not None:
+                sums = accumulate(sums, state, last, mean)
+            last = part
+        return finish(sums, state, last, mean)
 
     return train_step
 

@@ -12,7 +12,7 @@ from jax import export
 
 from alexnet_jax.benchmark import reference_ops
 from alexnet_jax.config import default_config
-from alexnet_jax.model import norms, ops, pools, variants
+from alexnet_jax.model import convs, norms, ops, pools, variants
 from alexnet_jax.training.memory import lower_step
 
 MAX_POOLS = (pools.separable_max_pool, pools.windowed_max_pool, pools.indexed_max_pool)
@@ -44,6 +44,45 @@ def assert_same(function, reference, x, tolerance: float):
     for a, b in zip(ours, value_and_gradient(reference, x, gradient), strict=True):
         assert a.shape == b.shape
         assert_within(a, b, tolerance)
+
+
+# Convolutions
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('float64', 1e-10)])
+@pytest.mark.parametrize(
+    ('window', 'stride', 'pads', 'size'),
+    [
+        (11, 4, ((0, 0), (0, 0)), (35, 35)),  # conv1 of AlexNet on a smaller image
+        (11, 4, ((1, 2), (2, 1)), (32, 29)),
+        (5, 2, ((2, 2), (0, 0)), (12, 15)),
+        (3, 2, ((0, 0), (0, 0)), (8, 9)),  # the last row and column are unseen
+        (2, 3, ((0, 1), (1, 0)), (10, 11)),  # pixels between windows, too
+        (1, 2, ((0, 0), (0, 0)), (5, 6)),
+    ],
+)
+def test_space_to_depth_is_the_convolution_of_lax(window, stride, pads, size, dtype, tolerance):
+    with jax.enable_x64(dtype == 'float64'):
+        x = normal(2, *size, 3).astype(dtype)
+        kernel = normal(window, window, 3, 6, seed=1).astype(dtype)
+        numbers = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+
+        @jax.jit
+        def plain(x, kernel):
+            return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, **numbers)
+
+        @jax.jit
+        def blocks(x, kernel):
+            return convs.conv_space_to_depth(x, kernel, stride, pads, **numbers)
+
+        expected, pull_expected = jax.vjp(plain, x, kernel)
+        value, pull = jax.vjp(blocks, x, kernel)
+        gradient = normal(*expected.shape, seed=2).astype(dtype)
+        ours, theirs = (value, *pull(gradient)), (expected, *pull_expected(gradient))
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.shape == b.shape
+            assert a.dtype == b.dtype == dtype
+            assert_within(a, b, tolerance)
 
 
 # Pools
@@ -214,6 +253,17 @@ def test_few_channels_are_convolved_in_blocks_on_cpus_only():
         text = jax.jit(conv).trace(images, kernel).lower(lowering_platforms=(platform,)).as_text()
         (line,) = (line for line in text.splitlines() if 'stablehlo.convolution(' in line)
         assert f'x{filters}xf32>' in line.split('->')[1]
+
+
+def test_strides_of_few_channels_become_channels_on_gpus_only():
+    images = jax.ShapeDtypeStruct((2, 35, 35, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((11, 11, 3, 6), jnp.float32)
+    where = {'window_strides': (4, 4), 'padding': ((0, 0), (0, 0))}
+    conv = partial(ops.conv, **where, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    for platform, form in (('cpu', '11x11x3x6'), ('tpu', '11x11x3x6'), ('cuda', '3x3x48x6')):
+        text = jax.jit(conv).trace(images, kernel).lower(lowering_platforms=(platform,)).as_text()
+        (line,) = (line for line in text.splitlines() if 'stablehlo.convolution(' in line)
+        assert f'tensor<{form}xf32>' in line
 
 
 def test_towers_are_one_convolution_on_tpus():
