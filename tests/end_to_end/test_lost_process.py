@@ -37,7 +37,13 @@ def uninterrupted(tmp_path_factory, cache):
     return workdir
 
 
-@pytest.mark.parametrize('victim', [0, 1], ids=['coordinator', 'other'])
+@pytest.mark.parametrize(
+    'victim',
+    [
+        pytest.param(0, id='coordinator'),
+        pytest.param(1, id='other', marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_lost_process_ends_the_other_and_costs_nothing_else(
     tmp_path, cache, uninterrupted, victim
 ):

@@ -49,6 +49,7 @@ def test_a_run_is_made_again_from_its_record(tmp_path, finished, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_deterministic_is_accepted_and_recorded(tmp_path, cache, finished):
     """It is for GPUs; on a CPU it changes nothing."""
     workdir = tmp_path / 'run'

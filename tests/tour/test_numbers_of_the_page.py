@@ -16,7 +16,7 @@ from alexnet_jax.model.layers import LRN, Activation, Conv, Dense, Dropout, MaxP
 from alexnet_jax.model.shapes import layer_names
 
 pytestmark = pytest.mark.slow
-NAMES = ('course', 'paper', 'digits', 'course at 227')
+NAMES = ('course', 'paper', 'digits', pytest.param('course at 227', marks=pytest.mark.exhaustive))
 
 
 @pytest.fixture(params=NAMES, scope='module')
@@ -201,7 +201,7 @@ def test_maps(tour, truth):
 @pytest.mark.parametrize(
     ('name', 'before', 'size', 'mirrors', 'inputs'),
     [
-        ('course at 227', 256, 227, True, 30 * 30 * 2),
+        pytest.param('course at 227', 256, 227, True, 30 * 30 * 2, marks=pytest.mark.exhaustive),
         ('course', 72, 67, True, 6 * 6 * 2),
         ('digits', 36, 28, False, 9 * 9),
     ],
@@ -218,6 +218,7 @@ def test_augmentation(tours, name, before, size, mirrors, inputs):
     )
 
 
+@pytest.mark.exhaustive
 def test_the_page_of_the_course_net_is_small(tours):
     assert len(tours('course at 227').html.encode()) < 5e6
 

@@ -100,6 +100,7 @@ class TestParse:
             parse('decode|invert(1, 2)')
 
     @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_without_docstrings_and_asserts(self):
         """`python -OO` strips both."""
         script = """if True:
