@@ -15,12 +15,9 @@ from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, device_error, run_command
-from alexnet_jax.evaluation import ensemble
 from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
-from alexnet_jax.run import checkpoint, place, remote
-from alexnet_jax.run import workdir as workdirs
-from alexnet_jax.training import loop
 
+# Orbax and TensorFlow take seconds to import and --help needs neither: see the functions.
 if TYPE_CHECKING:
     from alexnet_jax.data.pipeline import Data
 
@@ -67,22 +64,35 @@ def main() -> None:
     with processes.ProcessGroup(_detect_cluster(), _INITIALIZATION_TIMEOUT.value):
         devices = _count_devices()
         if members:
+            from alexnet_jax.evaluation import ensemble
+
             ensemble.fit_batch(config, devices)
         validate(config, devices)
         pmap.connect_devices()
-        from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
+        from alexnet_jax.data.pipeline import Data
 
         data = Data(config, jax.process_index(), jax.process_count())
         if members:
-            copy = remote.local_copy(folder, weights=False)
-            ensemble.score(config, copy, data, members)
-            if jax.process_index() == 0:
-                remote.push_folder(folder, copy, 'eval')
+            _score(config, folder, data, members)
         else:
             _train(config, folder, data)
 
 
+def _score(config: ml_collections.ConfigDict, workdir: str, data: 'Data', members: list) -> None:
+    from alexnet_jax.evaluation import ensemble
+    from alexnet_jax.run import remote
+
+    copy = remote.local_copy(workdir, weights=False)
+    ensemble.score(config, copy, data, members)
+    if jax.process_index() == 0:
+        remote.push_folder(workdir, copy, 'eval')
+
+
 def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> None:
+    from alexnet_jax.run import place
+    from alexnet_jax.run import workdir as workdirs
+    from alexnet_jax.training import loop
+
     with place.open_place(workdir, _SCRATCH.value) as opened:
         folder = str(opened.folder)
         with workdirs.create(folder, config, data.class_names, data.contents):
@@ -104,6 +114,8 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
         return config, folder, []
     if _SCRATCH.value:
         raise BadInput(f'--scratch={_SCRATCH.value} is for training; leave it out')
+    from alexnet_jax.evaluation import ensemble
+
     config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
     validate(config)
     return config, folder, members
@@ -111,6 +123,9 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
 
 def _check_training(config: ml_collections.ConfigDict | None, folder: str | None) -> None:
     """Check what can be checked before any work."""
+    from alexnet_jax.run import checkpoint, remote
+    from alexnet_jax.run import workdir as workdirs
+
     if config is None or not folder:
         raise BadInput('pass --config=configs/NAME.py and --workdir=DIR')
     for flag in (_EVAL_OPS, _CHECKPOINTS):

@@ -183,3 +183,11 @@ def test_imports_without_tensorflow_network_or_devices():
     command = [sys.executable, '-c', WITHOUT_TENSORFLOW, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, 'done\n'), done.stderr
+
+
+@pytest.mark.slow
+def test_help_waits_for_no_large_library():
+    large = ('orbax', 'tensorflow', 'tensorflow_datasets', 'optuna', 'matplotlib', 'sklearn')
+    script = f'import sys, alexnet_jax.main; print([n for n in {large} if n in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, '[]\n'), done.stderr
