@@ -89,6 +89,40 @@ def predictions(
 
 
 @styled
+def heat_maps(
+    images: np.ndarray, titles: Sequence[Sequence[str]], rows: Sequence[tuple[str, np.ndarray]]
+) -> Figure:
+    """Draw images and, below them, maps on top of the images.
+
+    Args:
+      images: The images, uint8 [n, h, w, 3].
+      titles: The lines of a title for each.
+      rows: The name of each row of maps, and the maps, [n, r, c] of any size, from 0 to 1.
+    """
+    height, width = images.shape[1:3]
+    figure = Figure(figsize=(WIDTH, (1 + len(rows)) * WIDTH / len(images) * height / width + 0.6))
+    panels = figure.subplots(1 + len(rows), len(images), squeeze=False)
+    for column, (image, title) in enumerate(zip(images, titles, strict=True)):
+        panels[0, column].set_title('\n'.join(shorten(line, 18) for line in title), fontsize=8)
+        for axes in panels[:, column]:
+            axes.imshow(image)
+            axes.set(xticks=[], yticks=[])
+        for axes, (_, maps) in zip(panels[1:, column], rows, strict=True):
+            axes.imshow(
+                maps[column],
+                vmin=0,
+                vmax=1,
+                cmap='inferno',
+                alpha=0.65,
+                interpolation='bilinear',
+                extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            )
+    for axes, (name, _) in zip(panels[1:, 0], rows, strict=True):
+        axes.set_ylabel(name, fontsize=8)
+    return figure
+
+
+@styled
 def neighbors(
     images: np.ndarray, truths: Sequence[str], near: np.ndarray, classes: Sequence[Sequence[str]]
 ) -> Figure:

@@ -2,9 +2,10 @@
 
 Writes one HTML page that works offline, and its figures as PNG files in a folder next to it: config
 differences, learning curves, errors next to the published ones, throughput, and for each run the
-kernels of the first layer, predictions of the best checkpoint on test images and their nearest
-neighbors, the confusion matrix, and the augmentation. Where something cannot be shown, for instance
-because the data is missing, the page gives the reason. Nothing else in a workdir changes.
+kernels of the first layer, predictions of the best checkpoint on test images, where it looks in
+them, their nearest neighbors, the confusion matrix, and the augmentation. Where something cannot be
+shown, for instance because the data is missing, the page gives the reason. Nothing else in a
+workdir changes.
 """
 
 import re

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from alexnet_jax.drawing import figures, pages, pictures
 from alexnet_jax.drawing.pages import Album
 from alexnet_jax.errors import AlexNetError, BadInput, shown
+from alexnet_jax.evaluation import saliency
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.scores import most_confused
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -130,6 +131,7 @@ def _scores(
     if len(wrong):
         caption = f'The most confident mistakes, of {len(wrong):,} in all.'
         yield picture(surest, 'mistakes', f'{len(surest)} misclassified test images', caption)
+    yield from _heat_maps(net, samples, scored, shown, surest, names, album, prefix)
     yield from _neighbors(run, net, samples, indices[shown], names, album, prefix, among)
     yield from _confusion(labels, guesses, names, album, prefix)
 
@@ -137,6 +139,49 @@ def _scores(
 def _top(probabilities: np.ndarray, names: Sequence[str]) -> list[tuple[str, float]]:
     best = np.argsort(-probabilities, kind='stable')[:TOP]
     return [(names[int(i)], float(probabilities[i])) for i in best]
+
+
+def _heat_maps(
+    net: TrainedNet, samples, scored: Sequence[np.ndarray], shown: np.ndarray, surest: np.ndarray,
+    names: Sequence[str], album: Album, prefix: str,
+) -> Iterator[Markup]:  # fmt: skip
+    """Draw where the network looks in the test images and in its surest mistakes."""
+    indices, labels, log_probs = scored
+    if saliency.last_convolution(net.model.layers) is None:
+        return
+    yield pages.heading(3, 'Where it looks')
+    _, images, _ = samples.images('eval', indices[shown])
+    guesses = log_probs[shown].argmax(1)
+    before = np.exp(log_probs[shown, guesses])[:, None, None]
+    lost = 1 - saliency.occlusion(net, images, guesses) / before
+    rows = [('Grad-CAM', _grad_cam(net, images, guesses)), ('occlusion', lost)]
+    caption = (
+        'The same test images. Grad-CAM: what in the last convolution speaks for the predicted '
+        'class (Selvaraju et al. 2017); the brightest place is the highest of its image. '
+        'Occlusion: how much of the probability of that class is lost while a square hides the '
+        'place, from none to all of it (Zeiler and Fergus 2014).'
+    )
+    figure = pictures.heat_maps(images, [[names[i]] for i in guesses], rows)
+    alt = f'{len(shown)} test images, with a Grad-CAM and an occlusion map of each'
+    yield album.add(f'{prefix}heat-maps', figure, alt, caption)
+    if len(surest):
+        _, images, _ = samples.images('eval', indices[surest])
+        guesses, truths = log_probs[surest].argmax(1), labels[surest]
+        classes = (('predicted', guesses), ('true', truths))
+        rows = [(name, _grad_cam(net, images, which)) for name, which in classes]
+        titles = [
+            [f'{names[guess]},', f'not {names[truth]}']
+            for guess, truth in zip(guesses, truths, strict=True)
+        ]
+        figure = pictures.heat_maps(images, titles, rows)
+        caption = 'The most confident mistakes: Grad-CAM for the predicted and for the true class.'
+        alt = f'{len(surest)} misclassified test images, with two Grad-CAM maps of each'
+        yield album.add(f'{prefix}heat-maps-of-mistakes', figure, alt, caption)
+
+
+def _grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    found = saliency.grad_cam(net, images, labels)
+    return found / np.maximum(found.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
 
 
 def _neighbors(

@@ -132,8 +132,8 @@ def test_one_run(make_run, command):
     written = {path.stem: path.read_bytes() for path in (folder / 'report').glob('*.png')}
     assert list(written.values()) == [png for png in written.values() if png in images]
     assert written.keys() == {
-        'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'neighbors', 'confusion',
-        'augmentation',
+        'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'heat-maps',
+        'heat-maps-of-mistakes', 'neighbors', 'confusion', 'augmentation',
     }  # fmt: skip
     assert hashes(folder).items() >= before.items()
     assert 'missing' not in page.text
