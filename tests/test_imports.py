@@ -22,7 +22,7 @@ COMMANDS -= {'main', 'config', 'saved_config', 'cli', 'errors', 'files'}
 # Each floor reads those below it and none beside it; within a folder anything goes but a circle.
 FLOORS = (
     {'main'},
-    {'__init__', *COMMANDS, 'report', 'tour', 'experiments', 'benchmark'},
+    {'__init__', *COMMANDS, 'report', 'tour', 'serve', 'experiments', 'benchmark'},
     {'sweep', 'weights'},
     {'training'},
     {'evaluation'},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from alexnet_jax.drawing.figures import PALETTE, WIDTH, shorten, styled
 
 SAME, ANOTHER, TRUE, FALSE = PALETTE[0], PALETTE[1], PALETTE[4], '#C9D3DC'  # classes
+HEAT, OPAQUE = 'inferno', 0.65  # of maps on top of images
 
 
 def kernel_grid(kernels: np.ndarray, columns: int) -> np.ndarray:
@@ -88,6 +90,20 @@ def predictions(
     return figure
 
 
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return an image with a map on top of it, as `heat_maps` draws them.
+
+    Args:
+      image: uint8 [h, w, 3].
+      heat: The map, [h, w] from 0 to 1.
+
+    Returns:
+      uint8 [h, w, 3].
+    """
+    colors = 255 * matplotlib.colormaps[HEAT](heat)[..., :3]
+    return np.rint(OPAQUE * colors + (1 - OPAQUE) * image).astype(np.uint8)
+
+
 @styled
 def heat_maps(
     images: np.ndarray, titles: Sequence[Sequence[str]], rows: Sequence[tuple[str, np.ndarray]]
@@ -112,8 +128,8 @@ def heat_maps(
                 maps[column],
                 vmin=0,
                 vmax=1,
-                cmap='inferno',
-                alpha=0.65,
+                cmap=HEAT,
+                alpha=OPAQUE,
                 interpolation='bilinear',
                 extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             )

@@ -1,11 +1,15 @@
 """Where in an image a trained net finds a class: Grad-CAM and occlusion maps."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
+from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Activation, BatchNorm, Conv, Local, Table
 
 GRAY = 128  # of the occluding square, if the run subtracts no mean
@@ -39,15 +43,29 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
     Raises:
       BadInput: The network has no convolution.
     """
-    layers, size = net.model.layers, net.config.image_size
-    end = last_convolution(layers)
-    if end is None:
+    if last_convolution(net.model.layers) is None:
         raise BadInput(f'{net.config.variant} has no convolution, which Grad-CAM needs')
-    body, head = (net.model.clone(layers=part) for part in (layers[:end], layers[end:]))
+    step = _grad_cam_step(net.model)  # pyright: ignore[reportArgumentType]  modules are frozen
+    labels = np.asarray(labels, np.int32)
+    found = []
+    for first in range(0, len(images), BATCH):
+        batch, wanted = images[first : first + BATCH], labels[first : first + BATCH]
+        padding = (1 << (len(batch) - 1).bit_length()) - len(batch)  # each size is compiled
+        padded = np.pad(batch, [(0, padding), (0, 0), (0, 0), (0, 0)])
+        maps = step(net.variables, padded, net.mean, np.pad(wanted, (0, padding)))
+        found.append(np.asarray(maps)[: len(batch)])
+    return np.concatenate(found)
+
+
+@functools.lru_cache(maxsize=8)
+def _grad_cam_step(model: AlexNet) -> Callable[..., jax.Array]:
+    """(variables, uint8 [n, H, W, 3], mean, labels) -> float32 [n, H, W]."""
+    end = last_convolution(model.layers)
+    body, head = (model.clone(layers=part) for part in (model.layers[:end], model.layers[end:]))
 
     @jax.jit
-    def maps_of(variables, batch, mean, labels):
-        maps = jnp.asarray(body.apply(variables, batch.astype(jnp.float32) - mean[None]))
+    def step(variables, images, mean, labels):
+        maps = jnp.asarray(body.apply(variables, images.astype(jnp.float32) - mean[None]))
 
         def logits(maps):
             found = jnp.asarray(head.apply(variables, maps))
@@ -55,13 +73,14 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
 
         weights = jax.grad(logits)(maps).astype(jnp.float32).mean(axis=(1, 2), keepdims=True)
         found = jnp.maximum((weights * maps.astype(jnp.float32)).sum(axis=-1), 0)
-        return jax.image.resize(found, (len(found), size, size), 'linear')
+        return jax.image.resize(found, images.shape[:3], 'linear')
 
-    pieces = [
-        maps_of(net.variables, images[i : i + BATCH], net.mean, np.asarray(labels)[i : i + BATCH])
-        for i in range(0, len(images), BATCH)
-    ]
-    return np.concatenate(pieces)
+    return step
+
+
+def normalized(maps: np.ndarray) -> np.ndarray:
+    """Return maps [n, h, w] of which each is divided by its maximum, if that is above 0."""
+    return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(maps.dtype).tiny)
 
 
 def occlusion(

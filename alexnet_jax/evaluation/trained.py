@@ -30,7 +30,7 @@ from alexnet_jax.saved_config import read_config
 BATCH = 64  # images, or views of them, that a device computes at once
 
 Step = Callable[[np.ndarray], jax.Array]
-AnyImage = str | os.PathLike[str] | np.ndarray | Image.Image
+AnyImage = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 Ranking = list[tuple[str, float]]
 
 
@@ -126,7 +126,7 @@ class TrainedNet:
         """Apply the run's `data.eval_ops` to one image.
 
         Args:
-          image: A file, an array uint8 [H, W, 3] or [H, W], or a Pillow image.
+          image: A file, the bytes of one, an array uint8 [H, W, 3] or [H, W], or a Pillow image.
 
         Returns:
           uint8 [image_size, image_size, 3]; [views, image_size, image_size, 3] if the ops give
@@ -144,7 +144,8 @@ class TrainedNet:
             views = chain.read_image(os.fspath(image), data.eval_ops, data.max_pixels)
         else:
             name = 'the image'
-            views = chain.apply_ops(pillow.to_png(image), data.eval_ops, data.max_pixels, name)
+            encoded = image if isinstance(image, bytes) else pillow.to_png(image)
+            views = chain.apply_ops(encoded, data.eval_ops, data.max_pixels, name)
         if views.shape[-3:-1] != (size, size):
             height, width = views.shape[-3:-1]
             raise BadInput(

@@ -154,7 +154,10 @@ def _heat_maps(
     guesses = log_probs[shown].argmax(1)
     before = np.exp(log_probs[shown, guesses])[:, None, None]
     lost = 1 - saliency.occlusion(net, images, guesses) / before
-    rows = [('Grad-CAM', _grad_cam(net, images, guesses)), ('occlusion', lost)]
+    rows = [
+        ('Grad-CAM', saliency.normalized(saliency.grad_cam(net, images, guesses))),
+        ('occlusion', lost),
+    ]
     caption = (
         'The same test images. Grad-CAM: what in the last convolution speaks for the predicted '
         'class (Selvaraju et al. 2017); the brightest place is the highest of its image. '
@@ -168,7 +171,10 @@ def _heat_maps(
         _, images, _ = samples.images('eval', indices[surest])
         guesses, truths = log_probs[surest].argmax(1), labels[surest]
         classes = (('predicted', guesses), ('true', truths))
-        rows = [(name, _grad_cam(net, images, which)) for name, which in classes]
+        rows = [
+            (name, saliency.normalized(saliency.grad_cam(net, images, which)))
+            for name, which in classes
+        ]
         titles = [
             [f'{names[guess]},', f'not {names[truth]}']
             for guess, truth in zip(guesses, truths, strict=True)
@@ -177,11 +183,6 @@ def _heat_maps(
         caption = 'The most confident mistakes: Grad-CAM for the predicted and for the true class.'
         alt = f'{len(surest)} misclassified test images, with two Grad-CAM maps of each'
         yield album.add(f'{prefix}heat-maps-of-mistakes', figure, alt, caption)
-
-
-def _grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    found = saliency.grad_cam(net, images, labels)
-    return found / np.maximum(found.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
 
 
 def _neighbors(

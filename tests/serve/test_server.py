@@ -1,0 +1,109 @@
+"""The server: its limit of connections, and how it ends."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from alexnet_jax.errors import RunError
+from alexnet_jax.serve import server
+from alexnet_jax.serve.server import Server
+
+
+class App:
+    """Answers once `go` is set."""
+
+    def __init__(self):
+        self.go, self.asked = threading.Event(), threading.Semaphore(0)
+
+    def __call__(self, environ, start_response):
+        self.asked.release()
+        assert self.go.wait(30)
+        start_response('200 OK', [('Content-Type', 'text/plain')])
+        return [b'done']
+
+
+def wait_for(condition, seconds=30):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(('127.0.0.1', port), timeout=5).close()
+    except ConnectionError:  # refused, or reset while it closes
+        return False
+    return True
+
+
+@pytest.fixture
+def app():
+    return App()
+
+
+@pytest.fixture
+def serving(app):
+    found = Server('127.0.0.1', 0, app, 2)
+    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    thread.start()
+    yield found
+    app.go.set()
+    found.stop()
+    thread.join(30)
+
+
+@pytest.fixture
+def ask(serving):
+    """ask() -> a connection that has sent a request."""
+    opened = []
+
+    def connect() -> http.client.HTTPConnection:
+        opened.append(http.client.HTTPConnection('127.0.0.1', serving.port, timeout=30))
+        opened[-1].request('GET', '/')
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+def test_too_many_connections_are_turned_away(ask, app):
+    kept = [ask(), ask()]
+    for _ in kept:
+        assert app.asked.acquire(timeout=30)
+    refused = ask().getresponse()
+    assert (refused.status, refused.headers['Retry-After']) == (503, '1')
+    assert json.loads(refused.read()) == {'error': 'busy; try again'}
+    app.go.set()
+    assert [connection.getresponse().read() for connection in kept] == [b'done', b'done']
+    wait_for(lambda: ask().getresponse().status == 200)  # there is room again
+
+
+def test_what_is_under_way_is_finished(serving, ask, app):
+    connection = ask()
+    assert app.asked.acquire(timeout=30)
+    stopping = threading.Thread(target=serving.stop)
+    stopping.start()
+    wait_for(lambda: not accepts(serving.port))
+    assert stopping.is_alive()
+    app.go.set()
+    assert connection.getresponse().read() == b'done'
+    stopping.join(30)
+    assert not stopping.is_alive()
+
+
+def test_a_silent_connection_is_closed(monkeypatch, serving):
+    monkeypatch.setattr(server._Handler, 'timeout', 0.2)
+    with socket.create_connection(('127.0.0.1', serving.port), timeout=30) as silent:
+        silent.send(b'POST / HTTP/1.1\r\nContent-Length: 10\r\n')
+        assert silent.recv(1000) == b''
+
+
+def test_an_address_that_is_taken(serving):
+    with pytest.raises(RunError, match=f'cannot listen at 127.0.0.1:{serving.port}: Address'):
+        Server('127.0.0.1', serving.port, lambda *_: [], 2)
