@@ -74,7 +74,7 @@ def local_path(path: str | os.PathLike[str]) -> str:
         return fetch_folder(url)
     copy = Path(fetch(parent, [name])) / name
     if not copy.is_file():
-        raise BadInput(f'{url} does not exist; a URL names a file or a folder, it is no pattern')
+        raise BadInput(f'{url} does not exist; in URLs, patterns do not work')
     return str(copy)
 
 

@@ -134,7 +134,7 @@ def test_a_path_that_may_be_a_url(store, tmp_path):
         assert shown(path) == f'{store.url}/a/1.jpg'
     with pytest.raises(BadInput) as raised:
         copies.local_path(f'{store.url}/a/*.jpg')
-    assert_has(str(raised.value), f'{store.url}/a/*.jpg', 'does not exist', 'no pattern')
+    assert_has(str(raised.value), f'{store.url}/a/*.jpg', 'does not exist', 'patterns')
 
 
 def test_a_whole_bucket(store):
