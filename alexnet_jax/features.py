@@ -75,7 +75,7 @@ def _write_csv(path: Path, images: ImageFiles, shape: Sequence[int], batches: Ba
             # The shortest decimals that read back as the same float32.
             texts = features.reshape(len(places), -1).astype(str)
             for place, cells in zip(places.tolist(), texts.tolist(), strict=True):
-                rows.writerow([images.paths[place], images.classes[place], *cells])
+                rows.writerow([images.names[place], images.classes[place], *cells])
             count += len(places)
     return count
 
@@ -100,7 +100,7 @@ def _write_npz(path: Path, images: ImageFiles, shape: Sequence[int], batches: Ba
         with _entry(archive, 'features', '<f4', (len(order), *shape)) as entry:
             while piece := raw.read(CHUNK):
                 entry.write(piece)
-        _write_texts(archive, 'paths', images.paths, order)
+        _write_texts(archive, 'paths', images.names, order)
         if any(images.classes):
             _write_texts(archive, 'classes', images.classes, order)
     return len(order)

@@ -50,7 +50,7 @@ def main() -> None:
     with _open_writer(output, as_json, net, top) as write:
         for places, log_probs in images.apply(net, net.log_probs, show_bar):
             for place, row in zip(places.tolist(), np.exp(log_probs), strict=True):
-                write(images.paths[place], net.rank(row, top))
+                write(images.names[place], net.rank(row, top))
     if output:
         print(f'{output}: classes of {len(images.paths) - len(images.bad):,} images')
     images.check()

@@ -16,7 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import fsspec.config
 import pytest
+
+from alexnet_jax import errors
 
 BUCKET = 'bucket'
 TIMEOUT = 60  # seconds for an emulator to start
@@ -69,6 +72,18 @@ def _wait(process: subprocess.Popen, url: str, method: str, body: bytes | None) 
             assert process.poll() is None, 'the emulator has ended'
             assert time.monotonic() < until, 'the emulator does not answer'
             time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def in_this_process(emulator: Emulator, cache: Path) -> Iterator[None]:
+    """Let this process use an emulator, with a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environment.items():
+            patch.setenv(name, value)
+        patch.setenv('XDG_CACHE_HOME', str(cache))
+        patch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})  # read at import only
+        patch.setattr(errors, '_SHOWN', {})
+        yield
 
 
 @contextlib.contextmanager

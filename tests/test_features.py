@@ -146,7 +146,7 @@ def test_decimals_are_read_back_exactly(tmp_path):
 
 def make_files(count: int, length: int = 5) -> ImageFiles:
     files = object.__new__(ImageFiles)
-    files.paths = [f'{i:0{length}}' for i in range(count)]
+    files.paths = files.names = [f'{i:0{length}}' for i in range(count)]
     files.classes, files.bad = [''] * count, {}
     return files
 

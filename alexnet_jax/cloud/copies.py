@@ -15,7 +15,7 @@ from typing import IO
 from tqdm import tqdm
 
 from alexnet_jax import files
-from alexnet_jax.cloud.store import Object, Store
+from alexnet_jax.cloud.store import Object, Store, is_url
 from alexnet_jax.errors import BadInput, RunError, show_as
 
 THREADS = 8  # objects downloaded at once
@@ -57,6 +57,25 @@ def download_small(store: Store, name: str, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     else:
         files.write(folder / name, content)
+
+
+def local_path(path: str | os.PathLike[str]) -> str:
+    """Return a path, but for a URL that of a local copy of the file or folder.
+
+    Raises:
+      BadInput: There is nothing at the URL.
+      RunError: A request failed.
+    """
+    if not is_url(path):
+        return os.fspath(path)
+    url = os.fspath(path).rstrip('/')
+    parent, _, name = url.rpartition('/')
+    if Store(url).list() or not is_url(parent):  # a whole bucket
+        return fetch_folder(url)
+    copy = Path(fetch(parent, [name])) / name
+    if not copy.is_file():
+        raise BadInput(f'{url} does not exist; in URLs, patterns do not work')
+    return str(copy)
 
 
 def fetch_folder(url: str, digests: Mapping[str, str] | None = None) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax.cloud import copies
 from alexnet_jax.data.sources import listing
-from alexnet_jax.errors import AlexNetError, BadInput, RunError
+from alexnet_jax.errors import AlexNetError, BadInput, RunError, shown
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
 from alexnet_jax.parallel import compilation, hardware, malloc
 
@@ -32,7 +33,9 @@ class ImageFiles:
     """The image files that a command line names.
 
     Attributes:
-      paths: The files, in the order of the arguments; those of a folder are sorted.
+      paths: The files, in the order of the arguments; those of a folder are sorted. From a bucket,
+        they are local copies.
+      names: The same as the user knows them: with URLs in place of local copies.
       classes: The class folder of each file, for a folder of class folders; else ''.
       bad: Why a file could not be used, by its index in `paths`.
     """
@@ -41,8 +44,8 @@ class ImageFiles:
         """Find the files. A million of them take about 200 MB of memory.
 
         Args:
-          arguments: Files, folders, which are searched recursively, and patterns such as
-            'photos/*.jpg', in which `**` matches any number of folders.
+          arguments: Files, folders, which are searched recursively, both of which may be URLs, and
+            patterns such as 'photos/*.jpg', in which `**` matches any number of folders.
           limit: Use only the first `limit` files; None for all.
 
         Raises:
@@ -50,6 +53,7 @@ class ImageFiles:
         """
         found = [p for text in arguments for p in _find(os.path.expanduser(text)).items()][:limit]
         self.paths = [path for path, _ in found]
+        self.names = [shown(path) for path in self.paths]
         self.classes = [name for _, name in found]
         self.bad: dict[int, str] = {}
 
@@ -100,11 +104,11 @@ class ImageFiles:
         for place in places:
             try:
                 net.preprocess(self.paths[place])
-                reason = f'{self.paths[place]} could not be read the first time; try again'
+                reason = f'{self.names[place]} could not be read the first time; try again'
             except AlexNetError as error:
                 if len(self.paths) == 1:
                     raise
-                reason = str(error)
+                reason = shown(str(error))
             self.bad[place] = reason
             tqdm.write(f'skipped: {" ".join(reason.split())}', file=sys.stderr)
 
@@ -119,6 +123,7 @@ class ImageFiles:
 
 def _find(argument: str) -> dict[str, str]:
     """Return the image files that an argument names, each with its class folder."""
+    argument = copies.local_path(argument)
     if epath.Path(argument).is_file():
         return {argument: ''}
     if epath.Path(argument).is_dir():

@@ -96,7 +96,9 @@ def _check_flags(others: list[str]) -> None:
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
     if '://' in flags.FLAGS.workdir:
-        raise BadInput(f'--workdir={flags.FLAGS.workdir}; a sweep needs a folder on a file system')
+        raise BadInput(
+            f'--workdir={flags.FLAGS.workdir} is a URL; sweep in a local folder and copy that'
+        )
     for flag, allowed in (
         (_SEARCH, study.SEARCHES),
         (_METRIC, study.METRICS),

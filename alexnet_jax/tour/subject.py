@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from alexnet_jax.cloud import copies
 from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import BadInput
@@ -88,7 +89,7 @@ def from_run(picture: str, workdir: str, step: int | None) -> Subject:
     """
     encoded = _read(picture)
     net = TrainedNet.load(workdir, step, dtype='float32')
-    path = epath.Path(workdir) / 'statistics.npz'
+    path = epath.Path(net.workdir) / 'statistics.npz'
     found = statistics.load(path) if path.exists() else None
     return _subject(picture, encoded, net, net.mean, found, workdir)
 
@@ -119,7 +120,7 @@ def from_recipe(picture: str, config: ml_collections.ConfigDict) -> Subject:
 
 
 def _read(picture: str) -> bytes:
-    path = epath.Path(picture)
+    path = epath.Path(copies.local_path(picture))
     if path.is_dir():
         raise BadInput(f'image {picture} is a folder; pass one image file')
     if not path.exists():

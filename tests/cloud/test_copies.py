@@ -122,3 +122,21 @@ def test_the_cache_has_a_folder_for_each_url(tmp_path):
     assert folder.is_relative_to(tmp_path / 'alexnet_jax' / 'runs')
     assert folder != copies.cache_folder('runs', 'gs://bucket/runs-x')
     assert folder != copies.cache_folder('runs', 's3://bucket/runs/x')
+
+
+def test_a_path_that_may_be_a_url(store, tmp_path):
+    assert copies.local_path(tmp_path / 'x') == str(tmp_path / 'x')  # which need not exist
+    assert found(copies.local_path(f'{store.url}/')) == FILES
+    for content in (b'one', b'another'):
+        store.write('a/1.jpg', content)
+        path = copies.local_path(f'{store.url}/a/1.jpg')
+        assert Path(path).read_bytes() == content
+        assert shown(path) == f'{store.url}/a/1.jpg'
+    with pytest.raises(BadInput) as raised:
+        copies.local_path(f'{store.url}/a/*.jpg')
+    assert_has(str(raised.value), f'{store.url}/a/*.jpg', 'does not exist', 'patterns')
+
+
+def test_a_whole_bucket(store):
+    bucket = store.url.rpartition('/')[0]
+    assert sorted(found(copies.local_path(bucket))) == [f'images/{name}' for name in sorted(FILES)]

@@ -10,13 +10,11 @@ import threading
 import time
 
 import cli_runs
-import fsspec.config
 import numpy as np
 import object_stores
 import pytest
 from helpers import assert_has
 
-from alexnet_jax import errors
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -101,13 +99,11 @@ def held(store: Store):
 
 
 @pytest.fixture(params=['gs', 's3'])
-def bucket(request, tmp_path, cache, monkeypatch):
-    with object_stores.emulator(request.param) as emulator:
-        for name, value in emulator.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-        monkeypatch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})  # read at import only
-        monkeypatch.setattr(errors, '_SHOWN', {})
+def bucket(request, tmp_path, cache):
+    with (
+        object_stores.emulator(request.param) as emulator,
+        object_stores.in_this_process(emulator, tmp_path / 'cache'),
+    ):
         yield Bucket(emulator, tmp_path, cache)
 
 
@@ -149,9 +145,7 @@ def test_killed_at_random_moments_equals_a_local_run(bucket, whole, full):
     np.testing.assert_array_equal(net.mean, expected.mean)
 
 
-@pytest.mark.parametrize(
-    'bucket', ['gs', pytest.param('s3', marks=pytest.mark.exhaustive)], indirect=True
-)
+@pytest.mark.exhaustive
 def test_stopped_damaged_and_resumed(bucket, whole):
     """A second run is refused; SIGTERM saves; a damaged object is quarantined, there too."""
     with held(bucket.store), bucket.start(scratch='second') as second:

@@ -75,13 +75,19 @@ def test_no_slurm(refused, monkeypatch):
     assert 'Slurm not found (no sbatch on the PATH)' in refused(CONFIG, SPACE, '--backend=slurm')
 
 
-def test_a_workdir_of_a_run_is_refused(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ('workdir', 'message'),
+    [('{run}', '{run} holds a run, not a sweep'), ('gs://bucket/x', 'gs://bucket/x is a URL')],
+)
+def test_a_workdir_that_cannot_be_a_sweep(tmp_path, monkeypatch, capsys, workdir, message):
     monkeypatch.chdir(ROOT)
     (tmp_path / 'config.json').write_text('{}')
-    monkeypatch.setattr(sys, 'argv', ['sweep', CONFIG, SPACE, f'--workdir={tmp_path}'])
-    with flagsaver.flagsaver(), pytest.raises(SystemExit):
+    folder = workdir.format(run=tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['sweep', CONFIG, SPACE, f'--workdir={folder}'])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
         errors.run_command(sweep.main)
-    assert 'holds a run, not a sweep' in capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message.format(run=tmp_path) in capsys.readouterr().err
 
 
 def test_the_install_lines_are_those_of_pyproject():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from alexnet_jax.cloud import copies
 from alexnet_jax.data.ops.color import Color, ColorNoise, ColorOp, PCAShift
 from alexnet_jax.data.ops.decode import MAX_PIXELS, MODES, Decode
 from alexnet_jax.data.ops.image import (
@@ -238,7 +239,7 @@ def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       RunError: The image does not decode.
     """
     try:
-        encoded = epath.Path(path).read_bytes()
+        encoded = epath.Path(copies.local_path(path)).read_bytes()
     except OSError as error:
         raise BadInput(f'{path} cannot be read: {error.strerror or error}') from error
     return apply_ops(encoded, ops, max_pixels, path)
