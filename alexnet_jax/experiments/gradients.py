@@ -112,7 +112,9 @@ def table(records: Records) -> str:
         cells = []
         for place in range(len(STEPS)):
             values = list(decades(net, activation, place)(records).values())
-            cells.append(f'{10 ** (sum(values) / len(values)):.2g}' if values else 'not run yet')
+            finite = [value for value in values if math.isfinite(value)]
+            mean = f'{10 ** (sum(finite) / len(finite)):.2g}' if finite else 'diverged'
+            cells.append(mean if values else 'not run yet')
         losses = [r.scores['losses'][-1] for r in records.of(make_trial(net, activation))]
         rows.append([NET_LABELS[net], LABELS[activation], *cells, spread(losses, '.2f')])
     head = ['gradient of conv1 / gradient of fc8 after', 'nonlinearity',

@@ -19,13 +19,21 @@ def of_list(trials: Sequence[Trial]) -> Callable[[Records, int], Trial | None]:
 
 
 def spread(values: Sequence[float], form: str = '.1f') -> str:
-    """Return '5.0 ± 0.5 (3 seeds)': mean and standard deviation (n - 1) over the seeds."""
+    """Return '5.0 ± 0.5 (3 seeds)': mean and standard deviation (n - 1) over the seeds.
+
+    Values that are not finite are only counted: '5.0 (1 seed), 2 diverged'.
+    """
     if not values:
         return 'not run yet'
-    text = f'{statistics.mean(values):{form}}'
-    if len(values) == 1:
-        return f'{text} (1 seed)'
-    return f'{text} ± {statistics.stdev(values):{form.lstrip("+")}} ({len(values)} seeds)'
+    finite = [value for value in values if math.isfinite(value)]
+    diverged = len(values) - len(finite)
+    if not finite:
+        return f'{diverged} diverged'
+    text = f'{statistics.mean(finite):{form}}'
+    if len(finite) > 1:
+        text += f' ± {statistics.stdev(finite):{form.lstrip("+")}}'
+    text += f' ({len(finite)} seed{"s"[: len(finite) != 1]})'
+    return text + (f', {diverged} diverged' if diverged else '')
 
 
 def estimated(found: Estimate | None, unit: str, is_pooled: bool = False) -> str:

@@ -56,3 +56,5 @@ def test_mean_and_spread():
     # Deviations -1, 0, 1 from 4: variance 2 / (3 - 1).
     assert spread([3.0, 4.0, 5.0]) == '4.0 ± 1.0 (3 seeds)'
     assert spread([0.5, 0.5], '+.2f') == '+0.50 ± 0.00 (2 seeds)'
+    assert spread([5.0, float('nan')]) == '5.0 (1 seed), 1 diverged'
+    assert spread([float('nan'), float('inf')]) == '2 diverged'
