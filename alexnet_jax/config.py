@@ -16,6 +16,7 @@ from alexnet_jax.model import patterns, variants
 from alexnet_jax.model.layers import BatchNorm
 from alexnet_jax.model.shapes import check_shapes, check_slices
 
+OPTIMIZERS = ('sgd', 'adamw')
 SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
 DTYPES = ('float32', 'bfloat16')
 PARALLELISMS = ('data', 'hybrid')
@@ -45,12 +46,32 @@ NOT_NEGATIVE = (
     'optimizer.gamma',
     'optimizer.plateau_max_reductions',
     'optimizer.trust_coefficient',
+    'optimizer.clip_grad_norm',
+    'early_stopping_patience',
 )
+BELOW_ONE = ('label_smoothing', 'ema_decay', 'optimizer.beta2')  # and not negative
 
 # Keys that may differ when a run is resumed, because they do not change what is computed.
 # `parallelism` only changes how sums are rounded, as does the number of devices, which may differ
 # too. `epochs` may increase as well: see `workdir.check`.
-FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image', 'parallelism')
+FREE_KEYS = (
+    'log_every',
+    'data.data_dir',
+    'data.on_bad_image',
+    'parallelism',
+    'early_stopping_patience',
+)
+
+# Keys that came later and whose default is off: a config that was saved without them is read as
+# one that has the default. docs/toolbox.md explains them.
+TOOLBOX_KEYS = (
+    'label_smoothing',
+    'ema_decay',
+    'early_stopping_patience',
+    'optimizer.name',
+    'optimizer.beta2',
+    'optimizer.clip_grad_norm',
+)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -75,6 +96,13 @@ def default_config() -> ml_collections.ConfigDict:
     # measured here. On a CPU, runs are reproducible anyway.
     c.deterministic = False
     c.init_from = config_dict.placeholder(str)  # workdir of the run that provides initial weights
+    # Above 0: end the run after this many evaluations without a better top-1.
+    c.early_stopping_patience = 0
+    # Above 0: moving average of the weights with this decay, which is then what is evaluated and
+    # used. Shorter at the start: (1 + step) / (10 + step), if that is less.
+    c.ema_decay = 0.0
+    # Of the target's probability, the fraction that is spread over all classes.
+    c.label_smoothing = 0.0
 
     # The network: a table in alexnet_jax/model/variants.py, and edits to it from edits.py.
     c.variant = 'course'
@@ -112,6 +140,9 @@ def default_config() -> ml_collections.ConfigDict:
 
     # v <- momentum v - lr (g + weight_decay w);  w <- w + v   (the paper's section 5)
     c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = 'sgd'  # or adamw, with its beta1 in `momentum`
+    c.optimizer.beta2 = 0.999  # adamw: the decay of the mean squared gradient
+    c.optimizer.clip_grad_norm = 0.0  # above 0: the norm of all gradients is scaled down to this
     c.optimizer.learning_rate = 0.01  # the highest lr, after the warmup
     c.optimizer.schedule = 'step'  # constant | step | cosine | poly | plateau
     c.optimizer.warmup_epochs = 0.0  # during which lr rises linearly
@@ -181,6 +212,7 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         'parallelism': PARALLELISMS,
         'data.mean': MEANS,
         'data.on_bad_image': ON_BAD_IMAGE,
+        'optimizer.name': OPTIMIZERS,
         'optimizer.schedule': SCHEDULES,
     }.items():
         if found[key] not in allowed:
@@ -191,6 +223,9 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
     for key in NOT_NEGATIVE:
         if not 0 <= found[key] < math.inf:
             raise BadInput(f'{key}={found[key]}; it must not be negative')
+    for key in BELOW_ONE:
+        if not 0 <= found[key] < 1:
+            raise BadInput(f'{key}={found[key]}; it must be at least 0 and below 1')
     if not 0 < config.data.eval_fraction < 1:
         raise BadInput(
             f'data.eval_fraction={config.data.eval_fraction}; it must be above 0 and below 1'
@@ -204,6 +239,8 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         raise BadInput(
             "data.mean='init_from' needs --config.init_from=RUN, the run whose mean image to use"
         )
+    if config.optimizer.name == 'adamw':
+        _check_adamw(config.optimizer)
     _check_batch_size(config, devices)
     _check_network(config, devices)
 
@@ -252,6 +289,16 @@ def _is_lr_override(entry) -> bool:
 
 def _is_number(value) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
+
+
+def _check_adamw(optimizer: ml_collections.ConfigDict) -> None:
+    if optimizer.momentum >= 1:
+        raise BadInput(f'optimizer.momentum={optimizer.momentum}; as beta1 it must be below 1')
+    if optimizer.trust_coefficient:
+        raise BadInput(
+            f'optimizer.trust_coefficient={optimizer.trust_coefficient} is LARS, which needs '
+            "optimizer.name='sgd'"
+        )
 
 
 def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:

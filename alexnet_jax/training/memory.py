@@ -12,6 +12,7 @@ from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.model import variants
 from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
+from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import TrainState, create_train_state, lower_train_step
 
 TRAIN_SIZE = 1000  # examples; schedules depend on their number, the shape of a state does not
@@ -67,7 +68,7 @@ def lower_step(config: ml_collections.ConfigDict, devices: int) -> jax.stages.Lo
         state_shapes(config),
         parts,
         Slices(variants.sliced_layers(config)),
-        config.gradient_dtype,
+        **step_options(config),
     )
 
 
@@ -95,7 +96,9 @@ def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
     """Return the state of a run as shapes and dtypes."""
     model, transform = variants.make_model(config), make_optimizer(config)
     return jax.eval_shape(
-        lambda: create_train_state(model, transform, config.image_size, config.seed)
+        lambda: create_train_state(
+            model, transform, config.image_size, config.seed, config.ema_decay > 0
+        )
     )
 
 
