@@ -184,6 +184,9 @@ class _InMemory:
     def load_statistics(self, workdir: str) -> None:
         """Do nothing: the mean is known."""
 
+    def class_counts(self) -> np.ndarray:
+        return np.bincount(np.concatenate([part['label'] for part in self.parts]))
+
     def train_batches(self, start_step: int) -> Iterator[list[steps.Batch]]:
         while True:
             yield self.parts

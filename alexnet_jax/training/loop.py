@@ -42,6 +42,7 @@ class Data(Protocol):
     mean: np.ndarray  # float32 [H, W, 3], known once the statistics are loaded
 
     def load_statistics(self, workdir: str) -> None: ...
+    def class_counts(self) -> np.ndarray: ...  # of the training set; for balanced weights
     def train_batches(self, start_step: int) -> Iterator[list[Batch]]: ...  # the parts of each step
     def eval_batches(self) -> Iterator[Batch]: ...
     def example_ids(self, step: int) -> list[str]: ...
@@ -81,9 +82,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
     model = variants.make_model(config)
     slices = Slices(variants.sliced_layers(config))
     train_step = make_train_step(
-        model, transform, data.mean, config.seed, slices, **step_options(config)
+        model, transform, data.mean, config.seed, slices, **step_options(config, data.class_counts)
     )
-    eval_step = make_eval_step(model, data.mean)
+    per_class = config.per_class_recall or bool(config.data.class_weights)
+    eval_step = make_eval_step(model, data.mean, per_class)
     rate = partial(optimizer.rate_at, config, schedule)
     has_stalled = partial(early_stopping.has_stalled, config.early_stopping_patience)
 

@@ -212,6 +212,8 @@ def _programs(
         step_key = jax.random.fold_in(jax.random.key(seed), state.step + 1)
         dropout_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch['position'])
 
+        image, mixture = objective.mix(image, batch, dropout_keys)
+
         def loss_fn(trained):
             params = {**state.params, **trained}
             variables = {'params': params, 'batch_stats': state.batch_stats}
@@ -223,7 +225,7 @@ def _programs(
                 mask=mask,
                 mutable=['batch_sums'],
             )
-            losses = objective.losses(logits, batch['label'])
+            losses = objective.losses(logits, batch['label'], mixture)
             losses = jnp.where(mask > 0, losses, 0.0)  # not a product: 0 * inf is NaN
             return losses.sum(), (logits, updates.get('batch_sums', {}))
 

@@ -12,7 +12,7 @@ from helpers import ROOT
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import TOOLBOX_KEYS, default_config, leaves
 from alexnet_jax.saved_config import parse_config
-from alexnet_jax.training import step
+from alexnet_jax.training import mixing, step
 from alexnet_jax.training.memory import lower_step, state_shapes
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import TrainState, averaged
@@ -62,6 +62,7 @@ def test_the_lowered_step_is_the_same_text(name, monkeypatch):
     monkeypatch.setattr(optax, 'clip_by_global_norm', unreached)
     monkeypatch.setattr(optax, 'scale_by_adam', unreached)
     monkeypatch.setattr(step, 'averaged', unreached)
+    monkeypatch.setattr(mixing, 'mix', unreached)
     assert lower_step(before, 8).as_text() == lower_step(now, 8).as_text()
 
 

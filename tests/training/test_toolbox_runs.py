@@ -47,6 +47,11 @@ def stop_at(step: int):
 EVERYTHING = {
     'ema_decay': 0.9,
     'label_smoothing': 0.1,
+    'mixup_alpha': 0.4,
+    'cutmix_alpha': 1.0,
+    'data__class_weights': ('balanced',),
+    'epochs': 8.0,
+    'batch_size': 32,  # two examples on each of eight devices
     'accum_steps': 2,
     'optimizer__name': 'adamw',
     'optimizer__clip_grad_norm': 1.0,
@@ -105,6 +110,25 @@ def test_a_checkpoint_from_before_there_were_averages(tmp_path):
         found = checkpoints.restore(template)
     assert found['ema'] == {}
     np.testing.assert_array_equal(found['params']['fc'], np.ones(3))
+
+
+# Unequal classes
+
+
+def test_a_run_with_class_weights_records_the_recall(tmp_path):
+    config = short_run(data__class_weights=('balanced',))
+    train(config, tmp_path)
+    for record in records(tmp_path, 'eval'):
+        recall = [r for r in record['recall'] if r is not None]
+        assert len(record['recall']) == 10
+        assert record['balanced_accuracy'] == pytest.approx(sum(recall) / len(recall))
+    train(short_run(), tmp_path / 'plain')
+    (weighted, *_), (plain, *_) = (records(run, 'train') for run in (tmp_path, tmp_path / 'plain'))
+    assert 'recall' not in records(tmp_path / 'plain', 'eval')[0]
+    assert abs(weighted['loss'] - plain['loss']) > 1e-3
+    train(short_run(per_class_recall=True), tmp_path / 'asked')
+    assert records(tmp_path / 'asked', 'train') == records(tmp_path / 'plain', 'train')
+    assert 'recall' in records(tmp_path / 'asked', 'eval')[0]
 
 
 # Runs that stop early
