@@ -81,6 +81,8 @@ def blank_part(config: ml_collections.ConfigDict, devices: int | None = None) ->
     """
     devices = devices or jax.device_count()
     per_device = max(1, config.batch_size // config.accum_steps // devices)
+    if config.mixup_alpha or config.cutmix_alpha:  # of pairs
+        per_device = max(1, per_device // 2) * 2
     size, n = config.image_size, per_device * devices // jax.process_count()
     return {
         'image': np.zeros((n, size, size, 3), np.uint8),

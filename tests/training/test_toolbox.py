@@ -13,7 +13,7 @@ from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import TOOLBOX_KEYS, default_config, leaves
 from alexnet_jax.saved_config import parse_config
 from alexnet_jax.training import mixing, step
-from alexnet_jax.training.memory import lower_step, state_shapes
+from alexnet_jax.training.memory import blank_part, lower_step, state_shapes
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import TrainState, averaged
 
@@ -64,6 +64,15 @@ def test_the_lowered_step_is_the_same_text(name, monkeypatch):
     monkeypatch.setattr(step, 'averaged', unreached)
     monkeypatch.setattr(mixing, 'mix', unreached)
     assert lower_step(before, 8).as_text() == lower_step(now, 8).as_text()
+
+
+def test_a_part_for_measuring_holds_pairs():
+    config = default_config()
+    config.batch_size = 10
+    assert len(blank_part(config, 2)['label']) == 10
+    config.mixup_alpha = 0.2
+    assert len(blank_part(config, 2)['label']) == 8
+    assert len(blank_part(config, 16)['label']) == 32
 
 
 def test_the_state_of_the_optimizer_is_that_of_sgd():
