@@ -4,53 +4,41 @@ A recipe in `configs/` is a function `get_config()` that starts from `default_co
 what differs. The command line overrides any key: `--config.batch_size=64`.
 """
 
-import difflib
-import math
-from collections.abc import Sequence
-
 import ml_collections
 from ml_collections import config_dict
 
+from alexnet_jax import config_checks
+from alexnet_jax.config_checks import suggest
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import patterns, variants
 from alexnet_jax.model.layers import BatchNorm
 from alexnet_jax.model.shapes import check_shapes, check_slices
 
-SCHEDULES = ('constant', 'step', 'cosine', 'poly', 'plateau')
-DTYPES = ('float32', 'bfloat16')
-PARALLELISMS = ('data', 'hybrid')
-MEANS = ('image', 'none', 'init_from')
-ON_BAD_IMAGE = ('stop', 'skip')
-
-POSITIVE = (
-    'batch_size',
-    'epochs',
-    'log_every',
-    'eval_every',
-    'checkpoint_every',
-    'num_classes',
-    'image_size',
-    'accum_steps',
-    'ghost_batch_size',
-    'data.max_pixels',
-    'optimizer.learning_rate',
-    'optimizer.poly_power',
-    'optimizer.plateau_patience',
-)
-NOT_NEGATIVE = (
-    'seed',
-    'optimizer.warmup_epochs',
-    'optimizer.momentum',
-    'optimizer.weight_decay',
-    'optimizer.gamma',
-    'optimizer.plateau_max_reductions',
-    'optimizer.trust_coefficient',
-)
-
 # Keys that may differ when a run is resumed, because they do not change what is computed.
 # `parallelism` only changes how sums are rounded, as does the number of devices, which may differ
 # too. `epochs` may increase as well: see `workdir.check`.
-FREE_KEYS = ('log_every', 'data.data_dir', 'data.on_bad_image', 'parallelism')
+FREE_KEYS = (
+    'log_every',
+    'data.data_dir',
+    'data.on_bad_image',
+    'parallelism',
+    'early_stopping_patience',
+)
+
+# Keys that came later and whose default is off: a config that was saved without them is read as
+# one that has the default. docs/toolbox.md explains them.
+TOOLBOX_KEYS = (
+    'label_smoothing',
+    'mixup_alpha',
+    'cutmix_alpha',
+    'ema_decay',
+    'early_stopping_patience',
+    'per_class_recall',
+    'data.class_weights',
+    'optimizer.name',
+    'optimizer.beta2',
+    'optimizer.clip_grad_norm',
+)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -75,6 +63,18 @@ def default_config() -> ml_collections.ConfigDict:
     # measured here. On a CPU, runs are reproducible anyway.
     c.deterministic = False
     c.init_from = config_dict.placeholder(str)  # workdir of the run that provides initial weights
+    # Above 0: end the run after this many evaluations without a better top-1.
+    c.early_stopping_patience = 0
+    # Above 0: moving average of the weights with this decay, which is then what is evaluated and
+    # used. Shorter at the start: (1 + step) / (10 + step), if that is less.
+    c.ema_decay = 0.0
+    # Of the target's probability, the fraction that is spread over all classes.
+    c.label_smoothing = 0.0
+    # Above 0: train on mixtures of two images, with shares from Beta(alpha, alpha): mixup adds
+    # their pixels, CutMix pastes a box of one into the other. With both, a coin decides.
+    c.mixup_alpha = 0.0
+    c.cutmix_alpha = 0.0  # likewise
+    c.per_class_recall = False  # in eval records; also with data.class_weights
 
     # The network: a table in alexnet_jax/model/variants.py, and edits to it from edits.py.
     c.variant = 'course'
@@ -108,10 +108,15 @@ def default_config() -> ml_collections.ConfigDict:
     # init_from were trained with (init_from), or nothing (none).
     c.data.mean = 'image'
     c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop if more than a few
+    # Factors on the losses of each class's examples, in label order; or ('balanced',).
+    c.data.class_weights = ()
     c.data.max_pixels = 100_000_000  # larger images are refused before they are decoded
 
     # v <- momentum v - lr (g + weight_decay w);  w <- w + v   (the paper's section 5)
     c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = 'sgd'  # or adamw, with its beta1 in `momentum`
+    c.optimizer.beta2 = 0.999  # adamw: the decay of the mean squared gradient
+    c.optimizer.clip_grad_norm = 0.0  # above 0: the norm of all gradients is scaled down to this
     c.optimizer.learning_rate = 0.01  # the highest lr, after the warmup
     c.optimizer.schedule = 'step'  # constant | step | cosine | poly | plateau
     c.optimizer.warmup_epochs = 0.0  # during which lr rises linearly
@@ -136,12 +141,6 @@ def default_config() -> ml_collections.ConfigDict:
     # Above 0: LARS, which scales the update of each kernel to this fraction of its norm, times lr.
     c.optimizer.trust_coefficient = 0.0
     return c
-
-
-def suggest(found: str, allowed: Sequence[str] | dict) -> str:
-    """Return 'did you mean x?' if a name is close, else the list of allowed names."""
-    close = difflib.get_close_matches(found, list(allowed), n=1)
-    return f'did you mean {close[0]}?' if close else f'allowed: {", ".join(allowed)}'
 
 
 def leaves(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
@@ -172,25 +171,7 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         raise BadInput(f'unknown config key {key}; {suggest(key, expected)}')
     if missing := expected.keys() - found.keys():
         raise BadInput(f'the config lacks {min(missing)}; start from config.default_config()')
-    _check_types(expected, found)
-
-    for key, allowed in {
-        'dtype': DTYPES,
-        'precision': tuple(variants.PRECISIONS),
-        'gradient_dtype': DTYPES,
-        'parallelism': PARALLELISMS,
-        'data.mean': MEANS,
-        'data.on_bad_image': ON_BAD_IMAGE,
-        'optimizer.schedule': SCHEDULES,
-    }.items():
-        if found[key] not in allowed:
-            raise BadInput(f'{key}={found[key]!r}; {suggest(str(found[key]), allowed)}')
-    for key in POSITIVE:
-        if not 0 < found[key] < math.inf:
-            raise BadInput(f'{key}={found[key]}; it must be above 0')
-    for key in NOT_NEGATIVE:
-        if not 0 <= found[key] < math.inf:
-            raise BadInput(f'{key}={found[key]}; it must not be negative')
+    config_checks.check_values(expected, found)
     if not 0 < config.data.eval_fraction < 1:
         raise BadInput(
             f'data.eval_fraction={config.data.eval_fraction}; it must be above 0 and below 1'
@@ -204,54 +185,11 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         raise BadInput(
             "data.mean='init_from' needs --config.init_from=RUN, the run whose mean image to use"
         )
+    if config.optimizer.name == 'adamw':
+        config_checks.check_adamw(config.optimizer)
+    config_checks.check_class_weights(config)
     _check_batch_size(config, devices)
     _check_network(config, devices)
-
-
-def _check_types(expected: dict, found: dict) -> None:
-    """Check that each value has its default's type, and that entries of tuples are well-formed."""
-    for key, default in expected.items():
-        value = found[key]
-        kinds = {type(None): (str, type(None)), float: (float, int)}.get(type(default))
-        kinds = kinds or (type(default),)
-        if type(value) not in kinds:
-            raise BadInput(f'{key}={value!r}; it must be of type {kinds[0].__name__}')
-    for key, example in {'edits': 'no_lrn', 'optimizer.freeze': 'conv*'}.items():
-        if not all(isinstance(name, str) for name in found[key]):
-            raise BadInput(
-                f'{key}={found[key]!r}; it must be a tuple of names, such as {(example,)!r}'
-            )
-    if not all(_is_number(epoch) for epoch in found['optimizer.milestones']):
-        raise BadInput(
-            f'optimizer.milestones={found["optimizer.milestones"]!r}; it must be a tuple of '
-            'numbers, such as (25.0, 51.0)'
-        )
-    for key in ('optimizer.lr_multipliers', 'optimizer.weight_decay_multipliers'):
-        for entry in found[key]:
-            match entry:
-                case (str(), factor) if _is_number(factor):
-                    continue
-            raise BadInput(f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0)")
-    for entry in found['optimizer.lr_overrides']:
-        if not _is_lr_override(entry):
-            raise BadInput(
-                f'optimizer.lr_overrides: {entry!r} is not a pattern with rates by epoch, starting '
-                f"at epoch 0, such as ('conv1/*', ((0, 0.01), (67, 1e-5)))"
-            )
-
-
-def _is_lr_override(entry) -> bool:
-    match entry:
-        case (str(), ((0 | 0.0, _), *_) as rates):
-            pairs = all(isinstance(p, tuple) and len(p) == 2 for p in rates)
-            if pairs and all(_is_number(x) and x >= 0 for p in rates for x in p):
-                epochs = [epoch for epoch, _ in rates]
-                return epochs == sorted(epochs)
-    return False
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
@@ -261,6 +199,12 @@ def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
         options = ' or '.join(str(b) for b in (below, below + parts * devices) if b > 0)
         over = f'{devices} devices' if parts == 1 else f'accum_steps={parts} on {devices} devices'
         raise BadInput(f'batch_size={batch_size} does not divide over {over}; try {options}')
+    if (config.mixup_alpha or config.cutmix_alpha) and batch_size // (parts * devices) % 2:
+        raise BadInput(
+            f'mixup_alpha={config.mixup_alpha} and cutmix_alpha={config.cutmix_alpha} mix pairs, '
+            f'but a device computes {batch_size // (parts * devices)} examples at once '
+            f'(batch_size / accum_steps / devices); make that even'
+        )
 
 
 def _check_network(config: ml_collections.ConfigDict, devices: int) -> None:

@@ -18,7 +18,8 @@ from absl import flags
 from etils import epath
 
 from alexnet_jax import cli
-from alexnet_jax.config import ON_BAD_IMAGE, default_config
+from alexnet_jax.config import default_config
+from alexnet_jax.config_checks import ON_BAD_IMAGE
 from alexnet_jax.errors import BadInput, Interrupted, RunError, catch_stop_signals, run_command
 
 FORMATS = ('jpeg', 'raw')

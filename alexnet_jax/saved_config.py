@@ -11,7 +11,7 @@ from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.config import default_config, leaves
+from alexnet_jax.config import TOOLBOX_KEYS, default_config, leaves
 from alexnet_jax.errors import BadInput
 
 
@@ -37,6 +37,9 @@ def parse_config(
       where: The file's name, for errors.
       remedy: What to do, likewise.
 
+    Returns:
+      The config. Keys that came later and are off by default have their default.
+
     Raises:
       BadInput: It is damaged, or an earlier version with other keys wrote it.
     """
@@ -45,7 +48,7 @@ def parse_config(
     expected = leaves(config)
     for problem, keys in (
         ('unknown', leaves(found).keys() - expected.keys()),
-        ('missing', expected.keys() - leaves(found).keys()),
+        ('missing', expected.keys() - leaves(found).keys() - set(TOOLBOX_KEYS)),
     ):
         if keys:
             raise BadInput(

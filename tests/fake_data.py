@@ -66,6 +66,9 @@ class FakeData:
     def load_statistics(self, workdir: str) -> None:
         self.mean = np.full_like(self.mean, 127.5)
 
+    def class_counts(self) -> np.ndarray:
+        return 1 + np.arange(self.config.num_classes)
+
     def train_batches(self, start_step: int) -> Iterator[list[Batch]]:
         count = self.config.accum_steps
         for step in itertools.count(start_step + 1):

@@ -17,7 +17,7 @@ FILES = {
 }
 RECIPES = [name for name in FILES if name.startswith('configs.')]
 COMMANDS = {name for name in FILES if '.' not in name and FILES[name].stem != '__init__'}
-COMMANDS -= {'main', 'config', 'saved_config', 'cli', 'errors', 'files'}
+COMMANDS -= {'main', 'config', 'config_checks', 'saved_config', 'cli', 'errors', 'files'}
 
 # Each floor reads those below it and none beside it; within a folder anything goes but a circle.
 FLOORS = (
@@ -30,6 +30,7 @@ FLOORS = (
     {'configs'},
     {'saved_config'},
     {'config'},
+    {'config_checks'},
     {'model', 'data', 'parallel'},
     {'cloud'},
     {'errors', 'files'},

@@ -16,7 +16,8 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax.config import PARALLELISMS, validate
+from alexnet_jax.config import validate
+from alexnet_jax.config_checks import PARALLELISMS
 from alexnet_jax.drawing import figures
 from alexnet_jax.errors import RunError
 from alexnet_jax.model import variants

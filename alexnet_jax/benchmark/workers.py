@@ -35,6 +35,7 @@ from alexnet_jax.model import ops, variants
 from alexnet_jax.parallel import compilation, malloc, pmap
 from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
+from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
 
 TRAIN_SIZE = 1_000_000  # images in an epoch; nothing here trains for one
@@ -143,7 +144,8 @@ def _make_step(
     model = variants.make_model(config, module)
     schedule = optimizer.make_schedule(config, TRAIN_SIZE)
     transform = optimizer.make_optimizer(config, schedule, TRAIN_SIZE)
-    state = create_train_state(model, transform, config.image_size, config.seed)
+    with_ema = config.ema_decay > 0
+    state = create_train_state(model, transform, config.image_size, config.seed, with_ema)
     data = _InMemory(config)
     if task is Task.FORWARD:
         eval_step = steps.make_eval_step(model, data.mean)
@@ -155,7 +157,7 @@ def _make_step(
         ]
     slices = Slices(variants.sliced_layers(config))
     train_step = make_train_step(
-        model, transform, data.mean, config.seed, slices, config.gradient_dtype
+        model, transform, data.mean, config.seed, slices, **step_options(config)
     )
     state = slices.place(state)
     parts = pmap.ahead(itertools.chain.from_iterable(data.train_batches(0)))
@@ -181,6 +183,9 @@ class _InMemory:
 
     def load_statistics(self, workdir: str) -> None:
         """Do nothing: the mean is known."""
+
+    def class_counts(self) -> np.ndarray:
+        return np.bincount(np.concatenate([part['label'] for part in self.parts]))
 
     def train_batches(self, start_step: int) -> Iterator[list[steps.Batch]]:
         while True:

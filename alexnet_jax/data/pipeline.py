@@ -19,6 +19,7 @@ from alexnet_jax.data.ops.chain import Preprocessor, clean, parse
 from alexnet_jax.data.ops.image import BadImage, require_size
 from alexnet_jax.data.reader import PADDING, Reader, Transform
 from alexnet_jax.data.sources import open_source
+from alexnet_jax.data.sources.splits import count_classes
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
 
@@ -137,6 +138,10 @@ class Data:
         self._axes = found.axes
         if mean != 'none':
             self.mean = found.center(self.config.image_size)
+
+    def class_counts(self) -> np.ndarray:
+        """Return the number of training examples of each class, int64 [num_classes]."""
+        return count_classes(self._train.split, self.config.num_classes)
 
     def train_batches(self, start_step: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
         """Yield this process's slices of the batches of steps start_step + 1, start_step + 2, ...

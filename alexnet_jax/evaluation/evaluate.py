@@ -17,7 +17,7 @@ def evaluate(
     variables: dict[str, Any],
     batches: Iterable[Batch],
     size: int,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Score every example exactly once.
 
     Args:
@@ -28,26 +28,37 @@ def evaluate(
 
     Returns:
       loss (mean cross-entropy in nats), top1 and top5 (fractions), examples, bad_images,
-      images_per_second.
+      images_per_second; and if the step counts classes, recall, of each class (None without
+      examples), and balanced_accuracy, its mean.
 
     Raises:
       RunError: The batches do not contain every example exactly once.
     """
     began = time.perf_counter()
     sums = jax.device_get([eval_step(variables, batch) for batch in pmap.ahead(batches)])
-    metrics = means({key: np.sum([s[key] for s in sums], dtype=np.float64) for key in sums[0]})
+    totals = {key: np.sum([s[key] for s in sums], axis=0, dtype=np.float64) for key in sums[0]}
+    metrics = means(totals)
     found = metrics['examples'] + metrics['bad_images']
     if found != size:
         raise RunError(f'evaluation saw {found} examples, but the split has {size}')
     return metrics | {'images_per_second': found / (time.perf_counter() - began)}
 
 
-def means(sums: dict[str, Any]) -> dict[str, float]:
+def means(sums: dict[str, Any]) -> dict[str, Any]:
     """Turn sums over examples into means, as plain numbers.
 
     Args:
-      sums: loss, top1, top5, examples and bad_images; other keys are ignored.
+      sums: loss, top1, top5, examples and bad_images, perhaps class_top1 and class_examples; other
+        keys are ignored.
     """
     examples = int(sums['examples'])
     result = {key: float(sums[key]) / max(examples, 1) for key in ('loss', 'top1', 'top5')}
-    return result | {'examples': examples, 'bad_images': int(sums['bad_images'])}
+    result |= {'examples': examples, 'bad_images': int(sums['bad_images'])}
+    return result | _recall(sums) if 'class_examples' in sums else result
+
+
+def _recall(sums: dict[str, Any]) -> dict[str, Any]:
+    hits, examples = sums['class_top1'].tolist(), sums['class_examples'].tolist()
+    recall = [h / n if n else None for h, n in zip(hits, examples, strict=True)]
+    found = [r for r in recall if r is not None]
+    return {'balanced_accuracy': sum(found) / max(len(found), 1), 'recall': recall}

@@ -24,18 +24,20 @@ Batch = dict[str, np.ndarray]
 
 
 def make_eval_step(
-    model: AlexNet, mean: np.ndarray
+    model: AlexNet, mean: np.ndarray, per_class: bool = False
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
     """Build the evaluation step.
 
     Args:
       model: The network.
       mean: float32 [H, W, 3], subtracted from every image.
+      per_class: Whether to count the examples of each class, too.
 
     Returns:
-      (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images.
+      (variables, batch) -> sums over the global batch: loss, top1, top5, examples, bad_images; and
+      `class_top1` and `class_examples`, int32 [classes], if asked for.
     """
-    step = _eval_program(model)
+    step = _eval_program(model, per_class)
     mean = pmap.replicate(mean)
     return lambda variables, batch: step(variables, pmap.shard(batch), mean)
 
@@ -52,12 +54,14 @@ def lower_eval_step(model: AlexNet, variables: dict[str, Any], batch: Batch) -> 
     return _eval_program(model).lower(variables, pmap.shard(batch), mean)
 
 
-def _eval_program(model: AlexNet) -> pmap.Mapped:
+def _eval_program(model: AlexNet, per_class: bool = False) -> pmap.Mapped:
     def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> dict[str, jax.Array]:
         log_probs = view_log_probs(model, variables, batch['image'], mean)
         label, mask = batch['label'], batch['mask']
         losses = -jnp.take_along_axis(log_probs, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
         sums = counts(log_probs, label, mask) | {'loss': jnp.where(mask > 0, losses, 0.0).sum()}
+        if per_class:
+            sums |= class_counts(log_probs, label, mask)
         return jax.lax.psum(sums, 'batch')
 
     return pmap.pmapped(step_fn, (None, 0, None))
@@ -131,3 +135,18 @@ def counts(scores: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, ja
         'bad_images': ~is_example & (label >= 0),
     }
     return {key: value.sum(dtype=jnp.int32) for key, value in numbers.items()}
+
+
+def class_counts(scores: jax.Array, label: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Count the examples of each class, and those of them whose label has the highest score.
+
+    Args:
+      scores, label, mask: As for `counts`.
+
+    Returns:
+      int32 [classes]: class_top1, class_examples.
+    """
+    is_of = jax.nn.one_hot(label, scores.shape[-1], dtype=bool) & (mask > 0)[:, None]
+    hit = (jax.lax.top_k(scores, 1)[1][:, 0] == label)[:, None]
+    numbers = {'class_top1': is_of & hit, 'class_examples': is_of}
+    return {key: value.sum(0, dtype=jnp.int32) for key, value in numbers.items()}

@@ -126,7 +126,10 @@ class Checkpoints:
         """
         folder = self._folder / str(self.newest)
         try:
-            state = serialization.from_state_dict(template, _read(folder))
+            # A part that came later is missing where it was off, as it is in the template.
+            parts = serialization.to_state_dict(template).items()
+            absent = {name: value for name, value in parts if isinstance(value, dict) and not value}
+            state = serialization.from_state_dict(template, absent | _read(folder))
         except (ValueError, KeyError) as error:
             raise RunError(f'checkpoint {folder} belongs to another network: {error}') from error
         expected, _ = jax.tree_util.tree_flatten_with_path(template)
@@ -234,12 +237,15 @@ def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> in
 def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """Return the verified `params` and `batch_stats` of a checkpoint: arrays by layer and name.
 
+    Of a run with `ema_decay` these are the averages.
+
     Raises:
       RunError: It is corrupt.
     """
     folder = folder_of(workdir) / str(step)
     _check(folder)
     found = _read(folder)
+    found = found.get('ema') or found
     return {name: found.get(name) or {} for name in ('params', 'batch_stats')}
 
 

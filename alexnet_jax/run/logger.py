@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 from etils import epath
@@ -74,7 +75,7 @@ class Log:
         rates = {'images_per_second': self._rate, 'learning_rate': learning_rate}
         self._write(step, 'train', metrics | rates)
 
-    def eval(self, step: int, metrics: dict[str, float]) -> None:
+    def eval(self, step: int, metrics: dict[str, Any]) -> None:
         """Write an eval record: the scores on the whole split."""
         self._write(step, 'eval', metrics)
         self.stop_clock()
@@ -94,7 +95,7 @@ class Log:
             with _named_failure(self._path), contextlib.closing(self._file):
                 self._events.close()
 
-    def _write(self, step: int, split: str, values: dict[str, float]) -> None:
+    def _write(self, step: int, split: str, values: dict[str, Any]) -> None:
         if not self._is_writer:
             return
         epoch = step * self._batch_size / self._train_size
@@ -104,7 +105,11 @@ class Log:
             self._file.flush()
             if split == 'eval':  # it decides which checkpoints are removed
                 os.fsync(self._file.fileno())
-            scalars = {f'{split}/{k}': v for k, v in record.items() if k not in ('step', 'split')}
+            scalars = {
+                f'{split}/{k}': v
+                for k, v in record.items()
+                if k not in ('step', 'split') and not isinstance(v, list)
+            }
             self._events.scalars(step, scalars)
         if split == 'train' and not self._bar.disable:
             self._bar.set_postfix_str(_scores(record))

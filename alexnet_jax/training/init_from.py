@@ -51,7 +51,8 @@ def load(
         )
     say(f'starting from the weights of {url}, step {step:,}')
     say(f'{head}: {said}')
-    return state.replace(**variables)
+    ema = jax.tree.map(np.copy, variables) if state.ema else {}
+    return state.replace(**variables, ema=ema)
 
 
 def _fit_head(

@@ -23,7 +23,8 @@ from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.run import checkpoint
 from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
-from alexnet_jax.training import hints, init_from, optimizer
+from alexnet_jax.training import early_stopping, hints, init_from, optimizer
+from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import (
     NO_STEP,
     TrainState,
@@ -41,6 +42,7 @@ class Data(Protocol):
     mean: np.ndarray  # float32 [H, W, 3], known once the statistics are loaded
 
     def load_statistics(self, workdir: str) -> None: ...
+    def class_counts(self) -> np.ndarray: ...  # of the training set; for balanced weights
     def train_batches(self, start_step: int) -> Iterator[list[Batch]]: ...  # the parts of each step
     def eval_batches(self) -> Iterator[Batch]: ...
     def example_ids(self, step: int) -> list[str]: ...
@@ -80,10 +82,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
     model = variants.make_model(config)
     slices = Slices(variants.sliced_layers(config))
     train_step = make_train_step(
-        model, transform, data.mean, config.seed, slices, config.gradient_dtype
+        model, transform, data.mean, config.seed, slices, **step_options(config, data.class_counts)
     )
-    eval_step = make_eval_step(model, data.mean)
+    per_class = config.per_class_recall or bool(config.data.class_weights)
+    eval_step = make_eval_step(model, data.mean, per_class)
     rate = partial(optimizer.rate_at, config, schedule)
+    has_stalled = partial(early_stopping.has_stalled, config.early_stopping_patience)
 
     with contextlib.ExitStack() as stack:
         ckpt = stack.enter_context(checkpoint.Checkpoints(workdir))
@@ -92,7 +96,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             Log(workdir, start, total_steps, config.batch_size, data.train_size)
         )
         preemption = stack.enter_context(PreemptionHandler())
-        state = create_train_state(model, transform, config.image_size, config.seed)
+        with_ema = config.ema_decay > 0
+        state = create_train_state(model, transform, config.image_size, config.seed, with_ema)
         state = slices.place(_continued(config, workdir, ckpt, log, model, state))
         malloc.trim_heap()
         if start and (note := hints.describe_rate_jump(config, schedule, workdir, start)):
@@ -109,7 +114,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             count = math.ceil(data.eval_size * config.accum_steps / config.batch_size)
             batches = track(preemption.watch(data.eval_batches()), count)
             try:
-                variables = slices.gather(state.variables)
+                variables = slices.gather(state.test_variables)
                 scores = evaluate(eval_step, variables, batches, data.eval_size)
             except EvaluationStopped as stop:
                 raise _interrupted(step, preemption) from stop
@@ -124,11 +129,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
             )
             return state.replace(opt_state=opt_state)
 
+        last = total_steps
         if start and what_is_due(config, start, total_steps).eval:  # saved before its evaluation
             state = adapt(start, state, ckpt.scores.get(start) or score(start, state))
+            if has_stalled(ckpt.scores):
+                last = start
 
         all_parts = pmap.ahead(itertools.chain.from_iterable(data.train_batches(start)))
-        for step in range(start + 1, total_steps + 1):
+        for step in range(start + 1, last + 1):
             state = train_step(state, itertools.islice(all_parts, config.accum_steps))
             log.tick(step)
             stopping = preemption.should_stop(step) and step < total_steps
@@ -147,8 +155,13 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
                 raise _interrupted(step, preemption)
             if due.eval:
                 state = adapt(step, state, score(step, state))
+                if has_stalled(ckpt.scores):
+                    last = step
+                    break
         ckpt.wait()
-        log.say(_closing_lines(workdir, total_steps, ckpt))
+        if last < total_steps:
+            log.say(early_stopping.describe(config, last, total_steps))
+        log.say(_closing_lines(workdir, last, ckpt))
 
 
 def _continued(

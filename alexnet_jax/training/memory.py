@@ -12,6 +12,7 @@ from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.model import variants
 from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
+from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import TrainState, create_train_state, lower_train_step
 
 TRAIN_SIZE = 1000  # examples; schedules depend on their number, the shape of a state does not
@@ -67,7 +68,7 @@ def lower_step(config: ml_collections.ConfigDict, devices: int) -> jax.stages.Lo
         state_shapes(config),
         parts,
         Slices(variants.sliced_layers(config)),
-        config.gradient_dtype,
+        **step_options(config),
     )
 
 
@@ -80,6 +81,8 @@ def blank_part(config: ml_collections.ConfigDict, devices: int | None = None) ->
     """
     devices = devices or jax.device_count()
     per_device = max(1, config.batch_size // config.accum_steps // devices)
+    if config.mixup_alpha or config.cutmix_alpha:  # of pairs
+        per_device = max(1, per_device // 2) * 2
     size, n = config.image_size, per_device * devices // jax.process_count()
     return {
         'image': np.zeros((n, size, size, 3), np.uint8),
@@ -95,7 +98,9 @@ def state_shapes(config: ml_collections.ConfigDict) -> TrainState:
     """Return the state of a run as shapes and dtypes."""
     model, transform = variants.make_model(config), make_optimizer(config)
     return jax.eval_shape(
-        lambda: create_train_state(model, transform, config.image_size, config.seed)
+        lambda: create_train_state(
+            model, transform, config.image_size, config.seed, config.ema_decay > 0
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""The optimizer that a config describes: the paper's SGD, LARS, and learning rate schedules."""
+"""The optimizer that a config describes: the paper's SGD, LARS, AdamW, and their schedules."""
 
 import fnmatch
 from collections.abc import Callable, Sequence
@@ -63,7 +63,8 @@ def make_optimizer(
     As in section 5 of the paper, the rate is inside the velocity: after a drop, past gradients keep
     the rate at which they were added, whereas `optax.sgd` rescales them all. With a trust
     coefficient this is LARS (You, Gitman and Ginsburg 2017): the norm of each kernel's
-    g + weight_decay w is first set to that fraction of the norm of w.
+    g + weight_decay w is first set to that fraction of the norm of w. AdamW is that of
+    `optax.adamw` (Loshchilov and Hutter 2019): m / (sqrt(v) + 1e-8) + weight_decay w, times -rate.
 
     Args:
       config: The run's config; `optimizer`, `batch_size` and `parallelism` are read.
@@ -71,6 +72,7 @@ def make_optimizer(
       train_size: The number of training examples, for `lr_overrides`.
     """
     o = config.optimizer
+    slices = Slices(sliced_layers(config))
     lr_overrides = [
         (pattern, _piecewise_constant(rates, train_size / config.batch_size))
         for pattern, rates in o.lr_overrides
@@ -79,10 +81,16 @@ def make_optimizer(
         (pattern, optax.add_decayed_weights(o.weight_decay * factor))
         for pattern, factor in o.weight_decay_multipliers
     ]
-    parts = [_partition(weight_decay, optax.add_decayed_weights(o.weight_decay))]
+    parts = []
+    if o.clip_grad_norm:
+        clip = optax.clip_by_global_norm(o.clip_grad_norm)
+        parts.append(_clip_by_global_norm(o.clip_grad_norm, slices) if slices else clip)
+    if o.name == 'adamw':
+        parts.append(_scale_by_adam(o.momentum, o.beta2))
+    parts.append(_partition(weight_decay, optax.add_decayed_weights(o.weight_decay)))
     if o.trust_coefficient:
         ratio = optax.scale_by_trust_ratio(trust_coefficient=o.trust_coefficient)
-        if slices := Slices(sliced_layers(config)):
+        if slices:
             ratio = _scale_by_trust_ratio(o.trust_coefficient, slices)
         parts.append(_partition([('*/kernel', ratio)], optax.identity()))
     lr_multipliers = [(pattern, optax.scale(factor)) for pattern, factor in o.lr_multipliers]
@@ -92,7 +100,8 @@ def make_optimizer(
         scheduled = optax.chain(_scale_by_plateau(o.gamma), scheduled)
     own = [(pattern, optax.scale_by_learning_rate(rate)) for pattern, rate in lr_overrides]
     parts.append(_partition(own, scheduled))
-    parts.append(optax.trace(o.momentum))
+    if o.name == 'sgd':
+        parts.append(optax.trace(o.momentum))
     frozen = [(pattern, _freeze_at_zero(rate)) for pattern, rate in lr_overrides]
     parts.append(_partition(frozen, optax.identity()))
     return optax.chain(*parts)
@@ -114,6 +123,28 @@ def _partition(
         {**dict(by_pattern), 'default': default},
         lambda params: jax.tree_util.tree_map_with_path(label, params),
     )
+
+
+def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(beta1, beta2)
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion('standard'):  # optax raises floats to an integer's power
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def _clip_by_global_norm(most: float, slices: Slices) -> optax.GradientTransformation:
+    """Like `optax.clip_by_global_norm`, but with the norms of whole kernels."""
+
+    def update(updates, state, params=None):
+        norms = jax.tree_util.tree_map_with_path(slices.norm, updates)
+        norm = optax.tree.norm(norms)
+        scale = jnp.where(norm < most, jnp.ones_like(norm), most / norm)
+        return jax.tree.map(lambda g: g * scale.astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _scale_by_trust_ratio(coefficient: float, slices: Slices) -> optax.GradientTransformation:

@@ -9,6 +9,7 @@ import numpy as np
 from alexnet_jax.model import variants
 from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training.memory import blank_part, make_optimizer
+from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import create_train_state, make_train_step
 
 
@@ -25,10 +26,12 @@ def step_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
     slices = Slices(variants.sliced_layers(config))
     mean = np.zeros(pixels.shape[1:])
     step = make_train_step(
-        model, make_optimizer(config), mean, config.seed, slices, config.gradient_dtype
+        model, make_optimizer(config), mean, config.seed, slices, **step_options(config)
     )
     parts = [part] * config.accum_steps
-    state = create_train_state(model, make_optimizer(config), config.image_size, config.seed)
+    state = create_train_state(
+        model, make_optimizer(config), config.image_size, config.seed, config.ema_decay > 0
+    )
     state = jax.block_until_ready(step(slices.place(state), parts))
     began, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - began < seconds:

@@ -13,6 +13,7 @@ from alexnet_jax.evaluation.steps import Batch, counts
 from alexnet_jax.model.alexnet import AlexNet, update_batch_stats
 from alexnet_jax.parallel import pmap
 from alexnet_jax.parallel.slices import WHOLE, Slices
+from alexnet_jax.training.objective import PLAIN, Objective
 
 NO_STEP = np.iinfo(np.int32).max
 
@@ -27,6 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
       opt_state: The optimizer's state; frozen layers have none.
       metrics: Sums since the last train record. They are kept here so that a resumed run averages
         over the same steps, and so that the host reads them only when it logs.
+      ema: The moving averages of params and batch_stats; empty without `ema_decay`.
     """
 
     step: jax.Array
@@ -34,11 +36,17 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     metrics: dict[str, jax.Array]
+    ema: dict[str, Any] = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network needs at test time: params and batch_stats."""
+        """The params and batch_stats of this step."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
+
+    @property
+    def test_variables(self) -> dict[str, Any]:
+        """What the network uses at test time: the averages, if there are any."""
+        return self.ema or self.variables
 
 
 def zero_metrics() -> dict[str, np.ndarray]:
@@ -57,7 +65,11 @@ def zero_metrics() -> dict[str, np.ndarray]:
 
 
 def create_train_state(
-    model: AlexNet, optimizer: optax.GradientTransformation, image_size: int, seed: int
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    image_size: int,
+    seed: int,
+    with_ema: bool = False,
 ) -> TrainState:
     """Return the state before the first step, a function of the seed alone."""
 
@@ -68,7 +80,8 @@ def create_train_state(
         params, batch_stats = variables['params'], variables.get('batch_stats', {})
         metrics = jax.tree.map(jnp.asarray, zero_metrics())
         opt_state = optimizer.init(_trained(model, params))
-        return TrainState(jnp.int32(0), params, batch_stats, opt_state, metrics)
+        state = TrainState(jnp.int32(0), params, batch_stats, opt_state, metrics)
+        return state.replace(ema=state.variables) if with_ema else state
 
     return create()
 
@@ -76,6 +89,23 @@ def create_train_state(
 def _trained(model: AlexNet, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of the layers that are not frozen."""
     return {name: layer for name, layer in params.items() if name not in model.frozen}
+
+
+def averaged(ema: dict[str, Any], state: TrainState, decay: float) -> dict[str, Any]:
+    """Return the moving averages after a step.
+
+    The decay is lower at the start, so that the average soon forgets the initial weights; by the
+    rule of TensorFlow's ExponentialMovingAverage with `num_updates`.
+
+    Args:
+      ema: The averages before the step.
+      state: The state after it.
+      decay: The decay in the long run.
+    """
+    step = state.step.astype(jnp.float32)
+    gain = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    # Exact where nothing changes: frozen layers keep their bits.
+    return jax.tree.map(lambda a, x: a + gain.astype(a.dtype) * (x - a), ema, state.variables)
 
 
 def reset_metrics(state: TrainState) -> TrainState:
@@ -90,6 +120,8 @@ def make_train_step(
     seed: int,
     slices: Slices = WHOLE,
     gradient_dtype: str = 'float32',
+    objective: Objective = PLAIN,
+    ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Iterable[Batch]], TrainState]:
     """Build the training step: loss and gradients over the global batch, then the update.
 
@@ -104,13 +136,17 @@ def make_train_step(
       slices: What is sliced over the devices; the state must be placed accordingly.
       gradient_dtype: The dtype in which gradients are summed over the devices; float32: that of
         the parameters.
+      objective: What is minimized.
+      ema_decay: The decay of the moving averages, if the state has any.
 
     Returns:
       (state, parts of the global batch) -> the next state. The memory of the given state is reused
       (donated). Gradients are summed over the parts, so the step needs the memory of one part and
       has, up to rounding, the result of the whole batch.
     """
-    accumulate, finish = _programs(model, optimizer, seed, slices, gradient_dtype)
+    accumulate, finish = _programs(
+        model, optimizer, seed, slices, gradient_dtype, objective, ema_decay
+    )
     mean = pmap.replicate(mean)
 
     def train_step(state: TrainState, parts: Iterable[Batch]) -> TrainState:
@@ -132,17 +168,22 @@ def lower_train_step(
     parts: Sequence[Batch],
     slices: Slices = WHOLE,
     gradient_dtype: str = 'float32',
+    objective: Objective = PLAIN,
+    ema_decay: float = 0.0,
 ) -> jax.stages.Lowered:
     """Lower the training step, to compile and examine it without running it.
 
     With several parts, lower the program for the last, which needs the most memory.
 
     Args:
-      model, optimizer, seed, slices, gradient_dtype: As for `make_train_step`.
+      model, optimizer, seed, slices, gradient_dtype, objective, ema_decay: As for
+        `make_train_step`.
       state: The state as shapes and dtypes, before it is placed.
       parts: The parts of the global batch. Only their shapes matter.
     """
-    accumulate, finish = _programs(model, optimizer, seed, slices, gradient_dtype)
+    accumulate, finish = _programs(
+        model, optimizer, seed, slices, gradient_dtype, objective, ema_decay
+    )
     state = slices.placed_shapes(state)
     *others, last = map(pmap.shard, parts)
     mean = np.zeros(last['image'].shape[2:], np.float32)
@@ -156,6 +197,8 @@ def _programs(
     seed: int,
     slices: Slices,
     gradient_dtype: str,
+    objective: Objective,
+    ema_decay: float,
 ) -> tuple[pmap.Mapped, pmap.Mapped]:
     """What runs on the devices: for the parts before the last, and for the last."""
     model = model.clone(model_axis='batch') if slices else model
@@ -169,6 +212,8 @@ def _programs(
         step_key = jax.random.fold_in(jax.random.key(seed), state.step + 1)
         dropout_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch['position'])
 
+        image, mixture = objective.mix(image, batch, dropout_keys)
+
         def loss_fn(trained):
             params = {**state.params, **trained}
             variables = {'params': params, 'batch_stats': state.batch_stats}
@@ -180,7 +225,7 @@ def _programs(
                 mask=mask,
                 mutable=['batch_sums'],
             )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+            losses = objective.losses(logits, batch['label'], mixture)
             losses = jnp.where(mask > 0, losses, 0.0)  # not a product: 0 * inf is NaN
             return losses.sum(), (logits, updates.get('batch_sums', {}))
 
@@ -217,7 +262,8 @@ def _programs(
         bad_step = jnp.where(finite, NO_STEP, step)
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)
         params = {**state.params, **optax.apply_updates(trained, updates)}
-        return TrainState(step, params, batch_stats, opt_state, metrics)
+        new = TrainState(step, params, batch_stats, opt_state, metrics)
+        return new.replace(ema=averaged(state.ema, new, ema_decay)) if state.ema else new
 
     in_axes = (None, None, 0, None)
     return (

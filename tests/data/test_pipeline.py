@@ -33,6 +33,15 @@ def folder_of(count, size=(8, 8)):
     return train | {f'validation/a/{i}.png': size for i in range(5)}
 
 
+def test_class_counts(write_folder, folder_config, digits_config):
+    """Nine training images in turn of a and b; the network has a class more."""
+    data = Data(folder_config(write_folder(folder_of(9))[0], num_classes=3))
+    assert data.class_counts().tolist() == [5, 4, 0]
+    digits = Data(digits_config())
+    _, labels = digits._train.split.read(np.arange(1437))
+    assert digits.class_counts().tolist() == np.bincount(labels).tolist()
+
+
 class TestOrder:
     @pytest.mark.slow
     def test_equals_concatenated_permutations(self, digits_config):

@@ -114,3 +114,14 @@ def test_means_by_hand():
 def test_means_are_plain_numbers():
     sums = {key: np.float32(4) for key in ('loss', 'top1', 'top5', 'examples', 'bad_images')}
     assert {type(value) for value in means(jax.device_put(sums)).values()} == {int, float}
+
+
+def test_recall_by_hand(params):
+    """Class 0: one of three, the bad image left out; class 1: both; class 4: none; no others."""
+    step = make_eval_step(AlexNet((Dense('fc', CLASSES),)), np.ones((2, 2, 3), np.float32), True)
+    shown = [0, 1, 2, 0, 1, 1, 5]
+    labels = [0, 0, 0, 0, 1, 1, 4]
+    metrics = evaluate(step, params, batches_of(shown, labels, bad=(3,)), 7)
+    assert metrics['recall'] == [pytest.approx(1 / 3), 1.0, None, None, 0.0, None]
+    assert metrics['balanced_accuracy'] == pytest.approx((1 / 3 + 1 + 0) / 3)
+    assert metrics['top1'] == pytest.approx(3 / 6)

@@ -109,6 +109,7 @@ def test_environment(tmp_path, monkeypatch):
         'data.data_dir': None,
         'data.on_bad_image': 'stop',
         'parallelism': 'data',
+        'early_stopping_patience': 0,
         'epochs': 90.0,
     }
 
@@ -117,6 +118,7 @@ def test_environment(tmp_path, monkeypatch):
         'data.data_dir': '/d',
         'data.on_bad_image': 'skip',
         'parallelism': 'hybrid',
+        'early_stopping_patience': 5,
         'epochs': 100.0,
     }
     create(tmp_path, changed(**{key.replace('.', '__'): value for key, value in free.items()}))
@@ -140,6 +142,7 @@ def test_environment(tmp_path, monkeypatch):
         {'data__data_dir': '/x'},
         {'data__on_bad_image': 'skip'},
         {'parallelism': 'hybrid'},
+        {'early_stopping_patience': 3},
         {'epochs': 90.5},
     ],
     ids=lambda values: next(iter(values)),

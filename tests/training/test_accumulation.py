@@ -1,4 +1,4 @@
-"""A batch in parts is the whole batch: gradients summed over them, batch norm over fixed groups."""
+"""A batch in parts is the whole batch: gradients, batch norm over fixed groups, mixed images."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from alexnet_jax.evaluation import steps
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
 from alexnet_jax.parallel import pmap
+from alexnet_jax.training.objective import Objective
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
 
@@ -24,6 +25,7 @@ LAYERS = (
     Dense('fc3', CLASSES, std=0.1),
 )  # fmt: skip
 CONFIG = config_of(batch_size=B, optimizer__learning_rate=0.1, optimizer__trust_coefficient=0.5)
+TOOLBOX = Objective(0.1, mixup_alpha=1.0, cutmix_alpha=1.0, class_weights=tuple(range(CLASSES)))
 UNMOVED = ("['params']['conv1']['bias']", "['params']['fc2']['bias']")  # batch norm takes them out
 MEAN = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 127.5, np.float32)
 
@@ -46,7 +48,8 @@ def train(accum_steps: int, count: int = 3) -> TrainState:
     optimizer = make_optimizer(CONFIG, make_schedule(CONFIG, 1000), 1000)
     state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     state = jax.tree.map(lambda x: np.float64(x) if x.dtype == np.float32 else x, state)
-    step = make_train_step(model, optimizer, MEAN, SEED)
+    state = state.replace(ema=jax.tree.map(np.copy, state.variables))
+    step = make_train_step(model, optimizer, MEAN, SEED, objective=TOOLBOX, ema_decay=0.5)
     state = pmap.replicate(state)
     for number in range(1, count + 1):
         state = step(state, parts_of(batch_of(number), accum_steps))

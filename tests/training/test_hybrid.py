@@ -18,6 +18,7 @@ from alexnet_jax.model.edits import no_tower_communication
 from alexnet_jax.model.layers import Conv, Dense
 from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training.loop import train_and_evaluate
+from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import (
     TrainState,
@@ -50,7 +51,16 @@ def narrow(layers):
 
 
 NETS = {
-    'course': (narrow(variants.COURSE), {}),
+    'course': (
+        narrow(variants.COURSE),
+        {
+            'optimizer__name': 'adamw',
+            'optimizer__clip_grad_norm': 0.5,
+            'ema_decay': 0.5,
+            'mixup_alpha': 1.0,
+            'label_smoothing': 0.1,
+        },
+    ),
     'paper': (
         no_tower_communication(narrow(variants.PAPER)),  # fully connected layers in groups, too
         {
@@ -82,13 +92,15 @@ def steps_of(name: str, parallelism: str, count: int = 2) -> TrainState:
     model = AlexNet(layers, dtype=jnp.float64, ghost_batch_size=GROUP, frozen=frozen)
     optimizer = make_optimizer(config, make_schedule(config, 1000), 1000)
     state = random_state(model, optimizer)
+    if config.ema_decay:
+        state = state.replace(ema=jax.tree.map(np.copy, state.variables))
     slices = Slices(variants.sliced_layers(config))
     state = slices.place(state)
     if parallelism == 'hybrid':
         rows = state.params['fc7']['kernel'].sharding.shard_shape((8, 4, 32))
         assert rows == (1, 4, 32)  # of 32 on eight devices
     mean = np.full((67, 67, 3), 127.5, np.float32)
-    step = make_train_step(model, optimizer, mean, SEED, slices)
+    step = make_train_step(model, optimizer, mean, SEED, slices, **step_options(config))
     for number in range(1, count + 1):
         state = step(state, parts_of(config, number))
     return jax.device_get(slices.gather(state))

@@ -266,6 +266,46 @@ def test_lars_by_hand():
     np.testing.assert_allclose(updates['fc8']['kernel'], 0.9 * first + first, rtol=1e-6)
 
 
+# AdamW and clipping
+
+
+def test_adamw_by_hand():
+    """m and v without bias, decay beside them (Loshchilov and Hutter 2019, algorithm 2)."""
+    config = config_of(
+        name='adamw',
+        schedule='constant',
+        learning_rate=0.1,
+        momentum=0.8,
+        beta2=0.9,
+        weight_decay=0.5,
+        weight_decay_multipliers=(('*/bias', 0.0),),
+    )
+    found = run(config, make_schedule(config, 100), GRADIENTS)
+    for layer, kinds in random_tree(0).items():
+        for kind, w in kinds.items():
+            m = v = 0.0
+            for step, gradient in enumerate(GRADIENTS, start=1):
+                g = gradient[layer][kind].astype(np.float64)
+                m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+                scaled = m / (1 - 0.8**step) / (np.sqrt(v / (1 - 0.9**step)) + 1e-8)
+                w = w - 0.1 * (scaled + (0.5 if kind == 'kernel' else 0.0) * w)
+                np.testing.assert_allclose(found[step - 1][layer][kind], w, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(('most', 'scale'), [(2.6, 0.2), (13.0, 1.0), (20.0, 1.0)])
+def test_gradients_are_clipped_by_the_norm_of_all(most, scale):
+    """(3, 4) and 12 have the norm 13; weight decay, 0.5 of 1, is not a gradient."""
+    config = config_of(
+        schedule='constant', learning_rate=1.0, weight_decay=0.5, clip_grad_norm=most
+    )
+    gradient = {'fc8': {'kernel': jnp.float32([3.0, 4.0]), 'bias': jnp.float32([12.0])}}
+    params = jax.tree.map(jnp.ones_like, gradient)
+    optimizer = make_optimizer(config, make_schedule(config, 100), 100)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates['fc8']['kernel'], [-3 * scale - 0.5, -4 * scale - 0.5], 1e-6)
+    np.testing.assert_allclose(updates['fc8']['bias'], [-12 * scale - 0.5], 1e-6)
+
+
 # Plateau
 
 

@@ -28,6 +28,8 @@ from alexnet_jax.data.ops.image import (
     Resize,
     ResizeShort,
 )
+from alexnet_jax.data.ops.jitter import ColorJitter
+from alexnet_jax.data.ops.rand_augment import RandAugment
 from alexnet_jax.data.ops.resized_crop import RandomResizedCrop
 from alexnet_jax.data.ops.torchvision import Torchvision
 from alexnet_jax.data.ops.views import Crops, MirroredCrops, TenCrop
@@ -49,6 +51,8 @@ KNOWN: dict[str, type[Op] | type[ColorOp]] = {
         PCAShift,
         ColorNoise,
         RandomResizedCrop,
+        ColorJitter,
+        RandAugment,
         Torchvision,
         TenCrop,
         Crops,

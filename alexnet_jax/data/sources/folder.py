@@ -66,6 +66,9 @@ class FolderSplit(Split):
         images = [(self.root / self.files[i]).read_bytes() for i in indices]
         return images, self.labels[indices]
 
+    def read_labels(self, indices: np.ndarray) -> np.ndarray:
+        return self.labels[indices]
+
     def describe(self, index: int) -> str:
         return str(self.root / self.files[index])
 

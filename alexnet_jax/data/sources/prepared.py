@@ -109,6 +109,9 @@ class PreparedSplit(Split):
                 records[place] = record
         return records, np.array(self._labels[indices])
 
+    def read_labels(self, indices: np.ndarray) -> np.ndarray:
+        return np.array(self._labels[indices])
+
     def _reader(self, shard: int) -> ArrayRecordReader:
         # Two threads may open the same file; both readers work, and the first is kept.
         if shard not in self._readers:

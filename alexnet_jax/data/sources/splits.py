@@ -12,6 +12,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+CHUNK = 1000  # examples read at once to count them
+
 
 class Split:
     """Random access to the encoded examples of a split.
@@ -32,6 +34,10 @@ class Split:
     def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         """Return the encoded images and int32 labels (-1: unlabeled) at `indices`, int [b]."""
         raise NotImplementedError
+
+    def read_labels(self, indices: np.ndarray) -> np.ndarray:
+        """Return the labels alone, int32 [b]; here by reading the images, too."""
+        return self.read(indices)[1]
 
     def describe(self, index: int) -> str:
         """Return what to call an example in an error: its file, or 'cifar10/test:17'."""
@@ -114,8 +120,20 @@ class MemorySplit(Split):
     def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         return [self.images[i] for i in indices], self.labels[indices]
 
+    def read_labels(self, indices: np.ndarray) -> np.ndarray:
+        return self.labels[indices]
+
     def describe(self, index: int) -> str:
         return f'{self.prefix}:{index}'
+
+
+def count_classes(split: Split, classes: int) -> np.ndarray:
+    """Return the number of examples of each class, int64 [classes]."""
+    counts = np.zeros(classes, np.int64)
+    for first in range(0, len(split), CHUNK):
+        labels = split.read_labels(np.arange(first, min(first + CHUNK, len(split))))
+        counts += np.bincount(labels[labels >= 0], minlength=classes)
+    return counts
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -26,6 +26,10 @@ class TestOpening:
         prepare(write_folder(folder_of(20))[0], tmp_path / 'set')
         return tmp_path / 'set'
 
+    def test_labels_alone(self, made):
+        split, some = open_set(made).train, np.array([19, 0, 7, 12])
+        assert split.read_labels(some).tolist() == split.read(some)[1].tolist() == [1, 0, 0, 1]
+
     def refused(self, folder, match, *splits):
         with pytest.raises(BadInput, match=match) as error:
             open_set(folder, *splits)

@@ -1,0 +1,105 @@
+"""The toolbox is off by default: then every recipe's step is what it was without it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import ROOT
+
+from alexnet_jax.cli import load_recipe
+from alexnet_jax.config import TOOLBOX_KEYS, default_config, leaves
+from alexnet_jax.saved_config import parse_config
+from alexnet_jax.training import mixing, step
+from alexnet_jax.training.memory import blank_part, lower_step, state_shapes
+from alexnet_jax.training.optimizer import make_optimizer, make_schedule
+from alexnet_jax.training.step import TrainState, averaged
+
+RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+RECIPES = [name for name in RECIPES if name not in ('folder', 'finetune')]  # these need images
+DOSE = ('quickstart', 'source_2012', 'lars')  # the rest with --all: a lowering takes a second
+
+
+def saved_before(name: str):
+    """A recipe's config as a run saved it before there was a toolbox."""
+    values = json.loads(load_recipe(name).to_json())
+    for key in TOOLBOX_KEYS:
+        *section, last = key.split('.')
+        del (values[section[0]] if section else values)[last]
+    return parse_config(values, 'config.json')
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_no_recipe_uses_it(name):
+    defaults, found = leaves(default_config()), leaves(load_recipe(name))
+    assert {key: found[key] for key in TOOLBOX_KEYS} == {key: defaults[key] for key in TOOLBOX_KEYS}
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_config_saved_without_the_keys_has_their_defaults(name):
+    assert leaves(saved_before(name)) == leaves(load_recipe(name))
+
+
+def unreached(*args, **kwargs):
+    raise AssertionError('a part of the toolbox is in the step')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(n, marks=[] if n in DOSE else [pytest.mark.exhaustive]) for n in RECIPES],
+)
+def test_the_lowered_step_is_the_same_text(name, monkeypatch):
+    """Without the keys and with their defaults; and nothing of the toolbox is traced."""
+    before, now = saved_before(name), load_recipe(name)
+    for config in (before, now):
+        config.batch_size, config.accum_steps, config.ghost_batch_size = 16, 1, 2
+    assert jax.tree.leaves(state_shapes(now).ema) == []
+    monkeypatch.setattr(optax, 'smooth_labels', unreached)
+    monkeypatch.setattr(optax, 'softmax_cross_entropy', unreached)
+    monkeypatch.setattr(optax, 'clip_by_global_norm', unreached)
+    monkeypatch.setattr(optax, 'scale_by_adam', unreached)
+    monkeypatch.setattr(step, 'averaged', unreached)
+    monkeypatch.setattr(mixing, 'mix', unreached)
+    assert lower_step(before, 8).as_text() == lower_step(now, 8).as_text()
+
+
+def test_a_part_for_measuring_holds_pairs():
+    config = default_config()
+    config.batch_size = 10
+    assert len(blank_part(config, 2)['label']) == 10
+    config.mixup_alpha = 0.2
+    assert len(blank_part(config, 2)['label']) == 8
+    assert len(blank_part(config, 16)['label']) == 32
+
+
+def test_the_state_of_the_optimizer_is_that_of_sgd():
+    """The schedule's count and a velocity for each parameter, as before there were others."""
+    config = default_config()
+    params = {'fc8': {'kernel': np.ones((2, 3), np.float32), 'bias': np.ones(3, np.float32)}}
+    state = make_optimizer(config, make_schedule(config, 100), 100).init(params)
+    assert [leaf.shape for leaf in jax.tree.leaves(state)] == [(), (3,), (2, 3)]
+
+
+# Averages by hand
+
+
+@pytest.mark.parametrize(
+    ('step', 'decay', 'expected'),
+    [
+        (1, 0.999, 4 + (1 - 2 / 11) * 2),  # the decay is (1 + 1) / (10 + 1)
+        (90, 0.999, 4 + (1 - 0.91) * 2),
+        (90, 0.9, 4 + 0.1 * 2),
+        (10**6, 0.999, 4 + 0.001 * 2),
+    ],
+)
+def test_averages_by_hand(step, decay, expected):
+    """An average of 4 and a weight of 6."""
+    params = {'fc8': {'bias': jnp.float32([6.0, 0.1])}}
+    state = TrainState(jnp.int32(step), params, {}, (), {})
+    ema = {'params': {'fc8': {'bias': jnp.float32([4.0, 0.1])}}, 'batch_stats': {}}
+    found = averaged(ema, state, decay)['params']['fc8']['bias']
+    assert float(found[0]) == pytest.approx(expected, rel=1e-6)
+    assert found[1] == np.float32(0.1)  # bit for bit: what is frozen stays
