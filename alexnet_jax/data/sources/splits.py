@@ -20,17 +20,23 @@ class Split:
       image_shape: The shape (h, w, 3) of every decoded image, if the split guarantees one.
       raw_shape: Likewise, if its records are not encoded images but bare uint8 pixels.
       statistics: A file with the statistics of the images as they are stored, if there is one.
+      mapped: Whether those pixels can be had without reading them: with `view`.
     """
 
     image_shape: tuple[int, int, int] | None = None
     raw_shape: tuple[int, int, int] | None = None
     statistics: epath.Path | None = None
+    mapped: bool = False
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         """Return the encoded images and int32 labels (-1: unlabeled) at `indices`, int [b]."""
+        raise NotImplementedError
+
+    def view(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the pixels, uint8 [h, 3 * w] each, mapped into memory, and the int32 labels."""
         raise NotImplementedError
 
     def describe(self, index: int) -> str:
