@@ -6,7 +6,6 @@ epochs and nothing is dropped. So batch s is a pure function of dataset, seed, b
 there is no iterator state to save.
 """
 
-import contextlib
 import functools
 from collections.abc import Iterator
 
@@ -14,17 +13,18 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from alexnet_jax.data import sizes
 from alexnet_jax.data.compute_statistics import load_or_compute
-from alexnet_jax.data.ops.chain import Preprocessor, clean, parse
-from alexnet_jax.data.ops.image import BadImage, require_size
-from alexnet_jax.data.reader import PADDING, Reader, Transform
+from alexnet_jax.data.ops.chain import Preprocessor, parse
+from alexnet_jax.data.ops.image import require_size
+from alexnet_jax.data.pixels import Pixels
+from alexnet_jax.data.reader import PADDING, Reader, Stream, Transform
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.sources.splits import count_classes
-from alexnet_jax.data.tensorflow import tf
+from alexnet_jax.data.whole import WholeBatches, find_pixels
 from alexnet_jax.errors import BadInput
 
 FOREVER = 2**62
-SIZE_PROBES = 16  # examples whose sizes are compared if no op fixes the size
 
 
 @functools.lru_cache(maxsize=2)  # batches touch an epoch and the next
@@ -99,11 +99,12 @@ class Data:
             )
 
         self._axes: np.ndarray | None = None  # of the colors, once statistics are loaded
-        self._check_size('train_ops', self._train, self.train_preprocessor)
-        self._check_size('eval_ops', self._eval, self.eval_preprocessor)
+        sizes.check(config, 'train_ops', self._train, self.train_preprocessor)
+        sizes.check(config, 'eval_ops', self._eval, self.eval_preprocessor)
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
         if config.data.mean == 'image':
-            self._check_mean()
+            sizes.check_mean(config, self._train, self.train_preprocessor.prefix)
+        self._pixels: dict[Reader, tuple[Pixels, int] | None] = {}  # what `find_pixels` found
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -130,7 +131,7 @@ class Data:
             epath.Path(workdir) / 'statistics.npz',
             self._train,
             prefix,
-            self._mean_size() if mean == 'image' else None,
+            sizes.first_size(self._train, prefix) if mean == 'image' else None,
             self.process_index,
             self._train.split.statistics if prefix.decodes_only else None,
             self.config.init_from if mean == 'init_from' else None,
@@ -153,7 +154,7 @@ class Data:
           The parts of a step's batch, `accum_steps` of them, each with
           image uint8 [b, h, w, 3], label int32 [b], mask float32 [b] (0 for a skipped image),
           position int32 [b] in the global batch, color_shift float32 [b, 3], color_scale float32
-          [b].
+          [b], and mirror bool [b] if there are images that the device has yet to mirror.
 
         Raises:
           RunError: An image cannot be used; the message names it.
@@ -162,8 +163,10 @@ class Data:
         positions = [
             self._positions(part * self.part_size).astype(np.int32) for part in range(parts)
         ]
-        transform = self._transform(self.train_preprocessor, with_color=True)
-        batches = self._train.batches(self._train_plan, start_step * parts, FOREVER, transform)
+        transform = self._transform(self.train_preprocessor, training=True)
+        whole = self._whole(self._train, self.train_preprocessor, training=True)
+        start = start_step * parts
+        batches = self._train.batches(self._train_plan, start, FOREVER, transform, whole)
         while True:
             yield [{**next(batches), 'position': position} for position in positions]
 
@@ -180,8 +183,9 @@ class Data:
           RunError: An image cannot be used; the message names it.
         """
         steps = -(-self.eval_size // self.part_size)
-        transform = self._transform(self.eval_preprocessor, with_color=False)
-        return self._eval.batches(self._eval_plan, 0, steps, transform)
+        transform = self._transform(self.eval_preprocessor, training=False)
+        whole = self._whole(self._eval, self.eval_preprocessor, training=False)
+        return self._eval.batches(self._eval_plan, 0, steps, transform, whole)
 
     def eval_indices(self, step: int) -> np.ndarray:
         """Return which examples a batch of `eval_batches` holds, int64 [b]; -1 for padding.
@@ -223,7 +227,16 @@ class Data:
         positions = self._positions(part * self.part_size)
         return np.where(positions < self.eval_size, positions, PADDING), np.zeros_like(positions)
 
-    def _transform(self, preprocess: Preprocessor, with_color: bool) -> Transform:
+    def _whole(self, reader: Reader, preprocess: Preprocessor, training: bool) -> Stream | None:
+        """Return what makes whole batches of a split; None if its images or ops do not allow it."""
+        if reader not in self._pixels:
+            self._pixels[reader] = find_pixels(reader, preprocess)
+        if (found := self._pixels[reader]) is None:
+            return None
+        seed, size = self.config.seed, self.config.image_size
+        return WholeBatches(reader, *found, preprocess, seed, size, self._axes, training).stream
+
+    def _transform(self, preprocess: Preprocessor, training: bool) -> Transform:
         seed, size, axes = self.config.seed, self.config.image_size, self._axes
         if preprocess.color and axes is None:
             raise RuntimeError(f'{preprocess.color.name} needs load_statistics() first')
@@ -231,59 +244,11 @@ class Data:
         def transform(encoded, epoch, index):
             image, color = preprocess(encoded, seed, epoch, index, axes)
             found = {'image': require_size(image, size, size)}
-            if with_color:
+            if training:
                 found |= {'color_shift': color.shift, 'color_scale': color.scale}
             return found
 
         return transform
-
-    def _size_after(self, reader: Reader, preprocess: Preprocessor, index: int) -> tuple[int, int]:
-        """Return the height and width of a preprocessed example."""
-        try:
-            image, _ = preprocess(reader.encoded(index), axes=np.zeros((3, 3), np.float32))
-        except (BadImage, tf.errors.OpError) as error:
-            name = reader.split.describe(index)
-            raise BadInput(f'{name} cannot be used: {clean(error)}') from error
-        height, width = image.numpy().shape[-3:-1]
-        return height, width
-
-    def _check_size(self, key: str, reader: Reader, preprocess: Preprocessor) -> None:
-        height, width = self._size_after(reader, preprocess, reader.first)
-        size = self.config.image_size
-        if (height, width) != (size, size):
-            raise BadInput(
-                f'data.{key}={self.config.data[key]!r} produces images of {height} x {width}, but '
-                f'the network takes image_size={size}: for example end the ops with resize_short('
-                f'{size})|center_crop({size}), or set --config.image_size={height}'
-            )
-
-    def _check_mean(self) -> None:
-        """Check that images have one size before the first random op, image_size or larger."""
-        prefix, reader = self.train_preprocessor.prefix, self._train
-        size = self.config.image_size
-        if not prefix.fixes_size:
-            probes = np.linspace(reader.first, self.train_size - 1, SIZE_PROBES).astype(int)
-            found = set()
-            for index in probes.tolist():
-                with contextlib.suppress(BadInput):  # computing the statistics reports a bad image
-                    found.add(self._size_after(reader, prefix, index))
-            if len(found) > 1:
-                (h1, w1), (h2, w2) = sorted(found)[:2]
-                raise BadInput(
-                    f'data.mean=image needs images of one size before the first random op of '
-                    f'data.train_ops={self.config.data.train_ops!r}, but there are {h1} x {w1} and '
-                    f'{h2} x {w2}: add center_crop(N) before it, or set --config.data.mean=none'
-                )
-        height, width = self._mean_size()
-        if min(height, width) < size:
-            raise BadInput(
-                f'data.mean=image: the mean image is {height} x {width}, smaller than '
-                f'image_size={size}; put the op that enlarges before the first random op, or set '
-                '--config.data.mean=none'
-            )
-
-    def _mean_size(self) -> tuple[int, int]:
-        return self._size_after(self._train, self.train_preprocessor.prefix, self._train.first)
 
 
 def _parse_ops(config_data: ml_collections.ConfigDict) -> tuple[Preprocessor, Preprocessor]:

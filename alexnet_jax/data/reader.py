@@ -5,6 +5,7 @@ pure function of s, are rerun one by one to find the culprits.
 """
 
 import atexit
+import functools
 import math
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -28,6 +29,8 @@ IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
 Transform = Callable[[TensorLike, TensorLike, TensorLike], dict[str, tf.Tensor]]
 # step -> indices into the split (or PADDING) and epochs, both int64 [b]
 Plan = Callable[[int], tuple[np.ndarray, np.ndarray]]
+# plan, first step, end -> the batches
+Stream = Callable[[Plan, int, int], Iterator[dict[str, Any]]]
 
 _live: weakref.WeakSet[Generator] = weakref.WeakSet()
 
@@ -92,7 +95,12 @@ class Reader:
         return self.split.read(np.array([index]))[0][0]
 
     def batches(
-        self, plan: Plan, start: int, stop: int, transform: Transform
+        self,
+        plan: Plan,
+        start: int,
+        stop: int,
+        transform: Transform,
+        stream: Stream | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Return the batches of the steps start .. stop - 1.
 
@@ -100,6 +108,7 @@ class Reader:
           plan: Which examples, in which epochs, make up the batch of a step.
           start, stop: The range of steps.
           transform: What is computed from each example, inside tf.data.
+          stream: What computes the same by the batch, if anything does.
 
         Yields:
           The tensors of `transform`, stacked, and label int32 [b], mask float32 [b]: 0 for padding
@@ -108,23 +117,24 @@ class Reader:
         Raises:
           RunError: An image cannot be used; the message names it.
         """
-        return closed_at_exit(self._batches(plan, start, stop, transform))
+        stream = stream or functools.partial(self._stream, transform)
+        return closed_at_exit(self._batches(plan, start, stop, transform, stream))
 
     def _batches(
-        self, plan: Plan, start: int, stop: int, transform: Transform
+        self, plan: Plan, start: int, stop: int, transform: Transform, stream: Stream
     ) -> Generator[dict[str, np.ndarray], None, None]:
-        stream = self._stream(plan, start, stop, transform)
+        batches = stream(plan, start, stop)
         for step in range(start, stop):
             while True:
                 try:
-                    batch = next(stream)
+                    batch = next(batches)
                     break
-                except tf.errors.OpError as error:
+                except IMAGE_ERRORS as error:
                     self._find_faults(*plan(step), transform, error)
-                    stream = self._stream(plan, step, stop, transform)
+                    batches = stream(plan, step, stop)
             yield batch  # outside the try: a generator may be closed after TensorFlow is gone
 
-    def _stream(self, plan: Plan, start: int, stop: int, transform: Transform) -> Iterator[Any]:
+    def _stream(self, transform: Transform, plan: Plan, start: int, stop: int) -> Iterator[Any]:
         def read(step):
             indices, epochs = plan(int(step))
             images, labels, mask = self._read(indices)
@@ -152,7 +162,7 @@ class Reader:
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return encoded images, labels and mask; the placeholder where no example is usable."""
-        valid = np.array([i != PADDING and i not in self.bad for i in indices.tolist()])
+        valid = self.usable(indices)
         images = [self.placeholder] * len(indices)
         labels = np.where(indices == PADDING, -1, 0).astype(np.int32)
         found, labels[valid] = self.split.read(indices[valid])
@@ -160,6 +170,10 @@ class Reader:
             images[place] = image
         # As objects: NumPy's own bytes type drops trailing zeros.
         return np.array(images, object), labels, valid.astype(np.float32)
+
+    def usable(self, indices: np.ndarray) -> np.ndarray:
+        """Return which of these examples are neither padding nor bad, bool [b]."""
+        return np.array([i != PADDING and i not in self.bad for i in indices.tolist()], bool)
 
     def _find_faults(
         self, indices: np.ndarray, epochs: np.ndarray, transform: Transform, error: Exception

@@ -1,6 +1,7 @@
 """TensorFlow, set up for this project: the other modules of `data` import `tf` from here."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 # JAX sets the level to 1 when it is imported, so a 1 is not assumed to be the user's choice.
@@ -15,3 +16,12 @@ import tensorflow as tf
 tf.config.set_visible_devices([], 'GPU')
 
 TensorLike = Any  # a tensor, or what TensorFlow converts to one: an array, a number, bytes
+PARALLEL = 64  # iterations of a `tf.map_fn`, for which its default of 10 leaves cores idle
+
+
+def compiled(function: Callable, *specs: 'tf.TensorSpec') -> Any:
+    """Return the graph of a function of tensors like these; call it from any thread.
+
+    Unlike a `tf.function` it does not warn that other graphs of the same lines were made before.
+    """
+    return tf.function(function, input_signature=specs).get_concrete_function()

@@ -8,6 +8,7 @@ and for training
   position     int32 [b], position in the global batch
   color_shift  float32 [b, 3], added to every pixel of the image
   color_scale  float32 [b], multiplies the result
+  mirror       bool [b], which images are mirrored, left to right, first; none if it is absent
 """
 
 from collections.abc import Callable
@@ -21,6 +22,15 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.parallel import pmap
 
 Batch = dict[str, np.ndarray]
+
+
+def mirrored(batch: dict[str, Any]) -> Any:
+    """Return the images of a batch, with those mirrored that it says: uint8 [b, H, W, 3]."""
+    image = batch['image']
+    if 'mirror' not in batch:
+        return image
+    where = np.where if isinstance(image, np.ndarray) else jnp.where
+    return where(batch['mirror'][:, None, None, None], image[:, :, ::-1], image)
 
 
 def make_eval_step(

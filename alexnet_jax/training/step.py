@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax.evaluation.steps import Batch, counts
+from alexnet_jax.evaluation.steps import Batch, counts, mirrored
 from alexnet_jax.model.alexnet import AlexNet, update_batch_stats
 from alexnet_jax.parallel import pmap
 from alexnet_jax.parallel.slices import WHOLE, Slices
@@ -205,7 +205,7 @@ def _programs(
 
     def sums_over(state: TrainState, batch: dict[str, jax.Array], mean: jax.Array) -> dict:
         """Sums over the examples that count: gradients, batch statistics, loss, metrics."""
-        image = batch['image'].astype(jnp.float32) - mean[None]
+        image = mirrored(batch).astype(jnp.float32) - mean[None]
         image += batch['color_shift'][:, None, None, :]
         image *= batch['color_scale'][:, None, None, None]
         mask = batch['mask']

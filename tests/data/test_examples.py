@@ -7,6 +7,7 @@ from alexnet_jax.data import statistics
 from alexnet_jax.data.examples import Examples
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.errors import BadInput
+from alexnet_jax.evaluation.steps import mirrored
 
 TRAIN = 1437  # digits
 
@@ -59,7 +60,7 @@ def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
     assert original.shape == (12, 12, 3)
     for epoch, (batch,) in zip(range(2), data.train_batches(), strict=False):  # a step is an epoch
         place = data.example_ids(epoch + 1).index('train:11')
-        shifted = batch['image'][place] + batch['color_shift'][place]
+        shifted = mirrored(batch)[place] + batch['color_shift'][place]
         assert abs(batch['color_shift'][place]).max() > 1
         np.testing.assert_array_equal(versions[epoch], np.clip(np.rint(shifted), 0, 255))
     np.testing.assert_array_equal(

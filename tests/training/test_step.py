@@ -156,6 +156,20 @@ def test_color_shift_is_added_to_the_pixels(tiny):
     assert_close(run(train_step, state, shifted).params, run(train_step, state, moved).params)
 
 
+def test_mirror_reverses_the_rows(tiny):
+    train_step, state, _ = tiny
+    mirror = np.arange(B) % 3 == 0
+    batch = batch_of()
+    mirrored = batch['image'].copy()
+    for place in np.flatnonzero(mirror):
+        for row in range(8):
+            for column in range(8):
+                mirrored[place, row, column] = batch['image'][place, row, 7 - column]
+    found = run(train_step, state, batch | {'mirror': mirror}).params
+    expected = run(train_step, state, batch | {'image': mirrored}).params
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.slow
 def test_color_scale_multiplies_what_is_shifted(tiny):
     """(pixels - mean + shift) / 2, as pixels p' = mean + (p - mean + shift) / 2 would give."""

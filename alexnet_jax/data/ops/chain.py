@@ -102,12 +102,17 @@ class Preprocessor:
         fold_in: Any = tf.random.fold_in
         example_seed = fold_in(run_seed, tf.cast(index, tf.int64))
         image = encoded
-        places = (place for place in itertools.count() if place != self.color_place)
-        for place, op in zip(places, self.ops, strict=False):
+        for place, op in zip(self.places, self.ops, strict=True):
             image = op(image, fold_in(example_seed, place))
         if self.color is None:
             return image, Color(tf.zeros([3]), tf.ones([]))
         return image, self.color(axes, fold_in(example_seed, self.color_place), epoch)
+
+    @property
+    def places(self) -> list[int]:
+        """The places of the image ops in the string, counted from 0."""
+        places = (place for place in itertools.count() if place != self.color_place)
+        return list(itertools.islice(places, len(self.ops)))
 
     @property
     def decode(self) -> 'Preprocessor':

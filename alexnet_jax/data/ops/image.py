@@ -6,13 +6,13 @@ Each works both eagerly and inside tf.data.
 import dataclasses
 from typing import Any, ClassVar
 
+import numpy as np
+
+from alexnet_jax.data.ops import philox
+from alexnet_jax.data.ops.windows import BadImage, Windows
 from alexnet_jax.data.tensorflow import TensorLike, tf
 
 MAX_RESIZED = 100_000_000  # pixels; a 1 x 65535 strip with its shorter side at 256 has 4e9
-
-
-class BadImage(ValueError):
-    """An op refuses an image; raised only when the op runs eagerly."""
 
 
 def require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: TensorLike) -> tf.Tensor:
@@ -52,12 +52,14 @@ class Op:
       signature: How it is written there; error messages list these.
       random: Whether the op uses its seed.
       fixes_size: Whether the output size does not depend on the input size.
+      cuts: Whether the op only crops and mirrors, so that `cut` can take its place.
     """
 
     name: ClassVar[str]
     signature: ClassVar[str]
     random: ClassVar[bool] = False
     fixes_size: ClassVar[bool] = False
+    cuts: ClassVar[bool] = False
 
     @property
     def views(self) -> int:
@@ -77,6 +79,18 @@ class Op:
 
         Returns:
           uint8 [h', w', 3], or [views, h', w', 3] if the op makes views.
+        """
+        raise NotImplementedError
+
+    def cut(self, windows: Windows, draws: np.ndarray) -> Windows:
+        """Return where the op cuts many images, instead of cutting one; only if it `cuts`.
+
+        Args:
+          windows: What earlier ops left of the images.
+          draws: uint32 [b, 4], the first numbers that TensorFlow draws with each image's seed.
+
+        Raises:
+          BadImage: An image is too small.
         """
         raise NotImplementedError
 
@@ -109,9 +123,13 @@ class Identity(Op):
     """
 
     fixes_size = True
+    cuts = True
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return image
+
+    def cut(self, windows: Windows, draws: np.ndarray) -> Windows:
+        return windows
 
 
 def resize(image: tf.Tensor, height: TensorLike, width: TensorLike, antialias: bool) -> tf.Tensor:
@@ -192,6 +210,7 @@ class CenterCrop(Op):
 
     name = 'center_crop'
     signature = 'center_crop(N)'
+    cuts = True
     fixes_size = True
     size: int
 
@@ -203,6 +222,9 @@ class CenterCrop(Op):
         top, left = (height - self.size) // 2, (width - self.size) // 2
         return crop(image, top, left, self.size, self.name)
 
+    def cut(self, windows: Windows, draws: np.ndarray) -> Windows:
+        return windows.crop((windows.size - self.size) // 2, self.size)
+
 
 def _offset(seed: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
     """Draw a uniform int32 [2] in 0 .. room inclusive; room is int32 [2]."""
@@ -212,12 +234,18 @@ def _offset(seed: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.math.floormod(tf.cast(draw, tf.int64), tf.cast(room, tf.int64) + 1), tf.int32)
 
 
+def _offsets(draws: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Do as `_offset` does with these draws, uint32 [b, 4]; room and result are int64 [b, 2]."""
+    return draws[:, :2].astype(np.int64) % (np.maximum(room, 0) + 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(Op):
     """Cut N x N at a uniformly random offset."""
 
     name = 'random_crop'
     signature = 'random_crop(N)'
+    cuts = True
     random = True
     fixes_size = True
     size: int
@@ -227,6 +255,9 @@ class RandomCrop(Op):
         top, left = tf.unstack(_offset(seed, room))
         return crop(image, top, left, self.size, self.name)
 
+    def cut(self, windows: Windows, draws: np.ndarray) -> Windows:
+        return windows.crop(_offsets(draws, windows.size - self.size), self.size)
+
 
 @dataclasses.dataclass(frozen=True)
 class PadCrop(Op):
@@ -234,6 +265,7 @@ class PadCrop(Op):
 
     name = 'pad_crop'
     signature = 'pad_crop(N)'
+    cuts = True
     random = True
     pad: int
 
@@ -243,6 +275,10 @@ class PadCrop(Op):
         padded = tf.pad(image, [[n, n], [n, n], [0, 0]])
         return tf.slice(padded, tf.stack([top, left, 0]), tf.shape(image))
 
+    def cut(self, windows: Windows, draws: np.ndarray) -> Windows:
+        room = np.full_like(windows.size, 2 * self.pad)
+        return windows.shift(_offsets(draws, room) - self.pad)
+
 
 @dataclasses.dataclass(frozen=True)
 class RandomMirror(Op):
@@ -250,8 +286,12 @@ class RandomMirror(Op):
 
     name = 'random_mirror'
     signature = 'random_mirror'
+    cuts = True
     random = True
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         coin = tf.random.stateless_uniform([], seed) < 0.5
         return tf.cond(coin, lambda: tf.reverse(image, [1]), lambda: image)
+
+    def cut(self, windows: Windows, draws: np.ndarray) -> Windows:
+        return windows.flip(philox.uniform(draws[:, 0]) < np.float32(0.5))

@@ -30,16 +30,14 @@ from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, wri
 from alexnet_jax.data.reader import Reader
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.sources.prepared import (
-    FORMAT_VERSION,
+    FORMAT_VERSIONS,
     MANIFEST,
     STATISTICS,
-    PreparedSplit,
-    SplitFiles,
     check_files,
     incomplete_folder,
     read_manifest,
-    write_index,
 )
+from alexnet_jax.data.sources.prepared_split import PreparedSplit, SplitFiles, write_index
 from alexnet_jax.data.sources.splits import Dataset
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
@@ -177,7 +175,8 @@ def _make(
             raise BadInput(f'the split {name} of {request.dataset} has no labels')
         maker = SplitMaker(work, _prefix(name, splits), split, request, shard_size)
         shards = maker.make(name, config_data)
-        own = SplitFiles(maker.prefix, tuple(len(shard['labels']) for shard in shards))
+        counts = tuple(len(shard['labels']) for shard in shards)
+        own = SplitFiles(maker.prefix, counts, request.suffix)
         labels = [label for shard in shards for label in shard['labels']]
         write_index(folder, own, labels, [n for shard in shards for n in shard['names']])
         files |= {n: {k: s[k] for k in ('bytes', 'sha256')}
@@ -191,7 +190,7 @@ def _make(
     for stray in {path.name for path in folder.iterdir()} - files.keys():
         (folder / stray).unlink()
     manifest = {
-        'format_version': FORMAT_VERSION,
+        'format_version': FORMAT_VERSIONS[request.format],
         **_recipe(request, dataset, shard_size),
         'ops': request.ops,
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),

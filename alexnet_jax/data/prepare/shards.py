@@ -3,12 +3,14 @@
 A finished shard has a file in OUTPUT.incomplete/done/; a shard without one is written again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -19,12 +21,12 @@ from tqdm import tqdm
 from alexnet_jax import files
 from alexnet_jax.data.ops.chain import Preprocessor, parse
 from alexnet_jax.data.reader import PADDING, Reader
-from alexnet_jax.data.sources.prepared import shard_name
+from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, shard_name
 from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.data.tensorflow import tf
 
 BATCH = 64
-# One record per access and no second compression: JPEG has its own, and raw is for speed.
+# One record per access and no second compression: JPEG has its own.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
 
 
@@ -62,6 +64,11 @@ class Request:
         base = os.path.basename(rest.rstrip('/')) if kind == 'folder' else rest or kind
         quality = self.quality or ''
         return f'{re.sub("[^A-Za-z0-9_.-]", "-", base)}-{self.size}-{self.format}{quality}'
+
+    @property
+    def suffix(self) -> str:
+        """How the files of images end."""
+        return PIXELS if self.format == 'raw' else RECORDS
 
 
 class SplitMaker:
@@ -107,7 +114,8 @@ class SplitMaker:
         return min(self._start(shard + 1), len(self._split))
 
     def _file(self, shard: int) -> epath.Path:
-        return self._work / 'set' / shard_name(self.prefix, shard, self._count)
+        name = shard_name(self.prefix, shard, self._count, self._request.suffix)
+        return self._work / 'set' / name
 
     def _done_file(self, shard: int) -> epath.Path:
         return self._work / 'done' / f'{self._file(shard).stem}.json'
@@ -132,20 +140,20 @@ class SplitMaker:
         batches = reader.batches(plan, 0, len(steps), self._transform(preprocess))
         for shard in todo:
             temporary = self._file(shard).with_suffix('.tmp')
-            writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
             labels, names, skipped = [], [], []
-            for first in self._firsts(shard):
-                batch, indices = next(batches), self._indices(shard, first)
-                valid = batch['mask'] > 0
-                for image in batch['image'][valid]:
-                    writer.write(image if isinstance(image, bytes) else image.tobytes())
-                labels += batch['label'][valid].tolist()
-                names += self._split.file_names(indices[valid])
-                for index in sorted(reader.bad.keys() & set(indices.tolist())):
-                    name = self._split.file_names(np.array([index]))[0]
-                    skipped.append({'index': index, 'name': name, 'reason': reader.bad[index]})
-                bar.update(int((indices != PADDING).sum()))
-            writer.close()
+            with contextlib.closing(_open_writer(temporary, self._request.suffix)) as writer:
+                for first in self._firsts(shard):
+                    batch, indices = next(batches), self._indices(shard, first)
+                    valid = batch['mask'] > 0
+                    for image in batch['image'][valid]:
+                        writer.write(image if isinstance(image, bytes) else image.tobytes())
+                    labels += batch['label'][valid].tolist()
+                    names += self._split.file_names(indices[valid])
+                    for index in sorted(reader.bad.keys() & set(indices.tolist())):
+                        name = self._split.file_names(np.array([index]))[0]
+                        reason = reader.bad[index]
+                        skipped.append({'index': index, 'name': name, 'reason': reason})
+                    bar.update(int((indices != PADDING).sum()))
             entry = file_entry(temporary)
             entry |= {'labels': labels, 'names': names, 'skipped': skipped}
             temporary.replace(self._file(shard))
@@ -172,6 +180,13 @@ class SplitMaker:
             return {'image': image}
 
         return transform
+
+
+def _open_writer(path: epath.Path, suffix: str) -> Any:
+    """Return what writes images to a file, one after the other: bare, or each as a record."""
+    if suffix == PIXELS:
+        return open(path, 'wb')
+    return ArrayRecordWriter(str(path), WRITER_OPTIONS)
 
 
 def file_entry(path: epath.Path) -> dict:

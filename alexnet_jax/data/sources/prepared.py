@@ -1,8 +1,9 @@
-"""A prepared set: images resized once, in ArrayRecord files with an index.
+"""A prepared set: images resized once, in a few large files with an index.
 
     DIR/
       manifest.json      what it was made from and how; every other file with its size and SHA-256
-      train-00000-of-00313.array_record   a record per image: a JPEG, or size * size * 3 bytes
+      train-00000-of-00313.array_record   a record per image, a JPEG; or
+      train-00000-of-00313.pixels         bare pixels, uint8 [n, size, size, 3]
       train.labels.npy   int32 [n]
       train.names.txt    the images' file names, one per line ...
       train.offsets.npy  ... and where each begins, int64 [n + 1]
@@ -10,140 +11,26 @@
       statistics.npz     mean image and color covariance of the training split
 
 `data/prepare` makes it. Opening a set reads only the manifest; the index is memory-mapped, and a
-record file is opened when one of its images is first read.
+file of images is opened when one of them is first read. Pixels are memory-mapped too, so that crops
+are copied straight from the page cache: ArrayRecord, which held them in version 1 of the format,
+copies every image whole.
 """
 
-import dataclasses
-import functools
 import hashlib
 import json
-import mmap
 import re
-from collections.abc import Sequence
 
-import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.data.sources.splits import Dataset, Source, Split
+from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, PreparedSplit, SplitFiles
+from alexnet_jax.data.sources.splits import Dataset, Source
 from alexnet_jax.errors import BadInput
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = {'jpeg': 1, 'raw': 2}  # written; version 1 of either is read too
 MANIFEST = 'manifest.json'
 STATISTICS = 'statistics.npz'
-# A random read fetches its own record and nothing else.
-READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitFiles:
-    """The names of a split's files.
-
-    Attributes:
-      prefix: The start of every name.
-      counts: The number of examples in each record file.
-    """
-
-    prefix: str
-    counts: tuple[int, ...]
-
-    @property
-    def shards(self) -> list[str]:
-        return [shard_name(self.prefix, i, len(self.counts)) for i in range(len(self.counts))]
-
-    @property
-    def index(self) -> list[str]:
-        """Labels, file names, offsets of the file names."""
-        return [f'{self.prefix}.{file}' for file in ('labels.npy', 'names.txt', 'offsets.npy')]
-
-
-def shard_name(prefix: str, shard: int, shards: int) -> str:
-    """Return the name of the record file number `shard` of `shards`."""
-    return f'{prefix}-{shard:05}-of-{shards:05}.array_record'
-
-
-class PreparedSplit(Split):
-    """A split of a prepared set."""
-
-    def __init__(
-        self,
-        root: epath.Path,
-        files: SplitFiles,
-        size: int,
-        encoding: str,
-        statistics: epath.Path | None = None,
-    ):
-        """Map the index into memory.
-
-        Raises:
-          OSError, ValueError: The index is damaged.
-        """
-        self.root = root
-        self.image_shape = (size, size, 3)
-        self.raw_shape = self.image_shape if encoding == 'raw' else None
-        self.statistics = statistics
-        self._files = files
-        self._shards = files.shards
-        self._starts = np.concatenate([[0], np.cumsum(files.counts)])  # and the end
-        labels, self._names, offsets = (root / file for file in files.index)
-        self._labels = np.load(labels, mmap_mode='r')
-        self._offsets = np.load(offsets, mmap_mode='r')
-        n = self._starts[-1]
-        if self._labels.shape != (n,) or self._offsets.shape != (n + 1,):
-            raise ValueError(f'the index of {files.prefix} does not have {n} examples')
-        self._readers: dict[int, ArrayRecordReader] = {}
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-        shards = np.searchsorted(self._starts, indices, side='right') - 1
-        positions = indices - self._starts[shards]
-        records: list[bytes] = [b''] * len(indices)
-        for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard)
-            found = self._reader(shard).read(positions[places].tolist())
-            for place, record in zip(places.tolist(), found, strict=True):
-                records[place] = record
-        return records, np.array(self._labels[indices])
-
-    def read_labels(self, indices: np.ndarray) -> np.ndarray:
-        return np.array(self._labels[indices])
-
-    def _reader(self, shard: int) -> ArrayRecordReader:
-        # Two threads may open the same file; both readers work, and the first is kept.
-        if shard not in self._readers:
-            path = str(self.root / self._shards[shard])
-            self._readers.setdefault(shard, ArrayRecordReader(path, options=READER_OPTIONS))
-        return self._readers[shard]
-
-    def describe(self, index: int) -> str:
-        name = self.file_names(np.array([index]))[0]
-        return f'{self.root}, {self._files.prefix}:{index} ({name})'
-
-    def file_names(self, indices: np.ndarray) -> list[str]:
-        text = self._text
-        bounds = ((self._offsets[i], self._offsets[i + 1] - 1) for i in indices.tolist())
-        return [text[first:last].decode('utf-8', 'surrogateescape') for first, last in bounds]
-
-    @functools.cached_property
-    def _text(self) -> mmap.mmap:
-        with open(self._names, 'rb') as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def write_index(
-    root: epath.Path, files: SplitFiles, labels: Sequence[int], names: Sequence[str]
-) -> None:
-    """Write the labels and the file names of a split."""
-    encoded = [f'{name}\n'.encode('utf-8', 'surrogateescape') for name in names]
-    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    labels_file, names_file, offsets_file = (root / file for file in files.index)
-    np.save(labels_file, np.array(labels, np.int32))
-    names_file.write_bytes(b''.join(encoded))
-    np.save(offsets_file, offsets)
 
 
 class Prepared(Source):
@@ -209,10 +96,10 @@ def read_manifest(root: epath.Path) -> dict:
     except ValueError as error:
         raise BadInput(_damaged(path, error)) from error
     version = manifest.get('format_version') if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION:
+    if isinstance(version, int) and version not in (known := sorted(FORMAT_VERSIONS.values())):
         raise BadInput(
-            f'{path} uses version {version} of the format, but this program reads version '
-            f'{FORMAT_VERSION}; prepare the set again'
+            f'{path} uses version {version} of the format, but this program reads versions '
+            f'{" and ".join(map(str, known))}; prepare the set again'
         )
     try:
         _check_form(manifest)
@@ -228,9 +115,10 @@ def _check_form(manifest: dict) -> None:
       KeyError, TypeError, ValueError, AttributeError: An entry is missing or malformed.
     """
     size, files = manifest['size'], manifest['files']
-    kinds = (manifest['format_version'], size, *(file['bytes'] for file in files.values()))
-    if not all(type(number) is int and number > 0 for number in kinds):
+    if not all(type(number) is int and number > 0 for number in (manifest['format_version'], size)):
         raise ValueError('a size or a version is not a positive integer')
+    if not all(type(file['bytes']) is int and file['bytes'] >= 0 for file in files.values()):
+        raise ValueError('a number of bytes is not a number')
     if manifest['format'] not in ('jpeg', 'raw'):
         raise ValueError(f'format {manifest["format"]!r}')
     texts = (manifest['version'], manifest['train_split'], manifest['eval_split'])
@@ -242,11 +130,17 @@ def _check_form(manifest: dict) -> None:
         if not re.fullmatch(r'[\w-][\w.-]*', file):
             raise ValueError(f'{file!r} is not a plain file name')
     for split in manifest['splits'].values():
-        split['files'] = {key: split['files'][key] for key in ('prefix', 'counts')}
+        split['files'] = {'suffix': RECORDS, **split['files']}  # as in version 1
+        split['files'] = {key: split['files'][key] for key in ('prefix', 'counts', 'suffix')}
         split['skipped'] = list(split['skipped'])
         counts = split['files']['counts']
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError('a count of examples is not a number')
+        if split['files']['suffix'] not in (
+            RECORDS,
+            *([PIXELS] if manifest['format'] == 'raw' else []),
+        ):
+            raise ValueError(f'files of the kind {split["files"]["suffix"]!r}')
         own = SplitFiles(**split['files'])
         if missing := sorted({*own.shards, *own.index, STATISTICS} - files.keys()):
             raise ValueError(f'it does not list {missing[0]}')

@@ -22,11 +22,13 @@ class Split:
       image_shape: The shape (h, w, 3) of every decoded image, if the split guarantees one.
       raw_shape: Likewise, if its records are not encoded images but bare uint8 pixels.
       statistics: A file with the statistics of the images as they are stored, if there is one.
+      mapped: Whether those pixels can be had without reading them: with `view`.
     """
 
     image_shape: tuple[int, int, int] | None = None
     raw_shape: tuple[int, int, int] | None = None
     statistics: epath.Path | None = None
+    mapped: bool = False
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -38,6 +40,10 @@ class Split:
     def read_labels(self, indices: np.ndarray) -> np.ndarray:
         """Return the labels alone, int32 [b]; here by reading the images, too."""
         return self.read(indices)[1]
+
+    def view(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the pixels, uint8 [h, 3 * w] each, mapped into memory, and the int32 labels."""
+        raise NotImplementedError
 
     def describe(self, index: int) -> str:
         """Return what to call an example in an error: its file, or 'cifar10/test:17'."""

@@ -11,6 +11,7 @@ import optax
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
+from alexnet_jax.evaluation.steps import mirrored
 from alexnet_jax.experiments.measure import Task
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
@@ -42,7 +43,8 @@ def gradients(task: Task) -> dict[str, Any]:
     data = Data(config)
     batches = data.train_batches()
     probe, *_ = first = next(batches)
-    mean = probe['image'].mean(axis=0, dtype=np.float32)
+    pixels = mirrored(probe)
+    mean = pixels.mean(axis=0, dtype=np.float32)
     model = variants.make_model(config)
     transform = optimizer.make_optimizer(
         config, optimizer.make_schedule(config, data.train_size), data.train_size
@@ -53,7 +55,7 @@ def gradients(task: Task) -> dict[str, Any]:
     @jax.jit
     def probed(params: Any) -> tuple[jax.Array, Any]:
         def loss(params):
-            image = probe['image'].astype(jnp.float32) - mean[None]
+            image = pixels.astype(jnp.float32) - mean[None]
             logits = model.apply({'params': params}, image)
             return optax.softmax_cross_entropy_with_integer_labels(logits, probe['label']).mean()
 

@@ -53,7 +53,7 @@ def test_a_prepared_set(prepared):
 
 def test_a_set_whose_files_are_damaged_or_missing(prepared):
     url = upload(prepared)
-    (name,) = (path.name for path in prepared.glob('validation-*.array_record'))
+    (name,) = (path.name for path in prepared.glob('validation-*.pixels'))
     content = Store(url).read(name)
     Store(url).write(name, content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(RunError) as found:

@@ -15,8 +15,11 @@ from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.ops.image import CenterCrop, DecodeRaw, Identity, Resize, ResizeShort
 from alexnet_jax.data.pipeline import Data, permutation
+from alexnet_jax.data.prepare.shards import Request
 from alexnet_jax.data.sources.folder import FolderSplit
+from alexnet_jax.data.sources.prepared import FORMAT_VERSIONS
 from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.evaluation.steps import mirrored
 
 
 class TestOpening:
@@ -41,12 +44,12 @@ class TestOpening:
         (folder / 'manifest.json').write_text(json.dumps(manifest))
 
     def test_missing_and_short_files_are_named(self, made):
-        shard = made / 'train-00001-of-00002.array_record'
+        shard = made / 'train-00001-of-00002.pixels'
         content = shard.read_bytes()
         shard.write_bytes(content[:-1])
-        self.refused(made, r'00001-of-00002.array_record has [\d,]+ bytes, but manifest.json')
+        self.refused(made, r'00001-of-00002.pixels has [\d,]+ bytes, but manifest.json')
         shard.unlink()
-        self.refused(made, 'lacks train-00001-of-00002.array_record; restore')
+        self.refused(made, 'lacks train-00001-of-00002.pixels; restore')
 
     def test_unknown_split(self, made):
         self.refused(made, "no split 'test'; allowed: train, validation", 'train', 'test')
@@ -99,20 +102,23 @@ class TestOpening:
         self.refused(made, 'manifest.json is damaged')
 
     def test_other_versions(self, made):
-        self.edit(made, lambda m: m.update(format_version=2))
-        self.refused(made, r'version 2 .* reads version 1; prepare')
+        self.edit(made, lambda m: m.update(format_version=3))
+        self.refused(made, r'version 3 .* reads versions 1 and 2; prepare')
 
     def test_a_record_of_another_length(self, made, folder_config):
         split = open_set(made).train
+        (record,), _ = split.read(np.array([0]))
         split.raw_shape = split.image_shape = (17, 17, 3)
         decode = parse('decode').specialize(split)
         with pytest.raises(ValueError, match='it has 768 bytes, but 17 x 17 pixels take 867'):
-            decode(split.read(np.array([0]))[0][0])
+            decode(record)
 
-    def test_damaged_records_are_named(self, made, folder_config):
+    def test_damaged_records_are_named(self, write_folder, folder_config, tmp_path):
+        made = tmp_path / 'set'
+        prepare(write_folder(folder_of(20))[0], made, 'jpeg')
         shard = made / 'train-00000-of-00002.array_record'
         content = bytearray(shard.read_bytes())
-        for place in range(1000, 12_000):  # 16 records of 768 bytes begin at some 100
+        for place in range(1000, len(content)):  # the first of 16 records begins at some 100
             content[place] ^= 0xFF
         shard.write_bytes(content)
         config = folder_config('', image_size=16, **{'data.name': f'prepared:{made}'})
@@ -157,6 +163,19 @@ class TestTraining:
             np.testing.assert_array_equal(left['mask'], right['mask'])
             np.testing.assert_array_equal(left['image'][valid], right['image'][valid])
             np.testing.assert_array_equal(left['label'], right['label'])
+
+    def test_raw_sets_of_version_1_are_read(self, both, tmp_path, monkeypatch):
+        """They have a record per image."""
+        monkeypatch.setattr(Request, 'suffix', 'array_record')
+        monkeypatch.setitem(FORMAT_VERSIONS, 'raw', 1)
+        original, prepared = both(**{'data.mean': 'none'})
+        split = prepared._train.split
+        assert list((tmp_path / 'raw').glob('train-*.array_record'))
+        assert (split.mapped, split.raw_shape) == (False, (16, 16, 3))
+        for data in (original, prepared):
+            data._axes = np.eye(3, dtype=np.float32)
+        (left,), (right,) = next(original.train_batches()), next(prepared.train_batches())
+        np.testing.assert_array_equal(mirrored(left), mirrored(right))
 
     @pytest.mark.slow
     def test_jpeg_draws_the_same_crops(self, both, tmp_path):

@@ -1,0 +1,172 @@
+"""Batches made whole against the same batches made example by example."""
+
+import gc
+import itertools
+
+import numpy as np
+import pytest
+from prepared_sets import prepare
+
+from alexnet_jax.data import pixels
+from alexnet_jax.data.buffers import Buffers
+from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.pipeline import Data
+from alexnet_jax.data.pixels import DecodedPixels, MappedPixels
+from alexnet_jax.data.whole import find_pixels
+from alexnet_jax.evaluation.steps import mirrored
+
+AXES = np.random.RandomState(1).normal(size=(3, 3)).astype(np.float32) * 20
+OPS = [
+    ('random_crop(12)', 12),
+    ('random_crop(13)|random_mirror|pca_shift(0.1)', 13),
+    ('random_mirror|random_crop(12)|random_mirror', 12),
+    ('color_noise(0.1, 1)|pad_crop(3)|random_mirror', 16),
+    ('random_mirror|pad_crop(40)|random_crop(11)|center_crop(10)|random_crop(9)', 9),
+    ('center_crop(14)|random_mirror|center_crop(11)', 11),
+]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder of 40 + 5 noisy images of 16 x 16 in two classes."""
+    from PIL import Image
+
+    root, rng = tmp_path_factory.mktemp('images'), np.random.RandomState(0)
+    for split, count in (('train', 40), ('validation', 5)):
+        for i in range(count):
+            path = root / split / 'ab'[i % 2] / f'{i:02}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.randint(0, 256, (16, 16, 3)).astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope='module')
+def raw(folder, tmp_path_factory):
+    """A raw set of these images, in shards of 16."""
+    output = tmp_path_factory.mktemp('sets') / 'raw'
+    prepare(folder, output)
+    return output
+
+
+@pytest.fixture
+def make(folder_config, folder, raw):
+    """make(kind, ops, size, **changes) -> a config on the folder or the raw set."""
+
+    def config(kind, ops, size, **changes):
+        name = {'folder': f'folder:{folder}', 'raw': f'prepared:{raw}'}[kind]
+        changes = {
+            'data.name': name, 'data.train_ops': f'decode|{ops}', 'image_size': size,
+            'data.eval_ops': f'decode|center_crop({size})', 'data.mean': 'none', **changes,
+        }  # fmt: skip
+        return folder_config('', **changes)
+
+    return config
+
+
+def open_data(config, *process, whole=True) -> Data:
+    """Data whose batches are, or are not, made whole."""
+    data = Data(config, *process)
+    data._axes = AXES
+    readers = (data._train, data.train_preprocessor), (data._eval, data.eval_preprocessor)
+    for reader, preprocess in readers:
+        data._pixels[reader] = find_pixels(reader, preprocess) if whole else None
+        assert bool(data._pixels[reader]) == whole
+    return data
+
+
+def take(batches, count):
+    """The first batches or parts, as they reach the network: mirrored."""
+    parts = itertools.chain.from_iterable(b if isinstance(b, list) else [b] for b in batches)
+    found = []
+    for part in itertools.islice(parts, count):
+        found.append({**part, 'image': mirrored(part)})
+        found[-1].pop('mirror', None)
+    return found
+
+
+def same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        valid = one['mask'] > 0
+        for key in one:
+            assert one[key].dtype == other[key].dtype
+            rows = slice(None) if key in ('label', 'mask', 'position') else valid
+            np.testing.assert_array_equal(one[key][rows], other[key][rows], key)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'ops', 'size'), [('folder', *OPS[3]), *(('raw', *ops) for ops in OPS)]
+)
+def test_the_same_as_by_example(make, kind, ops, size):
+    config = make(kind, ops, size, batch_size=12, seed=5)
+    whole, single = (open_data(config, whole=whole) for whole in (True, False))
+    same(take(whole.train_batches(), 5), take(single.train_batches(), 5))  # into epoch 1
+    same(take(whole.eval_batches(), 1), take(single.eval_batches(), 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['folder', 'raw'])
+def test_the_same_wherever_it_starts(make, kind):
+    config = make(kind, *OPS[1], batch_size=12, accum_steps=3)
+    single = take(open_data(config, whole=False).train_batches(100), 9)
+    same(take(open_data(config).train_batches(100), 9), single)
+    same(take(open_data(config).train_batches(101), 6), single[3:])
+    halves = [take(open_data(config, i, 2).train_batches(100), 9) for i in range(2)]
+    joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*halves, strict=True)]
+    same(joined, single)
+
+
+def test_other_ops_are_run_by_example(make):
+    for ops in ('random_resized_crop(12)', 'random_crop(13)|resize(12)|random_mirror',
+                'random_crop(12)|pad_crop(2)', 'center_crop(12)|pad_crop(2)'):  # fmt: skip
+        data = Data(make('raw', ops, 12))
+        assert find_pixels(data._train, data.train_preprocessor) is None
+    data = Data(make('raw', 'random_crop(12)', 12, **{'data.eval_ops': 'decode|ten_crop(12)'}))
+    assert find_pixels(data._eval, data.eval_preprocessor) is None
+    assert next(data.eval_batches())['image'].shape == (4, 10, 12, 12, 3)
+
+
+def test_large_splits_are_not_kept_in_memory(make, monkeypatch):
+    data = Data(make('folder', 'random_crop(12)', 12))
+    found = find_pixels(data._train, data.train_preprocessor)
+    assert found
+    assert isinstance(found[0], DecodedPixels)
+    monkeypatch.setattr(pixels, 'MEMORY_BYTES', 40 * 768 - 1)
+    assert find_pixels(data._train, data.train_preprocessor) is None
+    mapped = Data(make('raw', 'random_crop(12)', 12))
+    found = find_pixels(mapped._train, mapped.train_preprocessor)
+    assert found
+    assert isinstance(found[0], MappedPixels)
+
+
+def test_memory_is_bounded_though_images_grow(make, monkeypatch):
+    data = Data(make('folder', 'random_crop(12)', 12))
+    decoded = DecodedPixels(data._train.split, parse('decode'))
+    monkeypatch.setattr(pixels, 'MEMORY_BYTES', 10 * 768)
+    indices = np.arange(40)
+    first, again = (decoded.read(indices) for _ in range(2))
+    assert sum(a is b for a, b in zip(first[0], again[0], strict=True)) == 10
+    for left, right in zip(first[0], again[0], strict=True):
+        np.testing.assert_array_equal(left, right)
+    np.testing.assert_array_equal(first[2], data._train.split.read(indices)[1])
+
+
+def test_batches_that_are_held_keep_their_images(make):
+    data = open_data(make('raw', 'random_crop(12)', 12, batch_size=8))
+    held = take(data.train_batches(), 30)
+    same(held, take(open_data(data.config, whole=False).train_batches(), 30))
+
+
+def test_buffers_are_used_again_once_nobody_holds_a_view():
+    buffers = Buffers((4, 6))
+    first = buffers.take()
+    place = first.ctypes.data
+    view = first.reshape(2, 12)[1:].ravel()
+    del first
+    gc.collect()
+    second = buffers.take()
+    assert second.ctypes.data != place
+    view[:] = 7
+    del view
+    assert buffers.take().ctypes.data == place
