@@ -16,6 +16,7 @@ from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, device_error, run_command
 from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
+from alexnet_jax.run import trackers
 
 # Orbax and TensorFlow take seconds to import and --help needs neither: see the functions.
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ _SCRATCH = flags.DEFINE_string(
     None,
     'With a gs:// or s3:// workdir: the local folder that the bucket follows; by default one in '
     'the cache. Kept if the bucket could not be brought up to date.',
+)
+_LOG_TO = flags.DEFINE_multi_string(
+    'log_to', [], 'Trackers that also get the records: wandb, mlflow, or both with a comma.'
 )
 _INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
     'initialization_timeout', 300, 'Seconds to wait for the other processes.', lower_bound=1
@@ -99,7 +103,10 @@ def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> Non
             opened.publish()
             workdirs.check_is_shared(folder)
             opened.settle(lambda: data.load_statistics(folder))
-            loop.train_and_evaluate(config, folder, data)
+            title = os.path.basename(workdir.rstrip('/'))
+            names = trackers.parse(_LOG_TO.value)
+            with trackers.Trackers(names, folder, title, config) as opened_trackers:
+                loop.train_and_evaluate(config, folder, data, opened_trackers)
 
 
 def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
@@ -114,6 +121,8 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
         return config, folder, []
     if _SCRATCH.value:
         raise BadInput(f'--scratch={_SCRATCH.value} is for training; leave it out')
+    if _LOG_TO.value:
+        raise BadInput(f'--log_to={_LOG_TO.value[0]} is for training; leave it out')
     from alexnet_jax.evaluation import ensemble
 
     config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
@@ -131,6 +140,7 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
     for flag in (_EVAL_OPS, _CHECKPOINTS):
         if flag.value:
             raise BadInput(f'--{flag.name} needs --mode=eval')
+    trackers.parse(_LOG_TO.value)
     validate(config)
     if _SCRATCH.value and not is_url(folder):
         raise BadInput(

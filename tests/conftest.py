@@ -22,7 +22,7 @@ jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'com
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 # What a machine may lack: with CI=true, a test that is skipped for any other reason fails.
-OPTIONAL = r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|emulator|shared)\b'
+OPTIONAL = r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|emulator|shared|wandb|mlflow)\b'
 # Events of Python that start a process, and programs that libraries ask in a few milliseconds.
 STARTING = ('subprocess.Popen', 'os.fork', 'os.forkpty', 'os.posix_spawn', 'os.system')
 QUICK = ('git', 'uname')

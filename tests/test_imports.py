@@ -47,6 +47,8 @@ LIBRARIES = {
     'jax.pmap': ('parallel.pmap',),
     'onnx': ('weights.onnx_out',),
     'orbax': ('run.checkpoint',),
+    'wandb': ('run.to_wandb',),
+    'mlflow': ('run.to_mlflow',),
     'ray': ('sweep.backends.ray',),
     'submitit': ('sweep.backends.slurm',),
 }
@@ -154,6 +156,7 @@ WITHOUT_TENSORFLOW = """
 import importlib, socket, sys
 
 ABSENT = {'tensorflow', 'tensorflow_datasets', 'submitit', 'ray', 'onnx', 'torch'}
+ABSENT |= {'wandb', 'mlflow'}
 
 class Absent:
     def find_spec(self, name, path=None, target=None):

@@ -133,6 +133,8 @@ class TestBeforeAnyWork:
                 ['init_from', 'nowhere/config.json'],
             ),
             (['--config=configs/folder.py'], ['folder.py:PATH']),
+            ([QUICKSTART, '--log_to=wndb'], ['--log_to=wndb', 'wandb or mlflow']),
+            (['--mode=eval', '--workdir=x', '--log_to=wandb'], ['--log_to=wandb', 'for training']),
             (
                 ['--config=configs/folder.py:nowhere'],
                 ['nowhere', 'does not exist'],
@@ -302,7 +304,7 @@ def test_checks_passed(command, monkeypatch, tmp_path):
     folder = tmp_path / 'a' / 'b'
     args = [QUICKSTART, f'--workdir={folder}', '--config.batch_size=8', '--config.edits=no_lrn']
     assert command(*args) == (0, '', '')
-    ((config, used, data),) = calls
+    ((config, used, data, _),) = calls
     assert (config.batch_size, config.edits) == (8, ('no_lrn',))
     assert used == str(folder)
     assert (data.train_size, data.eval_size) == (1437, 360)

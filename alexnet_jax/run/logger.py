@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl (the record), TensorBoard events (a view), the terminal."""
+"""Where metrics go: metrics.jsonl (the record), TensorBoard (a view), trackers, the terminal."""
 
 import contextlib
 import datetime
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from alexnet_jax import files
 from alexnet_jax.errors import RunError, shown
+from alexnet_jax.run.trackers import NO_TRACKERS, Trackers
 
 
 class Log:
@@ -31,13 +32,23 @@ class Log:
       total: The number of steps of the whole run.
       batch_size: The number of examples per step.
       train_size: The number of examples per epoch.
+      trackers: What else gets the records: first those of earlier starts, where they are missing.
     """
 
-    def __init__(self, workdir: str, start: int, total: int, batch_size: int, train_size: int):
+    def __init__(
+        self,
+        workdir: str,
+        start: int,
+        total: int,
+        batch_size: int,
+        train_size: int,
+        trackers: Trackers = NO_TRACKERS,
+    ):
         self._is_writer = jax.process_index() == 0
         self._total = total
         self._batch_size = batch_size
         self._train_size = train_size
+        self._trackers = trackers
         self._clock: tuple[int, float] | None = None  # step and time where the rate starts
         self._rate = 0.0
         if not self._is_writer:
@@ -47,6 +58,8 @@ class Log:
             _cut_back(self._path, start)
             self._file = self._path.open('a')
             self._events = _Events(workdir, start + 1)
+            for record in read_records(self._path):
+                trackers.log(record['step'], record['split'], _scalars(record))
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -105,12 +118,8 @@ class Log:
             self._file.flush()
             if split == 'eval':  # it decides which checkpoints are removed
                 os.fsync(self._file.fileno())
-            scalars = {
-                f'{split}/{k}': v
-                for k, v in record.items()
-                if k not in ('step', 'split') and not isinstance(v, list)
-            }
-            self._events.scalars(step, scalars)
+            self._events.scalars(step, _scalars(record))
+        self._trackers.log(step, split, _scalars(record))
         if split == 'train' and not self._bar.disable:
             self._bar.set_postfix_str(_scores(record))
         else:
@@ -188,6 +197,15 @@ def _scores(record: dict) -> str:
     line = f'loss {record["loss"]:.4f}  top-1 {record["top1"]:6.2%}  top-5 {record["top5"]:6.2%}'
     rate = record['images_per_second']
     return line + (f'  {rate:,.0f} images/s' if rate else '')
+
+
+def _scalars(record: dict) -> dict[str, float]:
+    """Return what can be drawn, by its tag in TensorBoard and trackers."""
+    return {
+        f'{record["split"]}/{k}': v
+        for k, v in record.items()
+        if k not in ('step', 'split') and not isinstance(v, list)
+    }
 
 
 def read_records(path: epath.Path) -> list[dict]:

@@ -23,6 +23,7 @@ from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.run import checkpoint
 from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
+from alexnet_jax.run.trackers import NO_TRACKERS, Trackers
 from alexnet_jax.training import early_stopping, hints, init_from, optimizer
 from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import (
@@ -62,13 +63,19 @@ def what_is_due(config: ml_collections.ConfigDict, step: int, total_steps: int) 
     return Due(*(step % period == 0 or step == total_steps for period in periods))
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Data) -> None:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    data: Data,
+    trackers: Trackers = NO_TRACKERS,
+) -> None:
     """Train for `config.epochs`, from the newest valid checkpoint of the workdir if it has one.
 
     Args:
       config: A validated recipe.
       workdir: The run's workdir; it exists, and this process may write to it.
       data: Batches of both splits.
+      trackers: Where records go besides the workdir.
 
     Raises:
       Diverged: A loss or gradient is not finite.
@@ -93,7 +100,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str, data: Da
         ckpt = stack.enter_context(checkpoint.Checkpoints(workdir))
         start = ckpt.newest or 0
         log = stack.enter_context(
-            Log(workdir, start, total_steps, config.batch_size, data.train_size)
+            Log(workdir, start, total_steps, config.batch_size, data.train_size, trackers)
         )
         preemption = stack.enter_context(PreemptionHandler())
         with_ema = config.ema_decay > 0
