@@ -13,6 +13,8 @@ PATIENCE = {'MLFLOW_HTTP_REQUEST_MAX_RETRIES': '2', 'MLFLOW_HTTP_REQUEST_TIMEOUT
 class MlflowTracker:
     """An MLflow run; see `trackers.Tracker`."""
 
+    row, keeps = 0, True
+
     def __init__(self, identity: str | None, title: str, config: ml_collections.ConfigDict):
         for variable, value in PATIENCE.items():
             os.environ.setdefault(variable, value)

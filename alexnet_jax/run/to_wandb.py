@@ -4,11 +4,13 @@ from pathlib import Path
 
 import ml_collections
 
-FINISH = 120  # seconds for what is still to be uploaded at the end; W&B would wait forever
+FINISH = 120  # seconds for what is to be uploaded at the end; by default it is waited for forever
 
 
 class WandbTracker:
     """A W&B run; see `trackers.Tracker`."""
+
+    keeps = False  # a kill -9 loses what its service has not written: 22 records in a trial
 
     def __init__(self, identity: str | None, title: str, config: ml_collections.ConfigDict):
         import wandb  # pyright: ignore[reportMissingImports]
@@ -19,9 +21,12 @@ class WandbTracker:
             name=None if identity else title,  # it may have been renamed since
             config=config.to_dict(),
             allow_val_change=True,
-            settings=wandb.Settings(silent=True, console='off', finish_timeout=FINISH),
+            settings=wandb.Settings(
+                silent=True, console='off', finish_timeout=FINISH, finish_timeout_raises=True
+            ),
         )
         self.id = self._run.id
+        self.row = self._run.starting_step - 1  # -1 if it is new, or offline
         if self._run.offline:
             self.place = f'offline; upload with: wandb sync {Path(self._run.dir).parent}'
         else:
@@ -30,7 +35,7 @@ class WandbTracker:
         self._run.define_metric('*', step_metric='step')
 
     def log(self, row: int, step: int, values: dict[str, float]) -> None:
-        # W&B ignores a row that it has. It would number those of a resumed run offline from 0.
+        # Left to itself W&B would number the rows of a run that is resumed offline from 0 again.
         self._run.log({'step': step, **values}, step=row, commit=True)
 
     def finish(self, exit_code: int) -> None:

@@ -1,7 +1,7 @@
 """Experiment trackers that follow metrics.jsonl: `--log_to=wandb`, `--log_to=mlflow`.
 
 WORKDIR/<tracker>.json holds the id of the run's record in the tracker, so that the next start
-continues it, and how far the record goes, so that no step is in it twice.
+continues it, and how far the record is known to go, so that no step is in it twice.
 """
 
 import contextlib
@@ -30,10 +30,14 @@ class Tracker(Protocol):
     Attributes:
       id: What a later start continues the record by.
       place: Where to look at it.
+      row: The last row that the service says it has; 0 or less if it does not say.
+      keeps: Whether a row is safe when `log` returns; if not, all are when `finish` does.
     """
 
     id: str
     place: str
+    row: int
+    keeps: bool
 
     def log(self, row: int, step: int, values: dict[str, float]) -> None: ...  # row: ascending
     def finish(self, exit_code: int) -> None: ...
@@ -85,7 +89,7 @@ class Trackers:
     ):
         self._names, self._workdir, self._title, self._config = names, workdir, title, config
         self._open: dict[str, Tracker] = {}
-        self._rows: dict[str, int] = {}  # the last that each has
+        self._rows: dict[str, int] = {}  # the last that each was sent
 
     def __enter__(self) -> 'Trackers':
         for name in self._names if jax.process_index() == 0 else ():
@@ -95,7 +99,8 @@ class Trackers:
                     known |= read_json(self._workdir, f'{name}.json', dict)
                 tracker = TRACKERS[name](known['id'], self._title, self._config)
                 self._open[name] = tracker
-                self._save(name, known['row'])
+                self._rows[name] = max(known['row'], tracker.row)
+                self._save(name)
                 print(f'{name}: {shown(tracker.place)}', flush=True)
         return self
 
@@ -112,19 +117,22 @@ class Trackers:
             if row > self._rows[name]:
                 with self._survives(name):
                     tracker.log(row, step, values)
-                    self._save(name, row)
+                    self._rows[name] = row
+                    if tracker.keeps:
+                        self._save(name)
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         for name, tracker in list(self._open.items()):
             with self._survives(name):
                 tracker.finish(getattr(error, 'exit_code', 1) if error else 0)
+                self._save(name)
 
     def _path(self, name: str) -> epath.Path:
         return epath.Path(self._workdir) / f'{name}.json'
 
-    def _save(self, name: str, row: int) -> None:
-        self._rows[name] = row
-        files.write(self._path(name), json.dumps({'id': self._open[name].id, 'row': row}) + '\n')
+    def _save(self, name: str) -> None:
+        state = {'id': self._open[name].id, 'row': self._rows[name]}
+        files.write(self._path(name), json.dumps(state) + '\n')
 
     @contextlib.contextmanager
     def _survives(self, name: str) -> Iterator[None]:
