@@ -7,8 +7,9 @@ import numpy as np
 
 from alexnet_jax.data.ops import pillow
 from alexnet_jax.data.ops.chain import Preprocessor, clean, parse
+from alexnet_jax.data.ops.crops import RandomCrop
 from alexnet_jax.data.ops.decode import Decode
-from alexnet_jax.data.ops.image import BadImage, Identity, RandomCrop, RandomMirror
+from alexnet_jax.data.ops.image import BadImage, Identity, RandomMirror
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import RunError
 

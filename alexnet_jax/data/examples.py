@@ -8,7 +8,8 @@ from etils import epath
 
 from alexnet_jax.data import statistics
 from alexnet_jax.data.ops.chain import Preprocessor, parse
-from alexnet_jax.data.ops.image import CenterCrop, require_size
+from alexnet_jax.data.ops.crops import CenterCrop
+from alexnet_jax.data.ops.image import require_size
 from alexnet_jax.data.pipeline import permutation
 from alexnet_jax.data.reader import PADDING, Reader, Transform
 from alexnet_jax.data.sources import find_source

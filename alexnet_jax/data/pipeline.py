@@ -230,7 +230,7 @@ class Data:
     def _whole(self, reader: Reader, preprocess: Preprocessor, training: bool) -> Stream | None:
         """Return what makes whole batches of a split; None if its images or ops do not allow it."""
         if reader not in self._pixels:
-            self._pixels[reader] = find_pixels(reader, preprocess)
+            self._pixels[reader] = find_pixels(reader, preprocess, self.config.image_size)
         if (found := self._pixels[reader]) is None:
             return None
         seed, size = self.config.seed, self.config.image_size

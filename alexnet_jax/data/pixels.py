@@ -1,11 +1,13 @@
-"""The pixels that crops are copied from: a mapped file, or a small split decoded in memory."""
+"""Where crops come from: a mapped file, a small split decoded in memory, or prepared JPEGs."""
 
 import functools
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from alexnet_jax.data.ops.chain import Preprocessor
+from alexnet_jax.data.ops.decode import Decode
 from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.data.tensorflow import PARALLEL, compiled, tf
 
@@ -13,25 +15,72 @@ from alexnet_jax.data.tensorflow import PARALLEL, compiled, tf
 MEMORY_BYTES = 2**28
 
 
-class Pixels(Protocol):
-    """The images of a split after the first ops, which are the same in every epoch."""
+# Pixels around a crop that must be decoded with it: at an edge, colors that JPEG stores at half the
+# resolution lack the neighbor that the whole image interpolates from.
+MARGIN = 2
 
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+
+class Cut(NamedTuple):
+    """A window of an image, and where to copy it."""
+
+    target: np.ndarray  # uint8 [size, 3 * size]
+    image: Any  # of those that `Pixels.read` returns
+    top: int
+    left: int
+
+
+class Pixels(Protocol):
+    """The images of a split after the first ops, which are the same in every epoch.
+
+    Attributes:
+      share: How many cuts a thread makes in one go.
+    """
+
+    share: int
+
+    def read(self, indices: np.ndarray) -> tuple[list[Any], np.ndarray, np.ndarray]:
         """Return images, their sizes and labels.
 
         Args:
           indices: int [b].
 
         Returns:
-          uint8 [h, 3 * w] each; heights and widths, int64 [b, 2]; int32 [b].
+          What `make` takes; heights and widths, int64 [b, 2]; int32 [b].
 
         Raises:
           tf.errors.OpError, ValueError, OSError, RuntimeError: An image cannot be used.
         """
         ...
 
+    def make(self, cuts: Sequence[Cut]) -> None:
+        """Copy windows to their targets; raises as `read` does."""
+        ...
 
-class MappedPixels:
+
+class ArrayPixels:
+    """Images that are in memory or mapped into it, uint8 [h, 3 * w] each."""
+
+    share = 64  # a millisecond of work, at 227 x 227
+
+    def make(self, cuts: Sequence[Cut]) -> None:
+        for target, image, top, left in cuts:
+            (rows, columns), (height, width), left = target.shape, image.shape, 3 * left
+            if min(top, left) >= 0 and top + rows <= height and left + columns <= width:
+                target[:] = image[top : top + rows, left : left + columns]
+            else:
+                _copy_padded(target, image, top, left)
+
+
+def _copy_padded(target: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
+    """Copy a window that reaches beyond the image, where it is black."""
+    (height, width), (image_height, image_width) = target.shape, image.shape
+    first, last = np.clip([top, top + height], 0, image_height)
+    start, end = np.clip([left, left + width], 0, image_width)
+    target[:] = 0
+    target[first - top : last - top, start - left : end - left] = image[first:last, start:end]
+
+
+class MappedPixels(ArrayPixels):
     """The images of a split that are on disk as bare pixels."""
 
     def __init__(self, split: Split):
@@ -43,7 +92,7 @@ class MappedPixels:
         return images, np.full((len(indices), 2), self._split.image_shape[:2]), labels
 
 
-class DecodedPixels:
+class DecodedPixels(ArrayPixels):
     """The images of a small split, each kept in memory from its first use on."""
 
     def __init__(self, split: Split, head: Preprocessor):
@@ -102,6 +151,59 @@ class DecodedPixels:
             self._labels[index] = label
             self._sizes[index] = len(image), image.shape[1] // 3
             self._images[index] = image
+
+
+class JPEGPixels:
+    """The JPEGs of a prepared set, of which no more is decoded than a crop takes.
+
+    Only of a prepared set: a JPEG of elsewhere may be cut short, which shows only where all of it
+    is decoded. Records of a prepared set have checksums.
+    """
+
+    share = 16
+
+    def __init__(self, split: Split, decode: Decode, size: int):
+        """Take the split, its decode op, and the height and width of the crops."""
+        assert split.image_shape
+        self._split = split
+        self._height, self._width, _ = split.image_shape
+        self._decode = decode
+        self._size = size
+
+    def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+        images, labels = self._split.read(indices)
+        return images, np.full((len(indices), 2), (self._height, self._width)), labels
+
+    def make(self, cuts: Sequence[Cut]) -> None:
+        starts = tf.constant([(cut.top, cut.left) for cut in cuts], tf.int32)
+        images = self._crops(tf.constant([cut.image for cut in cuts], tf.string), starts).numpy()
+        for cut, image in zip(cuts, images, strict=True):
+            cut.target[:] = image.reshape(cut.target.shape)
+
+    @functools.cached_property
+    def _crops(self) -> Any:
+        """A compiled function: JPEGs; top and left, int32 [b, 2] -> uint8 [b, size, size, 3]."""
+        shape = [self._size, self._size, 3]
+
+        def crop(encoded, start):
+            low = tf.maximum(start - MARGIN, 0)
+            high = tf.minimum(start + self._size + MARGIN, [self._height, self._width])
+            window = tf.concat([low, high - low], 0)
+            method = self._decode.dct_method
+            part = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=method)
+            return tf.slice(part, tf.concat([start - low, [0]], 0), shape)
+
+        def crop_all(encoded, starts):
+            return tf.map_fn(
+                lambda example: crop(*example),
+                (encoded, starts),
+                fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+                parallel_iterations=1,  # the threads that call it are parallel
+            )
+
+        return compiled(
+            crop_all, tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 2], tf.int32)
+        )
 
 
 def fits_memory(count: int, size: int) -> bool:

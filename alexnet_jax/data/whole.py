@@ -21,36 +21,50 @@ from alexnet_jax.data.buffers import Buffers
 from alexnet_jax.data.ops import philox
 from alexnet_jax.data.ops.chain import Preprocessor
 from alexnet_jax.data.ops.color import ColorOp
-from alexnet_jax.data.ops.image import Identity, Op, PadCrop, RandomMirror
+from alexnet_jax.data.ops.crops import PadCrop
+from alexnet_jax.data.ops.decode import Decode
+from alexnet_jax.data.ops.image import Identity, Op, RandomMirror
 from alexnet_jax.data.ops.windows import BadImage, Windows
-from alexnet_jax.data.pixels import DecodedPixels, MappedPixels, Pixels, fits_memory
+from alexnet_jax.data.pixels import (
+    Cut,
+    DecodedPixels,
+    JPEGPixels,
+    MappedPixels,
+    Pixels,
+    fits_memory,
+)
 from alexnet_jax.data.reader import PADDING, Plan, Reader
 from alexnet_jax.data.tensorflow import PARALLEL, TensorLike, compiled, tf
 
 AHEAD = 2  # batches, at least, that are worked on while the consumer has another
-SHARE = 64  # images that a thread copies in one go: a millisecond of work
 
 
-def find_pixels(reader: Reader, preprocess: Preprocessor) -> tuple[Pixels, int] | None:
-    """Return where crops can be copied from, and how many ops that leaves out; None if nowhere.
+def find_pixels(reader: Reader, preprocess: Preprocessor, size: int) -> tuple[Pixels, int] | None:
+    """Return where crops can come from, and how many ops that leaves out; None if nowhere.
 
     Args:
       reader: The reader of the split.
       preprocess: The ops, specialized on the split.
+      size: The height and width that the ops produce.
     """
-    prefix = preprocess.prefix
-    done = 1 if reader.split.mapped else len(prefix.ops)
+    split, prefix = reader.split, preprocess.prefix
+    decode, *others = preprocess.ops
+    if split.mapped:
+        return (MappedPixels(split), 1) if _only_cut(others) else None
+    done = len(prefix.ops)
     if preprocess.ops[-1].views or not _only_cut(preprocess.ops[done:]):
         return None
-    if reader.split.mapped:
-        return MappedPixels(reader.split), done
-    first, _ = prefix(reader.encoded(reader.first))
-    if not fits_memory(len(reader.split), first.numpy().nbytes):
+    first = prefix(reader.encoded(reader.first))[0].numpy()
+    if fits_memory(len(split), first.nbytes):
+        return DecodedPixels(split, prefix), done
+    if split.image_shape is None or any(isinstance(op, PadCrop) for op in others):
         return None
-    return DecodedPixels(reader.split, prefix), done
+    if not isinstance(decode, Decode) or first.shape[0] * first.shape[1] > decode.max_pixels:
+        return None
+    return (JPEGPixels(split, decode, size), 1) if _only_cut(others) else None
 
 
-def _only_cut(ops: tuple[Op, ...]) -> bool:
+def _only_cut(ops: Sequence[Op]) -> bool:
     """Return whether windows describe what the ops do. A padded window must be the whole image."""
     cropped = False
     for op in ops:
@@ -105,13 +119,14 @@ class WholeBatches:
         workers = len(affinity(0)) if affinity else os.cpu_count() or 1
         batch_size = len(plan(start)[0])
         buffers = Buffers((batch_size, self._size, self._size, 3))
-        ahead = max(AHEAD, math.ceil(workers * SHARE / batch_size))
+        share = self._pixels.share
+        ahead = max(AHEAD, math.ceil(workers * share / batch_size))
         pool = ThreadPoolExecutor(workers, 'batches')
 
         def begin(step: int) -> tuple[dict[str, np.ndarray], list[Future]]:
             batch, cuts = self.plan_batch(buffers, *plan(step))
-            shares = [cuts[first : first + SHARE] for first in range(0, len(cuts), SHARE)]
-            return batch, [pool.submit(copy_cuts, share, self._size) for share in shares]
+            shares = [cuts[first : first + share] for first in range(0, len(cuts), share)]
+            return batch, [pool.submit(self._pixels.make, part) for part in shares]
 
         try:
             begun = (pool.submit(begin, step) for step in range(start, stop))
@@ -127,8 +142,8 @@ class WholeBatches:
 
     def plan_batch(
         self, buffers: Buffers, indices: np.ndarray, epochs: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], list[tuple]]:
-        """Return a batch but for its images, and what `copy_cuts` must copy to complete it.
+    ) -> tuple[dict[str, np.ndarray], list[Cut]]:
+        """Return a batch but for its images, and the cuts that complete it.
 
         Args:
           buffers: Memory for the images.
@@ -150,9 +165,8 @@ class WholeBatches:
         batch = {'image': buffers.take(), 'label': label, 'mask': valid.astype(np.float32)}
         batch['image'][~valid] = 0
         rows = batch['image'].reshape(count, self._size, -1)
-        targets = [rows[place] for place in np.flatnonzero(valid)]
-        inside = np.all((windows.start >= 0) & (windows.start + windows.size <= sizes), 1)
-        cuts = [*zip(targets, images, windows.start.tolist(), inside.tolist(), strict=True)]
+        places = zip(np.flatnonzero(valid), images, windows.start.tolist(), strict=True)
+        cuts = [Cut(rows[place], image, *start) for place, image, start in places]
         if self._training:
             batch |= self._colors(seeds, epochs)
             if self._mirrors:
@@ -201,21 +215,3 @@ def _drawer(color: ColorOp, axes: TensorLike) -> Any:
         )
 
     return compiled(draw, tf.TensorSpec([None, 2], tf.int64), tf.TensorSpec([None], tf.int64))
-
-
-def copy_cuts(cuts: Sequence[tuple], size: int) -> None:
-    """Copy windows of this height and width: to where, out of what, from where, is it inside."""
-    for target, image, (top, left), inside in cuts:
-        if inside:
-            target[:] = image[top : top + size, 3 * left : 3 * (left + size)]
-        else:
-            _copy_padded(target, image, top, 3 * left)
-
-
-def _copy_padded(target: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
-    """Copy a window that may reach beyond the image, where it is black."""
-    (height, width), (image_height, image_width) = target.shape, image.shape
-    first, last = np.clip([top, top + height], 0, image_height)
-    start, end = np.clip([left, left + width], 0, image_width)
-    target[:] = 0
-    target[first - top : last - top, start - left : end - left] = image[first:last, start:end]

@@ -1,17 +1,20 @@
 """Batches made whole against the same batches made example by example."""
 
 import gc
+import io
 import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 from prepared_sets import prepare
 
 from alexnet_jax.data import pixels
 from alexnet_jax.data.buffers import Buffers
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.pipeline import Data
-from alexnet_jax.data.pixels import DecodedPixels, MappedPixels
+from alexnet_jax.data.pixels import Cut, DecodedPixels, JPEGPixels, MappedPixels
+from alexnet_jax.data.sources.splits import MemorySplit
 from alexnet_jax.data.whole import find_pixels
 from alexnet_jax.evaluation.steps import mirrored
 
@@ -29,8 +32,6 @@ OPS = [
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A folder of 40 + 5 noisy images of 16 x 16 in two classes."""
-    from PIL import Image
-
     root, rng = tmp_path_factory.mktemp('images'), np.random.RandomState(0)
     for split, count in (('train', 40), ('validation', 5)):
         for i in range(count):
@@ -41,19 +42,20 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def raw(folder, tmp_path_factory):
-    """A raw set of these images, in shards of 16."""
-    output = tmp_path_factory.mktemp('sets') / 'raw'
-    prepare(folder, output)
+def sets(folder, tmp_path_factory):
+    """Sets of these images, `raw` and `jpeg`, in shards of 16."""
+    output = tmp_path_factory.mktemp('sets')
+    for encoding in ('raw', 'jpeg'):
+        prepare(folder, output / encoding, encoding)
     return output
 
 
 @pytest.fixture
-def make(folder_config, folder, raw):
-    """make(kind, ops, size, **changes) -> a config on the folder or the raw set."""
+def make(folder_config, folder, sets):
+    """make(kind, ops, size, **changes) -> a config on the folder or a set."""
 
     def config(kind, ops, size, **changes):
-        name = {'folder': f'folder:{folder}', 'raw': f'prepared:{raw}'}[kind]
+        name = f'folder:{folder}' if kind == 'folder' else f'prepared:{sets / kind}'
         changes = {
             'data.name': name, 'data.train_ops': f'decode|{ops}', 'image_size': size,
             'data.eval_ops': f'decode|center_crop({size})', 'data.mean': 'none', **changes,
@@ -63,13 +65,19 @@ def make(folder_config, folder, raw):
     return config
 
 
+@pytest.fixture
+def no_memory(monkeypatch):
+    """Nothing is kept decoded, as if the split were large."""
+    monkeypatch.setattr(pixels, 'MEMORY_BYTES', 0)
+
+
 def open_data(config, *process, whole=True) -> Data:
     """Data whose batches are, or are not, made whole."""
     data = Data(config, *process)
     data._axes = AXES
     readers = (data._train, data.train_preprocessor), (data._eval, data.eval_preprocessor)
     for reader, preprocess in readers:
-        data._pixels[reader] = find_pixels(reader, preprocess) if whole else None
+        data._pixels[reader] = find_pixels(reader, preprocess, config.image_size) if whole else None
         assert bool(data._pixels[reader]) == whole
     return data
 
@@ -105,6 +113,40 @@ def test_the_same_as_by_example(make, kind, ops, size):
     same(take(whole.eval_batches(), 1), take(single.eval_batches(), 1))
 
 
+@pytest.mark.parametrize(('ops', 'size'), [OPS[1], OPS[5], ('random_crop(16)', 16)])
+def test_parts_of_jpegs_are_the_same(make, no_memory, ops, size):
+    config = make('jpeg', ops, size, batch_size=12)
+    whole, single = (open_data(config, whole=whole) for whole in (True, False))
+    assert isinstance(whole._pixels[whole._train][0], JPEGPixels)
+    same(take(whole.train_batches(), 5), take(single.train_batches(), 5))
+    same(take(whole.eval_batches(), 1), take(single.eval_batches(), 1))
+
+
+@pytest.mark.parametrize('mode', ['exact', 'fast'])
+@pytest.mark.parametrize('color', ['L', 'CMYK', 0, 1, 2])
+def test_a_part_of_a_jpeg_has_the_pixels_of_the_whole(mode, color, full):
+    """Color is a mode, or how JPEG stores it: at full, half and quarter resolution."""
+    rng, decode = np.random.RandomState(0), parse('decode' if mode == 'exact' else 'decode(fast)')
+    for _ in range(50 if full else 3):
+        height, width = rng.randint(9, 80, 2)
+        steps = rng.randint(-9, 10, (height, width, 4))
+        image = Image.fromarray(np.uint8(np.clip(np.cumsum(steps, 1) + 128, 0, 255)), 'RGBA')
+        image = image.convert(color if isinstance(color, str) else 'RGB')
+        options = {} if isinstance(color, str) else {'subsampling': color}
+        file = io.BytesIO()
+        image.save(file, 'JPEG', quality=int(rng.randint(5, 100)), **options)
+        split = MemorySplit('x', [file.getvalue()], np.zeros(1))
+        split.image_shape = (height, width, 3)
+        expected = decode(file.getvalue())[0].numpy()
+        crops = JPEGPixels(split, decode.ops[0], 9)
+        places = [(rng.randint(height - 8), rng.randint(width - 8)) for _ in range(4)]
+        for top, left in [(0, 0), (height - 9, width - 9), *places]:
+            found = np.empty((9, 27), np.uint8)
+            crops.make([Cut(found, file.getvalue(), top, left)])
+            same_pixels = expected[top : top + 9, left : left + 9].reshape(9, 27)
+            np.testing.assert_array_equal(found, same_pixels)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['folder', 'raw'])
 def test_the_same_wherever_it_starts(make, kind):
@@ -121,23 +163,23 @@ def test_other_ops_are_run_by_example(make):
     for ops in ('random_resized_crop(12)', 'random_crop(13)|resize(12)|random_mirror',
                 'random_crop(12)|pad_crop(2)', 'center_crop(12)|pad_crop(2)'):  # fmt: skip
         data = Data(make('raw', ops, 12))
-        assert find_pixels(data._train, data.train_preprocessor) is None
+        assert find_pixels(data._train, data.train_preprocessor, 12) is None
     data = Data(make('raw', 'random_crop(12)', 12, **{'data.eval_ops': 'decode|ten_crop(12)'}))
-    assert find_pixels(data._eval, data.eval_preprocessor) is None
+    assert find_pixels(data._eval, data.eval_preprocessor, 12) is None
     assert next(data.eval_batches())['image'].shape == (4, 10, 12, 12, 3)
 
 
 def test_large_splits_are_not_kept_in_memory(make, monkeypatch):
-    data = Data(make('folder', 'random_crop(12)', 12))
-    found = find_pixels(data._train, data.train_preprocessor)
-    assert found
-    assert isinstance(found[0], DecodedPixels)
+    def kind(name):
+        data = Data(make(name, 'random_crop(12)', 12))
+        found = find_pixels(data._train, data.train_preprocessor, 12)
+        return found and type(found[0])
+
+    assert [kind(name) for name in ('folder', 'raw', 'jpeg')] == [
+        DecodedPixels, MappedPixels, DecodedPixels,
+    ]  # fmt: skip
     monkeypatch.setattr(pixels, 'MEMORY_BYTES', 40 * 768 - 1)
-    assert find_pixels(data._train, data.train_preprocessor) is None
-    mapped = Data(make('raw', 'random_crop(12)', 12))
-    found = find_pixels(mapped._train, mapped.train_preprocessor)
-    assert found
-    assert isinstance(found[0], MappedPixels)
+    assert [kind(name) for name in ('folder', 'raw', 'jpeg')] == [None, MappedPixels, JPEGPixels]
 
 
 def test_memory_is_bounded_though_images_grow(make, monkeypatch):

@@ -15,15 +15,13 @@ from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.data.ops.color import Color, ColorNoise, ColorOp, PCAShift
+from alexnet_jax.data.ops.crops import CenterCrop, PadCrop, RandomCrop
 from alexnet_jax.data.ops.decode import MAX_PIXELS, MODES, Decode
 from alexnet_jax.data.ops.image import (
     BadImage,
-    CenterCrop,
     DecodeRaw,
     Identity,
     Op,
-    PadCrop,
-    RandomCrop,
     RandomMirror,
     Resize,
     ResizeShort,

@@ -66,9 +66,13 @@ class Decode(Op):
         height, width = tf.unstack(tf.ensure_shape(size, [2]))
         return height, width
 
+    @property
+    def dct_method(self) -> str:
+        """What TensorFlow calls the inverse DCT of JPEG."""
+        return 'INTEGER_FAST' if self.mode == 'fast' else 'INTEGER_ACCURATE'
+
     def _jpeg(self, encoded: tf.Tensor) -> tf.Tensor:
-        method = 'INTEGER_FAST' if self.mode == 'fast' else 'INTEGER_ACCURATE'
-        pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method=method)
+        pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method=self.dct_method)
         return pixels if self.mode == 'stored' else _turned(pixels, encoded, r'Exif\x00\x00')
 
     def _png(self, encoded: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from alexnet_jax.data.ops.image import Op, crop, require_resizable, resize
+from alexnet_jax.data.ops.crops import crop
+from alexnet_jax.data.ops.image import Op, require_resizable, resize
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
 

@@ -5,7 +5,8 @@ The network scores every view and averages their probabilities.
 
 import dataclasses
 
-from alexnet_jax.data.ops.image import Op, crop
+from alexnet_jax.data.ops.crops import crop
+from alexnet_jax.data.ops.image import Op
 from alexnet_jax.data.tensorflow import tf
 
 

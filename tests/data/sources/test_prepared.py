@@ -13,7 +13,8 @@ from prepared_sets import OPS, folder_of, open_set, prepare
 
 from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.ops.chain import parse
-from alexnet_jax.data.ops.image import CenterCrop, DecodeRaw, Identity, Resize, ResizeShort
+from alexnet_jax.data.ops.crops import CenterCrop
+from alexnet_jax.data.ops.image import DecodeRaw, Identity, Resize, ResizeShort
 from alexnet_jax.data.pipeline import Data, permutation
 from alexnet_jax.data.prepare.shards import Request
 from alexnet_jax.data.sources.folder import FolderSplit
