@@ -118,6 +118,7 @@ def test_unwritable_output(tmp_path):
     assert 'file/set: Not a directory' in errors
 
 
+@pytest.mark.exhaustive
 def test_optimized_python(tmp_path):
     """`python -OO` strips docstrings and asserts: nothing may depend on them."""
     flags = ('--dataset=digits', '--eval_split=test', '--size=8', f'--output={tmp_path}/set')

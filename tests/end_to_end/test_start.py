@@ -188,6 +188,7 @@ def test_what_the_launcher_does_not_reveal(tmp_path):
     assert line.endswith('--num_processes=1 trains in this process alone')
 
 
+@pytest.mark.exhaustive
 def test_open_mpi(tmp_path, cache):
     """mpirun starts two processes of two devices; no flag gives their number."""
     if not shutil.which('mpirun'):

@@ -27,7 +27,14 @@ def shown(photo):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name', ['source_2012', 'alexnet_bn', 'torchvision', 'cifar10_18pct', *TABLES]
+    'name',
+    [
+        pytest.param('source_2012', marks=pytest.mark.exhaustive),
+        'alexnet_bn',
+        pytest.param('torchvision', marks=pytest.mark.exhaustive),
+        'cifar10_18pct',
+        *TABLES,
+    ],
 )
 def test_sections(name, shown):
     this = shown(name)
