@@ -90,7 +90,9 @@ def four_devices(tmp_path_factory, cache):
     return workdir
 
 
-@pytest.mark.parametrize('devices', [1, 2, 8, 'two processes'])
+@pytest.mark.parametrize(
+    'devices', [1, 2, pytest.param(8, marks=pytest.mark.exhaustive), 'two processes']
+)
 def test_four_devices_then_others(tmp_path, cache, four_devices, devices):
     """Repeat the last ten steps and both evaluations from the checkpoint of step 10."""
     workdir = shutil.copytree(four_devices, tmp_path / 'run')

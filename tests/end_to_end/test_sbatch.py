@@ -94,6 +94,7 @@ class Job:
         return self.log()
 
 
+@pytest.mark.exhaustive
 def test_requeued_equals_uninterrupted(slurm, tmp_path):
     uninterrupted, requeued = tmp_path / 'uninterrupted', tmp_path / 'requeued'
     log = Job(slurm, uninterrupted).finish()

@@ -23,7 +23,7 @@ def test_step_rate(config, monkeypatch):
     """64 images in a twentieth of a second; the first step, which compiles, does not count."""
     sizes = []
 
-    def make_step(*args):
+    def make_step(*args, **options):
         def step(state, parts):
             time.sleep(0.05 if sizes else 0.5)
             sizes.append([len(part['label']) for part in parts])
