@@ -1,7 +1,7 @@
 """Time the training step and the input pipeline, or plan a run for other devices.
 
   python -m alexnet_jax.benchmark step --config=configs/NAME.py [--baselines=torch,reference]
-  python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax] [--datasets=NAME]
+  python -m alexnet_jax.benchmark data --config=configs/NAME.py [--baselines=flax,torchvision]
   python -m alexnet_jax.benchmark plan --config=configs/NAME.py --topology=v5e:2x2
   python -m alexnet_jax.benchmark collectives --config=configs/NAME.py [--plot=FILE.png]
 
@@ -35,7 +35,12 @@ from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import variants
 from alexnet_jax.parallel import hardware
 
-BASELINES = {'step': ('torch', 'reference'), 'data': ('flax',), 'plan': (), 'collectives': ()}
+BASELINES = {
+    'step': ('torch', 'reference'),
+    'data': ('flax', 'torchvision', 'dali'),
+    'plan': (),
+    'collectives': (),
+}
 
 
 def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -70,7 +75,8 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
     found = throughput.measure(
         config,
         [config.data.name, *flags.FLAGS.datasets],
-        'flax' in flags.FLAGS.baselines,
+        flags.FLAGS.baselines,
+        flags.FLAGS.as_large,
         flags.FLAGS.repeats,
         flags.FLAGS.seconds,
         cli.show_progress,
@@ -82,9 +88,11 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
             'images_per_second': statistics.median(pipeline.rates),
             'spread': [min(pipeline.rates), max(pipeline.rates)],
             'first_batch_seconds': pipeline.first_batch_seconds,
+            'serial_seconds_per_image': pipeline.serial_seconds,
         }
-        if 'flax' in found:
-            rows[name]['ratio_to_flax'] = median_ratio(pipeline.rates, found['flax'].rates)
+        if pipeline.rival:
+            rival = found[pipeline.rival].rates
+            rows[name]['ratio_to_flax'] = median_ratio(pipeline.rates, rival)
     _show(_data_table(config, rows))
     return {'config': json.loads(config.to_json()), 'pipelines': rows}
 
@@ -100,6 +108,12 @@ def _data_table(config: ml_collections.ConfigDict, rows: dict[str, dict[str, Any
             f'{row["images_per_second"]:8,.0f}  {range_text(row["spread"]):>15}  '
             f'{row["first_batch_seconds"]:9.2f} s  {ratio:>9}  {name}'
         )
+    for name, row in rows.items():
+        if seconds := row['serial_seconds_per_image']:
+            lines.append(
+                f'{name}: {seconds * 1e6:.1f} us per image on one core at a time, so that no '
+                f'number of cores makes more than {1 / seconds:,.0f} images/s'
+            )
     return '\n'.join(lines)
 
 
@@ -143,8 +157,13 @@ def _check_torch(config: ml_collections.ConfigDict) -> None:
 
 def _define_flags() -> None:
     """Define the flags. A function, since a test imports all commands and others share names."""
-    flags.DEFINE_list('baselines', [], 'Compare with torch, reference (step) or flax (data).')
+    flags.DEFINE_list(
+        'baselines',
+        [],
+        'What to compare with: torch, reference (step); flax, torchvision, dali (data).',
+    )
     flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
+    flags.DEFINE_bool('as_large', False, 'data: keep nothing decoded, as of a large dataset.')
     flags.DEFINE_string('topology', None, 'plan: chips, such as v5e:2x2 or h100:4.')
     flags.DEFINE_string('plot', None, 'collectives: PNG file to plot the figures to.')
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')

@@ -2,14 +2,17 @@
 
 Written from its description: a crop of 8% to 100% of the image's area, 3/4 to 4/3 in aspect ratio,
 decoded without the rest; resized to 224 x 224 (bicubic), mirrored half of the time, normalized to
-float32; shuffled in a buffer; all maps in parallel.
+float32; shuffled in a buffer; all maps in parallel. The same with the course's ops instead: resized
+to a shorter side (bilinear), then cropped.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from alexnet_jax.benchmark.course_ops import CourseOps
 from alexnet_jax.data.tensorflow import tf
 
 IMAGE_SIZE = 224
@@ -19,7 +22,10 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
 
 def flax_batches(
-    images: Sequence[bytes], labels: np.ndarray, batch_size: int
+    images: Sequence[bytes],
+    labels: np.ndarray,
+    batch_size: int,
+    ops: CourseOps | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Return endless training batches from encoded JPEGs in memory.
 
@@ -27,9 +33,10 @@ def flax_batches(
       images: The JPEGs.
       labels: Their labels, int [len(images)].
       batch_size: Images per batch.
+      ops: The course's ops, if they are to be run instead of the example's own.
 
     Yields:
-      image float32 [b, 224, 224, 3], label int [b].
+      image float32 [b, h, w, 3], label int [b].
     """
     options = tf.data.Options()
     options.threading.private_threadpool_size = 48
@@ -41,15 +48,17 @@ def flax_batches(
         .with_options(options)
         .repeat()
         .shuffle(16 * batch_size, seed=0)
-        .map(_augment, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(functools.partial(_augment, ops=ops), num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
         .prefetch(10)
     )
     return dataset.as_numpy_iterator()
 
 
-def _augment(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    image = tf.image.random_flip_left_right(_random_crop(example['image']))
+def _augment(example: dict[str, tf.Tensor], ops: CourseOps | None) -> dict[str, tf.Tensor]:
+    encoded = example['image']
+    crop = _resize_and_crop(encoded, ops) if ops else _random_crop(encoded)
+    image = tf.image.random_flip_left_right(crop)
     return {'image': (image - MEAN) / DEVIATION, 'label': example['label']}
 
 
@@ -73,6 +82,16 @@ def _random_crop(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
     image = tf.image.resize(image, [IMAGE_SIZE, IMAGE_SIZE], tf.image.ResizeMethod.BICUBIC)
     return tf.ensure_shape(image, [IMAGE_SIZE, IMAGE_SIZE, 3])
+
+
+def _resize_and_crop(encoded: tf.Tensor, ops: CourseOps) -> tf.Tensor:
+    image = tf.io.decode_jpeg(encoded, channels=3)
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    target = tf.cast(tf.round(size * ops.resize / tf.reduce_min(size)), tf.int32)
+    image = tf.image.resize(image, target)
+    if ops.center:
+        image = tf.image.resize_with_crop_or_pad(image, ops.center, ops.center)
+    return tf.image.random_crop(image, [ops.crop, ops.crop, 3])
 
 
 def _center(shape: tf.Tensor) -> tf.Tensor:

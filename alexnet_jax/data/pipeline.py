@@ -17,8 +17,8 @@ from alexnet_jax.data import sizes
 from alexnet_jax.data.compute_statistics import load_or_compute
 from alexnet_jax.data.ops.chain import Preprocessor, parse
 from alexnet_jax.data.ops.image import require_size
-from alexnet_jax.data.pixels import Pixels
-from alexnet_jax.data.reader import PADDING, Reader, Stream, Transform
+from alexnet_jax.data.pixels import MEMORY_BYTES, Pixels
+from alexnet_jax.data.reader import PADDING, Reader, Transform
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.sources.splits import count_classes
 from alexnet_jax.data.whole import WholeBatches, find_pixels
@@ -48,13 +48,18 @@ class Data:
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, process_index: int = 0, process_count: int = 1
+        self,
+        config: ml_collections.ConfigDict,
+        process_index: int = 0,
+        process_count: int = 1,
+        memory: int = MEMORY_BYTES,
     ):
         """Open the dataset and check it against the config. Writes nothing, unless TFDS downloads.
 
         Args:
           config: The run's config.
           process_index, process_count: This process's index, and the number of processes.
+          memory: How many bytes a split may take decoded; of larger ones nothing is kept in memory.
 
         Raises:
           BadInput: Bad ops, a dataset that cannot be opened, more classes than the network has, or
@@ -104,6 +109,7 @@ class Data:
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
         if config.data.mean == 'image':
             sizes.check_mean(config, self._train, self.train_preprocessor.prefix)
+        self._memory = memory
         self._pixels: dict[Reader, tuple[Pixels, int] | None] = {}  # what `find_pixels` found
 
     @property
@@ -165,10 +171,18 @@ class Data:
         ]
         transform = self._transform(self.train_preprocessor, training=True)
         whole = self._whole(self._train, self.train_preprocessor, training=True)
-        start = start_step * parts
-        batches = self._train.batches(self._train_plan, start, FOREVER, transform, whole)
+        start, stream = start_step * parts, whole and whole.stream
+        batches = self._train.batches(self._train_plan, start, FOREVER, transform, stream)
         while True:
             yield [{**next(batches), 'position': position} for position in positions]
+
+    def serial_seconds(self, steps: int = 20) -> float | None:
+        """Return the seconds per image that no number of cores can save: `WholeBatches` has more.
+
+        None if the training batches are not made whole out of arrays.
+        """
+        whole = self._whole(self._train, self.train_preprocessor, training=True)
+        return whole and whole.serial_seconds(self._train_plan, steps)
 
     def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Return this process's slices of the evaluation split, in file order, each example once.
@@ -185,7 +199,7 @@ class Data:
         steps = -(-self.eval_size // self.part_size)
         transform = self._transform(self.eval_preprocessor, training=False)
         whole = self._whole(self._eval, self.eval_preprocessor, training=False)
-        return self._eval.batches(self._eval_plan, 0, steps, transform, whole)
+        return self._eval.batches(self._eval_plan, 0, steps, transform, whole and whole.stream)
 
     def eval_indices(self, step: int) -> np.ndarray:
         """Return which examples a batch of `eval_batches` holds, int64 [b]; -1 for padding.
@@ -227,14 +241,16 @@ class Data:
         positions = self._positions(part * self.part_size)
         return np.where(positions < self.eval_size, positions, PADDING), np.zeros_like(positions)
 
-    def _whole(self, reader: Reader, preprocess: Preprocessor, training: bool) -> Stream | None:
+    def _whole(
+        self, reader: Reader, preprocess: Preprocessor, training: bool
+    ) -> WholeBatches | None:
         """Return what makes whole batches of a split; None if its images or ops do not allow it."""
+        seed, size = self.config.seed, self.config.image_size
         if reader not in self._pixels:
-            self._pixels[reader] = find_pixels(reader, preprocess, self.config.image_size)
+            self._pixels[reader] = find_pixels(reader, preprocess, size, self._memory)
         if (found := self._pixels[reader]) is None:
             return None
-        seed, size = self.config.seed, self.config.image_size
-        return WholeBatches(reader, *found, preprocess, seed, size, self._axes, training).stream
+        return WholeBatches(reader, *found, preprocess, seed, size, self._axes, training)
 
     def _transform(self, preprocess: Preprocessor, training: bool) -> Transform:
         seed, size, axes = self.config.seed, self.config.image_size, self._axes

@@ -95,13 +95,15 @@ class MappedPixels(ArrayPixels):
 class DecodedPixels(ArrayPixels):
     """The images of a small split, each kept in memory from its first use on."""
 
-    def __init__(self, split: Split, head: Preprocessor):
+    def __init__(self, split: Split, head: Preprocessor, memory: int):
         """Decode the images of a split.
 
         Args:
           split: The encoded images.
           head: The ops to run, none of them random; the first decodes.
+          memory: How many bytes to keep; the images beyond are decoded at each use.
         """
+        self._memory = memory
         self._split = split
         self._head = head
         self._images: list[np.ndarray | None] = [None] * len(split)
@@ -146,7 +148,7 @@ class DecodedPixels(ArrayPixels):
         return compiled(decode, tf.TensorSpec([None], tf.string))
 
     def _keep(self, index: int, image: np.ndarray, label: int) -> None:
-        if self._images[index] is None and self._bytes + image.size <= MEMORY_BYTES:
+        if self._images[index] is None and self._bytes + image.size <= self._memory:
             self._bytes += image.size
             self._labels[index] = label
             self._sizes[index] = len(image), image.shape[1] // 3
@@ -204,8 +206,3 @@ class JPEGPixels:
         return compiled(
             crop_all, tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 2], tf.int32)
         )
-
-
-def fits_memory(count: int, size: int) -> bool:
-    """Return whether so many images of so many bytes may be kept decoded."""
-    return count * size <= MEMORY_BYTES

@@ -10,6 +10,7 @@ NumPy 20 times as long to copy, and XLA no time that could be measured.
 import itertools
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,12 +27,12 @@ from alexnet_jax.data.ops.decode import Decode
 from alexnet_jax.data.ops.image import Identity, Op, RandomMirror
 from alexnet_jax.data.ops.windows import BadImage, Windows
 from alexnet_jax.data.pixels import (
+    ArrayPixels,
     Cut,
     DecodedPixels,
     JPEGPixels,
     MappedPixels,
     Pixels,
-    fits_memory,
 )
 from alexnet_jax.data.reader import PADDING, Plan, Reader
 from alexnet_jax.data.tensorflow import PARALLEL, TensorLike, compiled, tf
@@ -39,13 +40,16 @@ from alexnet_jax.data.tensorflow import PARALLEL, TensorLike, compiled, tf
 AHEAD = 2  # batches, at least, that are worked on while the consumer has another
 
 
-def find_pixels(reader: Reader, preprocess: Preprocessor, size: int) -> tuple[Pixels, int] | None:
+def find_pixels(
+    reader: Reader, preprocess: Preprocessor, size: int, memory: int
+) -> tuple[Pixels, int] | None:
     """Return where crops can come from, and how many ops that leaves out; None if nowhere.
 
     Args:
       reader: The reader of the split.
       preprocess: The ops, specialized on the split.
       size: The height and width that the ops produce.
+      memory: How many bytes a split may take decoded.
     """
     split, prefix = reader.split, preprocess.prefix
     decode, *others = preprocess.ops
@@ -55,8 +59,8 @@ def find_pixels(reader: Reader, preprocess: Preprocessor, size: int) -> tuple[Pi
     if preprocess.ops[-1].views or not _only_cut(preprocess.ops[done:]):
         return None
     first = prefix(reader.encoded(reader.first))[0].numpy()
-    if fits_memory(len(split), first.nbytes):
-        return DecodedPixels(split, prefix), done
+    if len(split) * first.nbytes <= memory:
+        return DecodedPixels(split, prefix, memory), done
     if split.image_shape is None or any(isinstance(op, PadCrop) for op in others):
         return None
     if not isinstance(decode, Decode) or first.shape[0] * first.shape[1] > decode.max_pixels:
@@ -101,8 +105,10 @@ class WholeBatches:
         """
         self._reader = reader
         self._pixels = pixels
-        self._ops = preprocess.ops[done:]
-        self._places = preprocess.places[done:]  # and that of the color op
+        placed = list(zip(preprocess.ops, preprocess.places, strict=True))[done:]
+        placed = [(op, place) for op, place in placed if not isinstance(op, Identity)]
+        self._ops = [op for op, _ in placed]
+        self._places = [place for _, place in placed]  # and that of the color op
         self._mirrors = any(isinstance(op, RandomMirror) for op in self._ops)
         self._color = None
         if preprocess.color and training:
@@ -139,6 +145,27 @@ class WholeBatches:
                 yield batch
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def serial_seconds(self, plan: Plan, steps: int) -> float | None:
+        """Return how long threads hold Python's lock for an image: the least of some steps.
+
+        That is the time that it takes to plan a batch, and to copy one pixel of each image instead
+        of all. It bounds what any number of cores can do. None where images are decoded.
+        """
+        if not isinstance(self._pixels, ArrayPixels):
+            return None
+        times, batch_size = [], len(plan(0)[0])
+        buffers = Buffers((batch_size, self._size, self._size, 3))
+        for _ in range(2):  # at first, small splits are decoded
+            for step in range(steps):
+                began = time.perf_counter()
+                _, cuts = self.plan_batch(buffers, *plan(step))
+                planned = time.perf_counter()
+                pixels = [Cut(cut.target[:1, :3], cut.image, 0, 0) for cut in cuts]
+                shrunk = time.perf_counter()
+                self._pixels.make(pixels)
+                times.append(time.perf_counter() - shrunk + planned - began)
+        return min(times) / batch_size
 
     def plan_batch(
         self, buffers: Buffers, indices: np.ndarray, epochs: np.ndarray

@@ -106,8 +106,10 @@ def test_data(tmp_path):
     assert found[folder]['ratio_to_flax'] == pytest.approx(rates[0] / rates[1])
     assert found['flax']['ratio_to_flax'] == 1
     assert all(row['first_batch_seconds'] > 0 for row in found.values())
-    title, header, *rows = done.stdout.splitlines()
+    title, header, *rows, serial = done.stdout.splitlines()
     assert title == 'data: decode|resize(36)|random_crop(28), batch 8'  # without pca_shift
+    assert serial.startswith(f'{folder}: ')
+    assert 0 < found[folder]['serial_seconds_per_image'] < 0.01
     assert header.split() == ['images/s', 'spread', 'first', 'batch', 'over', 'flax', 'dataset']
     assert [row.split()[-1] for row in rows] == [folder, 'flax']
 
@@ -129,7 +131,10 @@ def test_json_instead_of_tables():
         (('plan', QUICKSTART), ['plan', '--topology=v5e:2x2']),
         (('plan', QUICKSTART, '--topology=k80:4'), ['--topology=k80:4', 'v5e:2x2', 'h100:1 to 8']),
         (('plan', QUICKSTART, '--baselines=torch'), ['plan', 'torch', 'allowed: none']),
-        (('data', QUICKSTART, '--baselines=flax,torch'), ['data', 'torch', 'allowed: flax']),
+        (
+            ('data', QUICKSTART, '--baselines=torch'),
+            ['data', 'torch', 'allowed: flax, torchvision, dali'],
+        ),
         (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
         (('step', QUICKSTART, '--output=configs'), ['--output=configs', 'must be a file']),
         (
@@ -138,7 +143,7 @@ def test_json_instead_of_tables():
         ),
         (
             ('data', QUICKSTART, '--baselines=flax'),
-            ['--baselines=flax', 'JPEG', 'digits/train:0', 'leave it out'],
+            ['JPEG', 'digits/train:0', 'leave out --baselines'],
         ),
         (('step', QUICKSTART, '--repeats=0'), ['repeats']),
     ],

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 from prepared_sets import prepare
 
-from alexnet_jax.data import pixels
 from alexnet_jax.data.buffers import Buffers
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.pipeline import Data
-from alexnet_jax.data.pixels import Cut, DecodedPixels, JPEGPixels, MappedPixels
+from alexnet_jax.data.pixels import MEMORY_BYTES, Cut, DecodedPixels, JPEGPixels, MappedPixels
 from alexnet_jax.data.sources.splits import MemorySplit
 from alexnet_jax.data.whole import find_pixels
 from alexnet_jax.evaluation.steps import mirrored
@@ -65,20 +64,15 @@ def make(folder_config, folder, sets):
     return config
 
 
-@pytest.fixture
-def no_memory(monkeypatch):
-    """Nothing is kept decoded, as if the split were large."""
-    monkeypatch.setattr(pixels, 'MEMORY_BYTES', 0)
-
-
-def open_data(config, *process, whole=True) -> Data:
+def open_data(config, *process, whole=True, memory=MEMORY_BYTES) -> Data:
     """Data whose batches are, or are not, made whole."""
-    data = Data(config, *process)
+    data = Data(config, *process, memory=memory)
     data._axes = AXES
     readers = (data._train, data.train_preprocessor), (data._eval, data.eval_preprocessor)
     for reader, preprocess in readers:
-        data._pixels[reader] = find_pixels(reader, preprocess, config.image_size) if whole else None
-        assert bool(data._pixels[reader]) == whole
+        found = find_pixels(reader, preprocess, config.image_size, memory)
+        data._pixels[reader] = found if whole else None
+        assert found
     return data
 
 
@@ -114,9 +108,9 @@ def test_the_same_as_by_example(make, kind, ops, size):
 
 
 @pytest.mark.parametrize(('ops', 'size'), [OPS[1], OPS[5], ('random_crop(16)', 16)])
-def test_parts_of_jpegs_are_the_same(make, no_memory, ops, size):
+def test_parts_of_jpegs_are_the_same(make, ops, size):
     config = make('jpeg', ops, size, batch_size=12)
-    whole, single = (open_data(config, whole=whole) for whole in (True, False))
+    whole, single = (open_data(config, whole=whole, memory=0) for whole in (True, False))
     assert isinstance(whole._pixels[whole._train][0], JPEGPixels)
     same(take(whole.train_batches(), 5), take(single.train_batches(), 5))
     same(take(whole.eval_batches(), 1), take(single.eval_batches(), 1))
@@ -163,29 +157,29 @@ def test_other_ops_are_run_by_example(make):
     for ops in ('random_resized_crop(12)', 'random_crop(13)|resize(12)|random_mirror',
                 'random_crop(12)|pad_crop(2)', 'center_crop(12)|pad_crop(2)'):  # fmt: skip
         data = Data(make('raw', ops, 12))
-        assert find_pixels(data._train, data.train_preprocessor, 12) is None
+        assert find_pixels(data._train, data.train_preprocessor, 12, MEMORY_BYTES) is None
     data = Data(make('raw', 'random_crop(12)', 12, **{'data.eval_ops': 'decode|ten_crop(12)'}))
-    assert find_pixels(data._eval, data.eval_preprocessor, 12) is None
+    assert find_pixels(data._eval, data.eval_preprocessor, 12, MEMORY_BYTES) is None
     assert next(data.eval_batches())['image'].shape == (4, 10, 12, 12, 3)
 
 
-def test_large_splits_are_not_kept_in_memory(make, monkeypatch):
-    def kind(name):
+@pytest.mark.parametrize(
+    ('memory', 'kinds'),
+    [
+        (40 * 768, [DecodedPixels, MappedPixels, DecodedPixels]),
+        (40 * 768 - 1, [type(None), MappedPixels, JPEGPixels]),
+    ],
+)
+def test_large_splits_are_not_kept_in_memory(make, memory, kinds):
+    for name, kind in zip(('folder', 'raw', 'jpeg'), kinds, strict=True):
         data = Data(make(name, 'random_crop(12)', 12))
-        found = find_pixels(data._train, data.train_preprocessor, 12)
-        return found and type(found[0])
-
-    assert [kind(name) for name in ('folder', 'raw', 'jpeg')] == [
-        DecodedPixels, MappedPixels, DecodedPixels,
-    ]  # fmt: skip
-    monkeypatch.setattr(pixels, 'MEMORY_BYTES', 40 * 768 - 1)
-    assert [kind(name) for name in ('folder', 'raw', 'jpeg')] == [None, MappedPixels, JPEGPixels]
+        found, _ = find_pixels(data._train, data.train_preprocessor, 12, memory) or (None, 0)
+        assert type(found) is kind
 
 
-def test_memory_is_bounded_though_images_grow(make, monkeypatch):
+def test_memory_is_bounded_though_images_grow(make):
     data = Data(make('folder', 'random_crop(12)', 12))
-    decoded = DecodedPixels(data._train.split, parse('decode'))
-    monkeypatch.setattr(pixels, 'MEMORY_BYTES', 10 * 768)
+    decoded = DecodedPixels(data._train.split, parse('decode'), 10 * 768)
     indices = np.arange(40)
     first, again = (decoded.read(indices) for _ in range(2))
     assert sum(a is b for a, b in zip(first[0], again[0], strict=True)) == 10
@@ -198,6 +192,13 @@ def test_batches_that_are_held_keep_their_images(make):
     data = open_data(make('raw', 'random_crop(12)', 12, batch_size=8))
     held = take(data.train_batches(), 30)
     same(held, take(open_data(data.config, whole=False).train_batches(), 30))
+
+
+def test_serial_seconds(make):
+    config = make('raw', 'random_crop(12)|random_mirror', 12)
+    assert 0 < open_data(config).serial_seconds(2) < 0.01
+    assert Data(make('raw', 'random_resized_crop(12)', 12)).serial_seconds(2) is None
+    assert Data(make('jpeg', 'random_crop(12)', 12), memory=0).serial_seconds(2) is None
 
 
 def test_buffers_are_used_again_once_nobody_holds_a_view():

@@ -1,0 +1,103 @@
+"""torchvision's input pipeline with Pillow, for `benchmark data --baselines=torchvision`.
+
+As in torchvision's reference scripts: a `DataLoader` with a worker process per core, images decoded
+and resized by Pillow, then cropped, mirrored, made tensors and normalized; here after the
+course's ops.
+"""
+
+import io
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from alexnet_jax.benchmark.course_ops import CourseOps
+from alexnet_jax.errors import BadInput
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Images:
+    """Encoded images in memory and what becomes of them: a `torch.utils.data.Dataset`."""
+
+    def __init__(self, images: Sequence[bytes], labels: np.ndarray, ops: CourseOps):
+        """Take encoded images, labels int [n], and the ops."""
+        self._images = images
+        self._labels = labels.tolist()
+        self._ops = ops
+        self._transform = None  # made by each worker, for which torch must be set up first
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int):
+        from PIL import Image
+
+        if self._transform is None:
+            self._transform = _make_transform(self._ops)
+        image = Image.open(io.BytesIO(self._images[index])).convert('RGB')
+        return self._transform(image), self._labels[index]
+
+
+def torchvision_batches(
+    images: Sequence[bytes], labels: np.ndarray, batch_size: int, ops: CourseOps
+) -> Iterator[dict[str, np.ndarray]]:
+    """Return endless training batches from encoded images in memory.
+
+    Args:
+      images: The encoded images.
+      labels: Their labels, int [len(images)].
+      batch_size: Images per batch.
+      ops: What to do with them.
+
+    Yields:
+      image float32 [b, 3, crop, crop], label int64 [b].
+
+    Raises:
+      BadInput: PyTorch or torchvision is missing.
+    """
+    try:
+        import torch.utils.data
+
+        _make_transform(ops)
+    except ImportError as error:
+        raise BadInput('--baselines=torchvision needs pip install torch torchvision') from error
+    # A forked process would hang on the locks of TensorFlow's threads.
+    loader = torch.utils.data.DataLoader(
+        Images(images, labels, ops),  # type: ignore[arg-type]
+        batch_size,
+        shuffle=True,
+        drop_last=len(images) >= batch_size,
+        num_workers=os.cpu_count() or 1,
+        multiprocessing_context='spawn',
+        persistent_workers=True,
+    )
+    for batch in itertools.chain.from_iterable(itertools.repeat(loader)):
+        yield {'image': batch[0].numpy(), 'label': batch[1].numpy()}
+
+
+def _make_transform(ops: CourseOps):
+    import torch
+
+    # torchvision's wheel does not import beside PyTorch for CPUs, which lacks two of its ops.
+    if not hasattr(torch.ops.torchvision, 'nms'):
+        global _library
+        _library = torch.library.Library('torchvision', 'DEF')
+        for name in ('nms', 'qnms'):
+            _library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [
+            transforms.Resize(ops.resize),
+            *([transforms.CenterCrop(ops.center)] if ops.center else []),
+            transforms.RandomCrop(ops.crop),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, DEVIATION),
+        ]
+    )
+
+
+_library = None  # torch forgets the ops of a library that is not referred to
