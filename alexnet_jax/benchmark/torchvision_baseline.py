@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -78,16 +79,7 @@ def torchvision_batches(
 
 
 def _make_transform(ops: CourseOps):
-    import torch
-
-    # torchvision's wheel does not import beside PyTorch for CPUs, which lacks two of its ops.
-    if not hasattr(torch.ops.torchvision, 'nms'):
-        global _library
-        _library = torch.library.Library('torchvision', 'DEF')
-        for name in ('nms', 'qnms'):
-            _library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    from torchvision import transforms
-
+    transforms = import_torchvision().transforms
     return transforms.Compose(
         [
             transforms.Resize(ops.resize),
@@ -101,3 +93,19 @@ def _make_transform(ops: CourseOps):
 
 
 _library = None  # torch forgets the ops of a library that is not referred to
+
+
+def import_torchvision() -> ModuleType:
+    """The package. Its wheel from PyPI does not import beside PyTorch for CPUs, which lacks two
+    of its ops; they are declared here.
+    """
+    global _library
+    import torch
+
+    if _library is None and not hasattr(torch.ops.torchvision, 'nms'):
+        _library = torch.library.Library('torchvision', 'DEF')
+        for name in ('nms', 'qnms'):
+            _library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    import torchvision
+
+    return torchvision

@@ -24,6 +24,7 @@ from foreign_files import (
 from helpers import assert_within
 
 from alexnet_jax import convert
+from alexnet_jax.benchmark.torchvision_baseline import import_torchvision
 from alexnet_jax.data import statistics
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
@@ -109,14 +110,7 @@ def test_zoo_in_onnxruntime(tmp_path):
 
 @pytest.fixture(scope='module')
 def torchvision():
-    """The package, whose wheel does not import beside PyTorch for CPUs without two names."""
-    library = torch.library.Library('torchvision', 'DEF')
-    for name in ('nms', 'qnms'):
-        library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    import torchvision
-
-    yield torchvision
-    del library
+    return import_torchvision()
 
 
 def genuine(torchvision) -> torch.nn.Module:
