@@ -9,6 +9,7 @@ from alexnet_jax.experiments import (
     gradients,
     jpeg,
     relu_vs_tanh,
+    toolbox,
 )
 from alexnet_jax.experiments.experiment import Experiment
 
@@ -32,4 +33,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     'finetuning': finetuning.EXPERIMENT,
     'norm_and_pool': ablations.NORM_AND_POOL,
     'dropout_folder': ablations.DROPOUT_FOLDER,
+    'toolbox': toolbox.EXPERIMENT,
 }

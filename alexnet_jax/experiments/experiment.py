@@ -125,7 +125,12 @@ class Experiment:
         """Return the rule of the verdict in words."""
         if self.decide:
             return self.decide[1]
-        return '; '.join(f'{c.label}: {c.rule.words(c.unit)}' for c in self.comparisons if c.rule)
+        labels: dict[str, list[str]] = {}
+        for comparison in self.comparisons:
+            if comparison.rule:
+                words = comparison.rule.words(comparison.unit)
+                labels.setdefault(words, []).append(comparison.label)
+        return '; '.join(f'{", ".join(those)}: {words}' for words, those in labels.items())
 
     def summary(self, records: Records) -> str:
         """Return what was measured, in a line."""
