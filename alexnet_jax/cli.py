@@ -23,8 +23,8 @@ CONFIGS = Path(__file__).parent / 'configs'  # in a checkout, a link to the reci
 RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # for --config=x/config.json
 
 
-def define_flags(require_workdir: bool = True) -> None:
-    """Define `--config` and `--workdir`. Call once, in a command's `main`."""
+def define_flags(require_workdir: bool = True, scratch: bool = False) -> None:
+    """Define `--config`, `--workdir` and `--scratch`. Call once, in a command's `main`."""
     config_flags.DEFINE_config_file(
         'config',
         None,
@@ -33,6 +33,20 @@ def define_flags(require_workdir: bool = True) -> None:
     )
     if require_workdir:
         flags.DEFINE_string('workdir', None, "The run's folder: config, metrics, checkpoints.")
+    if scratch:
+        flags.DEFINE_string(
+            'scratch',
+            None,
+            'With a gs:// or s3:// workdir: the local folder that the bucket follows; by default '
+            'one in the cache. Kept if the bucket could not be brought up to date.',
+        )
+
+
+def check_scratch() -> None:
+    """Refuse `--scratch` with a local workdir."""
+    scratch, workdir = flags.FLAGS.scratch, flags.FLAGS.workdir
+    if scratch and not is_url(workdir):
+        raise BadInput(f'--scratch={scratch} is for a gs:// or s3:// workdir; {workdir} is local')
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

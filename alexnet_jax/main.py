@@ -12,7 +12,6 @@ import ml_collections
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, device_error, run_command
 from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
@@ -46,12 +45,6 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 )
 _PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, "With --coordinator_address: this process's number, from 0."
-)
-_SCRATCH = flags.DEFINE_string(
-    'scratch',
-    None,
-    'With a gs:// or s3:// workdir: the local folder that the bucket follows; by default one in '
-    'the cache. Kept if the bucket could not be brought up to date.',
 )
 _LOG_TO = flags.DEFINE_multi_string(
     'log_to', [], 'Trackers that also get the records: wandb, mlflow, or both with a comma.'
@@ -97,7 +90,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> Non
     from alexnet_jax.run import workdir as workdirs
     from alexnet_jax.training import loop
 
-    with place.open_place(workdir, _SCRATCH.value) as opened:
+    with place.open_place(workdir, flags.FLAGS.scratch) as opened:
         folder = str(opened.folder)
         with workdirs.create(folder, config, data.class_names, data.contents):
             opened.publish()
@@ -111,7 +104,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> Non
 
 def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
     """Return the config, the workdir, and with --mode=eval the nets to score, all checked."""
-    cli.define_flags()
+    cli.define_flags(scratch=True)
     _, *others = cli.parse_flags(sys.argv)
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
@@ -119,8 +112,8 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
     if _MODE.value == 'train':
         _check_training(config, folder)
         return config, folder, []
-    if _SCRATCH.value:
-        raise BadInput(f'--scratch={_SCRATCH.value} is for training; leave it out')
+    if flags.FLAGS.scratch:
+        raise BadInput(f'--scratch={flags.FLAGS.scratch} is for training; leave it out')
     if _LOG_TO.value:
         raise BadInput(f'--log_to={_LOG_TO.value[0]} is for training; leave it out')
     from alexnet_jax.evaluation import ensemble
@@ -142,10 +135,7 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
             raise BadInput(f'--{flag.name} needs --mode=eval')
     trackers.parse(_LOG_TO.value)
     validate(config)
-    if _SCRATCH.value and not is_url(folder):
-        raise BadInput(
-            f'--scratch={_SCRATCH.value} is for a gs:// or s3:// workdir; {folder} is local'
-        )
+    cli.check_scratch()
     copy = remote.local_copy(folder, weights=False)
     workdirs.check(copy, config)
     if config.init_from and not workdirs.has_run(copy):

@@ -5,6 +5,7 @@ and gcsfs overwrites an object to which it is told to append.
 """
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import logging
@@ -62,6 +63,12 @@ class Store:
         self.url = url.rstrip('/')
         self._fs = _open(self.url)
         self._root = str(self._fs._strip_protocol(self.url))
+
+    def below(self, folder: str) -> 'Store':
+        """Return the objects in a folder below this one."""
+        store = copy.copy(self)
+        store.url, store._root = f'{self.url}/{folder}', self._path(folder)
+        return store
 
     def list(self, below: str = '') -> dict[str, Object]:
         """Return the objects by name, sorted, without those whose name cannot be a local path.

@@ -23,7 +23,7 @@ from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import AlexNetError, BadInput, RunError, show_as, shown
 from alexnet_jax.run import lease
-from alexnet_jax.run.push import CORRUPT, STEP, Pusher, committed_steps, is_record
+from alexnet_jax.run.push import CORRUPT, Pusher
 
 PERIOD = 10  # seconds between pushes
 LOOK = 1  # seconds between looks for a new checkpoint, which is pushed at once
@@ -42,6 +42,7 @@ class Mirror:
       url: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.
       scratch: The local folder: absent, empty, or that of an earlier start of this run.
       clock, sleep: As for `Lease`.
+      pusher: What knows which files are those of a run, or of a sweep.
 
     Raises:
       BadInput: On entry, if another run holds the lease, or the folder is somebody else's.
@@ -55,12 +56,13 @@ class Mirror:
         scratch: Path,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        pusher: type[Pusher] = Pusher,
     ):
         self.url = url.rstrip('/')
         self.folder = scratch
         self._store = Store(url)
         self._lease = lease.Lease(self._store, clock, sleep)
-        self._pusher = Pusher(self._store, scratch, self._lease.check)
+        self._pusher = pusher(self._store, scratch, self._lease.check)
         self._clock, self._sleep = clock, sleep
         self._pushing = threading.Lock()
         self._succeeded = clock()
@@ -138,28 +140,18 @@ class Mirror:
     def _fill(self, tokens: list[str]) -> None:
         """Make folder and bucket the same, but for what the next push does."""
         listing = self._store.list()
-        steps = committed_steps(listing)
-        of_steps: dict[int, list[str]] = {step: [] for step in steps}
-        for name in listing:
-            if match := STEP.fullmatch(name):
-                if (step := int(match[1])) in of_steps:
-                    of_steps[step].append(name)
-                else:  # a push was cut short: it does not exist
-                    self._store.delete(name)
-        records = [name for name in listing if is_record(name)]
-        if self._lease.before in tokens:
-            self._pusher.adopt(records, same=False)
-            for step, names in of_steps.items():
-                self._pusher.adopt(names, same=self._has_same_manifest(step))
-        else:
+        here = self._lease.before in tokens
+        needed, void = self._pusher.sort_out(listing, here)
+        for name in void:
+            self._store.delete(name)
+        if not here:
             self._empty_folder()
-            wanted = [*records, *(name for names in of_steps.values() for name in names)]
-            copies.check_space(self.url, self.folder, {name: listing[name] for name in wanted})
-            for name in wanted:
+            copies.check_space(self.url, self.folder, {name: listing[name] for name in needed})
+            for name in needed:
                 self._store.download(name, self.folder / name)
-            self._pusher.adopt(wanted, same=True)
-        for name in listing:  # so that the next one that is moved there gets another number
-            if name.startswith(f'{CORRUPT}/'):
+        self._pusher.adopt(needed, downloaded=not here)
+        for name in listing.keys() - void:  # so that the next one there gets another number
+            if CORRUPT in name.split('/')[:-1]:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         self._write_marker([self._lease.token])
 
@@ -170,11 +162,6 @@ class Mirror:
                 shutil.rmtree(path)
             elif path.name != MARKER:
                 path.unlink()
-
-    def _has_same_manifest(self, step: int) -> bool:
-        name = f'checkpoints/{step}/manifest.json'
-        path = self.folder / name
-        return path.is_file() and path.read_bytes() == self._store.read(name)
 
     def _beat(self) -> None:
         while not self._stop_beating.wait(lease.BEAT):

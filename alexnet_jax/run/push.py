@@ -5,8 +5,9 @@ not exist. Deletion runs in reverse. So whenever a push is cut short, the bucket
 which the next start can continue.
 """
 
+import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,10 @@ from alexnet_jax.run.manifest import MANIFEST
 
 CHECKPOINTS, CORRUPT = 'checkpoints', 'corrupt'
 STEP = re.compile(rf'{CHECKPOINTS}/(\d+)/(.+)')
-# The lock, and what says that a folder is such a copy, are about this machine.
-PRIVATE = re.compile(r'\..*|.*\.tmp')
+# Folders of which the bucket keeps what is gone here.
+KEPT = (CORRUPT, 'report')
+# Locks, and what says that a folder is such a copy, are about this machine.
+PRIVATE = re.compile(r'\..*|.*\.(tmp|lock)')
 
 
 class Signature(NamedTuple):
@@ -36,6 +39,18 @@ def committed_steps(names: Iterable[str]) -> list[int]:
     """Return the steps whose checkpoints have a manifest, ascending."""
     found = (STEP.fullmatch(name) for name in names)
     return sorted(int(match[1]) for match in found if match and match[2] == MANIFEST)
+
+
+class Sorted(NamedTuple):
+    """The objects that a start finds in the bucket, but for those that it has no business with.
+
+    Attributes:
+      needed: To be downloaded if they are not here.
+      void: To be deleted: what a push has left that was cut short.
+    """
+
+    needed: list[str]
+    void: list[str]
 
 
 class Pusher:
@@ -57,15 +72,35 @@ class Pusher:
         # that is not known.
         self._pushed: dict[str, Signature | None] = {}
 
-    def adopt(self, names: Iterable[str], same: bool) -> None:
+    def sort_out(self, names: Collection[str], here: bool) -> Sorted:
+        """Return what a start needs of the objects in the bucket, and what is void.
+
+        Args:
+          names: The objects.
+          here: Whether the folder is at least as new as the bucket. Otherwise it is empty, or will
+            be, and what is needed is downloaded.
+        """
+        del here  # matters for sweeps
+        steps = set(committed_steps(names))
+        needed, void = [name for name in names if is_record(name)], []
+        for name in names:
+            if match := STEP.fullmatch(name):
+                (needed if int(match[1]) in steps else void).append(name)
+        return Sorted(needed, void)
+
+    def adopt(self, names: Iterable[str], downloaded: bool) -> None:
         """Take over objects from an earlier start.
 
         Args:
-          names: Objects of records and checkpoints.
-          same: Whether the local files of these names are known to have the same content.
+          names: What a start needs.
+          downloaded: Whether the local files are these objects. Otherwise only those of checkpoints
+            with the same manifest are.
         """
+        is_same = functools.cache(self._is_same)
         for name in names:
-            self._pushed[name] = _signature(self._folder / name) if same else None
+            match = STEP.fullmatch(name)
+            known = downloaded or (match and is_same(self._manifest(int(match[1]))))
+            self._pushed[name] = signature_of(self._folder / name) if known else None
 
     def steps(self) -> set[int]:
         """Return the steps of the local checkpoints, all of which Orbax has finished."""
@@ -90,13 +125,13 @@ class Pusher:
                 self._push_record(path.name)
         for step in steps:
             self._push_step(step)
-        self._push_quarantine()
+        self._push_kept()
         self._delete_gone()
 
     def _push_record(self, name: str) -> None:
         """Upload a file that may grow meanwhile."""
         path = self._folder / name
-        if (signature := _signature(path)) is not None and self._pushed.get(name) != signature:
+        if (signature := signature_of(path)) is not None and self._pushed.get(name) != signature:
             self._store.write(name, path.read_bytes())
             self._pushed[name] = signature
 
@@ -114,14 +149,15 @@ class Pusher:
         except FileNotFoundError:
             return  # Orbax has deleted it meanwhile, and so will `_delete_gone`
 
-    def _push_quarantine(self) -> None:
-        for name in self._names(CORRUPT):
-            self._upload(name)
+    def _push_kept(self) -> None:
+        for folder in KEPT:
+            for name in self._names(folder):
+                self._upload(name)
 
     def _delete_gone(self) -> None:
         """Delete the objects of files that are gone: of a checkpoint, the manifest first."""
         gone = [n for n in self._pushed if not (self._folder / n).exists()]
-        gone = [n for n in gone if not n.startswith(f'{CORRUPT}/')]
+        gone = [n for n in gone if n.split('/')[0] not in KEPT]
         if gone:
             self._check()
             if not self._folder.is_dir() or not any(self._folder.iterdir()):
@@ -132,7 +168,7 @@ class Pusher:
     def _upload(self, name: str) -> None:
         if self._is_new(name):
             path = self._folder / name
-            signature = _signature(path)
+            signature = signature_of(path)
             self._store.upload(name, path)
             self._pushed[name] = signature
 
@@ -140,8 +176,12 @@ class Pusher:
         self._store.delete(name)
         del self._pushed[name]
 
+    def _is_same(self, name: str) -> bool:
+        path = self._folder / name
+        return path.is_file() and path.read_bytes() == self._store.read(name)
+
     def _is_new(self, name: str) -> bool:
-        signature = _signature(self._folder / name)
+        signature = signature_of(self._folder / name)
         return signature is not None and self._pushed.get(name) != signature
 
     def _names(self, below: str) -> list[str]:
@@ -152,7 +192,8 @@ class Pusher:
         return f'{CHECKPOINTS}/{step}/{MANIFEST}'
 
 
-def _signature(path: Path) -> Signature | None:
+def signature_of(path: Path) -> Signature | None:
+    """Return the signature of a file; None if there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -5,7 +5,8 @@
 
 Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is stopped or killed,
 the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
-prints the command line of the best trial. Exit codes: 0; 1 if no trial finished; 2 for bad input;
+prints the command line of the best trial. WORKDIR may be gs://BUCKET/FOLDER or s3://BUCKET/FOLDER,
+if the trials run on this machine. Exit codes: 0; 1 if no trial finished; 2 for bad input;
 130 and 143 after SIGINT and SIGTERM.
 """
 
@@ -17,9 +18,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax import cli
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import FREE_KEYS, leaves, validate
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
-from alexnet_jax.sweep import results, space, study
+from alexnet_jax.sweep import bucket, results, space, study
 from alexnet_jax.sweep.backends import Backend
 from alexnet_jax.sweep.runner import Base, Runner
 from alexnet_jax.sweep.table import Table
@@ -48,26 +50,27 @@ _REPORTS = flags.DEFINE_bool('reports', False, 'Write a report on each trial at 
 
 def main() -> None:
     """Check everything, run the trials, and write the results."""
-    cli.define_flags()
+    cli.define_flags(scratch=True)
     _, *others = cli.parse_flags(sys.argv)
     _check_flags(others)
-    config, folder = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     validate(config, _DEVICES.value)
     table = space.load(flags.FLAGS.sweep)
     is_grid = _SEARCH.value == 'grid'
     space.check(config, table, is_grid, _DEVICES.value)
-    if (folder / 'config.json').exists():
-        raise BadInput(f'{folder} holds a run, not a sweep; use a different --workdir')
+    if bucket.holds_run(workdir):
+        raise BadInput(f'{workdir} holds a run, not a sweep; use a different --workdir')
 
     recipe = config_flags.get_config_filename(flags.FLAGS['config'])
     recipe = recipe.removeprefix(f'{cli.RECORDED}:')
     base = Base(f'--config={recipe}', cli.load_recipe(recipe), config, _DEVICES.value)
     backend = _make_backend(base)
-    with study.lock(folder):
-        _run(base, backend, folder, table)
+    with bucket.open_folder(workdir, flags.FLAGS.scratch) as opened, study.lock(opened.folder):
+        _run(base, backend, opened, table)
 
 
-def _run(base: Base, backend: Backend, folder: Path, table: space.Space) -> None:
+def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space) -> None:
+    folder = opened.folder
     plan = {f'--config.{k}': v for k, v in leaves(base.config).items() if k not in FREE_KEYS}
     plan |= {
         '--sweep': space.spell(table),
@@ -75,6 +78,7 @@ def _run(base: Base, backend: Backend, folder: Path, table: space.Space) -> None
         '--metric': _METRIC.value,
     }
     trials = study.Study(folder, plan, table, _SEARCH.value, _TRIALS.value or 0, _METRIC.value)
+    opened.publish()
     try:
         with Table(trials, rich.console.Console()) as live:
             Runner(trials, backend, folder, base, _EARLY_STOPPING.value, live.say, live.show).run()
@@ -95,10 +99,7 @@ def _check_flags(others: list[str]) -> None:
         )
     if others:
         raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
-    if '://' in flags.FLAGS.workdir:
-        raise BadInput(
-            f'--workdir={flags.FLAGS.workdir} is a URL; sweep in a local folder and copy that'
-        )
+    cli.check_scratch()
     for flag, allowed in (
         (_SEARCH, study.SEARCHES),
         (_METRIC, study.METRICS),
@@ -115,6 +116,12 @@ def _check_flags(others: list[str]) -> None:
     for flag in (_TRIALS, _DEVICES, _PARALLEL):
         if flag.value is not None and flag.value < 1:
             raise BadInput(f'--{flag.name}={flag.value}; it must be at least 1')
+    if is_url(flags.FLAGS.workdir) and _BACKEND.value != 'local':
+        raise BadInput(
+            f'--backend={_BACKEND.value} runs trials on other machines, which do not see the '
+            f'scratch folder of {flags.FLAGS.workdir} on this one; sweep in a folder that all of '
+            f'them see, and copy that'
+        )
     if _SBATCH.value and _BACKEND.value != 'slurm':
         raise BadInput('--sbatch needs --backend=slurm')
 

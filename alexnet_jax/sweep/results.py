@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import optuna
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from alexnet_jax import files
 from alexnet_jax.drawing import pages
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import RunError, shown
 from alexnet_jax.sweep.runner import Base
 from alexnet_jax.sweep.study import Study
 from alexnet_jax.sweep.table import changed_keys, short, short_names
@@ -41,7 +41,7 @@ def write(study: Study, base: Base, folder: Path) -> list[str]:
             *lines,
             f'again   {command}',
         ]
-    return lines
+    return [shown(line) for line in lines]
 
 
 def make_reports(study: Study, folder: Path, say: Callable[[str], None]) -> None:
@@ -49,7 +49,7 @@ def make_reports(study: Study, folder: Path, say: Callable[[str], None]) -> None
 
     Args:
       study: The study.
-      folder: The sweep's folder.
+      folder: The sweep's folder. Trials that are not in it are in the bucket that follows it.
       say: Prints a line.
 
     Raises:
@@ -61,8 +61,11 @@ def make_reports(study: Study, folder: Path, say: Callable[[str], None]) -> None
         if trial.state != TrialState.COMPLETE or report.exists():
             continue
         say(f'report on trial {trial.number}')
-        report.parent.mkdir(exist_ok=True)
-        command = [sys.executable, '-m', 'alexnet_jax.report', workdir, f'--output={report}']
+        source = str(workdir)
+        if not (workdir / 'config.json').exists():
+            source = shown(source)
+        report.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, '-m', 'alexnet_jax.report', source, f'--output={report}']
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ['it printed no error'])[-1]
@@ -83,7 +86,7 @@ def _best_command(study: Study, base: Base, folder: Path) -> str:
     best = study.best()
     if best is None:
         return ''
-    return shlex.join(('python', *base.command(study.point(best), folder / 'best')))
+    return shown(shlex.join(('python', *base.command(study.point(best), folder / 'best'))))
 
 
 def _write_csv(trials: Sequence[FrozenTrial], folder: Path) -> None:
@@ -103,7 +106,7 @@ def _write_csv(trials: Sequence[FrozenTrial], folder: Path) -> None:
                 *(changes.get(key, '') for key in keys),
                 *(scores.get(key, '') for key in SCORES),
                 *(found.get(key, '') for key in ('best', 'exit_code', 'reason')),
-                folder / _place(trial),
+                shown(str(folder / _place(trial))),
             ]
         )
     files.write(folder / 'trials.csv', text.getvalue())
@@ -143,7 +146,8 @@ def _page(study: Study, trials: Sequence[FrozenTrial], folder: Path, command: st
     if means := _over_seeds(trials, study.metric):
         parts.append(pages.heading(2, 'Over the seeds'))
         parts.append(pages.table(['settings', 'mean (range)', 'seeds'], means))
-    return pages.page(f'Sweep {folder.name}', [*parts, *_plots(study, trials)])
+    name = PurePath(shown(str(folder))).name
+    return pages.page(f'Sweep {name}', [*parts, *_plots(study, trials)])
 
 
 def _row(trial: FrozenTrial, keys: Sequence[str], folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ import ml_collections
 from optuna.trial import Trial
 
 from alexnet_jax.config import validate
-from alexnet_jax.errors import BadInput, Diverged, Interrupted, catch_stop_signals
+from alexnet_jax.errors import BadInput, Diverged, Interrupted, catch_stop_signals, shown
 from alexnet_jax.sweep import space, study
 from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_progress
@@ -234,6 +234,7 @@ class Runner:
             self._finish(running, study.FAILED, code, last_error(running.job.output))
 
     def _finish(self, running: Running, outcome: str, code: int, reason: str = '') -> None:
+        reason = shown(reason)
         evals = running.progress.evals
         self._study.finish(
             running.trial,

@@ -21,6 +21,7 @@ METRICS: dict[str, Literal['maximize', 'minimize']] = {
     'top5': 'maximize',
     'loss': 'minimize',
 }
+JOURNAL = 'study.journal'
 SEARCHES = ('grid', 'random', 'tpe')
 # Successive halving: the best third continues after 12 % of a trial, and again after 36 %. A third
 # rung, at 108 %, would come too late to save anything.
@@ -82,12 +83,10 @@ class Study:
         self._search = search
         points = spaces.grid(space) if search == 'grid' else []
         self.size = len(points) or trials
-        path = folder / 'study.journal'
-        _clean(path)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        path = folder / JOURNAL
         try:
             self.optuna = optuna.create_study(
-                storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))),
+                storage=_open(path),
                 study_name='sweep',
                 direction=METRICS[metric],
                 load_if_exists=True,
@@ -174,6 +173,26 @@ class Study:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.all()[trial.number]
+
+
+def read_trials(path: Path) -> list[FrozenTrial]:
+    """Return the trials in a journal that no sweep has open.
+
+    Raises:
+      RunError: It is damaged.
+    """
+    try:
+        storage = _open(path)
+        studies = storage.get_all_studies()
+        return [trial for found in studies for trial in storage.get_all_trials(found._study_id)]
+    except (ValueError, KeyError) as error:
+        raise RunError(f'{path} is damaged: {error}; use a different --workdir') from error
+
+
+def _open(path: Path) -> optuna.storages.JournalStorage:
+    _clean(path)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 
 def _clean(path: Path) -> None:

@@ -152,7 +152,7 @@ def test_reports_of_those_that_have_none(make, tmp_path, monkeypatch):
     with pytest.raises(RunError, match='report on trial 3: no data'):
         results.make_reports(made, tmp_path, lines.append)
     workdir = tmp_path / 'trials' / '000'
-    first = [sys.executable, '-m', 'alexnet_jax.report', workdir]
+    first = [sys.executable, '-m', 'alexnet_jax.report', str(workdir)]
     assert commands[0] == [*first, f'--output={workdir}/report/report.html']
     assert lines == ['report on trial 0', 'report on trial 2', 'report on trial 3']
 
