@@ -12,7 +12,10 @@ def new_url() -> str:
 
 
 class Recording:
-    """What was written and deleted, in order, as '+name' and '-name'; requests fail on demand."""
+    """What was written and deleted, in order, as '+name' and '-name'; requests fail on demand.
+
+    Names are relative to the bucket's `new_url`.
+    """
 
     def __init__(self, monkeypatch):
         self.requests: list[str] = []
@@ -27,7 +30,7 @@ class Recording:
             if not name.startswith('lease/'):
                 if self.fails_after is not None and len(self.requests) >= self.fails_after:
                     raise StoreError(f'{store.url}: {name}: no connection')
-                self.requests.append(sign + name)
+                self.requests.append(sign + store._path(name).partition('/run/')[2])
             return original(store, name, *args)
 
         monkeypatch.setattr(Store, method, recorded)

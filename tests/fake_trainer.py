@@ -1,6 +1,6 @@
 """Stands in for alexnet_jax.main where a test is about the sweep: ten steps, a score by the rate.
 
-Keeps 'saved' as its checkpoint, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
+Keeps 'checkpoint', of one number, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
 starts of trials end, {'003': [137, 0]}: 0 runs to the end, 'nan' with no score, 137 dies
 at step 5, others at once.
 """
@@ -21,7 +21,7 @@ def main() -> None:
     values = dict(re.fullmatch(r'--(.*?)=(.*)', arg, re.DOTALL).groups() for arg in sys.argv[1:])
     folder = Path(values['workdir'])
     folder.mkdir(parents=True, exist_ok=True)
-    saved, starts = folder / 'saved', folder / 'starts.jsonl'
+    saved, starts = folder / 'checkpoint', folder / 'starts.jsonl'
     start = int(saved.read_text()) if saved.exists() else 0
     ends = json.loads(os.environ.get('FAKE_ENDS', '{}')).get(folder.name, [0])
     number = len(starts.read_text().splitlines()) if starts.exists() else 0
