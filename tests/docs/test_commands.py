@@ -40,7 +40,9 @@ def flags_of(module: str) -> set[str]:
             if node.func.attr.startswith('DEFINE_'):
                 found.add(node.args[0].value)
             elif node.func.attr == 'define_flags':  # of cli
-                found |= {'config'} if node.keywords else {'config', 'workdir'}
+                given = {keyword.arg for keyword in node.keywords}
+                found |= {'config'} if 'require_workdir' in given else {'config', 'workdir'}
+                found |= given & {'scratch'}
     return found
 
 

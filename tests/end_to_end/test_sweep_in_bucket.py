@@ -23,8 +23,7 @@ pytestmark = [
 ]
 
 SPACE = (
-    'def get_space():\n'
-    "    return {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4], 'seed': [7]}\n"
+    "def get_space():\n    return {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4], 'seed': [7]}\n"
 )
 
 

@@ -194,7 +194,7 @@ def test_on_this_machine_the_scratch_folder_is_newer(url, store, tmp_path, seen)
 def test_trials_without_a_journal_are_not_touched(url, store, begun, tmp_path):
     store.delete('study.journal')
     before = contents(store)
-    with pytest.raises(BadInput, match='trials/000 but no study.journal'), opened(url, tmp_path):
+    with pytest.raises(BadInput, match=r'trials/000 but no study\.journal'), opened(url, tmp_path):
         pass
     assert contents(store) == before
 

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 from absl.testing import flagsaver
-from helpers import ROOT
+from buckets import new_url
+from helpers import ROOT, assert_has
 
 from alexnet_jax import errors
+from alexnet_jax.cloud.store import Store
 from alexnet_jax.sweep import __main__ as sweep
 from alexnet_jax.sweep.backends import local, slurm
 
@@ -76,18 +78,28 @@ def test_no_slurm(refused, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('workdir', 'message'),
-    [('{run}', '{run} holds a run, not a sweep'), ('gs://bucket/x', 'gs://bucket/x is a URL')],
+    ('workdir', 'flags', 'parts'),
+    [
+        ('{run}', [], ['{run} holds a run, not a sweep']),
+        ('{url}', [], ['{url} holds a run, not a sweep']),
+        ('{url}', ['--backend=slurm'], ['--backend=slurm', 'do not see', '{url}']),
+        ('{url}', ['--backend=ray'], ['--backend=ray', 'do not see', '{url}']),
+        ('ftp://x/y', [], ['ftp://x/y', 'local folder or gs:// or s3://']),
+        ('{run}', ['--scratch=/tmp/x'], ['--scratch=/tmp/x is for', '{run} is local']),
+    ],
 )
-def test_a_workdir_that_cannot_be_a_sweep(tmp_path, monkeypatch, capsys, workdir, message):
+def test_a_workdir_that_cannot_be_a_sweep(tmp_path, monkeypatch, capsys, workdir, flags, parts):
     monkeypatch.chdir(ROOT)
     (tmp_path / 'config.json').write_text('{}')
-    folder = workdir.format(run=tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['sweep', CONFIG, SPACE, f'--workdir={folder}'])
+    url = new_url()
+    Store(url).write('config.json', b'{}')
+    folder = workdir.format(run=tmp_path, url=url)
+    monkeypatch.setattr(sys, 'argv', ['sweep', CONFIG, SPACE, f'--workdir={folder}', *flags])
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
         errors.run_command(sweep.main)
-    assert ended.value.code == 2
-    assert message.format(run=tmp_path) in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert ended.value.code == 2, text
+    assert_has(text, *(part.format(run=tmp_path, url=url) for part in parts))
 
 
 def test_the_install_lines_are_those_of_pyproject():
