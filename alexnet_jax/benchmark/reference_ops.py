@@ -5,18 +5,20 @@ those without another formulation are the same.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from alexnet_jax.model.convs import plain_add_bias as add_bias
 from alexnet_jax.model.layers import output_width
-from alexnet_jax.model.ops import batch_statistics, dot_in_groups, normalize
+from alexnet_jax.model.ops import batch_statistics, normalize
 
 __all__ = [
     'add_bias',
     'avg_pool',
     'batch_statistics',
     'conv',
+    'dot',
     'dot_in_groups',
     'local_conv',
     'local_response_norm',
@@ -29,6 +31,18 @@ __all__ = [
 def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     """Return what `ops.conv` does, by XLA's own grouped convolution."""
     return lax.conv_general_dilated(x, kernel, *args, **kwargs)
+
+
+def dot(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """Return what `ops.dot` does."""
+    return lax.dot_general(x, kernel, *args, **kwargs)
+
+
+def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """Return what `ops.dot_in_groups` does, by one product per group."""
+    towers = zip(*(jnp.split(a, x.shape[1], axis=1) for a in (x, kernel)), strict=True)
+    products = [lax.dot_general(a, k, *args, **kwargs) for a, k in towers]
+    return jnp.concatenate(products, axis=-1).reshape(x.shape[0], -1)
 
 
 def local_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: int, precision=None) -> jax.Array:

@@ -72,7 +72,7 @@ def _eval_program(model: AlexNet, per_class: bool = False) -> pmap.Mapped:
         sums = counts(log_probs, label, mask) | {'loss': jnp.where(mask > 0, losses, 0.0).sum()}
         if per_class:
             sums |= class_counts(log_probs, label, mask)
-        return jax.lax.psum(sums, 'batch')
+        return pmap.total(sums)
 
     return pmap.pmapped(step_fn, (None, 0, None))
 

@@ -138,10 +138,10 @@ class AlexNet(nn.Module):
 
     def _dense(self, layer: Dense, x: jax.Array) -> jax.Array:
         is_head = layer is self.layers[-1]
-        dot = self.ops.dot_in_groups if layer.groups > 1 else None
+        dot = self.ops.dot_in_groups if layer.groups > 1 else self.ops.dot
         if self.model_axis:
             x = sliced_dense.inputs_of_slice(x, self.model_axis)
-            dot = sliced_dense.summed(dot or lax.dot_general, self.model_axis)
+            dot = sliced_dense.summed(dot, self.model_axis)
         return nn.Dense(
             layer.features,
             dtype=np.promote_types(self.dtype, np.float32) if is_head else self.dtype,

@@ -4,6 +4,7 @@ Images are NHWC and kernels HWIO.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,32 @@ def local_patches(
 def plain_add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Return what `add_bias` does; the gradient is XLA's sum."""
     return x + bias[None, None, None]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dot_by_conv(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None) -> jax.Array:
+    """Multiply [..., inputs] by [inputs, features] as a convolution of 1 x 1 pixels.
+
+    The gradients are products.
+    """
+    pixels = x.reshape(-1, 1, 1, x.shape[-1])
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    y = lax.conv_general_dilated(
+        pixels, kernel[None, None], (1, 1), 'VALID', dimension_numbers=numbers, precision=precision
+    )
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _dot_backward(precision, operands, gradient):
+    x, kernel = operands
+    rows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    to_x = jnp.matmul(gradient, kernel.T, precision=precision)
+    return to_x, jnp.matmul(rows[0].T, rows[1], precision=precision)
+
+
+dot_by_conv.defvjp(
+    lambda x, kernel, precision: (dot_by_conv(x, kernel, precision), (x, kernel)), _dot_backward
+)
 
 
 @jax.custom_vjp

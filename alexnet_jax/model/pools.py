@@ -151,7 +151,16 @@ def _max_along(x: jax.Array, axis: int, window: int, stride: int, ceil_mode: boo
 
 
 def _max_along_forward(x, axis, window, stride, ceil_mode):
-    result = _max_along(x, axis, window, stride, ceil_mode)
+    if axis == 2:
+        result = _max_along(x, axis, window, stride, ceil_mode)
+        return result, (x, result)
+    # XLA fuses slices into whatever uses them, and so would pool anew for each tower and for its
+    # kernel's gradient: 1.40 s of CPU time for the paper's step instead of 1.30 (batch 32).
+    (end,) = _overhangs(x.shape[1:2], window, stride, ceil_mode)
+    windows, strides = (1, window, 1, 1), (1, stride, 1, 1)
+    pads = [(0, 0), (0, end), (0, 0), (0, 0)]
+    low = np.array(_lowest(x), x.dtype)
+    result = lax.reduce_window(x, low, lax.max, windows, strides, pads)
     return result, (x, result)
 
 

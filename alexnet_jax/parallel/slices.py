@@ -71,13 +71,13 @@ class Slices:
         sent = whole
         if dtype != 'float32':
             sent = jax.tree.map(lambda g: g.astype(dtype), whole)
-        sums = jax.lax.psum(sent, 'batch')
+        sums = pmap.total(sent)
         sums = jax.tree.map(lambda total, g: total.astype(g.dtype), sums, whole)
         return _merge(sums, slices)
 
     def total(self, x: jax.Array) -> jax.Array:
         """Sum what each device computed from its slices; without slices, all are equal."""
-        return jax.lax.psum(x, 'batch') if self else x
+        return pmap.total(x) if self else x
 
     def norm(self, path: Sequence[Any], x: jax.Array) -> jax.Array:
         """Return the norm of the array at a path; of the whole array if `x` is a slice."""

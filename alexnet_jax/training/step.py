@@ -91,6 +91,16 @@ def _trained(model: AlexNet, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: layer for name, layer in params.items() if name not in model.frozen}
 
 
+def _sum_of_all(gradients: Any) -> jax.Array:
+    """The sum of all elements of a tree, which is finite only if each of them is.
+
+    By products with ones, 10 ms for fc6's kernel on a CPU core. The norm would do as well, but XLA
+    stores the squares for it: 45 ms.
+    """
+    matrices = [x.reshape(-1, x.shape[-1]) for x in jax.tree.leaves(gradients)]
+    return sum((jnp.ones(len(x), x.dtype) @ x).sum() for x in matrices)
+
+
 def averaged(ema: dict[str, Any], state: TrainState, decay: float) -> dict[str, Any]:
     """Return the moving averages after a step.
 
@@ -234,10 +244,10 @@ def _programs(
         examples = mask.sum()
         metrics = counts(logits, batch['label'], mask) | {'loss': loss}
         return {
-            'batch_sums': jax.lax.psum(batch_sums, 'batch'),
-            'examples': jax.lax.psum(examples, 'batch'),
+            'batch_sums': pmap.total(batch_sums),
+            'examples': pmap.total(examples),
             'gradients': slices.sum_gradients(gradients, gradient_dtype),
-            'metrics': jax.lax.psum(metrics, 'batch'),
+            'metrics': pmap.total(metrics),
         }
 
     def accumulate(sums: dict | None, state: TrainState, batch, mean) -> dict:
@@ -257,7 +267,7 @@ def _programs(
             model.layers, state.batch_stats, batch_means, sums['examples'] > 0
         )
         finite = jnp.isfinite(sums['metrics']['loss'])
-        finite &= jnp.isfinite(slices.total(optax.tree.norm(gradients)))
+        finite &= jnp.isfinite(slices.total(_sum_of_all(gradients)))
         metrics = {key: state.metrics[key] + value for key, value in sums['metrics'].items()}
         bad_step = jnp.where(finite, NO_STEP, step)
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)

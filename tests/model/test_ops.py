@@ -27,7 +27,21 @@ def both(function):
     return value_and_gradients
 
 
-# Convolution
+# Products and convolution
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('bfloat16', 2**-7)])
+@pytest.mark.parametrize('rows', [(1,), (32,), (4, 1)])
+def test_dot_and_its_gradients_are_the_product(rows, dtype, tolerance):
+    x, kernel = (jnp.asarray(a, dtype) for a in (normal(*rows, 70), normal(70, 9, seed=1)))
+    gradient = jnp.asarray(normal(*rows, 9, seed=2), dtype)
+    numbers = (((len(rows),), (0,)), ((), ()))
+    ours = both(lambda x, kernel: ops.dot(x, kernel, numbers, precision=None))(x, kernel, gradient)
+    a, k, g = (np.asarray(array, np.float64) for array in (x, kernel, gradient))
+    to_kernel = a.reshape(-1, 70).T @ g.reshape(-1, 9)
+    for found, expected in zip(ours, (a @ k, g @ k.T, to_kernel), strict=True):
+        assert found.dtype == dtype
+        assert_within(np.asarray(found, np.float64), expected, tolerance)
 
 
 @pytest.mark.parametrize('groups', [1, 2, 4])

@@ -16,6 +16,7 @@ from alexnet_jax.training.step import (
     NO_STEP,
     TrainState,
     create_train_state,
+    lower_train_step,
     make_train_step,
     reset_metrics,
     zero_metrics,
@@ -203,6 +204,17 @@ def test_the_dropout_mask_changes_with_the_step(tiny):
     first = run(train_step, state, batch_of())
     later = run(train_step, state.replace(step=np.int32(1)), batch_of())
     assert abs(first.metrics['loss'] - later.metrics['loss']) > 1e-3
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_only_several_devices_add_up(tiny, count):
+    """On a CPU, adding up the gradients of a single device would copy them."""
+    _, state, _ = tiny
+    optimizer = make_optimizer(config_of(), lambda step: RATE, train_size=48)
+    shapes = jax.eval_shape(lambda: state)
+    with pmap.compiling_for(jax.devices()[:count]):
+        lowered = lower_train_step(AlexNet(TINY), optimizer, SEED, shapes, [batch_of()])
+    assert ('all_reduce' in lowered.as_text()) == (count > 1)
 
 
 def test_bad_step_is_the_first_one(tiny):
