@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,19 @@ def test_help_waits_for_no_large_library():
     script = f'import sys, alexnet_jax.main; print([n for n in {large} if n in sys.modules])'
     done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, '[]\n'), done.stderr
+
+
+@pytest.mark.slow
+def test_the_pipeline_of_the_quickstart_waits_for_no_other_framework():
+    large = ('keras', 'sklearn', 'matplotlib', 'tensorflow_datasets')
+    script = (
+        'import os, sys; from alexnet_jax.config import default_config; '
+        'from alexnet_jax.data import pipeline; c = default_config(); '
+        'c.image_size, c.data.train_ops, c.data.eval_ops, c.data.eval_split = '
+        '8, "decode", "decode", "test"; batches = pipeline.Data(c).train_batches(); next(batches); '
+        f'print([n for n in {large} if n in sys.modules], os.environ["TF_USE_LEGACY_KERAS"])'
+    )
+    environment = os.environ | {'TF_USE_LEGACY_KERAS': '0'}  # as the user has it
+    command = [sys.executable, '-c', script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, '[] 0\n'), done.stderr

@@ -142,10 +142,13 @@ class Reader:
 
         types = (tf.string, tf.int32, tf.float32, tf.int64, tf.int64)
 
+        @tf.autograph.experimental.do_not_convert
         def load(step):
             columns = tf.numpy_function(read, [step], types, stateful=False)
             return tuple(tf.ensure_shape(column, [None]) for column in columns)
 
+        # The ops branch on nothing that a tensor holds, and AutoGraph takes a second to find out.
+        @tf.autograph.experimental.do_not_convert
         def process(encoded, label, mask, epoch, index):
             return {**transform(encoded, epoch, index), 'label': label, 'mask': mask}
 

@@ -1,27 +1,83 @@
 """The 8 x 8 handwritten digits that scikit-learn ships, which need no download."""
 
+import importlib.util
+import re
+from pathlib import Path
+
 import numpy as np
-from sklearn.datasets import load_digits
 
 from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, encode_png
 from alexnet_jax.errors import BadInput
 
 TEST_SIZE = 360  # of 1,797: the last ones are the test split
+PART = re.compile(r'(?P<name>\w+)(?:\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?')
 
 
 class Digits(Source):
-    """The digits, as splits `train` and `test`."""
+    """The digits, as splits `train` and `test`, or parts of them as TFDS writes them."""
 
     def open(self) -> Dataset:
-        digits = load_digits()
-        pixels = np.round(digits.images * 255 / 16).astype(np.uint8)
-        parts = {'train': slice(None, -TEST_SIZE), 'test': slice(-TEST_SIZE, None)}
+        images, labels = _read()
+        pixels = np.round(images * 255 / 16).astype(np.uint8)
 
         def split(name: str) -> MemorySplit:
-            if name not in parts:
-                raise BadInput(f'digits has no split {name!r}; allowed: {", ".join(parts)}')
-            images = [encode_png(image) for image in pixels[parts[name]]]
-            return MemorySplit(f'digits/{name}', images, digits.target[parts[name]])
+            chosen = _find(name, len(pixels))
+            encoded = [encode_png(image) for image in pixels[chosen]]
+            return MemorySplit(f'digits/{name}', encoded, labels[chosen])
 
         train, evaluation = map(split, self.splits)
         return Dataset(tuple('0123456789'), train, evaluation)
+
+
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """Return all images, 0 to 16, float64 [n, 8, 8], and labels, int64 [n].
+
+    They are read from the file in scikit-learn, because to import it takes half a second. Where a
+    version keeps it is its own affair, so if it is not found, scikit-learn is asked.
+    """
+    package = importlib.util.find_spec('sklearn')
+    if package and package.origin:
+        file = Path(package.origin).parent / 'datasets' / 'data' / 'digits.csv.gz'
+        if file.exists():
+            rows = np.loadtxt(file, delimiter=',')
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images, digits.target
+
+
+def _find(name: str, count: int) -> np.ndarray:
+    """Return which of all digits a split has, int [n].
+
+    Args:
+      name: A split or a part of one, such as 'train[:20%]', or several with '+' between them.
+      count: The number of all digits.
+
+    Raises:
+      BadInput: There is no such split, or it is empty.
+    """
+    digits = np.arange(count)
+    splits = {'train': digits[:-TEST_SIZE], 'test': digits[-TEST_SIZE:]}
+    chosen = []
+    for part in name.split('+'):
+        match = PART.fullmatch(part.strip())
+        if match is None or match['name'] not in splits:
+            raise BadInput(
+                f'digits has no split {part!r}; allowed: {", ".join(splits)}, or a part such as '
+                f'train[:90%]'
+            )
+        split = splits[match['name']]
+        first, last = (_index(match[bound], len(split)) for bound in ('first', 'last'))
+        chosen.append(split[first:last])
+    found = np.concatenate(chosen)
+    if not len(found):
+        raise BadInput(f'the split {name} of digits is empty')
+    return found
+
+
+def _index(bound: str | None, size: int) -> int | None:
+    """Return a bound of a part as an index; percentages are rounded to the nearest example."""
+    if bound is None:
+        return None
+    return round(int(bound[:-1]) * size / 100) if bound.endswith('%') else int(bound)

@@ -57,9 +57,40 @@ class TestDigits:
             # 0..16 -> 0..255; 8 is 127.5, which rounds to even
             np.testing.assert_array_equal(pixels(image), np.round(raw.images[index] * 255 / 16))
 
-    def test_unknown_split(self, open_data):
-        with pytest.raises(BadInput, match=r"no split 'valid'; allowed: train, test"):
-            open_data(evaluation='valid')
+    def test_parts_as_in_tfds(self, open_data):
+        """A fifth of 1,437 is 287.4, and two fifths are 574.8."""
+        _, labels = open_data().train.read(np.arange(1437))
+        dataset = open_data(train='train[:20%]+train[40%:]', evaluation='train[20%:40%]')
+        assert (len(dataset.train), len(dataset.eval)) == (287 + 1437 - 575, 575 - 287)
+        rest, held_out = (s.read(np.arange(len(s)))[1] for s in (dataset.train, dataset.eval))
+        np.testing.assert_array_equal(held_out, labels[287:575])
+        np.testing.assert_array_equal(rest, np.concatenate([labels[:287], labels[575:]]))
+        assert len(open_data(evaluation='test[-100:]').eval) == 100
+
+    def test_all_are_scikit_learns(self, open_data, monkeypatch):
+        """Whether they come from its file or, where that is not found, from itself."""
+        raw = load_digits()
+
+        def check(dataset):
+            images, labels = dataset.train.read(np.arange(1437))
+            np.testing.assert_array_equal(labels, raw.target[:-360])
+            expected = np.round(raw.images[:-360] * 255 / 16)
+            np.testing.assert_array_equal([pixels(image) for image in images], expected)
+
+        with monkeypatch.context() as patch:
+            patch.delattr('sklearn.datasets.load_digits')
+            check(open_data())
+        monkeypatch.setattr('pathlib.Path.exists', lambda path: path.name != 'digits.csv.gz')
+        check(open_data())
+
+    @pytest.mark.parametrize('name', ['valid', 'train[', 'train[:x%]', 'train[:10%]+valid', ''])
+    def test_unknown_split(self, open_data, name):
+        with pytest.raises(BadInput, match=r'no split .*; allowed: train, test.*train\[:90%\]'):
+            open_data(evaluation=name)
+
+    def test_empty_part(self, open_data):
+        with pytest.raises(BadInput, match=r'train\[:0%\] of digits is empty'):
+            open_data(evaluation='train[:0%]')
 
 
 class TestFolder:
