@@ -39,6 +39,7 @@ def read_files(
 def _batches(
     paths: Sequence[str], preprocess: Preprocessor, size: int, batch_size: int
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+    @tf.autograph.experimental.do_not_convert  # as in `Reader`
     def load(place, path):
         image, _ = preprocess(tf.io.read_file(path))
         return place, require_size(image, size, size)
