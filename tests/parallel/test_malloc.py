@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers import ROOT
 
@@ -101,3 +102,37 @@ def test_a_freed_block_stays_until_it_is_given_back():
     assert given_back < 10
     _, freed, _ = grown('')  # what glibc does by itself
     assert freed < 10
+
+
+@pytest.mark.skipif(not malloc.bytes_in_use(), reason='needs glibc 2.33, and no accelerator')
+def test_bytes_in_use_are_what_is_allocated():
+    before = malloc.bytes_in_use()
+    blocks = [np.ones(2**16, np.uint8) for _ in range(1024)]
+    assert 0.9 < (malloc.bytes_in_use() - before) / 2**26 < 1.5
+    del blocks
+    assert malloc.bytes_in_use() - before < 2**25
+
+
+@pytest.mark.parametrize(
+    ('readings', 'waits'),
+    [
+        ([0], 0),  # not known
+        ([5 * 2**20], 0),
+        ([2**30, 2**30, 5 * 2**20], 2),  # the temporaries are freed after the second reading
+    ],
+)
+def test_temporaries_are_waited_for(monkeypatch, readings, waits):
+    pauses = []
+    monkeypatch.setattr(malloc, 'bytes_in_use', lambda: readings.pop(0))
+    monkeypatch.setattr(malloc.time, 'sleep', pauses.append)
+    malloc.wait_for_temporaries(0)
+    assert (len(pauses), readings) == (waits, [])
+
+
+def test_what_stays_is_not_waited_for_long(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(malloc, 'bytes_in_use', lambda: 2**30)
+    monkeypatch.setattr(malloc.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(malloc.time, 'monotonic', lambda: next(clock))
+    malloc.wait_for_temporaries(0)
+    assert next(clock) < 4
