@@ -275,4 +275,5 @@ def check_lowering(config):
     convolutions = [line for line in text.splitlines() if 'stablehlo.convolution' in line]
     convs = sum(isinstance(layer, Conv) for layer in model.layers)
     assert len(convolutions) >= 3 * convs - 1  # forward, by the weights and, but once, by the input
-    assert all(line.rstrip().endswith(result) for line in convolutions)
+    others = [line for line in convolutions if not line.rstrip().endswith(result)]
+    assert len(others) == (config.dtype != 'float32')  # the head's product, in float32

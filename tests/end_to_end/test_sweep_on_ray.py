@@ -57,7 +57,7 @@ def starts(tmp_path, trial):
 
 
 def wait_for_step(tmp_path, trial, step):
-    path = tmp_path / f'sweep/trials/{trial:03}/saved'
+    path = tmp_path / f'sweep/trials/{trial:03}/checkpoint'
     end = time.monotonic() + 180
     while not path.exists() or int(path.read_text()) < step:
         assert time.monotonic() < end

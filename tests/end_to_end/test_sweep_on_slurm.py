@@ -52,7 +52,7 @@ class Sweep:
         )
 
     def wait_for_step(self, trial: int, step: int) -> None:
-        path = self._folder / f'sweep/trials/{trial:03}/saved'
+        path = self._folder / f'sweep/trials/{trial:03}/checkpoint'
         end = time.monotonic() + 180
         while not path.exists() or int(path.read_text()) < step:
             assert time.monotonic() < end
