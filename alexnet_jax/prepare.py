@@ -6,8 +6,8 @@ with --config.data.name=prepared:DIR. For a dataset whose archives must be downl
 --manual_dir=MANUAL. If the command is killed, run it again: it continues where it stopped.
 """
 
+import contextlib
 import os
-import signal
 import sys
 import time
 from datetime import timedelta
@@ -20,7 +20,7 @@ from etils import epath
 from alexnet_jax import cli
 from alexnet_jax.config import default_config
 from alexnet_jax.config_checks import ON_BAD_IMAGE
-from alexnet_jax.errors import BadInput, Interrupted, RunError, catch_stop_signals, run_command
+from alexnet_jax.errors import BadInput, RunError, catch_stop_signals, run_command
 
 FORMATS = ('jpeg', 'raw')
 
@@ -62,11 +62,7 @@ def main() -> None:
     _check_flags()
     dataset = _full_name(_DATASET.value)
     catch_stop_signals(_interrupt)
-    try:
-        _prepare(dataset)
-    except KeyboardInterrupt as stop:
-        number = stop.args[0]
-        raise Interrupted('interrupted; run the same command to continue', number) from stop
+    _prepare(dataset)
 
 
 def _check_flags() -> None:
@@ -101,9 +97,14 @@ def _full_name(name: str) -> str:
 
 
 def _interrupt(number: int, _) -> NoReturn:
-    for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, lambda number, _: os._exit(128 + number))
-    raise KeyboardInterrupt(number)
+    """Leave at once, as if killed: the same command continues.
+
+    Callbacks of TensorFlow, in one of which this may be, turn an exception into another or crash.
+    """
+    line_end = '\n' if sys.stderr.isatty() else ''  # of the progress
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        os.write(2, f'{line_end}interrupted; run the same command to continue\n'.encode())
+    os._exit(128 + number)
 
 
 def _prepare(dataset: str) -> None:
