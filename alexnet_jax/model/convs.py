@@ -105,7 +105,7 @@ def plain_add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def dot_by_conv(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None) -> jax.Array:
+def dot_by_conv(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
     """Multiply [..., inputs] by [inputs, features] as a convolution of 1 x 1 pixels.
 
     The gradients are products.
@@ -120,9 +120,9 @@ def dot_by_conv(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None
 
 def _dot_backward(precision, operands, gradient):
     x, kernel = operands
-    rows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    to_x = jnp.matmul(gradient, kernel.T, precision=precision)
-    return to_x, jnp.matmul(rows[0].T, rows[1], precision=precision)
+    dot = partial(jnp.matmul, precision=precision)
+    inputs, gradients = (a.reshape(-1, a.shape[-1]) for a in (x, gradient))
+    return dot(gradient, kernel.T), dot(inputs.T, gradients)
 
 
 dot_by_conv.defvjp(

@@ -132,7 +132,12 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     return _by_platform(x, bias, cpu=summed_add_bias, tpu=plain_add_bias, gpu=plain_add_bias)
 
 
-def dot(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+def dot(
+    x: jax.Array,
+    kernel: jax.Array,
+    dimension_numbers: lax.DotDimensionNumbers,
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
     """Multiply, for a fully connected layer; for `nn.Dense(dot_general=...)`.
 
     CPU: fc6 as a convolution of one pixel, which Eigen computes and not YNNPACK: 35 ms instead of
@@ -141,16 +146,16 @@ def dot(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     Args:
       x: Inputs [..., inputs].
       kernel: Weights [inputs, features].
-      *args: Other positional arguments of `lax.dot_general`.
-      **kwargs: Other keyword arguments of `lax.dot_general`.
+      dimension_numbers: As for `lax.dot_general`; of the last axis of x and the first of kernel.
+      precision: The precision of the products.
 
     Returns:
       Products [..., features].
     """
-    plain = partial(lax.dot_general, dimension_numbers=args[0], **kwargs)
+    plain = partial(lax.dot_general, dimension_numbers=dimension_numbers, precision=precision)
     if x.dtype != jnp.float32:
         return plain(x, kernel)
-    by_conv = partial(dot_by_conv, precision=kwargs.get('precision'))
+    by_conv = partial(dot_by_conv, precision=precision)
     return _by_platform(x, kernel, cpu=by_conv, tpu=plain, gpu=plain)
 
 
