@@ -3,7 +3,7 @@
 Images are NHWC and kernels HWIO.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -12,6 +12,39 @@ import numpy as np
 from jax import lax
 
 COLUMNS = 4  # of a block in `conv_in_blocks`; with 2 and 8, conv1 takes 11.4 and 14.3 ms, not 9.0
+CHUNK = 32  # images, in `with_chunked_gradient`; 16 is as fast at batch 128, and slower at 32
+
+Conv = Callable[[jax.Array, jax.Array], jax.Array]  # images, kernel -> activations
+
+
+def with_chunked_gradient(conv: Conv, plain: Conv) -> Conv:
+    """Return `conv` with a kernel's gradient that is the sum of those of CHUNK images each.
+
+    Over all images at once, Eigen leaves cores idle if the kernel is small: in the CIFAR-10 nets
+    (batch 128, two cores), conv1's gradient takes 7.8 ms by `conv_in_blocks`, 6.2 plainly and 4.9
+    in chunks, conv2's 15.3 and 12.7, and the step 6 to 8% less.
+
+    Args:
+      conv: A convolution.
+      plain: The same in the formulation whose kernel's gradient is to be taken.
+    """
+
+    def forward(x, kernel):
+        return conv(x, kernel), (x, kernel)
+
+    def backward(operands, gradient):
+        x, kernel = operands
+        _, pull_x = jax.vjp(lambda x: conv(x, kernel), x)
+        total = jnp.zeros_like(kernel)
+        for start in range(0, len(x), CHUNK):
+            images = slice(start, start + CHUNK)
+            _, pull_kernel = jax.vjp(partial(plain, x[images]), kernel)
+            total += pull_kernel(gradient[images])[0]
+        return *pull_x(gradient), total
+
+    chunked = jax.custom_vjp(conv)
+    chunked.defvjp(forward, backward)
+    return chunked
 
 
 def conv_by_tower(

@@ -30,6 +30,7 @@ from alexnet_jax.model.convs import (
     local_patches,
     plain_add_bias,
     summed_add_bias,
+    with_chunked_gradient,
 )
 from alexnet_jax.model.norms import (
     WindowSum,
@@ -49,6 +50,7 @@ from alexnet_jax.model.pools import (
 )
 
 FEW_CHANNELS = 4  # in `conv`
+FEW_FOR_GRADIENT = 32  # channels or filters, in `conv`
 
 
 def _by_platform(*operands: jax.Array, cpu: Callable, tpu: Callable, gpu: Callable) -> jax.Array:
@@ -77,6 +79,9 @@ def conv(
     `conv_in_blocks`. A GPU turns larger strides into channels: see `conv_space_to_depth`. cuDNN's
     conv1 takes a third of the course net's step (33.3 ms; 22.7 ms so). A TPU would lose 1 ms.
 
+    With few channels or filters, a CPU sums a kernel's gradient over chunks of images: see
+    `with_chunked_gradient`.
+
     Args:
       x: Images [N, H, W, C].
       kernel: Weights [h, w, C / feature_group_count, filters].
@@ -97,13 +102,17 @@ def conv(
     )
     if feature_group_count == 1:
         rows, columns = window_strides
-        if x.shape[-1] > FEW_CHANNELS or rows != columns:
+        on_cpu = on_gpu = grouped
+        if x.shape[-1] <= FEW_CHANNELS and rows == columns:
+            if rows == 1:
+                on_cpu = partial(conv_in_blocks, padding=padding, **kwargs)
+            else:
+                on_gpu = partial(conv_space_to_depth, stride=rows, padding=padding, **kwargs)
+        if min(x.shape[-1], kernel.shape[-1]) <= FEW_FOR_GRADIENT:
+            on_cpu = with_chunked_gradient(on_cpu, grouped)
+        if on_cpu is on_gpu:
             return grouped(x, kernel)
-        if rows == 1:
-            in_blocks = partial(conv_in_blocks, padding=padding, **kwargs)
-            return _by_platform(x, kernel, cpu=in_blocks, tpu=grouped, gpu=grouped)
-        to_depth = partial(conv_space_to_depth, stride=rows, padding=padding, **kwargs)
-        return _by_platform(x, kernel, cpu=grouped, tpu=grouped, gpu=to_depth)
+        return _by_platform(x, kernel, cpu=on_cpu, tpu=grouped, gpu=on_gpu)
 
     by_tower = partial(
         conv_by_tower,
