@@ -12,5 +12,7 @@ use_venv requirements.txt tests/requirements.txt
 ruff check .
 ruff format --check .
 case " $* " in *' --fast '*) ;; *) pyright --project . ;; esac  # it takes 15 s
-# A file to a process: fixtures of a file are made once.
-exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+# A file to a process: fixtures of a file are made once. In their order: the files with the fewest
+# tests have the longest ones, and would come last.
+exec python -m pytest --numprocesses=auto --maxprocesses=4 \
+    --dist=loadfile --no-loadscope-reorder "$@"

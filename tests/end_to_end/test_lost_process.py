@@ -91,7 +91,8 @@ def four_devices(tmp_path_factory, cache):
 
 
 @pytest.mark.parametrize(
-    'devices', [1, 2, pytest.param(8, marks=pytest.mark.exhaustive), 'two processes']
+    'devices',
+    [*(pytest.param(n, marks=pytest.mark.exhaustive) for n in (2, 8)), 1, 'two processes'],
 )
 def test_four_devices_then_others(tmp_path, cache, four_devices, devices):
     """Repeat the last ten steps and both evaluations from the checkpoint of step 10."""
