@@ -113,11 +113,11 @@ def _elements_along(
     size, windows = x.shape[axis], output_width(x.shape[axis], window, stride, ceil_mode)
     elements = []
     for k in range(window):
-        visible = min(windows, -(-(size - k) // stride))
-        end = k + (visible - 1) * stride + 1
+        seen = range(k, size, stride)[:windows]
+        start, end = (seen[0], seen[-1] + 1) if seen else (0, 0)
         pads = [(0, 0, 0)] * x.ndim
-        pads[axis] = (0, windows - visible, 0)
-        element = lax.slice_in_dim(x, k, end, stride, axis)
+        pads[axis] = (0, windows - len(seen), 0)
+        element = lax.slice_in_dim(x, start, end, stride, axis)
         elements.append(lax.pad(element, jnp.asarray(fill, x.dtype), pads))
     return elements
 

@@ -207,6 +207,15 @@ def test_pools_with_ceil_mode_take_32_to_16_to_8_to_4(pool):
     assert widths == [(16, 16), (8, 8), (4, 4)]
 
 
+def test_a_window_may_be_larger_than_the_image():
+    x = np.array([1, 4, 2, 3], np.float32).reshape(1, 2, 2, 1)
+    gradients = {ops.max_pool: ([4], [[0, 1], [0, 0]]), ops.avg_pool: ([2.5], [[0.25] * 2] * 2)}
+    for pool, (value, gradient) in gradients.items():
+        found = both(lambda x, pool=pool: pool(x, 3, 2, True))(x, np.ones((1, 1, 1, 1), np.float32))
+        np.testing.assert_array_equal(found[0].ravel(), value)
+        np.testing.assert_array_equal(found[1][0, :, :, 0], gradient)
+
+
 @pytest.mark.parametrize('ceil_mode', [False, True])
 @pytest.mark.parametrize(
     ('size', 'window', 'stride'), [((8, 8), 3, 2), ((7, 10), 3, 2), ((6, 9), 2, 2), ((8, 5), 4, 3)]
