@@ -101,6 +101,22 @@ def _sum_of_all(gradients: Any) -> jax.Array:
     return jnp.stack([(jnp.ones(len(x), x.dtype) @ x).sum() for x in matrices]).sum()
 
 
+def _known_last(count: jax.Array, finite: jax.Array) -> jax.Array:
+    """Return `count`; on a CPU, NaN if not all gradients are finite.
+
+    So no parameter is updated before all gradients are known, for which all parameters are read.
+    XLA does not see otherwise that it may overwrite them, and copies them first: 240 MB. That and
+    the sum before the division, which so becomes a part of the update, take the paper's step from
+    1.69 to 1.56 s of CPU time (batch 32).
+    """
+    return jax.lax.platform_dependent(
+        count,
+        finite,
+        cpu=lambda count, finite: jnp.where(finite, count, jnp.nan),
+        default=lambda count, finite: count,
+    )
+
+
 def averaged(ema: dict[str, Any], state: TrainState, decay: float) -> dict[str, Any]:
     """Return the moving averages after a step.
 
@@ -259,15 +275,16 @@ def _programs(
         """Add the last part and update the parameters."""
         sums = accumulate(sums, state, batch, mean)
         step, examples = state.step + 1, jnp.maximum(sums['examples'], 1)
-        gradients = jax.tree.map(lambda g: g / examples, sums['gradients'])
+        finite = jnp.isfinite(sums['metrics']['loss'])
+        finite &= jnp.isfinite(slices.total(_sum_of_all(sums['gradients'])))
+        divisor = _known_last(examples, finite)
+        gradients = jax.tree.map(lambda g: g / divisor, sums['gradients'])
         trained = _trained(model, state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         batch_means = jax.tree.map(lambda total: total / examples, sums['batch_sums'])
         batch_stats = update_batch_stats(
             model.layers, state.batch_stats, batch_means, sums['examples'] > 0
         )
-        finite = jnp.isfinite(sums['metrics']['loss'])
-        finite &= jnp.isfinite(slices.total(_sum_of_all(gradients)))
         metrics = {key: state.metrics[key] + value for key, value in sums['metrics'].items()}
         bad_step = jnp.where(finite, NO_STEP, step)
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)
