@@ -3,7 +3,8 @@
 As in the paper, every image is resized to a shorter side of 256 and cropped to the center
 256 x 256; labels, file names, mean image and color axes are stored with them. Train on the result
 with --config.data.name=prepared:DIR. For a dataset whose archives must be downloaded by hand, add
---manual_dir=MANUAL. If the command is killed, run it again: it continues where it stopped.
+--manual_dir=MANUAL; TFDS unpacks them first. If the command is killed, run it again: it continues
+where it stopped, except that TFDS begins again.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from etils import epath
 from alexnet_jax import cli
 from alexnet_jax.config import default_config
 from alexnet_jax.config_checks import ON_BAD_IMAGE
-from alexnet_jax.errors import BadInput, RunError, catch_stop_signals, run_command
+from alexnet_jax.errors import BadInput, Interrupted, RunError, catch_stop_signals, run_command
 
 FORMATS = ('jpeg', 'raw')
 
@@ -61,8 +62,11 @@ def main() -> None:
         raise BadInput('pass --dataset=NAME and --data_dir=DIR, e.g. --dataset=imagenet2012')
     _check_flags()
     dataset = _full_name(_DATASET.value)
-    catch_stop_signals(_interrupt)
-    _prepare(dataset)
+    catch_stop_signals(_unwind)
+    try:
+        _prepare(dataset)
+    except KeyboardInterrupt as stop:
+        raise Interrupted('interrupted', stop.args[0]) from stop
 
 
 def _check_flags() -> None:
@@ -96,10 +100,16 @@ def _full_name(name: str) -> str:
     return name if kind in KINDS else f'tfds:{name}'
 
 
-def _interrupt(number: int, _) -> NoReturn:
+def _unwind(number: int, _) -> NoReturn:
+    """Let TFDS remove what it has written, which it would not find again."""
+    raise KeyboardInterrupt(number)
+
+
+def _leave(number: int, _) -> NoReturn:
     """Leave at once, as if killed: the same command continues.
 
-    Callbacks of TensorFlow, in one of which this may be, turn an exception into another or crash.
+    This may run inside a TensorFlow callback, which would turn an exception into another one, or
+    crash.
     """
     line_end = '\n' if sys.stderr.isatty() else ''  # of the progress
     with contextlib.suppress(OSError):  # the terminal may be gone
@@ -126,7 +136,9 @@ def _prepare(dataset: str) -> None:
     output = epath.Path(Path(output).absolute())
     began = time.monotonic()
     try:
-        new = build.prepare(request, data, output, _MANUAL_DIR.value)
+        new = build.prepare(
+            request, data, output, _MANUAL_DIR.value, opened=lambda: catch_stop_signals(_leave)
+        )
     except OSError as error:
         raise RunError(
             f'cannot write {output}: {error.strerror or error}; run the same command to continue'

@@ -166,3 +166,20 @@ def test_signals_and_a_second_process(tmp_path, number):
     assert (run.returncode, output) == (128 + number, '')
     assert errors == 'interrupted; run the same command to continue\n'
     assert not (tmp_path / 'set').exists()
+
+
+def test_a_signal_while_tfds_prepares_leaves_nothing(shared_data, tmp_path):
+    flags = ('--dataset=imagenet2012', f'--data_dir={tmp_path}',
+             f'--manual_dir={shared_data / "imagenet_manual"}')  # fmt: skip
+    run = subprocess.Popen(
+        command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while run.poll() is None and not list(tmp_path.glob('imagenet2012/incomplete.*/*')):
+            time.sleep(0.01)
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert (run.returncode, errors) == (143, 'interrupted\n')
+    assert [path for path in tmp_path.rglob('*') if path.is_file()] == []

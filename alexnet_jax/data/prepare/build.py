@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ml_collections
 import numpy as np
@@ -52,6 +52,7 @@ def prepare(
     output: epath.Path,
     manual_dir: str | None = None,
     shard_size: int = SHARD_SIZE,
+    opened: Callable[[], object] = lambda: None,
 ) -> bool:
     """Make a prepared set, or continue making it.
 
@@ -61,6 +62,7 @@ def prepare(
       output: The folder to make.
       manual_dir: The folder of the archives of a TFDS dataset, to prepare that first.
       shard_size: The number of examples in a record file, skipped ones included.
+      opened: Called once the dataset is open, and prepared by TFDS if it had to be.
 
     Returns:
       False if the set already existed.
@@ -81,6 +83,7 @@ def prepare(
             name=request.dataset, train_split=request.train_split, eval_split=request.eval_split
         )
         dataset = open_source(config_data, manual_dir=manual_dir)
+        opened()
         _check_recipe(work, _recipe(request, dataset, shard_size))
         _make(work, request, dataset, config_data, shard_size)
         os.rename(work / 'set', output)
