@@ -38,23 +38,26 @@ def trim_heap() -> None:
 
 
 def bytes_in_use() -> int:
-    """Return what malloc has given out and not got back; 0 where the C library does not say."""
+    """Return what malloc has given out and not got back; 0 where the C library does not say.
+
+    Blocks that are mapped one by one are left out; after `configure_malloc` there are none.
+    """
     mallinfo2 = _find_mallinfo2()
     return mallinfo2().uordblks if mallinfo2 else 0
 
 
-def wait_for_temporaries(before: int) -> None:
-    """Wait until those of a step are freed, which another thread does after its result is there.
+def wait_for_temporaries(rest: int) -> None:
+    """Wait until a step's temporaries are freed; another thread does it once the result is ready.
 
     If the next step began first, it would allocate its own beside them, and the heap would have
     both from then on: 4.4 GB instead of 2.9 for the course net's step (batch 128), mostly after
     two to four steps.
 
     Args:
-      before: What `bytes_in_use` returned before the step.
+      rest: What `bytes_in_use` will return then, about.
     """
     deadline = time.monotonic() + PATIENCE
-    while bytes_in_use() > before + SLACK and time.monotonic() < deadline:
+    while bytes_in_use() > rest + SLACK and time.monotonic() < deadline:
         time.sleep(1e-4)
 
 

@@ -157,7 +157,7 @@ def pmapped(
         donate_argnums=donated,
         devices=_absent or None,
     )
-    return _InTurn(mapped) if jax.default_backend() == 'cpu' else mapped
+    return _InTurn(mapped, donated) if jax.default_backend() == 'cpu' else mapped
 
 
 class _InTurn:
@@ -167,15 +167,20 @@ class _InTurn:
     devices starve each other of threads in the middle of a psum until XLA aborts the process.
     """
 
-    def __init__(self, mapped: jax.stages.Wrapped):
+    def __init__(self, mapped: jax.stages.Wrapped, donated: Any):
         self._mapped = mapped
+        self._donated = (donated,) if isinstance(donated, int) else tuple(donated)
         self.lower = mapped.lower
 
     def __call__(self, *args: Any) -> Any:
-        before = malloc.bytes_in_use()
+        before = malloc.bytes_in_use() - _bytes([args[i] for i in self._donated])
         result = jax.block_until_ready(self._mapped(*args))
-        malloc.wait_for_temporaries(before)
+        malloc.wait_for_temporaries(before + _bytes(result))
         return result
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
 Mapped = jax.stages.Wrapped | _InTurn

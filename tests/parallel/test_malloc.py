@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from alexnet_jax.parallel import malloc
+from alexnet_jax.parallel import malloc, pmap
 
 ON_GLIBC = platform.libc_ver()[0] == 'glibc'
 
 KEEP_AND_GIVE_BACK = """
 import numpy as np
-from alexnet_jax.parallel import malloc
+from alexnet_jax.parallel import malloc, pmap
 
 def resident():
     with open('/proc/self/statm') as file:
@@ -136,3 +136,14 @@ def test_what_stays_is_not_waited_for_long(monkeypatch):
     monkeypatch.setattr(malloc.time, 'monotonic', lambda: next(clock))
     malloc.wait_for_temporaries(0)
     assert next(clock) < 4
+
+
+def test_a_result_is_no_temporary(monkeypatch):
+    """Unless it takes the memory of an argument."""
+    rests = []
+    monkeypatch.setattr(malloc, 'bytes_in_use', lambda: 10**9)
+    monkeypatch.setattr(malloc, 'wait_for_temporaries', rests.append)
+    x, mapped = pmap.replicate(np.zeros(1000, np.float32)), pmap.shard({'x': np.zeros(8)})
+    pmap.pmapped(lambda x, _: (x, x + 1), (None, 0))(x, mapped)
+    pmap.pmapped(lambda x, _: x + 1, (None, 0), donated=0)(x, mapped)
+    assert rests == [10**9 + 8000, 10**9]
