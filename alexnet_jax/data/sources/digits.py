@@ -32,8 +32,8 @@ class Digits(Source):
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """Return all images, 0 to 16, float64 [n, 8, 8], and labels, int64 [n].
 
-    They are read from the file in scikit-learn, because to import it takes half a second. Where a
-    version keeps it is its own affair, so if it is not found, scikit-learn is asked.
+    They are read from the file in scikit-learn, because importing scikit-learn takes half a second.
+    Other versions may keep the file elsewhere; if it is not found, scikit-learn is asked.
     """
     package = importlib.util.find_spec('sklearn')
     if package and package.origin:
@@ -68,7 +68,7 @@ def _find(name: str, count: int) -> np.ndarray:
                 f'train[:90%]'
             )
         split = splits[match['name']]
-        first, last = (_index(match[bound], len(split)) for bound in ('first', 'last'))
+        first, last = (_index(match[bound], len(split), part) for bound in ('first', 'last'))
         chosen.append(split[first:last])
     found = np.concatenate(chosen)
     if not len(found):
@@ -76,8 +76,11 @@ def _find(name: str, count: int) -> np.ndarray:
     return found
 
 
-def _index(bound: str | None, size: int) -> int | None:
+def _index(bound: str | None, size: int, part: str) -> int | None:
     """Return a bound of a part as an index; percentages are rounded to the nearest example."""
     if bound is None:
         return None
-    return round(int(bound[:-1]) * size / 100) if bound.endswith('%') else int(bound)
+    number, whole = (int(bound[:-1]), 100) if bound.endswith('%') else (int(bound), size)
+    if abs(number) > whole:
+        raise BadInput(f'the split {part} of digits: {bound} is beyond its {size:,} images')
+    return round(number * size / whole)

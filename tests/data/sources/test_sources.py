@@ -92,6 +92,11 @@ class TestDigits:
         with pytest.raises(BadInput, match=r'train\[:0%\] of digits is empty'):
             open_data(evaluation='train[:0%]')
 
+    @pytest.mark.parametrize('bound', ['1438', '101%', '-1438'])
+    def test_a_part_beyond_the_split(self, open_data, bound):
+        with pytest.raises(BadInput, match=f'{bound} is beyond its 1,437 images'):
+            open_data(evaluation=f'train[:{bound}]')
+
 
 class TestFolder:
     def test_reads_files_sorted_by_class_and_name(self, open_data, write_folder):
