@@ -26,7 +26,7 @@ def with_chunked_gradient(conv: Conv, plain: Conv) -> Conv:
 
     Args:
       conv: A convolution.
-      plain: The same in the formulation whose kernel's gradient is to be taken.
+      plain: The same convolution, in the formulation used for the kernel's gradient.
     """
 
     def forward(x, kernel):

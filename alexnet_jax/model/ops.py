@@ -108,7 +108,8 @@ def conv(
                 on_cpu = partial(conv_in_blocks, padding=padding, **kwargs)
             else:
                 on_gpu = partial(conv_space_to_depth, stride=rows, padding=padding, **kwargs)
-        if min(x.shape[-1], kernel.shape[-1]) <= FEW_FOR_GRADIENT:
+        few = min(x.shape[-1], kernel.shape[-1]) <= FEW_FOR_GRADIENT
+        if few and x.dtype == jnp.float32:  # sums of bfloat16 would round
             on_cpu = with_chunked_gradient(on_cpu, grouped)
         if on_cpu is on_gpu:
             return grouped(x, kernel)
@@ -149,8 +150,9 @@ def dot(
 ) -> jax.Array:
     """Multiply, for a fully connected layer; for `nn.Dense(dot_general=...)`.
 
-    CPU: fc6 as a convolution of one pixel, which Eigen computes and not YNNPACK: 35 ms instead of
-    71 forward (batch 32, one core), 60 instead of 82 (batch 128). Backward, YNNPACK is as fast.
+    CPU: as a convolution of one pixel, which Eigen computes and not YNNPACK: 35 ms instead of 71
+    for fc6 forward (batch 32, one core), 60 instead of 82 (batch 128). Backward, YNNPACK is as
+    fast.
 
     Args:
       x: Inputs [..., inputs].
