@@ -44,7 +44,7 @@ class Lease:
 
     Attributes:
       token: Identifies this holder.
-      before: The token of the holder before, once acquired; None if there was none.
+      before: The token of the holder before; None if there was none. Set ahead of each try.
     """
 
     def __init__(
@@ -64,8 +64,11 @@ class Lease:
         self._written: set[bytes] = set()
         self._lock = threading.RLock()  # a check must not see half of a beat
 
-    def acquire(self) -> None:
+    def acquire(self, prepare: Callable[[], None] = lambda: None) -> None:
         """Take the lease, from a holder that has given it back, is dead or stands still.
+
+        Args:
+          prepare: Called ahead of each try, when `before` is known.
 
         Raises:
           BadInput: Another run holds it.
@@ -77,6 +80,8 @@ class Lease:
             holder = self._wait_for_end(last) if last else {}
             if holder is None:
                 continue  # it has been taken over meanwhile
+            self.before = holder.get('token')
+            prepare()
             content = self._content()
             name = f'{FOLDER}/{last + 1}'
             # A request that was repeated because its answer got lost finds its own object.
@@ -85,7 +90,6 @@ class Lease:
             if max(self._numbers()) > last + 1:  # this list was old
                 self._store.delete(name)
                 continue
-            self.before = holder.get('token')
             self._number, self._written = last + 1, {content}
             for number in numbers:
                 self._store.delete(f'{FOLDER}/{number}')

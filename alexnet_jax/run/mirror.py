@@ -72,10 +72,10 @@ class Mirror:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> 'Mirror':
-        tokens = self._claim_folder()
-        self._lease.acquire()
+        self._check_folder()
+        self._lease.acquire(self._claim_folder)
         try:
-            self._fill(tokens)
+            self._fill()
         except BaseException:
             with contextlib.suppress(RunError):
                 self._lease.release()
@@ -118,8 +118,8 @@ class Mirror:
                 raise self._failure
             self._sleep(LOOK)
 
-    def _claim_folder(self) -> list[str]:
-        """Return the leases under which the scratch folder was used; add this one to them.
+    def _check_folder(self) -> None:
+        """Create the scratch folder, or check that it is one; from now on messages name the URL.
 
         Raises:
           BadInput: The folder is not the scratch folder of this URL.
@@ -132,15 +132,24 @@ class Mirror:
                 f'use a different folder'
             )
         show_as(str(self.folder), self.url)
-        tokens = [str(token) for token in marker.get('leases', [])]
-        if tokens:
-            self._write_marker([*tokens, self._lease.token])
-        return tokens
 
-    def _fill(self, tokens: list[str]) -> None:
+    def _claim_folder(self) -> None:
+        """Note the lease that is about to be taken, if the folder is as new as the bucket under it.
+
+        The note comes first: whenever a start is killed, a folder is newer than the bucket if and
+        only if its marker names the last holder of the lease.
+        """
+        # Without this lease, which may have been noted for a try that failed.
+        tokens = [token for token in self._tokens() if token != self._lease.token]
+        if self._lease.before in tokens:
+            self._write_marker([*tokens, self._lease.token])
+        elif tokens:
+            self._write_marker(tokens)
+
+    def _fill(self) -> None:
         """Make folder and bucket the same, but for what the next push does."""
         listing = self._store.list()
-        here = self._lease.before in tokens
+        here = self._lease.token in self._tokens()
         needed, void = self._pusher.sort_out(listing, here)
         for name in void:
             self._store.delete(name)
@@ -233,6 +242,10 @@ class Mirror:
         if isinstance(failed, lease.LeaseLost):
             remedy = 'the other run does not see it'
         return RunError(f'{text}; the state of this run is kept in {self.folder}: {remedy}')
+
+    def _tokens(self) -> list[str]:
+        """Return the leases under which the scratch folder is at least as new as the bucket."""
+        return [str(token) for token in self._read_marker().get('leases', [])]
 
     def _read_marker(self) -> dict[str, Any]:
         try:

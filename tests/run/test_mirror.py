@@ -1,7 +1,8 @@
 """A run in a bucket: what a start downloads, what is pushed, what a failure leaves."""
 
+import contextlib
+import itertools
 import json
-import os
 import threading
 
 import pytest
@@ -64,9 +65,13 @@ def failure_of(place: Mirror, run, kind: type[Exception]) -> Exception:
 
 def write_run(folder, *steps) -> None:
     (folder / 'config.json').write_text('{"a": 1}')
-    (folder / 'metrics.jsonl').write_text(''.join(f'{{"step": {step}}}\n' for step in steps))
+    write_metrics(folder, *steps)
     for step in steps:
         save_checkpoint(folder, step)
+
+
+def write_metrics(folder, *steps) -> None:
+    (folder / 'metrics.jsonl').write_text(''.join(f'{{"step": {step}}}\n' for step in steps))
 
 
 def crash(running: Mirror) -> None:
@@ -151,13 +156,97 @@ def test_after_a_crash_in_which_another_has_continued_the_bucket_is_newer(url, s
         assert not (third.folder / 'checkpoints' / '20').exists()
 
 
+class Killed(BaseException):
+    """What `kills` raises. Nothing that runs after it has any effect, as after kill -9."""
+
+
+@pytest.fixture
+def kills(monkeypatch):
+    """A function after which so many more requests and markers are written, and then no more."""
+    left = [float('inf')]
+
+    def killed_at_last(original):
+        def call(*args, **kwargs):
+            if left[0] <= 0:
+                raise Killed
+            left[0] -= 1
+            return original(*args, **kwargs)
+
+        return call
+
+    for method in ('list', 'read', 'write', 'create', 'upload', 'download', 'delete'):
+        monkeypatch.setattr(Store, method, killed_at_last(getattr(Store, method)))
+    monkeypatch.setattr(mirror.files, 'write', killed_at_last(mirror.files.write))
+
+    def after(count: float) -> None:
+        left[0] = count
+
+    return after
+
+
+@pytest.mark.parametrize('others_continued', [False, True])
+def test_wherever_starts_are_killed_the_newer_of_folder_and_bucket_wins(
+    tmp_path, kills, others_continued
+):
+    """Two starts in a row are killed at the same point."""
+    for count in itertools.count():
+        url, here = new_url(), tmp_path / f'a{count}'
+        first = opened(url, here)
+        first.__enter__()
+        write_run(here, 10)
+        first.publish()
+        save_checkpoint(here, 20)
+        crash(first)
+        newest = local_contents(here)
+        if others_continued:
+            with opened(url, tmp_path / f'b{count}') as second:
+                write_metrics(second.folder, 10, 15)
+                save_checkpoint(second.folder, 15)
+                newest = local_contents(second.folder)
+        killed = [opened(url, here) for _ in range(2)]
+        for start in killed:
+            kills(count)
+            with contextlib.suppress(Killed):
+                start.__enter__()
+            start._stop_pushing.set()
+            start._stop_beating.set()
+        kills(float('inf'))
+        with opened(url, here):
+            assert local_contents(here) == newest
+        assert contents(Store(url)) == newest
+        if all(start._threads for start in killed):
+            return  # so late that both had begun
+
+
+def test_a_lease_that_was_lost_to_another_does_not_make_the_folder_newer(
+    url, store, tmp_path, monkeypatch
+):
+    """Another one takes the lease and gives it back between the look at it and the create."""
+    first = opened(url, tmp_path / 'a')
+    first.__enter__()
+    write_run(first.folder, 10)
+    crash(first)
+    create = Store.create
+
+    def late(*args):
+        monkeypatch.setattr(Store, 'create', create)
+        with opened(url, tmp_path / 'b') as other:
+            write_run(other.folder, 15)
+        return create(*args)
+
+    monkeypatch.setattr(Store, 'create', late)
+    with opened(url, tmp_path / 'a') as second:
+        assert [path.name for path in (second.folder / 'checkpoints').iterdir()] == ['15']
+    assert 'checkpoints/15/manifest.json' in store.list()
+
+
 def test_a_start_that_dies_at_once_loses_nothing_of_the_scratch_folder(url, tmp_path, monkeypatch):
     first = opened(url, tmp_path / 'a')
     first.__enter__()
     write_run(first.folder, 10)
     crash(first)
     second = opened(url, tmp_path / 'a')
-    monkeypatch.setattr(second, '_fill', lambda _: os.abort)
+    monkeypatch.setattr(second, '_fill', lambda: None)
     second.__enter__()
     crash(second)
     with opened(url, tmp_path / 'a') as third:
