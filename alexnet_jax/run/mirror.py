@@ -100,6 +100,8 @@ class Mirror:
             self._stop_beating.set()
         with contextlib.suppress(RunError):  # then it goes stale, and all is in the bucket
             self._lease.release()
+        with contextlib.suppress(OSError):  # on a full disk
+            self._write_marker([])  # what is left, should removing it be cut short, is of no use
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._failure:
             raise RunError(

@@ -253,6 +253,25 @@ def test_a_start_that_dies_at_once_loses_nothing_of_the_scratch_folder(url, tmp_
         assert (third.folder / 'checkpoints' / '10' / 'manifest.json').exists()
 
 
+def test_a_folder_that_was_half_removed_deletes_nothing_in_the_bucket(
+    url, store, tmp_path, monkeypatch
+):
+    """The run had ended, and was killed while it removed its scratch folder."""
+
+    def killed(folder, **_):
+        (folder / 'checkpoints' / '10' / 'manifest.json').unlink()
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mirror.shutil, 'rmtree', killed)
+        with pytest.raises(Killed), opened(url, tmp_path / 'a') as first:
+            write_run(first.folder, 10)
+            kept = local_contents(first.folder)
+    with opened(url, tmp_path / 'a') as second:
+        assert local_contents(second.folder) == kept
+    assert contents(store) == kept
+
+
 def test_the_folder_of_somebody_else_is_refused(url, tmp_path):
     (tmp_path / 'thesis.tex').touch()
     with pytest.raises(BadInput) as found, opened(url, tmp_path):
