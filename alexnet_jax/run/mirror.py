@@ -27,7 +27,7 @@ from alexnet_jax.run.push import CORRUPT, Pusher
 
 PERIOD = 10  # seconds between pushes
 LOOK = 1  # seconds between looks for a new checkpoint, which is pushed at once
-GIVE_UP = 300  # seconds of failing pushes after which the run ends
+GIVE_UP = 300  # seconds from the first of some failing pushes after which the run ends
 MARKER = '.mirror.json'  # in the scratch folder: which bucket follows it, under which leases
 
 
@@ -65,7 +65,7 @@ class Mirror:
         self._pusher = pusher(self._store, scratch, self._lease.check)
         self._clock, self._sleep = clock, sleep
         self._pushing = threading.Lock()
-        self._succeeded = clock()
+        self._failing_since: float | None = None  # None if the last push has succeeded
         self._error: Exception | None = None  # of the last push
         self._failure: RunError | None = None  # that ends the run
         self._stop_pushing, self._stop_beating = threading.Event(), threading.Event()
@@ -80,7 +80,6 @@ class Mirror:
             with contextlib.suppress(RunError):
                 self._lease.release()
             raise
-        self._succeeded = self._clock()
         for target in (self._beat, self._push_periodically):
             self._threads.append(threading.Thread(target=target, daemon=True))
             self._threads[-1].start()
@@ -210,12 +209,14 @@ class Mirror:
                 return False
             except Exception as error:  # the next push may succeed, whatever it was
                 self._error = error
-                if self._clock() - self._succeeded > GIVE_UP:
+                if self._failing_since is None:  # not before: a push may take minutes
+                    self._failing_since = self._clock()
+                if self._clock() - self._failing_since > GIVE_UP:
                     self._failure = self._failure or RunError(
-                        f'{self.url} could not be written for {GIVE_UP} s'
+                        f'{self.url} could not be brought up to date for {GIVE_UP} s'
                     )
                 return False
-            self._succeeded = self._clock()
+            self._failing_since = None
             return True
 
     def _end_run(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import threading
+from typing import Any
 
 import pytest
 from buckets import Recording, contents, local_contents, new_url, save_checkpoint
@@ -56,7 +57,7 @@ def opened(url, folder) -> Mirror:
     return Mirror(url, folder, clock, clock.sleep)
 
 
-def failure_of(place: Mirror, run, kind: type[Exception]) -> Exception:
+def failure_of(place: Mirror, run, kind: type[BaseException]) -> Any:
     """What is raised to the outside when a run ends in an error."""
     with pytest.raises(kind) as found, place as running:
         run(running)
@@ -262,11 +263,15 @@ def test_a_folder_that_was_half_removed_deletes_nothing_in_the_bucket(
         (folder / 'checkpoints' / '10' / 'manifest.json').unlink()
         raise Killed
 
+    kept = {}
+
+    def ends(running):
+        write_run(running.folder, 10)
+        kept.update(local_contents(running.folder))
+
     with monkeypatch.context() as patched:
         patched.setattr(mirror.shutil, 'rmtree', killed)
-        with pytest.raises(Killed), opened(url, tmp_path / 'a') as first:
-            write_run(first.folder, 10)
-            kept = local_contents(first.folder)
+        failure_of(opened(url, tmp_path / 'a'), ends, Killed)
     with opened(url, tmp_path / 'a') as second:
         assert local_contents(second.folder) == kept
     assert contents(store) == kept
@@ -302,6 +307,24 @@ class TestFailures:
             kept = local_contents(running.folder)
         assert contents(store) == kept
 
+    def test_one_failure_after_minutes_of_uploads(self, url, tmp_path, seen, monkeypatch):
+        """The checkpoints of a sweep's eight trials, 0.5 GB each, take 400 s at 10 MB/s."""
+        upload = Store.upload
+
+        def slow(store, name, path):
+            upload(store, name, path)
+            running._clock.now += 400
+
+        with opened(url, tmp_path / 'a') as running:
+            monkeypatch.setattr(Store, 'upload', slow)
+            for step in (10, 20):
+                save_checkpoint(running.folder, step)
+                seen.fails_after = len(seen.requests) + 2
+                assert not running._push()
+                assert running._failure is None
+                seen.fails_after = None
+                assert running._push()
+
     def test_one_that_stays_away_ends_the_run(self, url, tmp_path, seen):
         def stopped(running):
             write_run(running.folder, 10)
@@ -326,8 +349,9 @@ class TestFailures:
         monkeypatch.setattr(mirror.os, 'kill', lambda pid, number: killed.set())
 
         def stopped(running):
+            seen.fails_after = 0
             write_run(running.folder, 10)
-            seen.fails_after = len(seen.requests)
+            assert not running._push()
             running._clock.now += mirror.GIVE_UP + 1
             assert killed.wait(30)
             raise Interrupted('stopped', 15)
