@@ -147,19 +147,27 @@ class _Index:
         self._written = time.monotonic()
 
 
-def check_space(url: str, folder: Path, objects: Mapping[str, Object]) -> None:
+def check_space(
+    url: str, folder: Path, objects: Mapping[str, Object], setting: str = 'XDG_CACHE_HOME'
+) -> None:
     """Refuse a download that does not fit on the disk.
 
+    Args:
+      url: Where the objects are.
+      folder: Where they are to go.
+      objects: What is to be downloaded.
+      setting: The flag or variable with which the user chooses the folder.
+
     Raises:
-      BadInput: With both sizes.
+      BadInput: With both sizes, and the folder by its own path.
     """
     need = sum(found.size for found in objects.values())
     free = shutil.disk_usage(folder).free
     if need > free:
+        show_as(str(folder), None)
         raise BadInput(
-            f'{url} needs {need / 1e9:,.2f} GB, but the disk of {folder.parents[1]} has '
-            f'{free / 1e9:,.2f} GB free; free some, or set XDG_CACHE_HOME to a folder on a larger '
-            f'disk'
+            f'{url} needs {need / 1e9:,.2f} GB, but the disk of {folder} has {free / 1e9:,.2f} GB '
+            f'free; free some, or set {setting} to a folder on a larger disk'
         )
 
 

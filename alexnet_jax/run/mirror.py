@@ -156,7 +156,8 @@ class Mirror:
             self._store.delete(name)
         if not here:
             self._empty_folder()
-            copies.check_space(self.url, self.folder, {name: listing[name] for name in needed})
+            objects = {name: listing[name] for name in needed}
+            copies.check_space(self.url, self.folder, objects, '--scratch')
             for name in needed:
                 self._store.download(name, self.folder / name)
         self._pusher.adopt(needed, downloaded=not here)

@@ -99,8 +99,16 @@ def test_a_disk_that_is_too_small(store, downloads, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(5))
     with pytest.raises(BadInput) as failed:
         copies.fetch_folder(store.url)
-    assert_has(str(failed.value), store.url, 'GB free', 'XDG_CACHE_HOME')
+    folder = copies.cache_folder('data', store.url)
+    assert_has(shown(str(failed.value)), store.url, f'{folder} has 0.00 GB free', 'XDG_CACHE_HOME')
     assert downloads == []
+
+
+def test_a_folder_at_the_top_of_a_disk_that_is_too_small(store, monkeypatch):
+    usage = namedtuple('usage', 'free')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(5))
+    with pytest.raises(BadInput, match=r'disk of /scratch has .* set --scratch'):
+        copies.check_space(store.url, Path('/scratch'), store.list(), '--scratch')
 
 
 def test_small_files_are_as_they_are_now(store):

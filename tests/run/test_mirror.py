@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import threading
+from collections import namedtuple
 from typing import Any
 
 import pytest
@@ -284,6 +285,19 @@ def test_the_folder_of_somebody_else_is_refused(url, tmp_path):
     assert_has(str(found.value), f'--scratch={tmp_path}', url)
     with opened(url, tmp_path / 'a'), pytest.raises(BadInput), opened(new_url(), tmp_path / 'a'):
         pass
+
+
+def test_a_disk_that_is_too_small(url, store, tmp_path, monkeypatch):
+    with opened(url, tmp_path / 'a') as first:
+        write_run(first.folder, 10)
+    kept = contents(store)
+    usage = namedtuple('usage', 'free')
+    monkeypatch.setattr(mirror.copies.shutil, 'disk_usage', lambda _: usage(5))
+    with pytest.raises(BadInput) as found, opened(url, tmp_path / 'b'):
+        pass
+    text = shown(str(found.value))
+    assert_has(text, f'{url} needs', f'{tmp_path}/b has 0.00 GB free', 'set --scratch')
+    assert contents(store) == kept
 
 
 def test_quarantined_numbers_are_not_used_again(url, store, tmp_path):
