@@ -1,5 +1,7 @@
 """A sweep in a bucket: the order of a push, and what a start makes of what it finds there."""
 
+import uuid
+
 import optuna
 import pytest
 from buckets import Recording, contents, local_contents, new_url, save_checkpoint
@@ -86,7 +88,8 @@ def test_trials_go_up_before_the_journal(url, tmp_path, seen):
         running.publish()
         assert seen.take() == ['+study.journal']
         start_trial(trials, running.folder, 5)
-        (running.folder / 'study.journal.lock').touch()  # Optuna's
+        for lock in ('.lock', f'.lock{uuid.uuid4()}.rename'):  # Optuna's, held and being released
+            (running.folder / f'study.journal{lock}').symlink_to(running.folder / 'study.journal')
         running.publish()
         assert seen.take() == [
             '+trials/000/config.json',
