@@ -43,11 +43,11 @@ def committed_steps(names: Iterable[str]) -> list[int]:
 
 
 class Sorted(NamedTuple):
-    """The objects that a start finds in the bucket, but for those that it has no business with.
+    """The objects that a start finds in the bucket, except those that do not concern it.
 
     Attributes:
       needed: To be downloaded if they are not here.
-      void: To be deleted: what a push has left that was cut short.
+      void: To be deleted: the remains of a push that was cut short.
     """
 
     needed: list[str]
@@ -74,7 +74,7 @@ class Pusher:
         self._pushed: dict[str, Signature | None] = {}
 
     def sort_out(self, names: Collection[str], here: bool) -> Sorted:
-        """Return what a start needs of the objects in the bucket, and what is void.
+        """Return which objects in the bucket a start needs, and which are void.
 
         Args:
           names: The objects.

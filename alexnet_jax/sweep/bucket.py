@@ -84,7 +84,7 @@ class SweepPusher(Pusher):
         )  # by 'trials/007'
 
     def sort_out(self, names: Collection[str], here: bool) -> Sorted:
-        """Return what a start needs of the objects in the bucket, and what is void.
+        """Return which objects in the bucket a start needs, and which are void.
 
         Raises:
           BadInput: There are trials without a journal.
