@@ -3,8 +3,11 @@
 import uuid
 from pathlib import Path
 
+import pytest
+
+from alexnet_jax import errors
 from alexnet_jax.cloud.store import Store, StoreError
-from alexnet_jax.run import manifest
+from alexnet_jax.run import lease, manifest, mirror
 
 
 def new_url() -> str:
@@ -38,6 +41,29 @@ class Recording:
     def take(self) -> list[str]:
         taken, self.requests = self.requests, []
         return taken
+
+
+@pytest.fixture
+def url():
+    return new_url()
+
+
+@pytest.fixture
+def store(url):
+    return Store(url)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    return Recording(monkeypatch)
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """Pushes and beats happen where a test makes them."""
+    monkeypatch.setattr(mirror, 'LOOK', 3600)
+    monkeypatch.setattr(lease, 'BEAT', 3600)
+    monkeypatch.setattr(errors, '_SHOWN', {})
 
 
 def save_checkpoint(folder: Path, step: int, content: str = 'weights') -> None:

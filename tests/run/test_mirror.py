@@ -8,15 +8,16 @@ from collections import namedtuple
 from typing import Any
 
 import pytest
-from buckets import Recording, contents, local_contents, new_url, save_checkpoint
+from buckets import contents, local_contents, new_url, save_checkpoint
 from helpers import assert_has
 
-from alexnet_jax import errors
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import BadInput, Interrupted, RunError, shown
-from alexnet_jax.run import lease, manifest, mirror
+from alexnet_jax.run import manifest, mirror
 from alexnet_jax.run.lease import LeaseLost
 from alexnet_jax.run.mirror import Mirror
+
+pytestmark = pytest.mark.usefixtures('no_threads')
 
 
 class Clock:
@@ -28,29 +29,6 @@ class Clock:
 
     def sleep(self, seconds):
         self.now += seconds
-
-
-@pytest.fixture
-def url():
-    return new_url()
-
-
-@pytest.fixture
-def store(url):
-    return Store(url)
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    return Recording(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def _no_threads(monkeypatch):
-    """Pushes and beats happen where a test makes them."""
-    monkeypatch.setattr(mirror, 'LOOK', 3600)
-    monkeypatch.setattr(lease, 'BEAT', 3600)
-    monkeypatch.setattr(errors, '_SHOWN', {})
 
 
 def opened(url, folder) -> Mirror:

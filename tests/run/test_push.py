@@ -3,23 +3,13 @@
 import shutil
 
 import pytest
-from buckets import Recording, contents, local_contents, new_url, save_checkpoint
+from buckets import contents, local_contents, save_checkpoint
 
-from alexnet_jax.cloud.store import Store, StoreError
+from alexnet_jax.cloud.store import StoreError
 from alexnet_jax.errors import RunError
 from alexnet_jax.run.push import Pusher, committed_steps
 
 MANIFEST = 'checkpoints/10/manifest.json'
-
-
-@pytest.fixture
-def store():
-    return Store(new_url())
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    return Recording(monkeypatch)
 
 
 @pytest.fixture

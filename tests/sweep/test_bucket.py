@@ -4,40 +4,17 @@ import uuid
 
 import optuna
 import pytest
-from buckets import Recording, contents, local_contents, new_url, save_checkpoint
+from buckets import contents, local_contents, save_checkpoint
 
-from alexnet_jax import errors
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import BadInput, RunError, shown
-from alexnet_jax.run import lease, mirror
 from alexnet_jax.run.mirror import Mirror
 from alexnet_jax.sweep import bucket, study
 
+pytestmark = pytest.mark.usefixtures('no_threads')
+
 SPACE = {'optimizer.learning_rate': [0.1, 0.2, 0.3]}
 SCORES = {'step': 10, 'top1': 0.5, 'top5': 0.9, 'loss': 1.5}
-
-
-@pytest.fixture(autouse=True)
-def _no_threads(monkeypatch):
-    """Pushes and beats happen where a test makes them."""
-    monkeypatch.setattr(mirror, 'LOOK', 3600)
-    monkeypatch.setattr(lease, 'BEAT', 3600)
-    monkeypatch.setattr(errors, '_SHOWN', {})
-
-
-@pytest.fixture
-def url():
-    return new_url()
-
-
-@pytest.fixture
-def store(url):
-    return Store(url)
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    return Recording(monkeypatch)
 
 
 def opened(url, folder) -> Mirror:
