@@ -100,7 +100,7 @@ class Mirror:
         with contextlib.suppress(RunError):  # then it goes stale, and all is in the bucket
             self._lease.release()
         with contextlib.suppress(OSError):  # on a full disk
-            self._write_marker([])  # what is left, should removing it be cut short, is of no use
+            self._empty_folder()
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._failure:
             raise RunError(
@@ -127,7 +127,9 @@ class Mirror:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self._read_marker()
-        if marker.get('url') != self.url and any(self.folder.iterdir()):
+        unfinished = f'{MARKER}.tmp'  # as on a full disk
+        found = any(path.name != unfinished for path in self.folder.iterdir())
+        if marker.get('url') != self.url and found:
             raise BadInput(
                 f'--scratch={self.folder} is not empty, and not the scratch folder of {self.url}; '
                 f'use a different folder'
@@ -135,12 +137,12 @@ class Mirror:
         show_as(str(self.folder), self.url)
 
     def _claim_folder(self) -> None:
-        """Note the lease that is about to be taken, if the folder is as new as the bucket under it.
+        """Add the lease about to be taken to the folder's, if the one before is among them.
 
-        The note comes first: whenever a start is killed, a folder is newer than the bucket if and
-        only if its marker names the last holder of the lease.
+        So wherever a start is killed, the marker names the last holder of the lease if and only if
+        the folder is at least as new as the bucket.
         """
-        # Without this lease, which may have been noted for a try that failed.
+        # Without this lease, which may have been added for a try that failed.
         tokens = [token for token in self._tokens() if token != self._lease.token]
         if self._lease.before in tokens:
             self._write_marker([*tokens, self._lease.token])
@@ -167,6 +169,7 @@ class Mirror:
         self._write_marker([self._lease.token])
 
     def _empty_folder(self) -> None:
+        """Remove everything but the marker, without which the folder would be refused."""
         self._write_marker([])  # what is left, should this be cut short, is of no use
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():

@@ -238,8 +238,8 @@ def test_a_folder_that_was_half_removed_deletes_nothing_in_the_bucket(
 ):
     """The run had ended, and was killed while it removed its scratch folder."""
 
-    def killed(folder, **_):
-        (folder / 'checkpoints' / '10' / 'manifest.json').unlink()
+    def killed(*_, **__):
+        (tmp_path / 'a' / 'checkpoints' / '10' / 'manifest.json').unlink()
         raise Killed
 
     kept = {}
@@ -262,6 +262,13 @@ def test_the_folder_of_somebody_else_is_refused(url, tmp_path):
         pass
     assert_has(str(found.value), f'--scratch={tmp_path}', url)
     with opened(url, tmp_path / 'a'), pytest.raises(BadInput), opened(new_url(), tmp_path / 'a'):
+        pass
+
+
+def test_a_marker_that_was_not_written_completely_is_nobody_elses(url, tmp_path):
+    """The disk was full."""
+    (tmp_path / f'{mirror.MARKER}.tmp').touch()
+    with opened(url, tmp_path):
         pass
 
 
