@@ -69,26 +69,24 @@ class Mirror:
         self._error: Exception | None = None  # of the last push
         self._failure: RunError | None = None  # that ends the run
         self._stop_pushing, self._stop_beating = threading.Event(), threading.Event()
-        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> 'Mirror':
         self._check_folder()
         self._lease.acquire(self._claim_folder)
+        self._start(self._beat)  # now: a download may take longer than a lease lasts
         try:
             self._fill()
         except BaseException:
+            self._stop_beating.set()
             with contextlib.suppress(RunError):
                 self._lease.release()
             raise
-        for target in (self._beat, self._push_periodically):
-            self._threads.append(threading.Thread(target=target, daemon=True))
-            self._threads[-1].start()
+        self._pushes = self._start(self._push_periodically)
         return self
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        pusher_thread = self._threads[-1]
         self._stop_pushing.set()
-        pusher_thread.join()
+        self._pushes.join()
         try:
             if isinstance(self._failure, lease.LeaseLost):
                 raise self._failure
@@ -176,6 +174,11 @@ class Mirror:
                 shutil.rmtree(path)
             elif path.name != MARKER:
                 path.unlink()
+
+    def _start(self, target: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=target, daemon=True)
+        thread.start()
+        return thread
 
     def _beat(self) -> None:
         while not self._stop_beating.wait(lease.BEAT):

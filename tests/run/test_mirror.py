@@ -13,7 +13,7 @@ from helpers import assert_has
 
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import BadInput, Interrupted, RunError, shown
-from alexnet_jax.run import manifest, mirror
+from alexnet_jax.run import lease, manifest, mirror
 from alexnet_jax.run.lease import LeaseLost
 from alexnet_jax.run.mirror import Mirror
 
@@ -183,19 +183,33 @@ def test_wherever_starts_are_killed_the_newer_of_folder_and_bucket_wins(
                 write_metrics(second.folder, 10, 15)
                 save_checkpoint(second.folder, 15)
                 newest = local_contents(second.folder)
-        killed = [opened(url, here) for _ in range(2)]
-        for start in killed:
+        begun = []
+        for start in [opened(url, here) for _ in range(2)]:
             kills(count)
             with contextlib.suppress(Killed):
-                start.__enter__()
+                begun.append(start.__enter__())
             start._stop_pushing.set()
             start._stop_beating.set()
         kills(float('inf'))
         with opened(url, here):
             assert local_contents(here) == newest
         assert contents(Store(url)) == newest
-        if all(start._threads for start in killed):
-            return  # so late that both had begun
+        if len(begun) == 2:
+            return  # the kills were too late
+
+
+def test_the_lease_is_renewed_while_a_start_downloads(url, tmp_path, monkeypatch):
+    renewed, fill = threading.Event(), Mirror._fill
+
+    def fill_slowly(self):
+        assert renewed.wait(10)
+        fill(self)
+
+    monkeypatch.setattr(lease, 'BEAT', 0.01)
+    monkeypatch.setattr(lease.Lease, 'beat', lambda self: renewed.set())
+    monkeypatch.setattr(Mirror, '_fill', fill_slowly)
+    with opened(url, tmp_path / 'a'):
+        pass
 
 
 def test_a_lease_that_was_lost_to_another_does_not_make_the_folder_newer(
