@@ -35,7 +35,7 @@ class Diverged(AlexNetError):
 
 
 class Interrupted(AlexNetError):
-    """A signal to stop was received, and the state was saved."""
+    """A signal to stop was received and handled: what had to be saved or removed has been."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)

@@ -3,8 +3,8 @@
 As in the paper, every image is resized to a shorter side of 256 and cropped to the center
 256 x 256; labels, file names, mean image and color axes are stored with them. Train on the result
 with --config.data.name=prepared:DIR. For a dataset whose archives must be downloaded by hand, add
---manual_dir=MANUAL; TFDS unpacks them first. If the command is killed, run it again: it continues
-where it stopped, except that TFDS begins again.
+--manual_dir=MANUAL; TFDS unpacks these archives first. If the command is killed, run it again: it
+continues where it stopped, but if TFDS had not finished, it starts over.
 """
 
 import contextlib
@@ -101,7 +101,7 @@ def _full_name(name: str) -> str:
 
 
 def _unwind(number: int, _) -> NoReturn:
-    """Let TFDS remove what it has written, which it would not find again."""
+    """Stop by an exception, so that TFDS removes its unfinished files: it could not reuse them."""
     raise KeyboardInterrupt(number)
 
 

@@ -12,7 +12,7 @@ use_venv requirements.txt tests/requirements.txt
 ruff check .
 ruff format --check .
 case " $* " in *' --fast '*) ;; *) pyright --project . ;; esac  # it takes 15 s
-# A file to a process: fixtures of a file are made once. In their order: the files with the fewest
-# tests have the longest ones, and would come last.
+# One file per process, so that a file's fixtures are made only once. Files run in pytest's order:
+# xdist would start those with the most tests first, but the longest tests are in files with few.
 exec python -m pytest --numprocesses=auto --maxprocesses=4 \
     --dist=loadfile --no-loadscope-reorder "$@"

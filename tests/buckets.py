@@ -60,7 +60,7 @@ def seen(monkeypatch):
 
 @pytest.fixture
 def no_threads(monkeypatch):
-    """Pushes and beats happen where a test makes them."""
+    """Pushes and heartbeats happen only when a test makes them."""
     monkeypatch.setattr(mirror, 'LOOK', 3600)
     monkeypatch.setattr(lease, 'BEAT', 3600)
     monkeypatch.setattr(errors, '_SHOWN', {})

@@ -21,7 +21,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'compiled'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
-pytest_plugins = ['buckets']  # its fixtures are for several folders
+pytest_plugins = ['buckets']  # its fixtures are used in several folders
 
 # What a machine may lack: with CI=true, a test that is skipped for any other reason fails.
 OPTIONAL = r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|emulator|shared|wandb|mlflow)\b'

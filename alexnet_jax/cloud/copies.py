@@ -159,7 +159,7 @@ def check_space(
       setting: The flag or variable with which the user chooses the folder.
 
     Raises:
-      BadInput: With both sizes, and the folder by its own path.
+      BadInput: It does not fit; the message gives both sizes and the folder's local path.
     """
     need = sum(found.size for found in objects.values())
     free = shutil.disk_usage(folder).free
@@ -167,7 +167,7 @@ def check_space(
         show_as(str(folder), None)
         raise BadInput(
             f'{url} needs {need / 1e9:,.2f} GB, but the disk of {folder} has {free / 1e9:,.2f} GB '
-            f'free; free some, or set {setting} to a folder on a larger disk'
+            f'free; free up space, or set {setting} to a folder on a larger disk'
         )
 
 

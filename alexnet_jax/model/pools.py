@@ -105,10 +105,9 @@ def _window_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[ja
 def _elements_along(
     x: jax.Array, axis: int, window: int, stride: int, ceil_mode: bool, fill: float
 ) -> list[jax.Array]:
-    """Element k of every window along an axis, for k = 0 ... window - 1: strided slices of x.
+    """What `_window_slices` returns; with `ceil_mode`, pixels beyond the edge are `fill`.
 
-    Pixels beyond the edge are `fill`. Padding the slices and not x, of which XLA would make a copy,
-    saves 3% of what the 80-second net takes to score.
+    Padding the slices, not x, which XLA would copy, makes scoring with the 80-second net 3% faster.
     """
     size, windows = x.shape[axis], output_width(x.shape[axis], window, stride, ceil_mode)
     elements = []

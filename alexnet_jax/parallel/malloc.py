@@ -38,23 +38,23 @@ def trim_heap() -> None:
 
 
 def bytes_in_use() -> int:
-    """Return what malloc has given out and not got back; 0 where the C library does not say.
+    """Return how many bytes malloc has allocated and not yet freed; 0 if the C library cannot tell.
 
-    Blocks that are mapped one by one are left out; after `configure_malloc` there are none.
+    Blocks that malloc maps one by one do not count; after `configure_malloc` there are none.
     """
     mallinfo2 = _find_mallinfo2()
     return mallinfo2().uordblks if mallinfo2 else 0
 
 
 def wait_for_temporaries(rest: int) -> None:
-    """Wait until a step's temporaries are freed; another thread does it once the result is ready.
+    """Wait for another thread to free a step's temporaries, just after the result is ready.
 
     If the next step began first, it would allocate its own beside them, and the heap would have
     both from then on: 4.4 GB instead of 2.9 for the course net's step (batch 128), mostly after
     two to four steps.
 
     Args:
-      rest: What `bytes_in_use` will return then, about.
+      rest: About what `bytes_in_use` returns once they are freed.
     """
     deadline = time.monotonic() + PATIENCE
     while bytes_in_use() > rest + SLACK and time.monotonic() < deadline:

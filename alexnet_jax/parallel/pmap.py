@@ -173,6 +173,7 @@ class _InTurn:
         self.lower = mapped.lower
 
     def __call__(self, *args: Any) -> Any:
+        # The result stays in memory, but may reuse that of the donated arguments.
         before = malloc.bytes_in_use() - _bytes([args[i] for i in self._donated])
         result = jax.block_until_ready(self._mapped(*args))
         malloc.wait_for_temporaries(before + _bytes(result))

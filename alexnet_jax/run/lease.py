@@ -44,7 +44,7 @@ class Lease:
 
     Attributes:
       token: Identifies this holder.
-      before: The token of the holder before; None if there was none. Set ahead of each try.
+      before: The token of the previous holder; None if there was none. Set before each attempt.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Lease:
         """Take the lease, from a holder that has given it back, is dead or stands still.
 
         Args:
-          prepare: Called ahead of each try, when `before` is known.
+          prepare: Called before each attempt, once `before` is set.
 
         Raises:
           BadInput: Another run holds it.

@@ -27,7 +27,7 @@ from alexnet_jax.run.push import CORRUPT, Pusher
 
 PERIOD = 10  # seconds between pushes
 LOOK = 1  # seconds between looks for a new checkpoint, which is pushed at once
-GIVE_UP = 300  # seconds from the first of some failing pushes after which the run ends
+GIVE_UP = 300  # seconds after the first of a series of failed pushes until the run ends
 MARKER = '.mirror.json'  # in the scratch folder: which bucket follows it, under which leases
 
 
@@ -65,7 +65,7 @@ class Mirror:
         self._pusher = pusher(self._store, scratch, self._lease.check)
         self._clock, self._sleep = clock, sleep
         self._pushing = threading.Lock()
-        self._failing_since: float | None = None  # None if the last push has succeeded
+        self._failing_since: float | None = None  # None unless the last push failed
         self._error: Exception | None = None  # of the last push
         self._failure: RunError | None = None  # that ends the run
         self._stop_pushing, self._stop_beating = threading.Event(), threading.Event()
@@ -118,14 +118,16 @@ class Mirror:
             self._sleep(LOOK)
 
     def _check_folder(self) -> None:
-        """Create the scratch folder, or check that it is one; from now on messages name the URL.
+        """Create the scratch folder, or check that it belongs to this URL.
+
+        From now on, messages name the URL instead of the folder.
 
         Raises:
           BadInput: The folder is not the scratch folder of this URL.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self._read_marker()
-        unfinished = f'{MARKER}.tmp'  # as on a full disk
+        unfinished = f'{MARKER}.tmp'  # a marker that was cut short, as on a full disk
         found = any(path.name != unfinished for path in self.folder.iterdir())
         if marker.get('url') != self.url and found:
             raise BadInput(
@@ -135,12 +137,12 @@ class Mirror:
         show_as(str(self.folder), self.url)
 
     def _claim_folder(self) -> None:
-        """Add the lease about to be taken to the folder's, if the one before is among them.
+        """Add the lease about to be taken to the marker, if the marker lists the previous lease.
 
-        So wherever a start is killed, the marker names the last holder of the lease if and only if
-        the folder is at least as new as the bucket.
+        Then, wherever a start is killed, the marker lists the last holder of the lease if and only
+        if the folder is at least as new as the bucket.
         """
-        # Without this lease, which may have been added for a try that failed.
+        # Leave out this lease's own token: an attempt that failed may have added it.
         tokens = [token for token in self._tokens() if token != self._lease.token]
         if self._lease.before in tokens:
             self._write_marker([*tokens, self._lease.token])
@@ -216,7 +218,7 @@ class Mirror:
                 return False
             except Exception as error:  # the next push may succeed, whatever it was
                 self._error = error
-                if self._failing_since is None:  # not before: a push may take minutes
+                if self._failing_since is None:  # counts from the end of a push, which may be slow
                     self._failing_since = self._clock()
                 if self._clock() - self._failing_since > GIVE_UP:
                     self._failure = self._failure or RunError(

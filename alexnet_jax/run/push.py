@@ -19,8 +19,7 @@ CHECKPOINTS, CORRUPT = 'checkpoints', 'corrupt'
 STEP = re.compile(rf'{CHECKPOINTS}/(\d+)/(.+)')
 # Folders of which the bucket keeps what is gone here.
 KEPT = (CORRUPT, 'report')
-# Locks, and what says that a folder is such a copy, are about this machine. Optuna renames a lock
-# before it removes it.
+# Locks and the mirror's marker concern only this machine. Optuna renames a lock before removing it.
 PRIVATE = re.compile(r'\..*|.*\.(tmp|lock|rename)')
 
 

@@ -102,12 +102,12 @@ def _sum_of_all(gradients: Any) -> jax.Array:
 
 
 def _known_last(count: jax.Array, finite: jax.Array) -> jax.Array:
-    """Return `count`; on a CPU, NaN if not all gradients are finite.
+    """Return `count`; on a CPU, NaN unless the loss and all gradients are finite.
 
-    So no parameter is updated before all gradients are known, for which all parameters are read.
-    XLA does not see otherwise that it may overwrite them, and copies them first: 240 MB. That and
-    the sum before the division, which so becomes a part of the update, take the paper's step from
-    1.69 to 1.56 s of CPU time (batch 32).
+    Dividing by it makes each parameter's update wait for all gradients, and so for every read of
+    the old parameters. Otherwise XLA cannot tell that it may overwrite them, and first copies them
+    all: 240 MB. Summing the gradients before the division also lets XLA fuse the division into the
+    update. Together, the two reduce the paper's step from 1.69 to 1.56 s of CPU time (batch 32).
     """
     return jax.lax.platform_dependent(
         count,

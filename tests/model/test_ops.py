@@ -47,7 +47,7 @@ def test_dot_and_its_gradients_are_the_product(rows, dtype, tolerance):
 @pytest.mark.parametrize('groups', [1, 2, 4])
 @pytest.mark.parametrize(('stride', 'pad'), [(1, 2), (4, 0)])
 def test_conv_is_the_grouped_convolution_of_lax(groups, stride, pad):
-    x = normal(35, 13, 13, 8)  # a chunk of 32 and a rest
+    x = normal(35, 13, 13, 8)  # a full chunk of 32 and a partial one
     kernel = normal(5, 5, 8 // groups, 12, seed=1)
     where = ((stride, stride), ((pad, pad), (pad, pad)))
     numbers = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'feature_group_count': groups}
@@ -71,7 +71,7 @@ def test_conv_of_few_channels_and_its_gradients_are_those_of_lax(
     window, pads, channels, dtype, tolerance
 ):
     with jax.enable_x64(dtype == 'float64'):
-        # 15 columns: no whole number of blocks; 34 images: nor of chunks
+        # 15 columns are no whole number of blocks, and 34 images no whole number of chunks
         x = normal(34, 12, 15, channels).astype(dtype)
         kernel = normal(window, window, channels, 6, seed=1).astype(dtype)
 

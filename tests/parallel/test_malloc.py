@@ -139,7 +139,7 @@ def test_what_stays_is_not_waited_for_long(monkeypatch):
 
 
 def test_a_result_is_no_temporary(monkeypatch):
-    """Unless it takes the memory of an argument."""
+    """It adds to the memory in use, unless it takes that of a donated argument."""
     rests = []
     monkeypatch.setattr(malloc, 'bytes_in_use', lambda: 10**9)
     monkeypatch.setattr(malloc, 'wait_for_temporaries', rests.append)

@@ -142,7 +142,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def kills(monkeypatch):
-    """A function after which so many more requests and markers are written, and then no more."""
+    """Return a function: `kills(n)` lets n more requests and marker writes succeed, no others."""
     left = [float('inf')]
 
     def killed_at_last(original):
@@ -195,7 +195,7 @@ def test_wherever_starts_are_killed_the_newer_of_folder_and_bucket_wins(
             assert local_contents(here) == newest
         assert contents(Store(url)) == newest
         if len(begun) == 2:
-            return  # the kills were too late
+            return  # both starts had finished before the kill
 
 
 def test_the_lease_is_renewed_while_a_start_downloads(url, tmp_path, monkeypatch):
@@ -215,7 +215,7 @@ def test_the_lease_is_renewed_while_a_start_downloads(url, tmp_path, monkeypatch
 def test_a_lease_that_was_lost_to_another_does_not_make_the_folder_newer(
     url, store, tmp_path, monkeypatch
 ):
-    """Another one takes the lease and gives it back between the look at it and the create."""
+    """Another run takes the lease and gives it back before this one creates its own."""
     first = opened(url, tmp_path / 'a')
     first.__enter__()
     write_run(first.folder, 10)
@@ -279,7 +279,7 @@ def test_the_folder_of_somebody_else_is_refused(url, tmp_path):
         pass
 
 
-def test_a_marker_that_was_not_written_completely_is_nobody_elses(url, tmp_path):
+def test_a_marker_that_was_not_written_completely_is_not_taken_for_another_folder(url, tmp_path):
     """The disk was full."""
     (tmp_path / f'{mirror.MARKER}.tmp').touch()
     with opened(url, tmp_path):

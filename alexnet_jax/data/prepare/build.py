@@ -62,7 +62,7 @@ def prepare(
       output: The folder to make.
       manual_dir: The folder of the archives of a TFDS dataset, to prepare that first.
       shard_size: The number of examples in a record file, skipped ones included.
-      opened: Called once the dataset is open, and prepared by TFDS if it had to be.
+      opened: Called once the dataset is open; by then TFDS has prepared it, if that was needed.
 
     Returns:
       False if the set already existed.

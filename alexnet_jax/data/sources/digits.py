@@ -33,7 +33,7 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     """Return all images, 0 to 16, float64 [n, 8, 8], and labels, int64 [n].
 
     They are read from the file in scikit-learn, because importing scikit-learn takes half a second.
-    Other versions may keep the file elsewhere; if it is not found, scikit-learn is asked.
+    Other versions may keep the file elsewhere; if it is not found, scikit-learn loads the images.
     """
     package = importlib.util.find_spec('sklearn')
     if package and package.origin:
@@ -82,5 +82,5 @@ def _index(bound: str | None, size: int, part: str) -> int | None:
         return None
     number, whole = (int(bound[:-1]), 100) if bound.endswith('%') else (int(bound), size)
     if abs(number) > whole:
-        raise BadInput(f'the split {part} of digits: {bound} is beyond its {size:,} images')
+        raise BadInput(f'{part!r}: {bound} is out of range; the split has {size:,} images')
     return round(number * size / whole)

@@ -94,7 +94,7 @@ class TestDigits:
 
     @pytest.mark.parametrize('bound', ['1438', '101%', '-1438'])
     def test_a_part_beyond_the_split(self, open_data, bound):
-        with pytest.raises(BadInput, match=f'{bound} is beyond its 1,437 images'):
+        with pytest.raises(BadInput, match=f'{bound} is out of range; the split has 1,437 images'):
             open_data(evaluation=f'train[:{bound}]')
 
 
