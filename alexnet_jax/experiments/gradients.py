@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.drawing import figures
 from alexnet_jax.experiments.experiment import Comparison, Experiment, Values, measured
-from alexnet_jax.experiments.records import MEASURE, Records, Trial
+from alexnet_jax.experiments.records import MEASURE, Record, Records, Trial
 from alexnet_jax.experiments.statistics import Rule
 from alexnet_jax.experiments.tables import markdown, of_list, spread
 
@@ -113,7 +113,9 @@ def table(records: Records) -> str:
         for place in range(len(STEPS)):
             values = list(decades(net, activation, place)(records).values())
             finite = [value for value in values if math.isfinite(value)]
-            mean = f'{10 ** (sum(finite) / len(finite)):.2g}' if finite else 'diverged'
+            mean = f'{10 ** (sum(finite) / len(finite)):.2g}' if finite else 'none left'
+            if 0 < len(finite) < len(values):
+                mean += f' ({len(finite)} of {len(values)} seeds)'
             cells.append(mean if values else 'not run yet')
         losses = [r.scores['losses'][-1] for r in records.of(make_trial(net, activation))]
         rows.append([NET_LABELS[net], LABELS[activation], *cells, spread(losses, '.2f')])
@@ -136,9 +138,9 @@ def figure(records: Records) -> Figure | None:
     panels = []
     for net, place in itertools.product(NETS, (0, -1)):
         curves = {
-            LABELS[name]: _means([r.scores['norms'][place] for r in found])
+            LABELS[name]: _means(rows)
             for name in ACTIVATIONS
-            if (found := records.of(make_trial(net, name)))
+            if (rows := _with_gradients(records.of(make_trial(net, name)), place))
         }
         layers = [r.scores['layers'] for r in records.of(make_trial(net, 'relu'))]
         if len(curves) > 1 and layers:  # one alone shows nothing
@@ -147,10 +149,15 @@ def figure(records: Records) -> Figure | None:
     return figures.by_layer(panels, "norm of the kernel's gradient") if panels else None
 
 
+def _with_gradients(found: Sequence[Record], place: int) -> list[list[float]]:
+    """Return the norms of the nets that have neither diverged nor a layer without a gradient."""
+    rows = [record.scores['norms'][place] for record in found]
+    return [row for row in rows if all(norm > 0 for norm in row)]
+
+
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:
     """Return the geometric mean of each column."""
-    columns = zip(*rows, strict=True)
-    return [math.exp(sum(math.log(max(v, 1e-30)) for v in c) / len(c)) for c in columns]
+    return [math.exp(sum(map(math.log, column)) / len(rows)) for column in zip(*rows, strict=True)]
 
 
 EXPERIMENT = Experiment(

@@ -1,8 +1,10 @@
 """What the records of experiments come to, by hand; every trial is a config that exists."""
 
+import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from experiments.made_up import record
 from helpers import ROOT
@@ -255,3 +257,21 @@ def test_gradients_lost_from_the_last_layer_to_the_first(records):
     assert '| course net, narrowed | ReLU | 0.1 | 0.1 | 0.1 | 1.50 ' in experiment.table(records)
     panels = experiment.figure(records).axes
     assert [len(axes.lines) for axes in panels] == [2, 2, 2, 2]
+
+
+def test_nets_without_gradients_are_counted_and_not_drawn(records):
+    """Ratios 0.1 and 0.001 make 0.01; a third net has died, and a fourth diverged."""
+    after_300 = [[1.0, 10.0], [0.01, 10.0], [0.0, 10.0], [float('nan')] * 2]
+    for seed, last in enumerate(after_300):
+        norms = [[1.0, 2.0], [1.0, 2.0], last]
+        for net, name in itertools.product(gradients.NETS, gradients.ACTIVATIONS):
+            scores = {'layers': ['conv1', 'fc8'], 'norms': norms, 'losses': [2.3, 2, 1]}
+            records.put(
+                'gradients', record(gradients.make_trial(net, name), 0.0, seed, scores=scores)
+            )
+    cells = '| course net, full width | ReLU | 0.5 | 0.5 | 0.01 (2 of 4 seeds) |'
+    assert cells in gradients.table(records)
+    figure = gradients.figure(records)
+    assert figure is not None
+    for panel, ends in zip(figure.axes, [[1, 2], [0.1, 10]] * 2, strict=False):
+        np.testing.assert_allclose(panel.lines[0].get_ydata(), ends)
