@@ -73,7 +73,9 @@ def test_local(launch, args, config, workdir, others):
     assert calls[-1] == ['python', '-m', 'alexnet_jax.main', *flags]
 
 
-SPREAD = ('--numprocesses=auto', '--maxprocesses=4', '--dist=loadfile')  # over the cores
+SPREAD = (  # over the cores
+    '--numprocesses=auto', '--maxprocesses=4', '--dist=loadfile', '--no-loadscope-reorder',
+)  # fmt: skip
 
 
 def test_test(launch):

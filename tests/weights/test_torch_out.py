@@ -14,6 +14,7 @@ from PIL import Image
 from tables import IMAGE_SIZES
 from trained_runs import save_run
 
+from alexnet_jax.benchmark.torchvision_baseline import import_torchvision
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
@@ -221,12 +222,8 @@ def test_the_example(make_net, tmp_path, monkeypatch, capsys, ops):
 
 @pytest.fixture(scope='module')
 def torchvision():
-    """Genuine torchvision; beside a CPU build of torch its wheel lacks two operators."""
-    library = torch.library.Library('torchvision', 'DEF')
-    for name in ('nms', 'qnms'):
-        library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    yield pytest.importorskip('torchvision')
-    library._destroy()
+    """Genuine torchvision."""
+    return import_torchvision()
 
 
 @pytest.mark.slow

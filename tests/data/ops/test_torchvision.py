@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from alexnet_jax.benchmark.torchvision_baseline import import_torchvision
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.ops.image import BadImage
 from alexnet_jax.errors import BadInput
@@ -21,18 +22,14 @@ SIZES = [
 @pytest.fixture(scope='module')
 def transform():
     """make(resize, crop): the genuine transform, uint8 pixels to int pixels."""
-    torch = pytest.importorskip('torch')
-    library = torch.library.Library('torchvision', 'DEF')
-    for name in ('nms', 'qnms'):  # without which the wheel does not import beside CPU torch
-        library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    transforms = pytest.importorskip('torchvision').transforms
+    pytest.importorskip('torch')
+    transforms = import_torchvision().transforms
 
     def make(resize: int, crop: int):
         both = transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(crop)])
         return lambda pixels: np.asarray(both(Image.fromarray(pixels))).astype(int)
 
-    yield make
-    del library
+    return make
 
 
 def apply(ops: str, pixels: np.ndarray) -> np.ndarray:
