@@ -58,7 +58,13 @@ def by_path(tree) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-@pytest.mark.parametrize('layers', [COURSE, PAPER], ids=['course', 'paper'])
+@pytest.mark.parametrize(
+    'layers',
+    [
+        pytest.param(COURSE, id='course', marks=pytest.mark.exhaustive),
+        pytest.param(PAPER, id='paper'),
+    ],
+)
 def test_the_state_after_a_step_is_that_of_the_reference_ops(layers, monkeypatch):
     # One device of the eight: a copy of the state and of its step takes 2 GB.
     device = jax.local_devices()[0]
