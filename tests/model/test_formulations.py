@@ -13,6 +13,7 @@ from jax import export
 from alexnet_jax.benchmark import reference_ops
 from alexnet_jax.config import default_config
 from alexnet_jax.model import convs, norms, ops, pools, variants
+from alexnet_jax.parallel import pmap
 from alexnet_jax.training.memory import lower_step
 
 MAX_POOLS = (pools.separable_max_pool, pools.windowed_max_pool, pools.indexed_max_pool)
@@ -306,6 +307,14 @@ def test_nothing_is_chosen_when_a_cpus_program_runs():
     assert 'conditional(' not in text
     assert 'select-and-scatter(' not in text
     assert 'opt-barrier(' not in text
+
+
+def test_a_cpu_updates_large_kernels_in_place():
+    with pmap.compiling_for(jax.devices()[:1]):
+        text = lower_step(digits_config(), devices=1).compile().as_text()
+    copied = set(re.findall(r'= f32\[([\d,]+)\]\S* copy\(', text))
+    fully_connected = {'192,128', '128,128', '128,10'}
+    assert copied and not fully_connected & copied
 
 
 @pytest.mark.slow
