@@ -28,7 +28,7 @@ from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
 from alexnet_jax.errors import AlexNetError, BadInput, run_command, shown
 from alexnet_jax.parallel import compilation, hardware, malloc
-from alexnet_jax.run import checkpoint, manifest, place, remote, workdir
+from alexnet_jax.run import checkpoint, manifest, place, remote, saved, workdir
 from alexnet_jax.training.memory import state_shapes, step_memory
 from alexnet_jax.training.rate import step_rate
 
@@ -257,7 +257,7 @@ def _check_disk(config: ml_collections.ConfigDict, folder: str) -> Iterator[Find
     folder = str(place.scratch_folder(folder)) if is_url(folder) else folder
     parent = next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists())
     free = shutil.disk_usage(parent).free
-    one, have = _bytes(state_shapes(config)), len(checkpoint.find_steps(folder))
+    one, have = _bytes(state_shapes(config)), len(saved.find_steps(folder))
     need = max(0, KEPT - have) * one
     text = f'{_size(free)} free; a run keeps up to {KEPT} checkpoints of {_size(one)}, {have} exist'
     if need > free:
@@ -271,7 +271,7 @@ def _check_checkpoints(folder: str) -> Iterator[Finding]:
         listed = ', '.join(f'{step:,}' for step in steps)
         yield True, f'of step {listed}; the next run verifies them' if steps else 'none yet'
         return
-    root = checkpoint.folder_of(folder)
+    root = saved.folder_of(folder)
     found = {step: manifest.find_corruption(root / str(step)) for step in _steps(folder)}
     if not found:
         yield True, 'none yet: a run starts at step 1'
@@ -281,7 +281,7 @@ def _check_checkpoints(folder: str) -> Iterator[Finding]:
         then = f'the next run quarantines it and continues from step {valid[0]:,}'
     else:
         then = 'none is valid: the next run quarantines it and stops; the one after starts over'
-    scores = checkpoint.read_scores(folder)
+    scores = saved.read_scores(folder)
     for step, reason in found.items():
         if reason:
             yield False, f'step {step:,} is corrupt ({reason}); {then}'
@@ -290,7 +290,7 @@ def _check_checkpoints(folder: str) -> Iterator[Finding]:
 
 
 def _steps(folder: str) -> list[int]:
-    return checkpoint.find_steps(folder) if epath.Path(folder).is_dir() else []
+    return saved.find_steps(folder) if epath.Path(folder).is_dir() else []
 
 
 def _score(scores: dict[str, float]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from helpers import ROOT
 
-from alexnet_jax.run import checkpoint, manifest
+from alexnet_jax.run import checkpoint, manifest, saved
 
 TIMEOUT = 300  # seconds; a run takes some 10
 _numbers = itertools.count()
@@ -130,7 +130,7 @@ def records(workdir: Path, split: str | None = None) -> list[dict]:
 
 def final_state(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by its path; the checkpoint is verified."""
-    newest = checkpoint.find_steps(str(workdir))[0]
+    newest = saved.find_steps(str(workdir))[0]
     folder = epath.Path(workdir) / 'checkpoints' / str(newest)
     assert manifest.find_corruption(folder) is None
     tree = checkpoint._read(folder)

@@ -26,7 +26,7 @@ from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.report.__main__ import write_report
-from alexnet_jax.run import checkpoint, converted, workdir
+from alexnet_jax.run import checkpoint, converted, saved, workdir
 from alexnet_jax.saved_config import read_config
 from alexnet_jax.weights import identify, reading, tensors
 
@@ -112,7 +112,7 @@ def test_what_it_holds(bvlc, command, tmp_path):
         *('checkpoints', '.lock'),
     }
     assert os.listdir(tmp_path / 'runs') == ['bvlc']
-    assert checkpoint.find_steps(run) == [0]
+    assert saved.find_steps(run) == [0]
     assert read_config(run).to_dict() == load_recipe('bvlc').to_dict()
     assert workdir.read_classes(run) == imagenet_ids()
     assert workdir.read_source(run) == {

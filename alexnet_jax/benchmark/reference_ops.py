@@ -1,7 +1,6 @@
 """The operations of `model.ops` in plain `lax`, to test and time those against.
 
-A network can be given this module instead of `model.ops`, so it has all functions of that one;
-those without another formulation are the same.
+A network can be given this module instead of `model.ops`, so it has all functions of that one.
 """
 
 import jax
@@ -11,19 +10,16 @@ from jax import lax
 
 from alexnet_jax.model.convs import plain_add_bias as add_bias
 from alexnet_jax.model.layers import output_width
-from alexnet_jax.model.ops import batch_statistics, normalize
 
 __all__ = [
     'add_bias',
     'avg_pool',
-    'batch_statistics',
     'conv',
     'dot',
     'dot_in_groups',
     'local_conv',
     'local_response_norm',
     'max_pool',
-    'normalize',
     'within_channel_lrn',
 ]
 

@@ -25,7 +25,7 @@ from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.evaluation.trained import TrainedNet
-from alexnet_jax.run import checkpoint, remote, workdir
+from alexnet_jax.run import remote, saved, workdir
 from alexnet_jax.run.logger import track
 from alexnet_jax.saved_config import read_config
 
@@ -112,7 +112,7 @@ def parse_member(text: str) -> Member:
 def _check_member(member: Member) -> ml_collections.ConfigDict:
     """Return the config of a member's run, whose checkpoint exists."""
     config = read_config(member.workdir)
-    checkpoint.find_step(*member)
+    saved.find_step(*member)
     return config
 
 

@@ -23,7 +23,7 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Shape, Table
 from alexnet_jax.model.shapes import layer_infos, layers_up_to
 from alexnet_jax.parallel import pmap
-from alexnet_jax.run import checkpoint, remote
+from alexnet_jax.run import checkpoint, remote, saved
 from alexnet_jax.run.workdir import read_classes
 from alexnet_jax.saved_config import read_config
 
@@ -83,11 +83,11 @@ class TrainedNet:
         url, workdir = os.fspath(workdir), remote.local_copy(workdir, step)
         config = read_config(workdir)
         config.dtype = dtype or config.dtype
-        found = checkpoint.find_step(workdir, step)
+        found = saved.find_step(workdir, step)
         try:
             variables = checkpoint.load_variables(workdir, found)
         except RunError:
-            if step is None and found not in checkpoint.find_steps(workdir):
+            if step is None and found not in saved.find_steps(workdir):
                 return cls.load(url, dtype=dtype)  # training has replaced the best meanwhile
             raise
         model, size = variants.make_model(config), config.image_size
@@ -95,7 +95,7 @@ class TrainedNet:
         expected = {'batch_stats': {}} | jax.eval_shape(model.init, jax.random.key(0), image)
         if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
             raise RunError(
-                f'checkpoint {checkpoint.folder_of(workdir) / str(found)} does not match '
+                f'checkpoint {saved.folder_of(workdir) / str(found)} does not match '
                 f'the current {config.variant} network; train again with a different --workdir'
             )
         return cls(workdir, found, config, read_classes(workdir), model, pmap.replicate(variables))

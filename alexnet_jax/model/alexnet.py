@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from alexnet_jax.model import ops, sliced_dense
+from alexnet_jax.model import norms, ops, sliced_dense
 from alexnet_jax.model.layers import (
     ELU,
     LRN,
@@ -206,14 +206,14 @@ class GhostBatchNorm(nn.Module):
         mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1])
         variance = self.variable('batch_stats', 'var', jnp.ones, x.shape[-1])
         if not train:
-            return ops.normalize(x, mean.value, variance.value, self.epsilon)
+            return norms.normalize(x, mean.value, variance.value, self.epsilon)
         groups = x.reshape(-1, self.group_size, *x.shape[1:])
         weights = jnp.asarray(mask).reshape(-1, self.group_size)
-        group_mean, group_variance = ops.batch_statistics(groups, weights)
+        group_mean, group_variance = norms.batch_statistics(groups, weights)
         examples = weights.sum(axis=1)[:, None]
         self.put_variable('batch_sums', 'mean', (group_mean * examples).sum(axis=0))
         self.put_variable('batch_sums', 'var', (group_variance * examples).sum(axis=0))
-        normalize = jax.vmap(partial(ops.normalize, epsilon=self.epsilon))
+        normalize = jax.vmap(partial(norms.normalize, epsilon=self.epsilon))
         return normalize(groups, group_mean, group_variance).reshape(x.shape)
 
 

@@ -38,7 +38,6 @@ from alexnet_jax.model.norms import (
     response_norm,
     sliced_sum,
     square_sum,
-    widened,
 )
 from alexnet_jax.model.pools import (
     fill_ceil_mode,
@@ -351,27 +350,3 @@ def within_channel_lrn(
         tpu=norm(by_direction, False),
         gpu=norm(by_direction, True),
     )
-
-
-def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the mean and the (biased) variance of each channel over the examples of each group.
-
-    Args:
-      groups: Activations [G, n, ..., C].
-      weights: Weights [G, n]: 1 for an example that counts, 0 for padding.
-
-    Returns:
-      Means and variances, each [G, C] in at least float32; 0 for a group in which nothing counts.
-    """
-    wide = widened(groups).reshape(*groups.shape[:2], -1, groups.shape[-1])
-    weights = weights[:, :, None, None].astype(wide.dtype)
-    count = jnp.maximum(weights.sum(axis=(1, 2, 3)) * wide.shape[2], 1)[:, None]
-    mean = (wide * weights).sum(axis=(1, 2)) / count
-    deviation = (wide - mean[:, None, None, :]) * weights
-    return mean, (deviation * deviation).sum(axis=(1, 2)) / count
-
-
-def normalize(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
-    """Return (x - mean) / sqrt(variance + epsilon); x is [..., C], mean and variance are [C]."""
-    mean, variance = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (mean, variance))
-    return ((widened(x) - mean) * lax.rsqrt(variance + epsilon)).astype(x.dtype)

@@ -7,8 +7,6 @@ checkpoint that does not match its manifest is quarantined, and the newest valid
 
 import contextlib
 import dataclasses
-import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,9 +19,9 @@ from flax import serialization
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.errors import RunError
 from alexnet_jax.parallel import processes
-from alexnet_jax.run import logger, manifest
+from alexnet_jax.run import manifest, saved
 
 KEEP_NEWEST = 3
 OWN_COPY = '.copy'  # in a workdir that this process does not share with process 0
@@ -50,24 +48,24 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str):
-        self._folder = folder_of(workdir)
+        self._folder = saved.folder_of(workdir)
         self._saving: int | None = None
         self.quarantined: list[str] = []
         if jax.process_index() == 0 or (self._folder.parent / OWN_COPY).exists():
-            for step in find_steps(workdir):  # all of them: the best may be an older one
+            for step in saved.find_steps(workdir):  # all of them: the best may be an older one
                 if reason := manifest.find_corruption(self._folder / str(step)):
                     self.quarantined.append(_quarantine(self._folder / str(step), reason))
         _barrier('checkpoints verified')
-        if self.quarantined and not find_steps(workdir):
+        if self.quarantined and not saved.find_steps(workdir):
             raise RunError(
                 f'no valid checkpoint in {workdir}: {"; ".join(self.quarantined)}; '
                 f'run the same command again to start over'
             )
-        newest = max(find_steps(workdir), default=0)
+        newest = max(saved.find_steps(workdir), default=0)
         _check_agreement(workdir, newest)
         # Later steps are done again, and process 0 may be dropping their records already: every
         # process has to rank the same scores.
-        found = read_scores(workdir)
+        found = saved.read_scores(workdir)
         self.scores = {step: record for step, record in found.items() if step <= newest}
         with _named_failure('checkpoints could not be opened', self._folder):
             self._manager = self._open_manager()
@@ -97,7 +95,7 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the checkpoint with the best score, the newest of several, or None."""
-        return _best(self._manager.all_steps(), self.scores)
+        return saved.best_of(self._manager.all_steps(), self.scores)
 
     def save(self, step: int, state: Any) -> None:
         """Copy the state to the host and write it in the background.
@@ -163,77 +161,6 @@ class Checkpoints:
             manifest.write(folder)
 
 
-def folder_of(workdir: str) -> epath.Path:
-    """Return the folder of a run's checkpoints; absolute, as Orbax requires."""
-    return epath.Path(os.path.abspath(workdir)) / 'checkpoints'
-
-
-def find_steps(workdir: str) -> list[int]:
-    """Return the steps that have a checkpoint, newest first."""
-    folder = folder_of(workdir)
-    if not folder.exists():
-        return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
-
-
-def read_scores(workdir: str) -> dict[int, dict[str, float]]:
-    """Return the evaluation records in metrics.jsonl by step; if a step has several, the last."""
-    path = epath.Path(workdir) / 'metrics.jsonl'
-    records = logger.read_records(path) if path.exists() else []
-    return {record['step']: record for record in records if _is_evaluation(record)}
-
-
-def _is_evaluation(record: Any) -> bool:
-    """Return whether a line is an evaluation record; anyone may have edited the file."""
-    return (
-        record.get('split') == 'eval'
-        and type(record.get('top1')) in (int, float)
-        and type(record.get('top5')) in (int, float)
-    )
-
-
-def best_step(workdir: str) -> int:
-    """Return the step of the checkpoint with the best eval top-1, the newest of several.
-
-    Raises:
-      RunError: The workdir has no checkpoint.
-    """
-    return find_step(workdir, None)
-
-
-def find_step(workdir: str, step: int | None) -> int:
-    """Return the step of a run's checkpoint: the best one's, if `step` is None.
-
-    Raises:
-      BadInput: There is no checkpoint of that step.
-      RunError: There is no checkpoint at all.
-    """
-    return choose_step(workdir, find_steps(workdir), read_scores(workdir), step)
-
-
-def choose_step(
-    workdir: str, found: Sequence[int], scores: Mapping[int, Mapping[str, float]], step: int | None
-) -> int:
-    """Return what `find_step` does for a run with these checkpoints, newest first, and scores."""
-    best = _best(found, scores)
-    if best is None:
-        raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
-    if step in (None, *found):
-        return best if step is None else step
-    known = ', '.join(map(str, found))
-    raise BadInput(f'{workdir} has no checkpoint of step {step}; it has {known} (best: {best})')
-
-
-def _best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int | None:
-    """Return the step with the best top-1, the newest of several; no score ranks last."""
-
-    def rank(step: int) -> tuple[float, int]:
-        top1 = scores.get(step, {}).get('top1', math.nan)
-        return (-1.0 if math.isnan(top1) else top1), step
-
-    return max(steps, key=rank, default=None)
-
-
 def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """Return the verified `params` and `batch_stats` of a checkpoint: arrays by layer and name.
 
@@ -242,7 +169,7 @@ def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.
     Raises:
       RunError: It is corrupt.
     """
-    folder = folder_of(workdir) / str(step)
+    folder = saved.folder_of(workdir) / str(step)
     _check(folder)
     found = _read(folder)
     found = found.get('ema') or found
@@ -251,7 +178,7 @@ def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.
 
 def check_weights(workdir: str) -> None:
     """Raise what `load_variables` of the best checkpoint would, without loading its arrays."""
-    _check(folder_of(workdir) / str(best_step(workdir)))
+    _check(saved.folder_of(workdir) / str(saved.find_step(workdir)))
 
 
 def _check(folder: epath.Path) -> None:
@@ -289,7 +216,7 @@ class _KeepBest(preservation_policy.PreservationPolicy):
         *,
         context: preservation_policy.PreservationContext,
     ) -> Sequence[bool]:
-        best = _best([info.step for info in checkpoints], self.scores)
+        best = saved.best_of([info.step for info in checkpoints], self.scores)
         return [info.step == best for info in checkpoints]
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Object, Store, is_url
 from alexnet_jax.errors import BadInput, RunError, show_as
-from alexnet_jax.run import checkpoint, lease, manifest
+from alexnet_jax.run import lease, manifest, saved
 from alexnet_jax.run.push import CHECKPOINTS, Pusher, committed_steps
 
 KIND = 'copies'
@@ -64,11 +64,11 @@ def _fetch_checkpoint(
     for _ in range(ATTEMPTS):
         if not (steps := committed_steps(listing)):
             return
-        for old in checkpoint.find_steps(str(folder)):
+        for old in saved.find_steps(str(folder)):
             if old not in steps:
                 _remove(folder, old)
-        scores = checkpoint.read_scores(str(folder))
-        chosen = checkpoint.choose_step(store.url, steps[::-1], scores, step)
+        scores = saved.read_scores(str(folder))
+        chosen = saved.choose_step(store.url, steps[::-1], scores, step)
         if _is_here(store, folder, chosen) or _download(store, folder, listing, chosen):
             return
         listing = store.list()  # training has deleted it meanwhile
@@ -77,7 +77,7 @@ def _fetch_checkpoint(
 
 def _is_here(store: Store, folder: Path, step: int) -> bool:
     """Return whether the copy of a checkpoint is complete, undamaged, and of this manifest."""
-    copy = checkpoint.folder_of(str(folder)) / str(step)
+    copy = saved.folder_of(str(folder)) / str(step)
     path = copy / manifest.MANIFEST
     if not path.exists() or path.read_bytes() != store.read(_name(step, manifest.MANIFEST)):
         return False

@@ -9,7 +9,7 @@ import numpy as np
 from alexnet_jax.errors import RunError
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.patterns import layer_names
-from alexnet_jax.run import checkpoint, remote
+from alexnet_jax.run import checkpoint, remote, saved
 from alexnet_jax.run.workdir import read_classes
 from alexnet_jax.training.step import TrainState
 
@@ -36,7 +36,7 @@ def load(
       RunError: The other has no checkpoint, or one that is corrupt or of a different network.
     """
     url, other = other, remote.local_copy(other)
-    step = checkpoint.best_step(other)
+    step = saved.find_step(other)
     found = checkpoint.load_variables(other, step)
     head = layer_names(model.layers)[-1]
     params = {name: found['params'].get(name) for name in state.params}
@@ -46,7 +46,7 @@ def load(
     variables = {'params': params, 'batch_stats': found['batch_stats']}
     if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, state.variables):
         raise RunError(
-            f'checkpoint {checkpoint.folder_of(other) / str(step)} does not match the network of '
+            f'checkpoint {saved.folder_of(other) / str(step)} does not match the network of '
             f'{other}/config.json; restore that run or set another --config.init_from'
         )
     say(f'starting from the weights of {url}, step {step:,}')

@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from alexnet_jax.evaluation.trained import TrainedNet
-from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run import saved, workdir
 
 
 def describe(net: TrainedNet) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def describe(net: TrainedNet) -> dict[str, Any]:
         'eval_ops': net.config.data.eval_ops,
         'config': _without_folders(net.config),
         'source': source,
-        'scores': checkpoint.read_scores(net.workdir).get(net.step, {}),
+        'scores': saved.read_scores(net.workdir).get(net.step, {}),
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cli_runs import assert_same_state, final_state, records, train, two_processes
 
-from alexnet_jax.run.checkpoint import find_steps
+from alexnet_jax.run.saved import find_steps
 
 STEPS = 20
 FLAGS = (

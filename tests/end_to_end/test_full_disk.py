@@ -7,8 +7,8 @@ import pytest
 from cli_runs import assert_same_state, final_state, records
 from etils import epath
 
-from alexnet_jax.run.checkpoint import find_steps
 from alexnet_jax.run.manifest import find_corruption
+from alexnet_jax.run.saved import find_steps
 
 FLAGS = (
     '--config.epochs=0.9',  # 20 steps

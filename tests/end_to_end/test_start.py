@@ -15,7 +15,7 @@ from cli_runs import FLAGS, TIMEOUT, Run, environment, free_port, records
 from helpers import ROOT
 
 from alexnet_jax.parallel import processes
-from alexnet_jax.run.checkpoint import find_steps
+from alexnet_jax.run.saved import find_steps
 
 pytestmark = pytest.mark.slow
 

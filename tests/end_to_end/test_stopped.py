@@ -9,7 +9,7 @@ import pytest
 from cli_runs import FLAGS, Run, assert_same_state, final_state, records
 from helpers import ROOT
 
-from alexnet_jax.run.checkpoint import find_steps
+from alexnet_jax.run.saved import find_steps
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from alexnet_jax.evaluation import steps, trained
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
 from alexnet_jax.parallel import pmap
-from alexnet_jax.run import checkpoint
+from alexnet_jax.run import saved
 
 NAMES = ['ant', 'bee', 'cat']
 TABLE = (
@@ -99,12 +99,12 @@ def test_a_corrupt_checkpoint_is_an_error_and_stays(make_run):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RunError, match=r'run/checkpoints/10 is corrupt'):
         alexnet_jax.load(folder)
-    assert checkpoint.find_steps(str(folder)) == [10]
+    assert saved.find_steps(str(folder)) == [10]
 
 
 def test_a_checkpoint_that_training_replaces_meanwhile(make_run, monkeypatch):
     found = iter([5, 10])  # 5 was there when it was looked for
-    monkeypatch.setattr(checkpoint, 'best_step', lambda _: next(found))
+    monkeypatch.setattr(saved, 'find_step', lambda *_: next(found))
     assert alexnet_jax.load(make_run()).step == 10
 
 

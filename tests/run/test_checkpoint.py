@@ -12,8 +12,9 @@ from fake_checkpoints import files, save, state_of
 
 from alexnet_jax.errors import RunError
 from alexnet_jax.parallel import processes
-from alexnet_jax.run import checkpoint, manifest
-from alexnet_jax.run.checkpoint import Checkpoints, best_step, find_steps, load_variables
+from alexnet_jax.run import checkpoint, manifest, saved
+from alexnet_jax.run.checkpoint import Checkpoints, load_variables
+from alexnet_jax.run.saved import find_step, find_steps
 
 
 def steps_in(workdir) -> list[int]:
@@ -65,7 +66,7 @@ def workdir(two, tmp_path):
 def test_the_newest_three_and_the_best_are_kept(tmp_path, scores, kept, best):
     save(tmp_path, *scores)
     assert steps_in(tmp_path) == kept
-    assert best_step(str(tmp_path)) == best
+    assert find_step(str(tmp_path)) == best
 
 
 def test_the_best_of_an_earlier_start_is_kept(tmp_path):
@@ -82,7 +83,7 @@ def test_scores_of_steps_that_are_done_again_do_not_count(workdir):
 
 def test_no_checkpoint_has_no_best(tmp_path):
     with pytest.raises(RunError, match='has no checkpoint; train with --workdir='):
-        best_step(str(tmp_path))
+        find_step(str(tmp_path))
 
 
 # What is restored
@@ -96,7 +97,7 @@ def test_a_workdir_relative_to_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save('runs/x', 0.5)
     assert_restores('runs/x', 1)
-    assert best_step('runs/x') == 1
+    assert find_step('runs/x') == 1
     load_variables('runs/x', 1)
 
 
@@ -337,14 +338,14 @@ def test_scores_are_those_of_the_records(workdir):
     save(workdir, None, first=3)
     with (workdir / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 3, "split": "train", "top1": 0.9}\n{"step": 3, "sp')  # cut short
-    assert {k: r['top1'] for k, r in checkpoint.read_scores(str(workdir)).items()} == {
+    assert {k: r['top1'] for k, r in saved.read_scores(str(workdir)).items()} == {
         1: 0.1,
         2: 0.2,
     }
-    assert best_step(str(workdir)) == 2
+    assert find_step(str(workdir)) == 2
     (workdir / 'metrics.jsonl').unlink()
-    assert checkpoint.read_scores(str(workdir)) == {}
-    assert best_step(str(workdir)) == 3
+    assert saved.read_scores(str(workdir)) == {}
+    assert find_step(str(workdir)) == 3
 
 
 def test_an_older_checkpoint_that_has_changed_is_quarantined_too(workdir):

@@ -12,7 +12,8 @@ from fake_checkpoints import files, save, state_of
 
 from alexnet_jax.errors import RunError
 from alexnet_jax.run import manifest
-from alexnet_jax.run.checkpoint import Checkpoints, best_step, load_variables
+from alexnet_jax.run.checkpoint import Checkpoints, load_variables
+from alexnet_jax.run.saved import find_step
 
 
 @pytest.fixture(scope='module')
@@ -162,7 +163,7 @@ def test_mutated_checkpoints(two, tmp_path, full):
         same = folder.is_dir() and content(folder) == valid
         try:
             assert_state_of_params(load_variables(str(workdir), 2)['params'], same)
-            best_step(str(workdir))
+            find_step(str(workdir))
         except RunError as error:
             refusals.append(str(error))
             assert str(folder) in refusals[-1]

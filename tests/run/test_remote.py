@@ -12,7 +12,7 @@ from alexnet_jax import errors
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
 from alexnet_jax.errors import BadInput, RunError, shown
-from alexnet_jax.run import checkpoint, lease, manifest, remote
+from alexnet_jax.run import lease, manifest, remote, saved
 from alexnet_jax.run.push import Pusher
 from alexnet_jax.saved_config import read_config
 
@@ -47,9 +47,9 @@ def test_a_local_folder_is_its_own_copy(tmp_path):
 
 def test_the_best_checkpoint_and_no_other(url):
     copy = remote.local_copy(url)
-    assert checkpoint.find_steps(copy) == [20]
-    assert checkpoint.find_step(copy, None) == 20
-    assert manifest.find_corruption(checkpoint.folder_of(copy) / '20') is None
+    assert saved.find_steps(copy) == [20]
+    assert saved.find_step(copy, None) == 20
+    assert manifest.find_corruption(saved.folder_of(copy) / '20') is None
     assert shown(copy) == url
     assert read_config(copy).to_dict() == default_config().to_dict()
 
@@ -57,8 +57,8 @@ def test_the_best_checkpoint_and_no_other(url):
 def test_another_checkpoint_joins_it(url):
     remote.local_copy(url)
     copy = remote.local_copy(url, 30)
-    assert checkpoint.find_steps(copy) == [30, 20]
-    assert checkpoint.find_step(copy, None) == 20
+    assert saved.find_steps(copy) == [30, 20]
+    assert saved.find_step(copy, None) == 20
 
 
 def test_a_step_that_is_not_there_is_named(url):
@@ -70,13 +70,13 @@ def test_a_step_that_is_not_there_is_named(url):
 def test_what_is_no_longer_there_goes(url):
     copy = remote.local_copy(url)
     Store(url).delete('checkpoints/20/manifest.json')
-    assert checkpoint.find_steps(remote.local_copy(url)) == [30]
+    assert saved.find_steps(remote.local_copy(url)) == [30]
     assert copy
 
 
 def test_a_damaged_copy_is_downloaded_again(url):
     copy = remote.local_copy(url)
-    folder = checkpoint.folder_of(copy) / '20'
+    folder = saved.folder_of(copy) / '20'
     (folder / 'default' / 'd' / 'array').write_text('damaged')
     remote.local_copy(url)
     assert manifest.find_corruption(folder) is None
@@ -85,7 +85,7 @@ def test_a_damaged_copy_is_downloaded_again(url):
 def test_what_is_damaged_there_is_found_here(url):
     Store(url).write('checkpoints/20/default/d/array', b'damaged')
     copy = remote.local_copy(url)
-    assert 'has changed' in manifest.find_corruption(checkpoint.folder_of(copy) / '20')
+    assert 'has changed' in manifest.find_corruption(saved.folder_of(copy) / '20')
 
 
 def test_a_checkpoint_that_vanishes_meanwhile(url, monkeypatch):
@@ -99,12 +99,12 @@ def test_a_checkpoint_that_vanishes_meanwhile(url, monkeypatch):
         return download(store, name, path)
 
     monkeypatch.setattr(Store, 'download', vanish)
-    assert checkpoint.find_steps(remote.local_copy(url)) == [30]
+    assert saved.find_steps(remote.local_copy(url)) == [30]
 
 
 def test_the_description_alone(url):
     copy = remote.local_copy(url, weights=False)
-    assert checkpoint.find_steps(copy) == []
+    assert saved.find_steps(copy) == []
     assert sorted(os.listdir(copy)) == ['config.json', 'metrics.jsonl']
 
 

@@ -10,7 +10,8 @@ from fake_data import TINY, FakeData, config_of
 
 from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
 from alexnet_jax.model import variants
-from alexnet_jax.run.checkpoint import best_step, find_steps, load_variables, read_scores
+from alexnet_jax.run.checkpoint import load_variables
+from alexnet_jax.run.saved import find_step, find_steps, read_scores
 from alexnet_jax.training.loop import train_and_evaluate
 
 NAMES = [f'class {i}' for i in range(10)]
@@ -148,7 +149,7 @@ def test_stopped_in_an_evaluation(tmp_path, uninterrupted, number):
     assert find_steps(str(tmp_path))[0] == step
     train(short_run(), tmp_path)
     assert_same_run(tmp_path, uninterrupted)
-    assert best_step(str(tmp_path)) == best_step(str(uninterrupted))
+    assert find_step(str(tmp_path)) == find_step(str(uninterrupted))
     for kept in find_steps(str(tmp_path)):
         found, expected = (read_scores(str(run)).get(kept) for run in (tmp_path, uninterrupted))
         assert (found or {}).get('top1') == (expected or {}).get('top1')
@@ -273,7 +274,7 @@ def test_frozen_layers_stay_and_are_resumed_exactly(tmp_path, uninterrupted):
     train(config, stopped)
     assert_same_run(stopped, straight)
 
-    theirs = load_variables(str(uninterrupted), best_step(str(uninterrupted)))['params']
+    theirs = load_variables(str(uninterrupted), find_step(str(uninterrupted)))['params']
     for name, layer in load_variables(str(straight), 12)['params'].items():
         same = {kind: np.array_equal(layer[kind], theirs[name][kind]) for kind in layer}
         assert same == dict.fromkeys(('kernel', 'bias'), name == 'conv1')

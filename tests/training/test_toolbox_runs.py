@@ -13,7 +13,8 @@ from alexnet_jax.evaluation.evaluate import evaluate
 from alexnet_jax.evaluation.steps import make_eval_step
 from alexnet_jax.model import variants
 from alexnet_jax.parallel import pmap
-from alexnet_jax.run.checkpoint import Checkpoints, best_step, find_steps, load_variables
+from alexnet_jax.run.checkpoint import Checkpoints, load_variables
+from alexnet_jax.run.saved import find_step, find_steps
 from alexnet_jax.training.early_stopping import has_stalled
 from alexnet_jax.training.loop import train_and_evaluate
 
@@ -95,7 +96,7 @@ def test_weights_of_another_run_start_the_average(tmp_path, capsys):
         ema_decay=0.9, init_from=str(tmp_path / 'first'), optimizer__learning_rate=1e-30
     )
     train(config, tmp_path / 'second')
-    theirs = load_variables(str(tmp_path / 'first'), best_step(str(tmp_path / 'first')))
+    theirs = load_variables(str(tmp_path / 'first'), find_step(str(tmp_path / 'first')))
     ours = load_variables(str(tmp_path / 'second'), 12)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 

@@ -10,7 +10,7 @@ from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.ensemble import fit_batch
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.experiments.measure import Task
-from alexnet_jax.run import checkpoint
+from alexnet_jax.run import saved
 
 
 def load_last(workdir: str) -> TrainedNet:
@@ -19,7 +19,7 @@ def load_last(workdir: str) -> TrainedNet:
     Raises:
       BadInput: The run's workdir is gone.
     """
-    steps = checkpoint.find_steps(workdir)
+    steps = saved.find_steps(workdir)
     if not steps:
         raise BadInput(
             f'{workdir} has no checkpoint; bring its workdir back, or delete its line in results/ '
