@@ -21,18 +21,24 @@ from alexnet_jax.errors import BadInput
 
 CONFIGS = Path(__file__).parent / 'configs'  # in a checkout, a link to the recipes
 RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # for --config=x/config.json
+OF_A_RUN = "The run's folder: config, metrics, checkpoints."
 
 
-def define_flags(require_workdir: bool = True, scratch: bool = False) -> None:
-    """Define `--config`, `--workdir` and `--scratch`. Call once, in a command's `main`."""
+def define_flags(workdir: str | None = OF_A_RUN, scratch: bool = False) -> None:
+    """Define `--config`, `--workdir` and `--scratch`. Call once, in a command's `main`.
+
+    Args:
+      workdir: The help of `--workdir`; None for a command without it.
+      scratch: Whether the command has `--scratch`.
+    """
     config_flags.DEFINE_config_file(
         'config',
         None,
         'Recipe: NAME (a built-in one) or FILE.py, with :ARGUMENT if it takes one; or the '
         'config.json of a run.',
     )
-    if require_workdir:
-        flags.DEFINE_string('workdir', None, "The run's folder: config, metrics, checkpoints.")
+    if workdir:
+        flags.DEFINE_string('workdir', None, workdir)
     if scratch:
         flags.DEFINE_string(
             'scratch',
@@ -52,15 +58,12 @@ def check_scratch() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line into `flags.FLAGS`; return the command and its remaining arguments.
 
-    With `--help`, print the flags and end the program instead.
+    With `--help`, print the flags, and the keys of the recipe, and end the program instead.
 
     Raises:
       BadInput: A flag, config file or config key does not exist, a config file does not run, or a
         value does not parse.
     """
-    if '--help' in argv or '-h' in argv:
-        print(_help())
-        sys.exit(0)
     keys, argv = {}, list(argv)
     for i, arg in enumerate(argv):
         if match := re.fullmatch(r'--?config(?:=(.*))?', arg):
@@ -68,6 +71,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             recipe = ' '.join(argv[i + 1 : i + 2]) if match[1] is None else match[1]
             keys = leaves(load_recipe(recipe))
             argv[place] = argv[place].removesuffix(recipe) + ':'.join(_locate(recipe))
+    if '--help' in argv or '-h' in argv:
+        print(_help(keys))
+        sys.exit(0)
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # of many types, from absl and ml_collections
@@ -202,10 +208,17 @@ def _own_flags() -> dict[str, str]:
     own = [
         f for module in (sys.argv[0], __name__) for f in flags.FLAGS.get_flags_for_module(module)
     ]
-    return {flag.name: flag.help for flag in own if '.' not in flag.name}
+    return {flag.name: _describe(flag) for flag in own if '.' not in flag.name}
 
 
-def _help() -> str:
+def _describe(flag: flags.Flag) -> str:
+    """Return a flag's help with its default, and without what absl adds to it."""
+    text = str(flag.help).partition(';\n')[0]
+    return f'{text} (default: {flag.default})' if flag.default else text
+
+
+def _help(keys: dict) -> str:
+    """Return the help of this command; `keys` are those of the recipe, if one was given."""
     # `python -OO` strips docstrings.
     usage = sys.modules['__main__'].__doc__ or f'usage: {sys.argv[0]} [--flag=value ...]'
     lines = [usage.strip(), '']
@@ -213,8 +226,10 @@ def _help() -> str:
     width = max(map(len, own), default=0)
     lines += [f'  --{name:{width}} {text}' for name, text in own.items()]
     if 'config' in own:
-        lines.append('  --config.KEY=VALUE overrides a key of the recipe. Keys and defaults:')
-        lines += [f'      {key} = {value!r}' for key, value in leaves(default_config()).items()]
+        whose = 'this recipe' if keys else 'general defaults; for those of a recipe, add --config'
+        lines.append(f'  --config.KEY=VALUE overrides a key of the recipe. Keys ({whose}):')
+        shown = keys or leaves(default_config())
+        lines += [f'      {key} = {value!r}' for key, value in shown.items()]
     return '\n'.join(lines)
 
 

@@ -39,7 +39,7 @@ OWN_FLAG = re.compile(r'--?(output|steps|lowest|highest|config\.optimizer\.learn
 
 def main() -> None:
     """Test the config on the command line."""
-    cli.define_flags(require_workdir=False)
+    cli.define_flags(workdir=None)
     flags.DEFINE_string('output', 'find_lr.png', 'Draw the losses into this new file, FILE.png.')
     flags.DEFINE_integer('steps', 300, 'Steps to train.', lower_bound=10)
     flags.DEFINE_float('lowest', 1e-5, 'The rate of the first step.', lower_bound=FLOOR)

@@ -47,7 +47,7 @@ _PROCESS_ID = flags.DEFINE_integer(
     'process_id', None, "With --coordinator_address: this process's number, from 0."
 )
 _LOG_TO = flags.DEFINE_multi_string(
-    'log_to', [], 'Trackers that also get the records: wandb, mlflow, or both with a comma.'
+    'log_to', [], 'Trackers that also get the records: wandb, mlflow, or wandb,mlflow.'
 )
 _INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
     'initialization_timeout', 300, 'Seconds to wait for the other processes.', lower_bound=1

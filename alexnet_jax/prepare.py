@@ -43,8 +43,9 @@ _QUALITY = flags.DEFINE_integer('quality', 95, 'The JPEG quality, 1 to 100.')
 _STORED = flags.DEFINE_boolean(
     'stored',
     None,
-    'Use decode(stored): neither rotate images by their EXIF data nor use their transparency. The '
-    'default for all but folders, as in published results on those datasets.',
+    'Use decode(stored), which neither rotates images by their EXIF data nor uses their '
+    'transparency, and resize without antialiasing. The default for all but folders, as in '
+    'published results on those datasets.',
 )
 _TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'Like config.data.train_split.')
 _EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'Like config.data.eval_split.')

@@ -18,7 +18,7 @@ from alexnet_jax.model.summary import summary
 
 def main() -> None:
     """Print the network of the config on the command line."""
-    cli.define_flags(require_workdir=False)
+    cli.define_flags(workdir=None)
     cli.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if config is None:

@@ -12,15 +12,14 @@ compared with its net 145):
     non_overlapping_pool    0.4 / 0.3 (section 3.4); 0.40 / 0.30 (net 147)
     no_tower_communication  1.17 / 1.12 (net 150: two wider towers that meet in fc8)
     no_color_shift          "over 1" of top-1 (section 4.1)
-    half_width              1.7 / 1.2 (section 3.2: one tower with half the kernels in each
-                            convolutional layer)
     no_dropout, no_augmentation   "substantial overfitting" (sections 4.2 and 4.1)
     without_conv4           about 2 of top-1 ("any of the middle layers", section 7)
     tanh                    six times as many epochs to 25 % training error on CIFAR-10 (figure 1)
-    one_tower, sigmoid, leaky_relu, elu, average_pool, he_init   nothing published
+    one_tower, half_width, sigmoid, leaky_relu, elu, average_pool, he_init   nothing published
     relu, max_pool, full_window_average, dropout   nothing to change in this net
 
-Not run here. To combine several: `--config.edits="('no_lrn', 'tanh')"`.
+Not run here. Several at once are given as a key: `--config.edits="('one_tower', 'half_width')"` is
+one tower with half the kernels in each convolutional layer, 1.7 / 1.2 (section 3.2).
 """
 
 import ml_collections

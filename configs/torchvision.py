@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.name = 'tfds:imagenet2012'
     c.data.eval_split = 'validation'
     c.data.train_ops = 'decode(stored)|random_resized_crop(224)|random_mirror'
-    c.data.eval_ops = 'decode(stored)|resize_short(256)|center_crop(224)'
+    c.data.eval_ops = 'decode(stored)|torchvision(256, 224)'
     c.data.mean = 'none'  # the table subtracts its own mean
 
     c.optimizer.learning_rate = 0.01

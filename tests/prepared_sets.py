@@ -13,7 +13,8 @@ from alexnet_jax.data.sources.prepared import Prepared
 from alexnet_jax.data.sources.splits import Dataset
 
 SIZE = 16
-OPS = f'decode|resize_short({SIZE})|center_crop({SIZE})'
+OPS = f'decode|resize_short({SIZE}, antialias)|center_crop({SIZE})'
+OPS_AS_STORED = f'decode(stored)|resize_short({SIZE})|center_crop({SIZE})'
 # Used in turn, so that most images are resized and cropped: wide, high, as wanted, small.
 SHAPES = ((20, 30), (31, 17), (16, 16), (9, 13))
 
@@ -62,6 +63,6 @@ def expected_pixels(path) -> np.ndarray:
     height, width = image.shape[:2]
     scale = SIZE / min(height, width)
     size = [int(height * scale + 0.5), int(width * scale + 0.5)]
-    image = np.round(tf.image.resize(image, size).numpy()).astype(np.uint8)
+    image = np.round(tf.image.resize(image, size, antialias=True).numpy()).astype(np.uint8)
     top, left = (size[0] - SIZE) // 2, (size[1] - SIZE) // 2
     return image[top : top + SIZE, left : left + SIZE]

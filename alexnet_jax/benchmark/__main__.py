@@ -175,7 +175,7 @@ def _define_flags() -> None:
 def main() -> None:
     """Run the benchmark that the command line names."""
     _define_flags()
-    cli.define_flags(require_workdir=False)
+    cli.define_flags(workdir=None)
     _, *arguments = cli.parse_flags(sys.argv)
     config = flags.FLAGS.config
     if len(arguments) != 1 or arguments[0] not in BASELINES or config is None:

@@ -244,7 +244,7 @@ def _peak_bytes() -> int:
 
 def main() -> None:
     """Serve the worker that the command line names on standard input and output."""
-    cli.define_flags(require_workdir=False)
+    cli.define_flags(workdir=None)
     _, name, task = cli.parse_flags(sys.argv)
     run = make_run(Worker(name), Task(task), flags.FLAGS.config)
     compiling = []

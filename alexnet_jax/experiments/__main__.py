@@ -28,11 +28,12 @@ from alexnet_jax.experiments.session import Session
 _BUDGET = flags.DEFINE_float(
     'budget', None, 'Minutes after which the running trial stops, to be continued another time.'
 )
-_SEEDS = flags.DEFINE_integer('seeds', 1, 'Number of seeds: 0, 1, ...')
+_SEEDS = flags.DEFINE_integer('seeds', 1, 'How many seeds to run, from seed 0 on.')
 _FOLDER = flags.DEFINE_string(
     'folder',
     None,
-    'For some experiments: a folder of images, PATH/{train,validation}/CLASS.',
+    'For some experiments: a folder of images, PATH/{train,validation}/CLASS; EXPERIMENTS.md '
+    'says of what.',
 )
 _REPORT = flags.DEFINE_bool('report', False, 'Write the tables and figures of EXPERIMENTS.md.')
 RECORDS = Path('results')

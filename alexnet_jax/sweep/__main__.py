@@ -40,17 +40,22 @@ _EARLY_STOPPING = flags.DEFINE_bool(
 _BACKEND = flags.DEFINE_string('backend', 'local', f'{" | ".join(BACKENDS)}.')
 _DEVICES = flags.DEFINE_integer('devices_per_trial', 1, 'Accelerators per trial.')
 _PARALLEL = flags.DEFINE_integer(
-    'max_parallel', None, 'Trials at a time; if they outnumber the accelerators, they share them.'
+    'max_parallel',
+    None,
+    'Trials at a time; by default as many as can each have their own devices. If they outnumber '
+    'the GPUs, they share them.',
 )
 _SBATCH = flags.DEFINE_multi_string(
-    'sbatch', [], 'With --backend=slurm: an option for sbatch, such as partition=gpu; repeatable.'
+    'sbatch',
+    [],
+    'With --backend=slurm: an option for sbatch, such as partition=gpu; may be repeated.',
 )
 _REPORTS = flags.DEFINE_bool('reports', False, 'Write a report on each trial at the end.')
 
 
 def main() -> None:
     """Check everything, run the trials, and write the results."""
-    cli.define_flags(scratch=True)
+    cli.define_flags("The sweep's folder: trials.csv, index.html, trials/NNN.", scratch=True)
     _, *others = cli.parse_flags(sys.argv)
     _check_flags(others)
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir

@@ -16,7 +16,7 @@ from alexnet_jax.errors import run_command
 
 def main() -> None:
     """Print the platform and the number of devices."""
-    cli.define_flags(require_workdir=False)
+    cli.define_flags(workdir=None)
     cli.parse_flags(sys.argv)
     from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 

@@ -39,7 +39,7 @@ def write_tour(shown: subject.Subject, output: str, language: str) -> None:
 
 def main() -> None:
     """Write the page that the command line asks for."""
-    cli.define_flags(require_workdir=False)
+    cli.define_flags(workdir=None)
     flags.DEFINE_string(
         'workdir', None, "A run's folder; @STEP selects a checkpoint other than the best."
     )

@@ -26,6 +26,8 @@ def test_help():
     done = run('--help')
     assert (done.returncode, done.stderr) == (0, '')
     assert_has(done.stdout, 'Train or score AlexNet', '--config ', '--workdir ', 'batch_size = 128')
+    assert_has(done.stdout, 'for the other processes. (default: 300)\n', 'or wandb,mlflow.\n')
+    assert 'batch_size = 64' in run('--config=cifar10', '--help').stdout
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,11 @@ def is_finished(output: epath.Path, request: Request) -> bool:
         return False
     if not (output / MANIFEST).exists():
         raise BadInput(f'{output} exists and is not a prepared set; use a different --output')
-    # Sets whose manifest lacks this key predate the option, and are as stored.
     manifest, wanted = read_manifest(output), dataclasses.asdict(request)
-    manifest.setdefault('stored', True)
+    if 'stored' in manifest:
+        wanted['ops'] = request.ops
+    else:  # the set predates the option, and is as stored
+        manifest['stored'] = True
     _refuse_changes(
         {key: manifest.get(key) for key in wanted}, wanted,
         f'{output} holds a set', 'remove it or use a different --output',
@@ -115,6 +117,8 @@ def is_finished(output: epath.Path, request: Request) -> bool:
 
 def _refuse_changes(before: dict, now: dict, what: str, remedy: str) -> None:
     changed = [key for key in now if before.get(key) != now[key]]
+    if len(changed) > 1 and 'ops' in changed:  # they follow from the others
+        changed.remove('ops')
     if changed:
         differences = ', '.join(f'{key}: {before.get(key)!r} -> {now[key]!r}' for key in changed)
         raise BadInput(f'{what} with other settings ({differences}); {remedy}')
@@ -141,6 +145,7 @@ def _lock(work: epath.Path) -> Iterator[None]:
 def _recipe(request: Request, dataset: Dataset, shard_size: int) -> dict:
     """Return everything that the bits of the set depend on."""
     return dataclasses.asdict(request) | {
+        'ops': request.ops,
         'version': dataset.version,
         'examples': [len(dataset.train), len(dataset.eval)],
         'shard_size': shard_size,
@@ -195,7 +200,6 @@ def _make(
     manifest = {
         'format_version': FORMAT_VERSIONS[request.format],
         **_recipe(request, dataset, shard_size),
-        'ops': request.ops,
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'classes': dataset.class_names,
         'splits': entries,

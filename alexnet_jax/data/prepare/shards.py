@@ -41,7 +41,8 @@ class Request:
       quality: The JPEG quality, 1 .. 100; None for raw. 95, with color at half the resolution,
         changes a channel of a pixel by 2.2 levels on average (PSNR 38.5 dB; 200 ImageNet images
         at 256).
-      stored: Whether images are used as stored, `decode(stored)`, or as a viewer shows them.
+      stored: Whether images are used as stored and resized without antialiasing, as for published
+        results; otherwise as a viewer shows them.
     """
 
     dataset: str
@@ -54,8 +55,9 @@ class Request:
 
     @property
     def ops(self) -> str:
-        decode = 'decode(stored)' if self.stored else 'decode'
-        return f'{decode}|resize_short({self.size})|center_crop({self.size})'
+        if self.stored:
+            return f'decode(stored)|resize_short({self.size})|center_crop({self.size})'
+        return f'decode|resize_short({self.size}, antialias)|center_crop({self.size})'
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from helpers import ROOT
 from PIL import Image
 from prepared_sets import (
     OPS,
+    OPS_AS_STORED,
     contents,
     expected_pixels,
     folder_of,
@@ -81,6 +82,7 @@ class TestContents:
         manifest = json.loads((tmp_path / 'set/manifest.json').read_text())
         assert manifest['dataset'] == f'folder:{folder}'
         assert manifest['ops'] == OPS
+        assert request_for(folder, stored=True).ops == OPS_AS_STORED
         assert (manifest['format'], manifest['quality'], manifest['size']) == ('jpeg', 95, 16)
         assert manifest['packages']['tensorflow'] == tf.__version__
         assert manifest['splits']['train']['files']['counts'] == [16, 4]
@@ -256,6 +258,9 @@ class TestContinuing:
         assert (tmp_path / 'set/manifest.json').read_bytes() == before
         with pytest.raises(BadInput, match=r'\(size: 16 -> 8\); .*different --output'):
             prepare(folder, tmp_path / 'set', size=8)
+        (tmp_path / 'set/manifest.json').write_bytes(before.replace(b', antialias', b''))
+        with pytest.raises(BadInput, match=r'\(ops: .* -> .*antialias.*\); .*different --output'):
+            prepare(folder, tmp_path / 'set')  # made by an earlier version
 
     def test_another_recipe_is_refused(self, write_folder, tmp_path, monkeypatch):
         folder, _ = write_folder(folder_of(6))
