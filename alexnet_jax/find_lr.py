@@ -8,7 +8,6 @@ command that trains with it. The recipe's schedule and warmup are left out; all 
   python -m alexnet_jax.find_lr --config=configs/NAME.py [--output=find_lr.png] [--steps=300]
 """
 
-import math
 import re
 import shlex
 import sys
@@ -31,6 +30,7 @@ from alexnet_jax.evaluation.batches import configure_runtime
 from alexnet_jax.run import checkpoint, remote
 from alexnet_jax.run import workdir as workdirs
 from alexnet_jax.training import init_from, lr_range
+from alexnet_jax.training.objective import loss_of_guessing
 
 ROWS = 12  # of the table that is printed
 FLOOR = 1e-12  # the lowest rate that may be asked for
@@ -55,25 +55,25 @@ def main() -> None:
     configure_runtime()
     validate(found.config, jax.device_count())
     rates = np.geomspace(found.lowest, found.highest, found.steps)
-    losses = _range_test(found.config, rates)
+    losses, chance = _range_test(found.config, rates)
     if len(losses) < 2:
         raise RunError(
             f'the loss exploded at the first rate, {rates[0]:g}; try a lower --lowest, or '
             f'--config.edits=he_init'
         )
     rates = rates[: len(losses)]
-    chance = math.log(found.config.num_classes)
     suggestion = lr_range.suggest_rate(rates, losses, chance)
     current = found.config.optimizer.learning_rate
     files.write(Path(found.output), figures.to_png(plot(rates, losses, suggestion.rate, current)))
     print('\n'.join(_lines(rates, losses, suggestion, current, found.output)))
 
 
-def _range_test(config: ml_collections.ConfigDict, rates: np.ndarray) -> np.ndarray:
-    """Return the loss at each rate, up to where it explodes."""
+def _range_test(config: ml_collections.ConfigDict, rates: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the loss at each rate, up to where it explodes, and that of random guessing."""
     from alexnet_jax.data.pipeline import Data  # importing TensorFlow takes seconds
 
     if config.init_from:
+        workdirs.check_init_from(config)
         checkpoint.check_weights(remote.local_copy(config.init_from))
     data = Data(config)
     found = []
@@ -87,7 +87,7 @@ def _range_test(config: ml_collections.ConfigDict, rates: np.ndarray) -> np.ndar
             found.append(loss)
             cli.show_progress(f'step {len(found)}/{len(rates)}  loss {loss:.4f}')
     cli.show_progress('')
-    return np.array(found)
+    return np.array(found), loss_of_guessing(config, data.class_counts)
 
 
 def _start(config: ml_collections.ConfigDict, folder: str, model, state):

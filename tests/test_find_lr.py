@@ -1,5 +1,6 @@
 """The command `find_lr`: what it refuses, what it prints, the command to go on with."""
 
+import math
 import shlex
 import sys
 
@@ -10,8 +11,11 @@ from helpers import assert_has
 from PIL import Image
 
 from alexnet_jax import find_lr
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.training import lr_range
+
+CHANCE = math.log(10)
 
 
 @pytest.fixture
@@ -42,6 +46,15 @@ def test_refused(command, args, parts):
     with pytest.raises(BadInput) as error:
         command(*args)
     assert_has(str(error.value), *parts)
+
+
+def test_a_run_of_another_network(command, tmp_path):
+    config = load_recipe('quickstart')
+    config.edits = ('tanh',)
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/config.json').write_text(config.to_json())
+    with pytest.raises(BadInput, match=r'init_from=.*/run is a run of another network'):
+        command(f'--config.init_from={tmp_path}/run')
 
 
 def test_no_config(command):
@@ -76,7 +89,7 @@ def test_on_the_digits(command, tmp_path, capsys):
 
 
 def result(monkeypatch, losses, capsys, command) -> str:
-    monkeypatch.setattr(find_lr, '_range_test', lambda config, rates: np.array(losses))
+    monkeypatch.setattr(find_lr, '_range_test', lambda config, rates: (np.array(losses), CHANCE))
     command()
     return capsys.readouterr().out
 

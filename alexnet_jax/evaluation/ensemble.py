@@ -25,6 +25,7 @@ from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.parallel import processes
 from alexnet_jax.run import remote, saved, workdir
 from alexnet_jax.run.logger import track
 from alexnet_jax.saved_config import read_config
@@ -91,9 +92,12 @@ def plan(
             )
     if eval_ops is not None:
         scored.data.eval_ops = eval_ops
-    # These concern training: a batch here is one of the parts of a step there.
+    # These concern training: a batch here is one of the parts of a step there, nothing is mixed,
+    # and each device has all the weights.
     scored.batch_size //= scored.accum_steps
     scored.accum_steps = scored.ghost_batch_size = 1
+    scored.mixup_alpha = scored.cutmix_alpha = 0.0
+    scored.parallelism = 'data'
     return scored, members
 
 
@@ -173,6 +177,11 @@ def score(
             f'{members[0].workdir} was trained on different classes from those that '
             f'{config.data.name} has now; use the data it was trained on'
         )
+    if jax.process_count() > 1:  # a run may still train: all load the checkpoint that is best now
+        members = [
+            Member(member.workdir, processes.of_process_0(saved.find_step(*member)))
+            for member in members
+        ]
     nets = [TrainedNet.load(*member, dtype=config.dtype) for member in members]
     tally, views = scores.Tally.of(config.num_classes), 1
     guesses = scores.Guesses.of(data.eval_size)
@@ -214,8 +223,6 @@ def _report(
     for what, figure in [*rows, *scores.table(tally, names)]:
         print(shown(f'{what:14}  {figure}'), flush=True)
 
-    stem = epath.Path(folder) / 'eval' / _file_name(config, folder, nets)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     record = {
         **tally.figures(),
         'views': views,
@@ -239,9 +246,27 @@ def _report(
         **texts,
         '.json': json.dumps(record, indent=2) + '\n',  # last: it shows that the others are there
     }
+    stem = _stem(config, folder, nets)
+    stem.parent.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
         files.write(stem.with_name(stem.name + ending), text)
     print(shown(f'{"files":14}  {stem}{{{",".join(texts)}}}'))
+
+
+def _stem(config: ml_collections.ConfigDict, folder: str, nets: Sequence[TrainedNet]) -> epath.Path:
+    """Return where to write; not over the scores of other nets whose names are the same."""
+    stem = epath.Path(folder) / 'eval' / _file_name(config, folder, nets)
+    before = stem.with_name(f'{stem.name}.json')
+    ours = [[shown(net.workdir), net.step] for net in nets]
+    if before.exists():
+        members = json.loads(before.read_text())['members']
+        if [[net['workdir'], net['step']] for net in members] != ours:
+            stem = stem.with_name(f'{stem.name}-{_hash(json.dumps(ours))}')
+    return stem
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _file_name(
@@ -255,5 +280,5 @@ def _file_name(
         parts.append(f'{run} {net.step}')
     name = '-'.join(re.sub(r'\W+', '_', part).strip('_') for part in parts)
     if len(name) > LONGEST_NAME:
-        name = f'{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+        name = f'{name[: LONGEST_NAME - 9]}-{_hash(name)}'
     return name

@@ -94,6 +94,7 @@ class Session:
         revision, began = git_revision(), time.monotonic()
         is_training = not trial.config.startswith(MEASURE)
         command = self._training(trial, seed) if is_training else self._measuring(trial, seed)
+        (workdir / MEASURED).unlink(missing_ok=True)  # of an earlier start
         job = Job(workdir.name, command, workdir, Path.cwd())
         code = self._wait(job, workdir / 'metrics.jsonl', trial.until)
         if code not in STATES:

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import TypeGuard
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from alexnet_jax.errors import AlexNetError, BadInput, Diverged, Interrupted, RunError, shown
 from alexnet_jax.parallel.launchers import ALONE, Cluster
@@ -119,6 +121,13 @@ class ProcessGroup:
     def _abort(self, _: int) -> None:
         os.write(2, f'{self._last_words}\n'.encode())
         os._exit(1)
+
+
+def of_process_0(number: int) -> int:
+    """Return process 0's number on every process; from 0 to 2^32 - 1. All have to call it."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
 
 def fails_alone(error: BaseException | None) -> TypeGuard[Exception]:

@@ -224,7 +224,7 @@ def _check_agreement(workdir: str, newest: int) -> None:
     """Refuse to continue from another step than process 0 does."""
     if jax.process_count() == 1:
         return
-    expected = int(multihost_utils.broadcast_one_to_all(np.uint32(newest)))
+    expected = processes.of_process_0(newest)
     if newest != expected:
         raise RunError(
             f'the newest checkpoint in {workdir} is of step {newest} for this process, but of step '

@@ -12,9 +12,7 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from alexnet_jax import files
 from alexnet_jax.cloud.store import is_url
@@ -23,6 +21,7 @@ from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.comparison import first_difference
+from alexnet_jax.parallel import processes
 from alexnet_jax.run import environment, remote
 from alexnet_jax.saved_config import read_config, read_json
 
@@ -50,7 +49,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
             )
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
-        _check_init_from(config)
+        check_init_from(config)
 
 
 def check_writable(workdir: str) -> None:
@@ -98,8 +97,12 @@ def _may_have_moved(workdir: str, before: str | None, now: str | None) -> bool:
     )
 
 
-def _check_init_from(config: ml_collections.ConfigDict) -> None:
-    """Refuse a run of another network, or without the mean image that this one needs from it."""
+def check_init_from(config: ml_collections.ConfigDict) -> None:
+    """Check that `init_from` is a run of this network, with the mean image that is needed from it.
+
+    Raises:
+      BadInput: It is not.
+    """
     run = config.init_from
     try:
         other = read_config(run)
@@ -234,7 +237,7 @@ def check_is_shared(workdir: str) -> None:
     def seen() -> int:
         return zlib.crc32(path.read_bytes()) if path.exists() else 0
 
-    written = int(multihost_utils.broadcast_one_to_all(np.uint32(seen())))
+    written = processes.of_process_0(seen())
     until = time.monotonic() + LAG
     while seen() != written:
         if time.monotonic() > until:

@@ -44,7 +44,10 @@ class Server(ThreadedWSGIServer):
         self._slots = threading.BoundedSemaphore(most)
         self._most = most
         try:
-            listening = socket.create_server((host, port), backlog=self.request_queue_size)
+            family = socket.AF_INET6 if ':' in host else socket.AF_INET
+            listening = socket.create_server(
+                (host, port), family=family, backlog=self.request_queue_size
+            )
         except OSError as error:
             raise RunError(f'cannot listen at {host}:{port}: {error.strerror or error}') from error
         with listening:

@@ -1,22 +1,26 @@
 """Hints that a run prints when something looks wrong."""
 
-import math
-
 import ml_collections
 import optax
 from etils import epath
 
 from alexnet_jax.run.logger import read_records
 
-NEAR = 0.01  # of ln(classes), the loss of random guessing
+NEAR = 0.01  # of the loss of random guessing
 PATIENCE = 1000  # steps; a healthy ImageNet run is below that loss by then
 
 
 class StandstillHint:
-    """Reports, once, that a network has not begun to learn by the end of its warmup."""
+    """Reports, once, that a network has not begun to learn by the end of its warmup.
 
-    def __init__(self, config: ml_collections.ConfigDict, train_size: int):
-        self._config = config
+    Args:
+      config: The run's config.
+      train_size: The number of training examples.
+      chance: The loss of random guessing.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, train_size: int, chance: float):
+        self._config, self._chance = config, chance
         per_epoch = train_size / config.batch_size
         self._first_step = max(
             config.optimizer.warmup_epochs * per_epoch, min(per_epoch, PATIENCE), 2
@@ -30,17 +34,17 @@ class StandstillHint:
           step: The step, counted from 1.
           loss: The mean training loss of the steps up to it.
         """
-        chance = math.log(self._config.num_classes)
+        chance = self._chance
         if self._is_said or step < self._first_step or abs(loss - chance) > NEAR * chance:
             return None
         self._is_said = True
         he_init = '' if 'he_init' in self._config.edits else '--config.edits=he_init with '
         rate = self._config.optimizer.learning_rate
         return (
-            f'hint: after {step:,} steps the loss is still that of random guessing, ln('
-            f'{self._config.num_classes}) = {chance:.2f}. If it stays there, the network is not '
-            f'learning: try {he_init}a lower --config.optimizer.learning_rate (now {rate:g}), or '
-            f'start from a trained run with --config.init_from=DIR'
+            f'hint: after {step:,} steps the loss is still that of random guessing, {chance:.2f}. '
+            f'If it stays there, the network is not learning: try {he_init}a lower '
+            f'--config.optimizer.learning_rate (now {rate:g}), or start from a trained run with '
+            f'--config.init_from=DIR'
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from alexnet_jax.errors import RunError
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.patterns import layer_names
+from alexnet_jax.parallel import processes
 from alexnet_jax.run import checkpoint, remote, saved
 from alexnet_jax.run.workdir import read_classes
 from alexnet_jax.training.step import TrainState
@@ -36,7 +37,7 @@ def load(
       RunError: The other has no checkpoint, or one that is corrupt or of a different network.
     """
     url, other = other, remote.local_copy(other)
-    step = saved.find_step(other)
+    step = processes.of_process_0(saved.find_step(other))  # it may train: all load the same
     found = checkpoint.load_variables(other, step)
     head = layer_names(model.layers)[-1]
     params = {name: found['params'].get(name) for name in state.params}

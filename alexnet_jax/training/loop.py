@@ -25,7 +25,7 @@ from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
 from alexnet_jax.run.trackers import NO_TRACKERS, Trackers
 from alexnet_jax.training import early_stopping, hints, init_from, optimizer
-from alexnet_jax.training.objective import step_options
+from alexnet_jax.training.objective import loss_of_guessing, step_options
 from alexnet_jax.training.step import (
     NO_STEP,
     TrainState,
@@ -109,7 +109,8 @@ def train_and_evaluate(
         malloc.trim_heap()
         if start and (note := hints.describe_rate_jump(config, schedule, workdir, start)):
             log.say(note)
-        standstill = hints.StandstillHint(config, data.train_size)
+        chance = loss_of_guessing(config, data.class_counts)
+        standstill = hints.StandstillHint(config, data.train_size, chance)
 
         def finite_means(state: TrainState) -> dict[str, float]:
             sums = jax.device_get(state.metrics)

@@ -1,6 +1,7 @@
 """What a training step minimizes: the cross-entropy, and what a config adds to it."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,21 @@ def balanced_weights(counts: np.ndarray) -> tuple[float, ...]:
     """
     present = np.count_nonzero(counts)
     return tuple(float(counts.sum() / (present * n)) if n else 0.0 for n in counts)
+
+
+def loss_of_guessing(
+    config: ml_collections.ConfigDict, class_counts: Callable[[], np.ndarray]
+) -> float:
+    """Return the mean training loss of a network for which all classes are equally probable.
+
+    Args:
+      config: A recipe.
+      class_counts: Returns the number of training examples of each class.
+    """
+    weights, mean = config.data.class_weights, 1.0  # balanced ones have this mean, too
+    if weights and weights != ('balanced',):
+        mean = float(np.average(weights, weights=class_counts()))
+    return mean * math.log(config.num_classes)
 
 
 def step_options(

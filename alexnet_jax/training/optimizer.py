@@ -120,7 +120,7 @@ def _partition(
         return next((p for p, _ in by_pattern if fnmatch.fnmatch(name, p)), 'default')
 
     return optax.partition(
-        {**dict(by_pattern), 'default': default},
+        {**dict(reversed(by_pattern)), 'default': default},  # of a repeated pattern, the first
         lambda params: jax.tree_util.tree_map_with_path(label, params),
     )
 

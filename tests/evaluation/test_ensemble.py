@@ -2,18 +2,20 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from trained_runs import save_run
 
-from alexnet_jax.config import default_config
+from alexnet_jax.config import default_config, validate
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation import ensemble, steps
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Dense
 from alexnet_jax.parallel import pmap
+from alexnet_jax.saved_config import read_config
 
 NAMES = ['ant', 'bee', 'cat']
 
@@ -171,6 +173,25 @@ def test_batch_size(batch_size, devices, ops, expected):
     config.batch_size, config.data.eval_ops = batch_size, ops
     ensemble.fit_batch(config, devices)
     assert config.batch_size == expected
+
+
+def test_scores_of_nets_of_the_same_names_are_kept(make_run, tmp_path):
+    sure, wrong = make_run('a/run', np.log(9) * np.eye(3)), make_run('b/run', -np.eye(3))
+    for folder in (sure, wrong, sure):
+        config, members = ensemble.plan(None, str(tmp_path / 'out'), folder, None)
+        data = Pixels([[1, 0, 0]], [0])
+        ensemble.score(config, str(tmp_path / 'out'), data, members)
+    records = [json.loads(p.read_text()) for p in (tmp_path / 'out' / 'eval').glob('*.json')]
+    found = {record['members'][0]['workdir']: record['top1_error'] for record in records}
+    assert (len(records), found) == (2, {sure: 0.0, wrong: 1.0})
+
+
+def test_what_concerns_training_alone_does_not_hinder(make_run):
+    """Pairs on a device, and slices of 3 inputs, would not work out on two devices."""
+    config = read_config(run := make_run('run', np.eye(3)))
+    config.mixup_alpha, config.parallelism, config.batch_size = 0.2, 'hybrid', 2
+    Path(run, 'config.json').write_text(config.to_json())
+    validate(ensemble.plan(None, run, None, None)[0], devices=2)
 
 
 def test_long_names_of_files_stay_apart():

@@ -136,6 +136,19 @@ def test_a_target_ends_a_trial_and_the_next_one_starts():
 
 
 @pytest.mark.slow
+def test_a_stopped_measurement_has_no_result(monkeypatch):
+    """Not even the one that an earlier start has left."""
+    stops = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); time.sleep(60)'
+    script = f'import signal, sys, time; {stops}'
+    monkeypatch.setattr(sessions, 'MEASURER', (sys.executable, '-c', script))
+    workdir = Path('runs/experiments/x/m_seed0')
+    workdir.mkdir(parents=True)
+    (workdir / sessions.MEASURED).write_text('{"errors": 1}')
+    with Session(Path('runs/experiments'), 0.02) as session:
+        assert session.run(Trial('x', 'm', f'{sessions.MEASURE}test_scores', {}, 1.0), 0) is None
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('epoch', [1, 3])
 def test_divergence_is_a_result(epoch):
     trials = (

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -102,6 +103,21 @@ def test_a_silent_connection_is_closed(monkeypatch, serving):
     with socket.create_connection(('127.0.0.1', serving.port), timeout=30) as silent:
         silent.send(b'POST / HTTP/1.1\r\nContent-Length: 10\r\n')
         assert silent.recv(1000) == b''
+
+
+def test_an_address_of_ipv6(app):
+    try:
+        socket.create_server(('::1', 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip('this machine has no IPv6')
+    serving = Server('::1', 0, app, 2)
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread.start()
+    app.go.set()
+    with urllib.request.urlopen(f'http://[::1]:{serving.port}/', timeout=30) as answer:
+        assert answer.status == 200
+    serving.stop()
+    thread.join(30)
 
 
 def test_an_address_that_is_taken(serving):

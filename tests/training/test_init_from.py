@@ -119,6 +119,16 @@ def test_outputs_that_no_class_has(other, tmp_path):
     np.testing.assert_array_equal(state.params['fc3']['kernel'], expected)
 
 
+def test_all_processes_start_from_the_checkpoint_of_process_0(tmp_path, monkeypatch):
+    params = [fresh_state(model_of(), seed).params for seed in (1, 2)]
+    nets = {step: ({'params': p}, 0.1 * step) for step, p in enumerate(params, 1)}
+    save_run(tmp_path / 'run', config_of(), NAMES, nets)
+    monkeypatch.setattr(init_from.processes, 'of_process_0', {2: 1}.__getitem__)  # 2 is better here
+    run = str(tmp_path / 'run')
+    state = init_from.load(run, run, model_of(), fresh_state(model_of(), 5), print)
+    assert_equal(state.params, params[0])
+
+
 def test_the_same_classes_but_more_outputs(load):
     state, (_, head) = load(model_of(12), NAMES)
     assert_equal(state.params['fc3'], fresh_state(model_of(12), 5).params['fc3'])

@@ -7,7 +7,13 @@ import pytest
 
 from alexnet_jax.config import default_config
 from alexnet_jax.training.mixing import Mixture, mix
-from alexnet_jax.training.objective import PLAIN, Objective, balanced_weights, step_options
+from alexnet_jax.training.objective import (
+    PLAIN,
+    Objective,
+    balanced_weights,
+    loss_of_guessing,
+    step_options,
+)
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]])
 LOGITS = jnp.log(jnp.asarray(PROBABILITIES, jnp.float32)) + 3  # a constant cancels
@@ -30,6 +36,25 @@ def test_smoothed_labels_by_hand():
 def test_class_weights_by_hand():
     found = Objective(class_weights=(2.0, 5.0, 0.5)).losses(LOGITS, LABEL)
     np.testing.assert_allclose(found, [-2 * np.log(0.7), -0.5 * np.log(0.25)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('weights', 'expected'),
+    [
+        ((), np.log(3)),
+        (('balanced',), np.log(3)),
+        ((1.0, 2.0, 4.0), (3 * 1 + 0 * 2 + 1 * 4) / 4 * np.log(3)),
+    ],
+)
+def test_the_loss_of_guessing_by_hand(weights, expected):
+    config = default_config()
+    config.num_classes, config.data.class_weights = 3, weights
+    found = loss_of_guessing(config, lambda: np.array([3, 0, 1]))
+    assert found == pytest.approx(expected)
+    label = jnp.int32([0, 0, 0, 2])
+    options = step_options(config, lambda: np.array([3, 0, 1]))
+    losses = options['objective'].losses(jnp.zeros((4, 3)), label)
+    assert found == pytest.approx(float(losses.mean()), rel=1e-6)
 
 
 def test_the_loss_of_a_mixture_by_hand():

@@ -139,7 +139,7 @@ def test_the_first_pattern_that_matches_counts():
         schedule='constant',
         momentum=0.9,
         weight_decay=0.05,
-        lr_multipliers=(('conv1/*', 0.0), ('*/bias', 2.0), ('*', 3.0)),
+        lr_multipliers=(('conv1/*', 0.0), ('*/bias', 2.0), ('*', 3.0), ('*/bias', 7.0)),
         weight_decay_multipliers=(('fc8/kernel', 10.0), ('fc8/*', 7.0)),
     )
     lr_multipliers = {'conv1/kernel': 0, 'conv1/bias': 0, 'fc8/kernel': 3, 'fc8/bias': 2}
