@@ -3,7 +3,7 @@
     python -m alexnet_jax.main --config=configs/folder.py:PATH --workdir=runs/mine
 
 Images are read from PATH/train/CLASS/ and PATH/validation/CLASS/, or from PATH/CLASS/, where a hash
-of their names sets aside a tenth of them for validation; docs/your-images.md walks through it.
+of their paths sets aside a tenth of them for validation; docs/your-images.md walks through it.
 Batch size, epochs and intervals are derived from the number of images and classes.
 
 Time: 7 minutes on two CPU cores for 2 epochs of 5,000 images. Expected: it depends on the images;

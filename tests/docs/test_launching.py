@@ -136,7 +136,7 @@ def test_flags_named_in_the_text_exist():
     prose = re.sub(r'^( *)```.*?^\1```', '', PAGE, flags=re.M | re.S)
     named = set(re.findall(r'--([a-z_]+)', prose))
     named -= {'config', 'workdir', 'scratch'}  # which main defines when it runs
-    named -= {'recursive'}  # of gcloud storage rsync
+    named -= {'output', 'recursive'}  # of export and others, of gcloud storage rsync
     assert named == {
         'coordinator_address',
         'num_processes',
