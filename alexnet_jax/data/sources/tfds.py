@@ -227,13 +227,15 @@ def _tfds_split(
 ) -> Split:
     try:
         size = builder.info.splits[split].num_examples
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
     except ValueError as error:
         raise BadInput(
             f'tfds:{name} has no split {split!r}; allowed: {", ".join(builder.info.splits)}, '
             'or a part such as train[:90%]'
         ) from error
-    if not size:
-        raise BadInput(f'the split {split} of tfds:{name} is empty')
+    # TFDS may count a part such as train[5%:1%] as fewer than none.
+    if not size or any(part.to is not None and part.to < (part.from_ or 0) for part in parts):
+        raise BadInput(f'the split {split} of tfds:{name} is empty, or a part of it is reversed')
     prefix = f'{name}/{split}'
     decoders = {image_key: tfds.decode.SkipDecoding()}
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:

@@ -356,8 +356,10 @@ class TestTFDS:
         for split in ('validation', 'train[', 'train[:x%]', ''):
             with pytest.raises(BadInput, match=r'has no split .*; allowed: train, test, or a part'):
                 open_data('tfds:tie_pictures', evaluation=split, data_dir=str(tmp_path))
-        with pytest.raises(BadInput, match=r'train\[:0\] of tfds:tie_pictures is empty'):
-            open_data('tfds:tie_pictures', 'train[:0]', data_dir=str(tmp_path))
+        for split in ('train[:0]', 'train[75%:25%]', 'test[3:2]', 'train + test[75%:50%]'):
+            with pytest.raises(BadInput) as error:
+                open_data('tfds:tie_pictures', split, data_dir=str(tmp_path))
+            assert_has(str(error.value), f'{split} of tfds:tie_pictures is empty')
 
     def test_large_tfrecord_is_refused(self, open_data, tmp_path, monkeypatch):
         TiePictures(data_dir=tmp_path, file_format='tfrecord').download_and_prepare()
