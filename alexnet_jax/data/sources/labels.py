@@ -65,14 +65,20 @@ def find_labels(
 
 
 def _read_rows(path: str) -> Rows:
-    """Return the cells of a file, separated by commas, tabs, semicolons or else spaces."""
+    """Return the cells of a file, separated by commas, tabs, semicolons or else spaces.
+
+    No rows if a field is longer than the csv module reads: 131,072 characters, no name or class.
+    """
     text = epath.Path(path).read_bytes().decode('utf-8-sig', 'surrogateescape')
     lines = [line for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else ''
     separator = next((s for s in '\t,;' if s in first), None)
     if separator:
         rows = csv.reader(lines, delimiter=separator)
-        return [[nfc(cell.strip()) for cell in row] for row in rows]
+        try:
+            return [[nfc(cell.strip()) for cell in row] for row in rows]
+        except csv.Error:
+            return []
     return [[nfc(cell) for cell in line.rsplit(maxsplit=1)] for line in lines]
 
 

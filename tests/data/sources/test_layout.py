@@ -248,6 +248,20 @@ class TestLabels:
         folder = make(*names, **{'val/list.txt': 'v_1.JPEG n01\nv_2.JPEG n01\nv_3.JPEG n02\n'})
         assert files_of(find_layout(folder).eval)[-1] == 'images/v_3.JPEG=1'
 
+    @pytest.mark.parametrize(
+        'text',
+        [
+            f'text,source\n{"word " * 30_000},book\n',
+            'text,source\n"an open quote,book\n' + 'a,b\n' * 50_000,
+        ],
+        ids=['long field', 'open quote'],
+    )
+    def test_other_files_beside_a_list(self, make, text):
+        """Both have a field of more than 131,072 characters, and come before the list."""
+        lists = {'captions.csv': text, 'val.csv': 'v_1,n02\nv_2,n01\nv_3,n01\n'}
+        layout = find_layout(make(*LABELED, **lists))
+        assert files_of(layout.eval) == ['v_2.JPEG=0', 'v_3.JPEG=0', 'v_1.JPEG=1']
+
     def test_training_images_too(self, make):
         rows = [f'{i},{"ab"[i % 2]}' for i in range(10)]
         folder = make(*images('train/{}.jpg', 10), **{'train.csv': '\n'.join(['id,breed', *rows])})
