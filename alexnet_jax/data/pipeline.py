@@ -62,8 +62,8 @@ class Data:
           memory: How many bytes a split may take decoded; of larger ones nothing is kept in memory.
 
         Raises:
-          BadInput: Bad ops, a dataset that cannot be opened, more classes than the network has, or
-            images whose size after the ops is not image_size.
+          BadInput: Bad ops, a dataset that cannot be opened, more classes than the network has, a
+            split without labels, or images whose size after the ops is not image_size.
           RunError: A failed download, or a first image that cannot be used.
         """
         self.config = config
@@ -98,10 +98,6 @@ class Data:
         on_bad_image = config.data.on_bad_image
         self._train = Reader(dataset.train, self.train_preprocessor.decode, on_bad_image)
         self._eval = Reader(dataset.eval, self.eval_preprocessor.decode, on_bad_image)
-        if dataset.eval.read(np.array([0]))[1][0] < 0:
-            raise BadInput(
-                f'the split {config.data.eval_split} of {config.data.name} has no labels'
-            )
 
         self._axes: np.ndarray | None = None  # of the colors, once statistics are loaded
         sizes.check(config, 'train_ops', self._train, self.train_preprocessor)

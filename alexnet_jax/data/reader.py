@@ -16,7 +16,7 @@ import numpy as np
 from alexnet_jax.data.ops.chain import Preprocessor, clean
 from alexnet_jax.data.sources.splits import Split, encode_png
 from alexnet_jax.data.tensorflow import TensorLike, tf
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import BadInput, RunError
 
 PADDING = -1  # the index at a place in a batch that holds no example
 MAX_BAD = 0.01  # of a split, or
@@ -74,6 +74,7 @@ class Reader:
           flag: The flag that sets `on_bad_image`, for messages.
 
         Raises:
+          BadInput: The first usable example has no label.
           RunError: The first example is bad and on_bad_image is 'stop', or too many are bad.
         """
         self.split = split
@@ -84,7 +85,10 @@ class Reader:
         while reason := self._fault(self.first, lambda *args: {'image': decode(*args)[0]}):
             self._record({self.first: reason})
             self.first += 1
-        self.shape = decode(self.encoded(self.first))[0].numpy().shape
+        (encoded,), labels = split.read(np.array([self.first]))
+        if labels[0] < 0:
+            raise self._unlabeled(self.first)
+        self.shape = decode(encoded)[0].numpy().shape
         if split.raw_shape:
             self.placeholder = bytes(math.prod(self.shape))
         else:
@@ -190,6 +194,10 @@ class Reader:
         if not faults:
             raise error
         self._record(faults)
+
+    def _unlabeled(self, index: int) -> BadInput:
+        name = self.split.describe(index)
+        return BadInput(f'{name} has no label; use only splits in which every example has one')
 
     def _fault(self, index: int, transform: Transform, epoch: int = 0) -> str:
         """Return why an example cannot be used; empty if it can."""

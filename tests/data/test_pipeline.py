@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_jax.data import reader
 from alexnet_jax.data.pipeline import Data
+from alexnet_jax.data.sources import digits
 from alexnet_jax.errors import BadInput, RunError
 
 
@@ -37,9 +38,9 @@ def test_class_counts(write_folder, folder_config, digits_config):
     """Nine training images in turn of a and b; the network has a class more."""
     data = Data(folder_config(write_folder(folder_of(9))[0], num_classes=3))
     assert data.class_counts().tolist() == [5, 4, 0]
-    digits = Data(digits_config())
-    _, labels = digits._train.split.read(np.arange(1437))
-    assert digits.class_counts().tolist() == np.bincount(labels).tolist()
+    data = Data(digits_config())
+    _, labels = data._train.split.read(np.arange(1437))
+    assert data.class_counts().tolist() == np.bincount(labels).tolist()
 
 
 class TestOrder:
@@ -291,11 +292,10 @@ class TestChecks:
             next(data.train_batches())
 
     def test_unlabeled_split(self, digits_config, monkeypatch):
-        from alexnet_jax.data.sources.splits import MemorySplit
-
-        read = MemorySplit.read
-        monkeypatch.setattr(MemorySplit, 'read', lambda *a: (read(*a)[0], -np.ones(1, np.int32)))
-        with pytest.raises(BadInput, match='the split test of digits has no labels'):
+        images, labels = digits._read()
+        labels[-digits.TEST_SIZE :] = -1
+        monkeypatch.setattr(digits, '_read', lambda: (images, labels))
+        with pytest.raises(BadInput, match='digits/test:0 has no label; use only splits'):
             Data(digits_config())
 
 
@@ -380,6 +380,16 @@ class TestBadImages:
         data = Data(folder_config(folder, **{'data.on_bad_image': 'skip'}))
         assert sum(b['mask'].sum() for b in data.eval_batches()) == 104
         assert data.skipped == {'train': 0, 'eval': 1}
+
+    def test_the_first_is_a_link_to_nowhere(self, write_folder, folder_config):
+        folder, _ = write_folder(folder_of(2))
+        first = folder / 'validation/a/0.png'
+        first.unlink()
+        first.symlink_to('nowhere.png')
+        with pytest.raises(RunError, match=r'validation/a/0.png cannot be used: .*No such file'):
+            Data(folder_config(folder))
+        data = Data(folder_config(folder, **{'data.on_bad_image': 'skip'}))
+        assert [b['mask'].tolist() for b in data.eval_batches()] == [[0, 1, 1, 1], [1, 0, 0, 0]]
 
     def test_another_size_names_the_file(self, write_folder, folder_config):
         files = folder_of(30) | {'train/b/odd.png': (8, 9)}

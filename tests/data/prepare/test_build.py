@@ -157,6 +157,22 @@ class TestBadImages:
             in build.describe(epath.Path(tmp_path / 'set'))[0]
         )
 
+    def test_the_first_is_a_link_to_nowhere(self, write_folder, tmp_path):
+        folder, _ = write_folder(folder_of(6))
+        first = folder / 'validation/a/000.png'
+        first.unlink()
+        first.symlink_to('nowhere.png')
+        with pytest.raises(RunError, match=r'000.png cannot be used: .*No such file'):
+            prepare(folder, tmp_path / 'set')
+        assert prepare(folder, tmp_path / 'set', policy='skip')
+        split = open_set(tmp_path / 'set').eval
+        assert split.file_names(np.arange(len(split))) == [
+            'a/002.png',
+            'a/004.png',
+            'b/001.png',
+            'b/003.png',
+        ]
+
     def test_above_one_percent_stops(self, broken, tmp_path, monkeypatch):
         monkeypatch.setattr(reader, 'FEW_BAD', 0)
         with pytest.raises(RunError, match=r'3 of 210 images .* more than the 2 '):
