@@ -6,9 +6,7 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax.data.ops.chain import Preprocessor, clean
-from alexnet_jax.data.ops.image import BadImage
-from alexnet_jax.data.reader import Reader
-from alexnet_jax.data.tensorflow import tf
+from alexnet_jax.data.reader import IMAGE_ERRORS, Reader
 from alexnet_jax.errors import BadInput
 
 PROBES = 16  # examples whose sizes are compared if no op fixes the size
@@ -73,7 +71,7 @@ def check_mean(config: ml_collections.ConfigDict, reader: Reader, prefix: Prepro
 def _size_after(reader: Reader, preprocess: Preprocessor, index: int) -> tuple[int, int]:
     try:
         image, _ = preprocess(reader.encoded(index), axes=np.zeros((3, 3), np.float32))
-    except (BadImage, tf.errors.OpError) as error:
+    except IMAGE_ERRORS as error:
         name = reader.split.describe(index)
         raise BadInput(f'{name} cannot be used: {clean(error)}') from error
     height, width = image.numpy().shape[-3:-1]

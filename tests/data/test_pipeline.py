@@ -299,6 +299,11 @@ class TestChecks:
             Data(digits_config())
 
 
+def link_to_nowhere(path):
+    path.unlink()
+    path.symlink_to('nowhere.png')
+
+
 class TestBadImages:
     """200 images; 2 of them may be bad, which is 1 %."""
 
@@ -383,13 +388,20 @@ class TestBadImages:
 
     def test_the_first_is_a_link_to_nowhere(self, write_folder, folder_config):
         folder, _ = write_folder(folder_of(2))
-        first = folder / 'validation/a/0.png'
-        first.unlink()
-        first.symlink_to('nowhere.png')
+        link_to_nowhere(folder / 'validation/a/0.png')
         with pytest.raises(RunError, match=r'validation/a/0.png cannot be used: .*No such file'):
             Data(folder_config(folder))
         data = Data(folder_config(folder, **{'data.on_bad_image': 'skip'}))
         assert [b['mask'].tolist() for b in data.eval_batches()] == [[0, 1, 1, 1], [1, 0, 0, 0]]
+
+    def test_a_link_to_nowhere_among_those_whose_sizes_are_compared(
+        self, write_folder, folder_config
+    ):
+        folder, _ = write_folder(folder_of(4))
+        link_to_nowhere(folder / 'train/b/001.png')
+        data = Data(folder_config(folder, **{'data.on_bad_image': 'skip', 'data.mean': 'image'}))
+        (batch,) = take(data.train_batches(), 1)
+        assert batch['mask'].sum() == 3
 
     def test_another_size_names_the_file(self, write_folder, folder_config):
         files = folder_of(30) | {'train/b/odd.png': (8, 9)}
