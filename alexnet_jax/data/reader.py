@@ -119,6 +119,7 @@ class Reader:
           and bad images, whose other entries are meaningless.
 
         Raises:
+          BadInput: An example has no label.
           RunError: An image cannot be used; the message names it.
         """
         stream = stream or functools.partial(self._stream, transform)
@@ -136,6 +137,9 @@ class Reader:
                 except IMAGE_ERRORS as error:
                     self._find_faults(*plan(step), transform, error)
                     batches = stream(plan, step, stop)
+            unlabeled = (batch['label'] < 0) & (batch['mask'] > 0)
+            if unlabeled.any():
+                raise self._unlabeled(plan(step)[0][unlabeled][0])
             yield batch  # outside the try: a generator may be closed after TensorFlow is gone
 
     def _stream(self, transform: Transform, plan: Plan, start: int, stop: int) -> Iterator[Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_jax.data import reader
 from alexnet_jax.data.pipeline import Data
+from alexnet_jax.data.pixels import MEMORY_BYTES
 from alexnet_jax.data.sources import digits
 from alexnet_jax.errors import BadInput, RunError
 
@@ -297,6 +298,18 @@ class TestChecks:
         monkeypatch.setattr(digits, '_read', lambda: (images, labels))
         with pytest.raises(BadInput, match='digits/test:0 has no label; use only splits'):
             Data(digits_config())
+
+    @pytest.mark.parametrize('memory', [MEMORY_BYTES, 0], ids=['whole', 'by example'])
+    def test_unlabeled_example(self, digits_config, monkeypatch, memory):
+        """As where a split with labels is joined to one without; 360 examples fill 3 of 120."""
+        images, labels = digits._read()
+        labels[[-digits.TEST_SIZE - 7, -2]] = -1  # the training split is what comes before
+        monkeypatch.setattr(digits, '_read', lambda: (images, labels))
+        data = Data(digits_config(batch_size=120), memory=memory)
+        with pytest.raises(BadInput, match='digits/test:358 has no label; use only splits'):
+            list(data.eval_batches())
+        with pytest.raises(BadInput, match='digits/train:1430 has no label; use only splits'):
+            take(data.train_batches(), 12)
 
 
 def link_to_nowhere(path):

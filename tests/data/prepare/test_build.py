@@ -34,6 +34,7 @@ from alexnet_jax.config import default_config
 from alexnet_jax.data import reader
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare import build, shards
+from alexnet_jax.data.sources import digits
 from alexnet_jax.errors import BadInput, RunError
 
 
@@ -204,6 +205,15 @@ class TestBadImages:
         assert split.file_names(np.array([4, 5])) == ['a/008.png', 'a/014.png']
         records, _ = split.read(np.array([5, 4]))
         assert records[0] == expected_pixels(folder / 'train/a/014.png').tobytes()
+
+
+def test_an_unlabeled_example(tmp_path, monkeypatch):
+    images, labels = digits._read()
+    labels[100] = -1
+    monkeypatch.setattr(digits, '_read', lambda: (images[:500], labels[:500]))  # 140 + 360
+    with pytest.raises(BadInput, match='digits/train:100 has no label; use only splits'):
+        prepare('', tmp_path / 'set', dataset='digits', eval_split='test')
+    assert not (tmp_path / 'set').exists()
 
 
 class TestContinuing:
