@@ -57,8 +57,8 @@ class Examples:
         return parse(self._config.data[key], self._config.data.max_pixels).specialize(split)
 
     def _reader(self, split: Split) -> Reader:
-        decode = self._preprocessor('eval_ops', split).decode
-        return Reader(split, decode, self._config.data.on_bad_image)
+        preprocess = self._preprocessor('eval_ops', split)
+        return Reader(split, preprocess, self._config.data.on_bad_image)
 
     def some_train_indices(self, count: int) -> np.ndarray:
         """Return the first `count` training examples that the run saw, or all there are; int64."""

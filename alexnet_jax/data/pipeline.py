@@ -96,8 +96,8 @@ class Data:
         self.train_preprocessor = train.specialize(dataset.train)
         self.eval_preprocessor = evaluation.specialize(dataset.eval)
         on_bad_image = config.data.on_bad_image
-        self._train = Reader(dataset.train, self.train_preprocessor.decode, on_bad_image)
-        self._eval = Reader(dataset.eval, self.eval_preprocessor.decode, on_bad_image)
+        self._train = Reader(dataset.train, self.train_preprocessor, on_bad_image)
+        self._eval = Reader(dataset.eval, self.eval_preprocessor, on_bad_image)
 
         self._axes: np.ndarray | None = None  # of the colors, once statistics are loaded
         sizes.check(config, 'train_ops', self._train, self.train_preprocessor)

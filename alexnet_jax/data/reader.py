@@ -61,7 +61,7 @@ class Reader:
     def __init__(
         self,
         split: Split,
-        decode: Preprocessor,
+        preprocess: Preprocessor,
         on_bad_image: str,
         flag: str = '--config.data.on_bad_image',
     ):
@@ -69,7 +69,8 @@ class Reader:
 
         Args:
           split: The examples.
-          decode: The decode op alone.
+          preprocess: The ops, the first of which decodes. With 'skip', an example that any of them
+            refuses is not usable; with 'stop', only the first is run, and `sizes` runs the others.
           on_bad_image: 'stop' or 'skip'.
           flag: The flag that sets `on_bad_image`, for messages.
 
@@ -82,13 +83,19 @@ class Reader:
         self.flag = flag
         self.bad: dict[int, str] = {}
         self.first = 0
-        while reason := self._fault(self.first, lambda *args: {'image': decode(*args)[0]}):
+        ops = preprocess if self.skip else preprocess.decode
+
+        def transform(encoded, epoch, index):
+            axes = np.zeros((3, 3), np.float32)
+            return {'image': ops(encoded, epoch=epoch, index=index, axes=axes)[0]}
+
+        while reason := self._fault(self.first, transform):
             self._record({self.first: reason})
             self.first += 1
         (encoded,), labels = split.read(np.array([self.first]))
         if labels[0] < 0:
             raise self._unlabeled(self.first)
-        self.shape = decode(encoded)[0].numpy().shape
+        self.shape = preprocess.decode(encoded)[0].numpy().shape
         if split.raw_shape:
             self.placeholder = bytes(math.prod(self.shape))
         else:

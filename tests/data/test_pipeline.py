@@ -416,6 +416,22 @@ class TestBadImages:
         (batch,) = take(data.train_batches(), 1)
         assert batch['mask'].sum() == 3
 
+    @pytest.mark.parametrize('memory', [MEMORY_BYTES, 0], ids=['whole', 'by example'])
+    def test_the_ops_refuse_the_first(self, write_folder, folder_config, memory):
+        """The first of 20 training images has 6 x 6 pixels and the others 8 x 8, as the crops."""
+        folder, _ = write_folder(folder_of(20) | {'train/a/000.png': (6, 6)})
+        ops = {'data.train_ops': 'decode|random_crop(8)|pca_shift(0.1)', 'data.mean': 'none'}
+        with pytest.raises(BadInput, match=r'a/000.png cannot be used: .*6 x 6'):
+            Data(folder_config(folder, **ops))
+        skip = {'data.on_bad_image': 'skip', 'batch_size': 8, **ops}
+        data = Data(folder_config(folder, **skip), memory=memory)
+        data._axes = np.eye(3, dtype=np.float32)
+        masks = np.concatenate([b['mask'] for b in take(data.train_batches(), 5)])
+        assert np.flatnonzero(masks == 0).tolist() == [
+            place for place, index in enumerate(naive_order(0, 20, 40)) if index == 0
+        ]
+        assert data.skipped == {'train': 1, 'eval': 0}
+
     def test_another_size_names_the_file(self, write_folder, folder_config):
         files = folder_of(30) | {'train/b/odd.png': (8, 9)}
         data = Data(folder_config(write_folder(files)[0], **{'data.mean': 'none'}))

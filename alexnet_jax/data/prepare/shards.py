@@ -100,7 +100,7 @@ class SplitMaker:
             bar.update(sum(self._end(shard) - self._start(shard) for shard in done))
             if todo:
                 on_bad_image = config_data.on_bad_image
-                reader = Reader(self._split, preprocess.decode, on_bad_image, '--on_bad_image')
+                reader = Reader(self._split, preprocess, on_bad_image, '--on_bad_image')
                 for entry in done.values():
                     reader.bad.update({s['index']: s['reason'] for s in entry['skipped']})
                 for shard, entry in self._write(reader, preprocess, todo, bar):
