@@ -1,11 +1,13 @@
 """Batches of a split by step number, and what to do about images that do not decode.
 
-The hot path checks nothing: when TensorFlow raises in step s, the examples of step s, which are a
-pure function of s, are rerun one by one to find the culprits.
+The hot path checks no image: when TensorFlow raises in step s, the examples of step s, which are a
+pure function of s, are rerun one by one to find the culprits. If there are none, the error was that
+of a disk or network for a moment, and the step is tried again.
 """
 
 import atexit
 import functools
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -22,6 +24,7 @@ PADDING = -1  # the index at a place in a batch that holds no example
 MAX_BAD = 0.01  # of a split, or
 FEW_BAD = 5  # images, if those are at most
 MAX_FEW_BAD = 0.1  # of the split; one bad image is always allowed
+RETRIES = 3  # of a step whose examples can all be used when they are rerun
 # What TensorFlow, the ops (BadImage is a ValueError), the file system and ArrayRecord raise.
 IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
 
@@ -137,12 +140,14 @@ class Reader:
     ) -> Generator[dict[str, np.ndarray], None, None]:
         batches = stream(plan, start, stop)
         for step in range(start, stop):
-            while True:
+            for retries in itertools.count():
                 try:
                     batch = next(batches)
                     break
                 except IMAGE_ERRORS as error:
-                    self._find_faults(*plan(step), transform, error)
+                    indices, epochs = plan(step)
+                    if not self._find_faults(indices, epochs, transform) and retries >= RETRIES:
+                        raise self._unexplained(indices, error) from error
                     batches = stream(plan, step, stop)
             unlabeled = (batch['label'] < 0) & (batch['mask'] > 0)
             if unlabeled.any():
@@ -193,18 +198,24 @@ class Reader:
         """Return which of these examples are neither padding nor bad, bool [b]."""
         return np.array([i != PADDING and i not in self.bad for i in indices.tolist()], bool)
 
-    def _find_faults(
-        self, indices: np.ndarray, epochs: np.ndarray, transform: Transform, error: Exception
-    ) -> None:
-        """Record which of the examples `indices` made a step fail with `error`."""
+    def _find_faults(self, indices: np.ndarray, epochs: np.ndarray, transform: Transform) -> bool:
+        """Record which of the examples `indices` made a step fail; return whether any did."""
         faults = {}
         for index, epoch in zip(indices.tolist(), epochs.tolist(), strict=True):
             known = index == PADDING or index in self.bad
             if not known and (reason := self._fault(index, transform, epoch)):
                 faults[index] = reason
-        if not faults:
-            raise error
-        self._record(faults)
+        if faults:
+            self._record(faults)
+        return bool(faults)
+
+    def _unexplained(self, indices: np.ndarray, error: Exception) -> RunError:
+        used = indices[self.usable(indices)].tolist()
+        names = ', '.join(self.split.describe(i) for i in used[:5])
+        return RunError(
+            f'{len(used)} images failed together {RETRIES + 1} times, though none fails alone: '
+            f'{clean(error)}. The first are {names}'
+        )
 
     def _unlabeled(self, index: int) -> BadInput:
         name = self.split.describe(index)

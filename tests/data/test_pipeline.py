@@ -1,15 +1,19 @@
+import errno
 import gc
 import itertools
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from helpers import assert_has
 
 from alexnet_jax.data import reader
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.pixels import MEMORY_BYTES
 from alexnet_jax.data.sources import digits
+from alexnet_jax.data.sources.splits import MemorySplit
 from alexnet_jax.errors import BadInput, RunError
 
 
@@ -437,6 +441,47 @@ class TestBadImages:
         data = Data(folder_config(write_folder(files)[0], **{'data.mean': 'none'}))
         with pytest.raises(RunError, match=r'odd.png cannot be used: .* 8 x 9.*add .*resize\(8\)'):
             take(data.train_batches(), 10)
+
+
+@pytest.mark.parametrize('memory', [MEMORY_BYTES, 0], ids=['whole', 'by example'])
+class TestReadErrors:
+    """Reading several images fails, and each of them by itself does not."""
+
+    @pytest.fixture
+    def failing(self, monkeypatch):
+        """failing(when): from now on, read number i of several fails if `when(i)`."""
+        read = MemorySplit.read
+
+        def patch(when):
+            numbers = itertools.count()
+
+            def fail(split, indices):
+                if len(indices) > 1 and when(next(numbers)):
+                    raise OSError(errno.ESTALE, 'Stale file handle')
+                return read(split, indices)
+
+            monkeypatch.setattr(MemorySplit, 'read', fail)
+
+        return patch
+
+    def test_a_moments_error_changes_nothing(self, digits_config, failing, memory):
+        ops = {'data.train_ops': 'decode|pad_crop(2)|random_mirror'}
+        config = digits_config(batch_size=20, **ops)
+        expected = take(Data(config, memory=memory).train_batches(), 8)
+        failing(lambda number: number in (0, 4))
+        found = take(Data(config, memory=memory).train_batches(), 8)
+        for left, right in zip(expected, found, strict=True):
+            same(left, right)
+
+    def test_a_lasting_error_names_images(self, digits_config, failing, memory):
+        data = Data(digits_config(batch_size=4), memory=memory)
+        failing(lambda number: True)
+        with pytest.raises(RunError) as error:
+            next(data.eval_batches())
+        assert_has(
+            str(error.value), '4 images', '4 times', 'digits/test:0, digits/test:1', 'Stale file'
+        )
+        assert not re.search('\n|Traceback|Iterator', str(error.value))
 
 
 class TestRealData:

@@ -229,9 +229,15 @@ def _check(value: object, kind: object) -> object:
     raise ValueError
 
 
+# What TensorFlow puts around a message; it includes the traceback of an error raised in Python.
+DECORATIONS = (
+    r'\{\{.*?\}\}|\[Op:\w+\].*|Error in user-defined function .*? iterator: \S+: |\nTraceback .*'
+)
+
+
 def clean(error: Exception) -> str:
     """Return in one line why an image was refused, without TensorFlow's decorations."""
-    text = re.sub(r'\{\{.*?\}\}|\[Op:\w+\].*', '', str(error), flags=re.DOTALL)
+    text = re.sub(DECORATIONS, '', str(error), flags=re.DOTALL)
     return ' '.join(text.split()).rstrip('.')
 
 
