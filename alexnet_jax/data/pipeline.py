@@ -20,7 +20,6 @@ from alexnet_jax.data.ops.image import require_size
 from alexnet_jax.data.pixels import MEMORY_BYTES, Pixels
 from alexnet_jax.data.reader import PADDING, Reader, Transform
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.sources.splits import count_classes
 from alexnet_jax.data.whole import WholeBatches, find_pixels
 from alexnet_jax.errors import BadInput
 
@@ -143,8 +142,12 @@ class Data:
             self.mean = found.center(self.config.image_size)
 
     def class_counts(self) -> np.ndarray:
-        """Return the number of training examples of each class, int64 [num_classes]."""
-        return count_classes(self._train.split, self.config.num_classes)
+        """Return the number of training examples of each class, int64 [num_classes].
+
+        Raises:
+          BadInput, RunError: As `Reader.count_classes`.
+        """
+        return self._train.count_classes(self.config.num_classes)
 
     def train_batches(self, start_step: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
         """Yield this process's slices of the batches of steps start_step + 1, start_step + 2, ...

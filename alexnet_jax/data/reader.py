@@ -20,6 +20,7 @@ from alexnet_jax.data.sources.splits import Split, encode_png
 from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import BadInput, RunError
 
+CHUNK = 1000  # examples whose labels are read at once to count them
 PADDING = -1  # the index at a place in a batch that holds no example
 MAX_BAD = 0.01  # of a split, or
 FEW_BAD = 5  # images, if those are at most
@@ -107,6 +108,37 @@ class Reader:
     def encoded(self, index: int) -> bytes:
         """Return the bytes of one example."""
         return self.split.read(np.array([index]))[0][0]
+
+    def count_classes(self, classes: int) -> np.ndarray:
+        """Return the number of examples of each class, int64 [classes].
+
+        An example counts if its label can be read, even if its image is known to be bad: how many
+        of those are known differs between a new run and a continued one.
+
+        Raises:
+          BadInput: An example has no label.
+          RunError: A label cannot be read; the message names the example.
+        """
+        counts = np.zeros(classes, np.int64)
+        for first in range(0, len(self.split), CHUNK):
+            indices = np.arange(first, min(first + CHUNK, len(self.split)))
+            counts += np.bincount(self._labels(indices), minlength=classes)
+        return counts
+
+    def _labels(self, indices: np.ndarray) -> np.ndarray:
+        """Return the labels of those examples whose labels can be read, int32."""
+        try:
+            labels = self.split.read_labels(indices)
+        except IMAGE_ERRORS as error:
+            if len(indices) == 1:
+                self._record({indices.item(): clean(error)})
+                return np.empty(0, np.int32)
+            return np.concatenate(
+                [self._labels(index) for index in np.split(indices, len(indices))]
+            )
+        if (labels < 0).any():
+            raise self._unlabeled(indices[labels < 0][0])
+        return labels
 
     def batches(
         self,

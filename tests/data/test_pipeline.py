@@ -48,6 +48,26 @@ def test_class_counts(write_folder, folder_config, digits_config):
     assert data.class_counts().tolist() == np.bincount(labels).tolist()
 
 
+def test_class_counts_without_a_damaged_record(digits_config, monkeypatch):
+    """Labels are read with the images, as from ArrayRecord; the first digits are 0, 1, 2, 3 ..."""
+    expected = Data(digits_config()).class_counts()
+    expected[3] -= 1
+    read = MemorySplit.read
+
+    def fail(split, indices):
+        if 3 in indices:
+            raise RuntimeError('the checksum is wrong')
+        return read(split, indices)
+
+    monkeypatch.delattr(MemorySplit, 'read_labels')
+    monkeypatch.setattr(MemorySplit, 'read', fail)
+    with pytest.raises(RunError, match='digits/train:3 cannot be used: the checksum is wrong'):
+        Data(digits_config()).class_counts()
+    data = Data(digits_config(**{'data.on_bad_image': 'skip'}))
+    assert data.class_counts().tolist() == expected.tolist()
+    assert data.skipped == {'train': 1, 'eval': 0}
+
+
 class TestOrder:
     @pytest.mark.slow
     def test_equals_concatenated_permutations(self, digits_config):
@@ -312,8 +332,9 @@ class TestChecks:
         data = Data(digits_config(batch_size=120), memory=memory)
         with pytest.raises(BadInput, match='digits/test:358 has no label; use only splits'):
             list(data.eval_batches())
-        with pytest.raises(BadInput, match='digits/train:1430 has no label; use only splits'):
-            take(data.train_batches(), 12)
+        for use in (lambda: take(data.train_batches(), 12), data.class_counts):
+            with pytest.raises(BadInput, match='digits/train:1430 has no label; use only splits'):
+                use()
 
 
 def link_to_nowhere(path):

@@ -12,8 +12,6 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-CHUNK = 1000  # examples read at once to count them
-
 
 class Split:
     """Random access to the encoded examples of a split.
@@ -131,15 +129,6 @@ class MemorySplit(Split):
 
     def describe(self, index: int) -> str:
         return f'{self.prefix}:{index}'
-
-
-def count_classes(split: Split, classes: int) -> np.ndarray:
-    """Return the number of examples of each class, int64 [classes]."""
-    counts = np.zeros(classes, np.int64)
-    for first in range(0, len(split), CHUNK):
-        labels = split.read_labels(np.arange(first, min(first + CHUNK, len(split))))
-        counts += np.bincount(labels[labels >= 0], minlength=classes)
-    return counts
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
