@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from alexnet_jax import files
 from alexnet_jax.data.ops.chain import Preprocessor, parse
-from alexnet_jax.data.reader import PADDING, Reader
+from alexnet_jax.data.reader import IMAGE_ERRORS, PADDING, Reader
 from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, shard_name
 from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.data.tensorflow import tf
@@ -152,15 +152,23 @@ class SplitMaker:
                     labels += batch['label'][valid].tolist()
                     names += self._split.file_names(indices[valid])
                     for index in sorted(reader.bad.keys() & set(indices.tolist())):
-                        name = self._split.file_names(np.array([index]))[0]
                         reason = reader.bad[index]
-                        skipped.append({'index': index, 'name': name, 'reason': reason})
+                        skipped.append(
+                            {'index': index, 'name': self._name(index), 'reason': reason}
+                        )
                     bar.update(int((indices != PADDING).sum()))
             entry = file_entry(temporary)
             entry |= {'labels': labels, 'names': names, 'skipped': skipped}
             temporary.replace(self._file(shard))
             write_json(self._done_file(shard), entry)
             yield shard, entry
+
+    def _name(self, index: int) -> str:
+        """Return the file name of a bad example, which may be in a record that cannot be read."""
+        try:
+            return self._split.file_names(np.array([index]))[0]
+        except IMAGE_ERRORS:
+            return self._split.describe(index)
 
     def _firsts(self, shard: int) -> range:
         """Return the first index of each batch of a shard."""

@@ -35,6 +35,7 @@ from alexnet_jax.data import reader
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare import build, shards
 from alexnet_jax.data.sources import digits
+from alexnet_jax.data.sources.splits import MemorySplit
 from alexnet_jax.errors import BadInput, RunError
 
 
@@ -207,11 +208,34 @@ class TestBadImages:
         assert records[0] == expected_pixels(folder / 'train/a/014.png').tobytes()
 
 
+def test_a_damaged_record_that_holds_the_file_name_too(tmp_path, monkeypatch):
+    """As in ArrayRecord files of TFDS's ImageNet."""
+    monkeypatch.setattr(digits, '_read', lambda read=digits._read: [x[:50] for x in read()])
+    monkeypatch.setattr(digits, 'TEST_SIZE', 10)
+
+    def failing(method):
+        def fail(split, indices):
+            if split.prefix == 'digits/train' and 3 in indices:
+                raise RuntimeError('the checksum is wrong')
+            return method(split, indices)
+
+        return fail
+
+    for name in ('read', 'file_names'):
+        monkeypatch.setattr(MemorySplit, name, failing(getattr(MemorySplit, name)))
+    prepare('', tmp_path / 'set', policy='skip', dataset='digits', eval_split='test')
+    manifest = json.loads((tmp_path / 'set/manifest.json').read_text())
+    assert manifest['splits']['train']['skipped'] == [
+        {'index': 3, 'name': 'digits/train:3', 'reason': 'the checksum is wrong'}
+    ]
+
+
 def test_an_unlabeled_example(tmp_path, monkeypatch):
-    images, labels = digits._read()
-    labels[100] = -1
-    monkeypatch.setattr(digits, '_read', lambda: (images[:500], labels[:500]))  # 140 + 360
-    with pytest.raises(BadInput, match='digits/train:100 has no label; use only splits'):
+    images, labels = (array[:110] for array in digits._read())
+    labels[70] = -1
+    monkeypatch.setattr(digits, '_read', lambda: (images, labels))
+    monkeypatch.setattr(digits, 'TEST_SIZE', 10)
+    with pytest.raises(BadInput, match='digits/train:70 has no label; use only splits'):
         prepare('', tmp_path / 'set', dataset='digits', eval_split='test')
     assert not (tmp_path / 'set').exists()
 
