@@ -117,9 +117,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.optimizer.name = 'sgd'  # or adamw, with its beta1 in `momentum`
     c.optimizer.beta2 = 0.999  # adamw: the decay of the mean squared gradient
     c.optimizer.clip_grad_norm = 0.0  # above 0: the norm of all gradients is scaled down to this
-    c.optimizer.learning_rate = 0.01  # the highest lr, after the warmup
+    c.optimizer.learning_rate = 0.01  # the lr that the schedule starts from
     c.optimizer.schedule = 'step'  # constant | step | cosine | poly | plateau
-    c.optimizer.warmup_epochs = 0.0  # during which lr rises linearly
+    c.optimizer.warmup_epochs = 0.0  # in which lr rises linearly; a cosine falls meanwhile
     c.optimizer.milestones = (25.0, 51.0, 79.0)  # schedule 'step': the epochs at which lr drops ...
     c.optimizer.gamma = 0.1  # ... by this factor; these epochs are the 2012 source's
     c.optimizer.poly_power = 2.0  # schedule 'poly': learning_rate * (1 - done / all) ** poly_power
@@ -138,7 +138,8 @@ def default_config() -> ml_collections.ConfigDict:
     # Layers to freeze, by name: no gradient is computed for them, and frozen batch norms use their
     # running averages without updating them. E.g. ('conv*', 'bn*').
     c.optimizer.freeze = ()
-    # Above 0: LARS, which scales the update of each kernel to this fraction of its norm, times lr.
+    # Above 0: LARS, which scales the update of each kernel to about this fraction of its norm,
+    # times lr.
     c.optimizer.trust_coefficient = 0.0
     return c
 

@@ -19,7 +19,8 @@ compared with its net 145):
     relu, max_pool, full_window_average, dropout   nothing to change in this net
 
 Not run here. Several at once are given as a key: `--config.edits="('one_tower', 'half_width')"` is
-one tower with half the kernels in each convolutional layer, 1.7 / 1.2 (section 3.2).
+one tower with half the kernels in each convolutional layer, 1.7 / 1.2 (section 3.2), except that it
+also halves the hidden fully connected layers and conv5, unlike the paper (its footnote 1).
 """
 
 import ml_collections

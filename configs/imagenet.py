@@ -10,8 +10,9 @@ needs an accelerator, and it has not been timed on one. Expected: top-1 error 40
 18.2 % on the validation set with ten crops (published for the paper's two towers, section 6.1). Not
 run here.
 
-Two things differ from `configs/paper.py`: there is one tower instead of two, and the rate drops at
-the epochs of the authors' source instead of when the validation error stalls.
+Three things differ from `configs/paper.py`: there is one tower instead of two, the rate drops at
+the epochs of the authors' source instead of when the validation error stalls, and dropout scales up
+in training instead of down at test time.
 """
 
 import ml_collections

@@ -6,15 +6,18 @@
 `docs/data.md` describes how to make DIR. A step is accumulated over 64 parts of 512 images, so it
 runs on one GPU as well as on eight (which then take 64 images each at a time); on a small machine,
 `--config.accum_steps=512 --config.ghost_batch_size=64`. Batch norm computes its statistics over 64
-consecutive images, as on each GPU in the original.
+consecutive images, as on each of eight GPUs with the original's train_val2.prototxt (with its
+half-precision train_val2_fp16.prototxt, 256).
 
 Time: 11 minutes on 1,024 CPUs (published). Expected: 58 % top-1, 80 % top-5 accuracy on the
 validation set, center crop, after 100 epochs (published: You, Zhang, Hsieh, Demmel and Keutzer,
 ImageNet Training in Minutes, arXiv 1709.05011). Not run here.
 
-From NVIDIA's Caffe, models/alexnet_bn/solver_32k.prototxt: a rate of 32 after 10 epochs of warmup,
-a factor of (1 - done)^2, a trust coefficient of 0.001, a weight decay of 0.0005. There LARS scales
-the biases too; here their rate is a thousandth of the schedule's, at most 0.032.
+From NVIDIA's Caffe of that time (commit b66e1ede), models/alexnet_bn/solver_32k.prototxt: a rate
+that rises for 400 iterations and is then 32 (1 - done)^2, a trust coefficient of 0.001, a weight
+decay of 0.0005 (conv1's is larger here, since its weights are smaller: see ALEXNET_BN). There the
+warmup begins at 1, here near 0; and there LARS scales the biases too, while here their rate is a
+thousandth of the schedule's, at most 0.032.
 """
 
 import ml_collections
@@ -45,7 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.learning_rate = 32.0
     c.optimizer.schedule = 'poly'
     c.optimizer.poly_power = 2.0
-    c.optimizer.warmup_epochs = 10.0
+    c.optimizer.warmup_epochs = 400 * c.batch_size / 1_281_167
     c.optimizer.trust_coefficient = 0.001
     c.optimizer.lr_multipliers = (('*/bias', 0.001),)
+    c.optimizer.weight_decay_multipliers = (('conv1/kernel', 256.0**2),)
     return c

@@ -118,16 +118,19 @@ def no_tower_communication(table: Table) -> Table:
     """Separate two towers from the second layer on; they meet in the last.
 
     As in net 150 of the 2012 source (layers-150.cfg), conv2 has a quarter more filters and the
-    hidden fully connected layers have twice as many features.
+    first fully connected layer has twice as many features.
     """
     first, last = _ends(table)
+    widened = next((layer for layer in table if isinstance(layer, Dense)), last)
 
     def split(layer: Layer) -> Layer:
         match layer:
             case Conv(name='conv2', filters=filters):
                 return dataclasses.replace(layer, filters=filters * 5 // 4, groups=2)
-            case Dense(features=features) if layer is not last:
+            case Dense(features=features) if layer is widened is not last:
                 return dataclasses.replace(layer, features=2 * features, groups=2)
+            case Dense() if layer is not last:
+                return dataclasses.replace(layer, groups=2)
             case Conv() | LRN() if layer is not first:
                 return dataclasses.replace(layer, groups=2)
         return layer

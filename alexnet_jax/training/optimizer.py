@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +46,10 @@ def make_schedule(config: ml_collections.ConfigDict, train_size: int) -> optax.S
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)  # optax mixes integers and floats
-        return jnp.asarray(schedule(step)) * jnp.minimum(1.0, (step + 1) / warmup_steps)
+        warmup = jnp.minimum(1.0, (step + 1) / warmup_steps)
+        if o.schedule == 'poly':  # as in Caffe, the warmup takes the schedule's place
+            return jnp.where(warmup < 1, o.learning_rate * warmup, schedule(step))
+        return jnp.asarray(schedule(step)) * warmup
 
     return rate
 
@@ -62,8 +66,8 @@ def make_optimizer(
 
     As in section 5 of the paper, the rate is inside the velocity: after a drop, past gradients keep
     the rate at which they were added, whereas `optax.sgd` rescales them all. With a trust
-    coefficient this is LARS (You, Gitman and Ginsburg 2017): the norm of each kernel's
-    g + weight_decay w is first set to that fraction of the norm of w. AdamW is that of
+    coefficient this is LARS (You, Gitman and Ginsburg 2017): each kernel's g + weight_decay w is
+    first multiplied by trust_coefficient |w| / (|g| + weight_decay |w|). AdamW is that of
     `optax.adamw` (Loshchilov and Hutter 2019): m / (sqrt(v) + 1e-8) + weight_decay w, times -rate.
 
     Args:
@@ -77,8 +81,11 @@ def make_optimizer(
         (pattern, _piecewise_constant(rates, train_size / config.batch_size))
         for pattern, rates in o.lr_overrides
     ]
+    decayed = optax.add_decayed_weights
+    if o.trust_coefficient:
+        decayed = partial(_add_decayed_weights_by_lars, o.trust_coefficient, slices)
     weight_decay = [
-        (pattern, optax.add_decayed_weights(o.weight_decay * factor))
+        (pattern, decayed(o.weight_decay * factor))
         for pattern, factor in o.weight_decay_multipliers
     ]
     parts = []
@@ -87,12 +94,7 @@ def make_optimizer(
         parts.append(_clip_by_global_norm(o.clip_grad_norm, slices) if slices else clip)
     if o.name == 'adamw':
         parts.append(_scale_by_adam(o.momentum, o.beta2))
-    parts.append(_partition(weight_decay, optax.add_decayed_weights(o.weight_decay)))
-    if o.trust_coefficient:
-        ratio = optax.scale_by_trust_ratio(trust_coefficient=o.trust_coefficient)
-        if slices:
-            ratio = _scale_by_trust_ratio(o.trust_coefficient, slices)
-        parts.append(_partition([('*/kernel', ratio)], optax.identity()))
+    parts.append(_partition(weight_decay, decayed(o.weight_decay)))
     lr_multipliers = [(pattern, optax.scale(factor)) for pattern, factor in o.lr_multipliers]
     parts.append(_partition(lr_multipliers, optax.identity()))
     scheduled = optax.scale_by_learning_rate(schedule)
@@ -147,16 +149,26 @@ def _clip_by_global_norm(most: float, slices: Slices) -> optax.GradientTransform
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _scale_by_trust_ratio(coefficient: float, slices: Slices) -> optax.GradientTransformation:
-    """Like `optax.scale_by_trust_ratio`, but with the norms of whole kernels."""
+def _add_decayed_weights_by_lars(
+    coefficient: float, slices: Slices, decay: float
+) -> optax.GradientTransformation:
+    """Add decay w, then scale a kernel's sum by coefficient |w| / (|g| + decay |w|).
 
-    def scale(path, update: jax.Array, param: jax.Array) -> jax.Array:
-        norm, param_norm = slices.norm(path, update), slices.norm(path, param)
-        is_zero = (norm == 0) | (param_norm == 0)
-        return update * jnp.where(is_zero, jnp.ones_like(norm), coefficient * param_norm / norm)
+    Unlike `optax.scale_by_trust_ratio`, which divides by |g + decay w|. A kernel is scaled by 1
+    where the quotient is 0 / 0, or 0.
+    """
+
+    def scaled(path, gradient: jax.Array, param: jax.Array) -> jax.Array:
+        update = gradient + decay * param
+        if path[-1].key != 'kernel':
+            return update
+        norm, param_norm = slices.norm(path, gradient), slices.norm(path, param)
+        total = norm + decay * param_norm
+        is_zero = (total == 0) | (param_norm == 0)
+        return update * jnp.where(is_zero, jnp.ones_like(total), coefficient * param_norm / total)
 
     def update(updates, state, params=None):
-        return jax.tree_util.tree_map_with_path(scale, updates, params), state
+        return jax.tree_util.tree_map_with_path(scaled, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

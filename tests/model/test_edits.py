@@ -146,7 +146,7 @@ def test_one_tower_turns_the_papers_kernels_into_the_course_nets():
 
 
 def test_no_tower_communication_is_net_150():
-    """layers-150.cfg, in each tower: 48, 160, 192, 192, 128 filters and two layers of 4,096."""
+    """layers-150.cfg, in each tower: 48, 160, 192, 192, 128 filters, 4,096 and 2,048 features."""
     after = build('source_2012', ('no_tower_communication',), 1000)
     by_hand = 2 * (
         48 * (11 * 11 * 3 + 1)
@@ -155,9 +155,9 @@ def test_no_tower_communication_is_net_150():
         + 192 * (3 * 3 * 192 + 1)
         + 128 * (3 * 3 * 192 + 1)
         + 4096 * (6 * 6 * 128 + 1)
-        + 4096 * (4096 + 1)
-    ) + 1000 * (8192 + 1)
-    assert count(after, 224) == by_hand == 81_591_720
+        + 2048 * (4096 + 1)
+    ) + 1000 * (4096 + 1)
+    assert count(after, 224) == by_hand == 60_714_408
     groups = [layer.groups for layer in after if isinstance(layer, Conv | Dense)]
     assert groups == [1, 2, 2, 2, 2, 2, 2, 1]
     after = EDITS['no_tower_communication'](VARIANTS['bvlc'])  # whose norms saw both towers

@@ -210,6 +210,12 @@ def test_poly():
     assert rates([450], schedule='poly', learning_rate=0.9, poly_power=1.0) == pytest.approx([0.45])
 
 
+def test_poly_after_a_warmup():
+    """300 of 900 steps; then the schedule is where it would be without."""
+    found = rates([0, 149, 299, 300, 450], schedule='poly', learning_rate=0.9, warmup_epochs=30.0)
+    assert found == pytest.approx([0.9 / 300, 0.45, 0.9 * (601 / 900) ** 2, 0.4, 0.225], rel=1e-5)
+
+
 # Overrides
 
 
@@ -245,7 +251,7 @@ def test_lr_overrides_replace_the_schedule():
 
 
 def test_lars_by_hand():
-    """One kernel of norm 5 whose decayed gradient has norm 13: rate * 0.01 * 5 / 13 of it."""
+    """Of a kernel of norm 5 and a gradient of norm 13, 2 * 0.01 * 5 / (13 + 0.5 * 5) of the sum."""
     config = config_of(
         learning_rate=2.0,
         schedule='constant',
@@ -254,16 +260,33 @@ def test_lars_by_hand():
         trust_coefficient=0.01,
     )
     params = {'fc8': {'kernel': jnp.float32([3.0, 4.0]), 'bias': jnp.float32([1.0])}}
-    # g + 0.5 w = (5, 12): g = (3.5, 10).
-    gradient = {'fc8': {'kernel': jnp.float32([3.5, 10.0]), 'bias': jnp.float32([1.0])}}
+    # g + 0.5 w = (13.5, 7)
+    gradient = {'fc8': {'kernel': jnp.float32([12.0, 5.0]), 'bias': jnp.float32([1.0])}}
     optimizer = make_optimizer(config, make_schedule(config, 100), 100)
     state = optimizer.init(params)
     updates, state = optimizer.update(gradient, state, params)
-    first = -2.0 * 0.01 * 5 / 13 * np.array([5.0, 12.0])
+    first = -2.0 * 0.01 * 5 / 15.5 * np.array([13.5, 7.0])
     np.testing.assert_allclose(updates['fc8']['kernel'], first, rtol=1e-6)
     assert updates['fc8']['bias'][0] == pytest.approx(-2.0 * 1.5)  # biases are not rescaled
     updates, _ = optimizer.update(gradient, state, params)
     np.testing.assert_allclose(updates['fc8']['kernel'], 0.9 * first + first, rtol=1e-6)
+
+
+def test_smaller_weights_take_the_same_steps_under_lars():
+    """Pixels divided by 256 in the weights instead: with 256^2 times the decay, the same net."""
+    config = config_of(
+        schedule='constant',
+        weight_decay=0.5,
+        weight_decay_multipliers=(('conv1/kernel', 256.0**2),),
+        trust_coefficient=0.01,
+    )
+    kernel, gradient = jnp.float32([3.0, 4.0]), jnp.float32([12.0, 5.0])
+    params = {'conv1': {'kernel': kernel / 256}, 'fc8': {'kernel': kernel}}
+    gradients = {'conv1': {'kernel': gradient * 256}, 'fc8': {'kernel': gradient}}
+    optimizer = make_optimizer(config, make_schedule(config, 100), 100)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    small, plain = updates['conv1']['kernel'], updates['fc8']['kernel']
+    np.testing.assert_allclose(256 * small, plain, rtol=1e-6)
 
 
 # AdamW and clipping
