@@ -2,7 +2,8 @@
 
 Orbax restores a flipped byte without an error and accepts an empty folder as the newest step. So
 every checkpoint has a manifest of the SHA-256 hashes of its files, which is written last. A
-checkpoint that does not match its manifest is quarantined, and the newest valid one is used.
+checkpoint that does not match its manifest is quarantined, and the newest valid one is used. One
+that cannot be read is not touched: that ends the run.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ class Checkpoints:
         the checkpoint that was the best.
 
     Raises:
-      RunError: There are checkpoints, and none is valid.
+      RunError: There are checkpoints, and none is valid; or one of them cannot be read.
     """
 
     def __init__(self, workdir: str):
@@ -167,7 +168,7 @@ def load_variables(workdir: str, step: int) -> dict[str, dict[str, dict[str, np.
     Of a run with `ema_decay` these are the averages.
 
     Raises:
-      RunError: It is corrupt.
+      RunError: It is corrupt, or cannot be read.
     """
     folder = saved.folder_of(workdir) / str(step)
     _check(folder)

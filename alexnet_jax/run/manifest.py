@@ -3,20 +3,35 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from etils import epath
+
+from alexnet_jax.errors import RunError
 
 MANIFEST = 'manifest.json'
 METADATA = '_CHECKPOINT_METADATA'
 # Not hashed: Orbax writes the other two while it finalizes the folder, and restores neither.
 UNHASHED = (MANIFEST, METADATA, 'commit_success.txt')
+RETRIES = 3  # of a read: a disk or network may fail for a moment
+PAUSE = 1.0  # seconds before each of them
+
+T = TypeVar('T')
+
+
+class _IsLinkError(OSError):
+    """There is a link, which no checkpoint has."""
+
+
+# Errors by which the folder holds something else than was saved; others are of the disk or network.
+CHANGES = (_IsLinkError, FileNotFoundError, NotADirectoryError)
 
 
 def write(folder: epath.Path) -> None:
     """Write the hashes of a checkpoint's files."""
-    (folder / MANIFEST).write_text(json.dumps(_hashes(folder), indent=1))
+    (folder / MANIFEST).write_text(json.dumps(_hashes(_files(folder)), indent=1))
 
 
 def find_corruption(folder: epath.Path) -> str | None:
@@ -24,17 +39,30 @@ def find_corruption(folder: epath.Path) -> str | None:
 
     Names in a manifest are compared but never opened, and links are refused, so that nothing
     outside the folder is read.
+
+    Raises:
+      RunError: A file cannot be read, so that nothing is known about the checkpoint.
     """
-    if not (folder / MANIFEST).exists():
-        return 'no manifest'
-    if not isinstance(expected := read_json(folder / MANIFEST), dict):
-        return 'unreadable manifest'
-    if not _is_metadata(read_json(folder / METADATA)):
-        return f'unreadable {METADATA}'
     try:
-        found = _hashes(folder)
-    except OSError as error:
+        return _find_corruption(folder)
+    except CHANGES as error:
         return f'unreadable files: {error}'
+    except OSError as error:
+        raise RunError(
+            f'checkpoint {folder} may be valid, but cannot be read: {error}; try again, or move it '
+            f'elsewhere to use another one'
+        ) from error
+
+
+def _find_corruption(folder: epath.Path) -> str | None:
+    paths = _files(folder)
+    if MANIFEST not in paths:
+        return 'no manifest'
+    if not isinstance(expected := _read_json(paths[MANIFEST]), dict):
+        return 'unreadable manifest'
+    if METADATA not in paths or not _is_metadata(_read_json(paths[METADATA])):
+        return f'unreadable {METADATA}'
+    found = _hashes(paths)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f'{name} is missing'
@@ -53,29 +81,58 @@ def _is_metadata(value: Any) -> bool:
     return all(isinstance(v, kinds.get(key, dict) | None) for key, v in value.items())
 
 
-def read_json(path: epath.Path) -> Any:
-    """Return the content of a JSON file, or None if it cannot be read."""
+def _read_json(path: str) -> Any:
+    """Return the content of a JSON file, or None if it is not JSON."""
     try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError, RecursionError):
+        return json.loads(_retry(_content, path))
+    except (ValueError, RecursionError):
         return None
 
 
-def _hashes(folder: epath.Path) -> dict[str, str]:
-    paths = {str(path.relative_to(folder)): path for path in _files(folder)}
-    return {name: _sha256(path) for name, path in paths.items() if name not in UNHASHED}
+def _hashes(paths: dict[str, str]) -> dict[str, str]:
+    return {name: _retry(_sha256, path) for name, path in paths.items() if name not in UNHASHED}
 
 
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if os.path.islink(path):
-            raise OSError(f'{path.name} is a link')
-        yield from _files(path) if path.is_dir() else [path]
+def _files(folder: epath.Path) -> dict[str, str]:
+    """Return the paths of a checkpoint's files, by their names within it."""
+    root = os.fspath(folder)
+    return {os.path.relpath(path, root): path for path in _retry(_walk, root)}
 
 
-def _sha256(path: epath.Path) -> str:
+def _walk(folder: str) -> list[str]:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                raise _IsLinkError(f'{entry.name} is a link')
+            found += _walk(entry.path) if entry.is_dir() else [entry.path]
+    return found
+
+
+def _content(path: str) -> str:
+    with open(path, encoding='utf-8') as file:
+        return file.read()
+
+
+def _sha256(path: str) -> str:
     digest = hashlib.sha256()
-    with path.open('rb') as file:
+    with open(path, 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _retry(read: Callable[[str], T], path: str) -> T:
+    """Return what `read` makes of a path. If it fails for good, the error names the path."""
+    retries = 0
+    while True:
+        try:
+            return read(path)
+        except CHANGES:
+            raise
+        except OSError as error:
+            if retries == RETRIES:
+                error.filename = error.filename or path
+                raise
+        retries += 1
+        time.sleep(PAUSE)

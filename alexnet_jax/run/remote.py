@@ -81,7 +81,10 @@ def _is_here(store: Store, folder: Path, step: int) -> bool:
     path = copy / manifest.MANIFEST
     if not path.exists() or path.read_bytes() != store.read(_name(step, manifest.MANIFEST)):
         return False
-    return manifest.find_corruption(copy) is None
+    try:
+        return manifest.find_corruption(copy) is None
+    except RunError:  # unreadable here, but not there
+        return False
 
 
 def _download(store: Store, folder: Path, listing: dict[str, Object], step: int) -> bool:

@@ -1,7 +1,9 @@
 """What is kept, what is restored, and what happens to files that changed."""
 
+import errno
 import json
 import math
+import os
 import shutil
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 from fake_checkpoints import files, save, state_of
+from helpers import assert_has
 
 from alexnet_jax.errors import RunError
 from alexnet_jax.parallel import processes
@@ -266,6 +269,63 @@ def test_what_a_killed_save_left_is_no_checkpoint(workdir):
     assert_restores(workdir, 2)
     save(workdir, 0.3, first=3)
     assert_restores(workdir, 3)
+
+
+# What cannot be read is left alone
+
+
+@pytest.fixture
+def stale(monkeypatch):
+    """stale(part of a path, times): reading such a file or folder fails, and then no more."""
+    failures = []
+
+    def failing(call, is_named):
+        def attempt(path, *args, **kwargs):
+            if failures and failures[-1] in os.fspath(path):
+                failures.pop()
+                raise OSError(errno.ESTALE, 'Stale file handle', *[path] * is_named)
+            return call(path, *args, **kwargs)
+
+        return attempt
+
+    monkeypatch.setattr(manifest, 'PAUSE', 0)
+    # The error comes from the first read, which does not know the name.
+    monkeypatch.setattr(manifest, 'open', failing(open, is_named=False), raising=False)
+    monkeypatch.setattr(manifest.os, 'scandir', failing(os.scandir, is_named=True))
+    return lambda part, times: failures.extend([part] * times)
+
+
+UNREADABLE = ('2/manifest.json', '2/_CHECKPOINT_METADATA', '2/default/_METADATA', '2/default/d')
+
+
+@pytest.mark.parametrize('part', UNREADABLE)
+def test_an_error_of_a_moment_changes_nothing(workdir, stale, part):
+    stale(part, 3)
+    with Checkpoints(str(workdir)) as ckpt:
+        assert (ckpt.newest, ckpt.quarantined) == (2, [])
+    stale(part, 3)
+    load_variables(str(workdir), 2)
+
+
+@pytest.mark.parametrize('part', UNREADABLE)
+def test_what_cannot_be_read_is_named_and_stays(workdir, stale, part):
+    stale(part, 4)
+    with pytest.raises(RunError) as found:
+        Checkpoints(str(workdir))
+    named = (f'checkpoints/{part}', 'Stale file handle', 'cannot be read', 'try again')
+    assert_has(str(found.value), *named)
+    stale(part, 4)
+    with pytest.raises(RunError, match='Stale file handle'):
+        load_variables(str(workdir), 2)
+    assert not (workdir / 'corrupt').exists()
+    assert_restores(workdir, 2)
+
+
+def test_a_file_instead_of_a_checkpoint_is_wrong_content(workdir):
+    shutil.rmtree(workdir / 'checkpoints' / '2')
+    (workdir / 'checkpoints' / '2').write_text('')
+    assert_restores(workdir, 1)
+    assert (workdir / 'corrupt' / '2').is_file()
 
 
 # A save that fails

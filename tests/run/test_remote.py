@@ -82,6 +82,20 @@ def test_a_damaged_copy_is_downloaded_again(url):
     assert manifest.find_corruption(folder) is None
 
 
+def test_a_copy_that_cannot_be_read_is_downloaded_again(url, monkeypatch):
+    copy = remote.local_copy(url)
+    array = Path(copy, 'checkpoints/20/default/d/array')
+    before = array.stat().st_mtime_ns
+
+    def fail(path):
+        raise OSError(5, 'Input/output error')
+
+    monkeypatch.setattr(manifest, 'PAUSE', 0)
+    monkeypatch.setattr(manifest, '_sha256', fail)
+    remote.local_copy(url)
+    assert array.stat().st_mtime_ns > before
+
+
 def test_what_is_damaged_there_is_found_here(url):
     Store(url).write('checkpoints/20/default/d/array', b'damaged')
     copy = remote.local_copy(url)
