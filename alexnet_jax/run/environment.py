@@ -50,22 +50,26 @@ def _versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Return the commit of this code, or None outside a git checkout.
+    """Return the commit of this code, or None if git does not track it.
 
-    It ends in '-dirty' if code or recipes differ from the commit. Other files may: the records of
+    An installed package may lie in a checkout of another project, whose commit says nothing.
+
+    The commit ends in '-dirty' if code or recipes differ from it. Other files may: the records of
     experiments grow while experiments run.
     """
-    package = Path(__file__).parents[1]
+    code = Path(__file__)
+    package = code.parents[1]
 
     def git(*arguments: str) -> subprocess.CompletedProcess:
         command = ['git', '-C', str(package.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True)
 
     try:
+        tracked = git('ls-files', '--error-unmatch', str(code.relative_to(package.parent)))
         head = git('rev-parse', 'HEAD')
         changes = git('diff', '--quiet', 'HEAD', '--', package.name, 'configs')
     except OSError:  # git is not installed
         return None
-    if head.returncode:
+    if tracked.returncode or head.returncode:
         return None
     return head.stdout.strip() + ('-dirty' if changes.returncode else '')

@@ -13,7 +13,7 @@ from alexnet_jax.run import environment
 def checkout(tmp_path, monkeypatch):
     """A git checkout with a package, a recipe and records, as the code would see its own."""
     monkeypatch.setattr(environment, '__file__', str(tmp_path / 'alexnet_jax/run/environment.py'))
-    for name in ('alexnet_jax/run/x.py', 'configs/x.py', 'results/x.jsonl'):
+    for name in ('alexnet_jax/run/environment.py', 'configs/x.py', 'results/x.jsonl'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('1')
     return tmp_path
@@ -28,7 +28,7 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ('changed', 'ending'),
     [
-        ('alexnet_jax/run/x.py', '-dirty'),
+        ('alexnet_jax/run/environment.py', '-dirty'),
         ('configs/x.py', '-dirty'),
         ('results/x.jsonl', ''),  # records grow while experiments run
     ],
@@ -47,6 +47,19 @@ def test_outside_git(checkout, monkeypatch):
     monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(checkout.parent))
     assert environment.git_revision() is None
     monkeypatch.setenv('PATH', '')
+    assert environment.git_revision() is None
+
+
+@pytest.mark.parametrize('ignored', [True, False])
+def test_installed_in_the_checkout_of_another_project(tmp_path, monkeypatch, ignored):
+    packages = tmp_path / '.venv/lib/site-packages'
+    (packages / 'alexnet_jax/run').mkdir(parents=True)
+    (packages / 'alexnet_jax/run/environment.py').touch()
+    monkeypatch.setattr(environment, '__file__', str(packages / 'alexnet_jax/run/environment.py'))
+    (tmp_path / '.gitignore').write_text('.venv\n' if ignored else '')
+    git(tmp_path, 'init', '--quiet')
+    git(tmp_path, 'add', '.gitignore')
+    git(tmp_path, 'commit', '--quiet', '--message=theirs')
     assert environment.git_revision() is None
 
 
