@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -64,9 +65,13 @@ def show_as(folder: str, url: str | None) -> None:
 
 
 def shown(text: str) -> str:
-    """Return a text with the URLs of local copies in place of their paths."""
+    """Return a text with the URLs of local copies in place of their paths.
+
+    A path that goes on, as that of run-images beside run, or that begins earlier, is another one.
+    """
     for folder in sorted(_SHOWN, key=len, reverse=True):
-        text = text.replace(folder, _SHOWN[folder])
+        path = rf'(?<![\w./-]){re.escape(folder)}(?!\.*[\w-])'
+        text = re.sub(path, lambda _, url=_SHOWN[folder]: url, text)
     return text
 
 

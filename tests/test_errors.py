@@ -1,9 +1,10 @@
-"""Devices that JAX cannot start end a command with one line."""
+"""Devices that JAX cannot start end a command with one line; local copies have their URLs."""
 
 import pytest
 from helpers import assert_has
 
-from alexnet_jax.errors import device_error, run_command
+from alexnet_jax import errors
+from alexnet_jax.errors import device_error, run_command, show_as, shown
 
 # As JAX 0.10.2 raises it.
 BUSY = (
@@ -38,3 +39,23 @@ def test_no_gpu():
 def test_other_errors_keep_their_traceback():
     with pytest.raises(RuntimeError, match='broken'):
         run_command(fail(RuntimeError('broken')))
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('/data/run', 'gs://bucket/x'),
+        ('/data/run/config.json is damaged', 'gs://bucket/x/config.json is damaged'),
+        ("--scratch='/data/run'", "--scratch='gs://bucket/x'"),
+        ('/data/run: 2 in /data/run.', 'gs://bucket/x: 2 in gs://bucket/x.'),
+        ('wrote /data/run{.json}', 'wrote gs://bucket/x{.json}'),
+        ('/data/run-images/train holds no images', None),
+        ('/data/run2, /data/run_2, /data/run.bak', None),
+        ('/mnt/data/run and ../data/run/config.json', None),
+    ],
+)
+def test_a_local_copy_has_its_url(monkeypatch, text, expected):
+    """None: the text stays as it is."""
+    monkeypatch.setattr(errors, '_SHOWN', {})
+    show_as('/data/run', 'gs://bucket/x')
+    assert shown(text) == (expected or text)
