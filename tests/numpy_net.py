@@ -12,6 +12,7 @@ from alexnet_jax.model.layers import (
     Conv,
     Dense,
     Dropout,
+    Local,
     MaxPool,
     Normalize,
     ReLU,
@@ -33,6 +34,8 @@ def output(layer: Any, variables: dict[str, Any], x: np.ndarray) -> np.ndarray:
     match layer:
         case Conv():
             return conv(layer, variables['params'][layer.name], x)
+        case Local():
+            return local(layer, variables['params'][layer.name], x)
         case Dense():
             params = variables['params'][layer.name]
             parts = [part.ravel() for part in np.split(x, layer.groups, axis=-1)]
@@ -73,6 +76,16 @@ def conv(layer: Conv, params: Any, x: np.ndarray) -> np.ndarray:
         )
     ]
     return np.concatenate(towers, -1) + params['bias']
+
+
+def local(layer: Local, params: Any, x: np.ndarray) -> np.ndarray:
+    padded = np.pad(x, ((layer.pad, layer.pad), (layer.pad, layer.pad), (0, 0)))
+    b = params['bias'].astype(np.float64)
+    for i, j in np.ndindex(b.shape[:2]):
+        top, left = i * layer.stride, j * layer.stride
+        window = padded[top : top + layer.window, left : left + layer.window]
+        b[i, j] += np.einsum('ijc,ijcf->f', window, params['kernel'][i, j])
+    return b
 
 
 def lrn(layer: LRN, a: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from alexnet_jax.model.layers import (
     AvgPool,
     Conv,
     Dropout,
+    Local,
     MaxPool,
     WithinChannelLRN,
 )
@@ -88,6 +89,8 @@ def _next_field(field: tuple[int, int, int] | None, info: LayerInfo) -> tuple[in
     match info.layer:
         case Conv() as conv:
             window, stride, pad = conv.window, conv.stride, conv.pads[0]
+        case Local(window=window, stride=stride, pad=pad):
+            pass
         case MaxPool(window, stride) | AvgPool(window, stride):
             pad = 0
         case WithinChannelLRN(n=window):

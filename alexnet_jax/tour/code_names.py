@@ -6,6 +6,7 @@ from alexnet_jax.model.layers import (
     BatchNorm,
     Conv,
     Dense,
+    Local,
     MaxPool,
     Normalize,
     WithinChannelLRN,
@@ -14,6 +15,7 @@ from alexnet_jax.model.layers import (
 _OPS, _NET = 'alexnet_jax/model/ops.py', 'alexnet_jax/model/alexnet.py'
 BY_LAYER = {
     Conv: f'{_OPS}: conv',
+    Local: f'{_OPS}: local_conv',
     LRN: f'{_OPS}: local_response_norm',
     WithinChannelLRN: f'{_OPS}: within_channel_lrn',
     MaxPool: f'{_OPS}: max_pool',

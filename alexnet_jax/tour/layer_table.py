@@ -10,6 +10,7 @@ from alexnet_jax.model.layers import (
     AvgPool,
     Conv,
     Dense,
+    Local,
     MaxPool,
     Shape,
     Table,
@@ -74,9 +75,12 @@ def _row(section: Section, towers: int) -> dict[str, Any]:
 
 def _sees(info: LayerInfo) -> str:
     """Whether a tower's filters see 'all' towers or their 'own'; '' if the layer has no weights."""
-    if not isinstance(info.layer, Conv | Dense):
-        return ''
-    return 'all' if info.layer.groups == 1 else 'own'
+    match info.layer:
+        case Conv(groups=groups) | Dense(groups=groups):
+            return 'all' if groups == 1 else 'own'
+        case Local():
+            return 'all'
+    return ''
 
 
 def _signs(formula: str) -> str:
@@ -101,6 +105,13 @@ def _definition(info: LayerInfo) -> dict[str, str]:
                 'S': f'{stride}',
                 'P': f'{low}' if low == high else f'{low}/{high}',
             }
+        case Local(_, filters, window, stride, pad):
+            return {
+                'local_filters': f'{filters}',
+                'F': by((window, window, info.input[2])),
+                'S': f'{stride}',
+                'P': f'{pad}',
+            }
         case Dense(features=features) as layer:
             inputs, _ = layer.kernel_shape(info.input)
             return {'W': by((features, inputs))}
@@ -114,15 +125,18 @@ def _definition(info: LayerInfo) -> dict[str, str]:
 def _parameter_formula(info: LayerInfo) -> str:
     if not info.kernel:
         return ''
-    return f'{"·".join(map(str, info.kernel))} + {info.kernel[-1]}'
+    return f'{_product(info.kernel)} + {_product(info.biases)}'
 
 
 def _multiply_add_formula(info: LayerInfo) -> str:
     if not info.kernel:
         return ''
-    sizes = info.output[:-1]
-    factors = [f'({"·".join(map(str, sizes))})'] if sizes else []
-    return ' · '.join([*factors, f'({"·".join(map(str, info.kernel))})'])
+    times = f'({_product(info.output[:-1])}) · ' if isinstance(info.layer, Conv) else ''
+    return f'{times}({_product(info.kernel)})'
+
+
+def _product(factors: Shape) -> str:
+    return '·'.join(map(str, factors))
 
 
 def blocks(size: int, sections: Sequence[Section], towers: int) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Texts:
         values = row['definition']
         if 'filters' in values:
             parts = [self('def_filters', **values)]
+        elif 'local_filters' in values:
+            parts = [self('def_local_filters', **values)]
         elif 'F' in values:
             parts = [self('def_window', **values)]
             parts += [self('overlapping')] * row['overlapping']

@@ -15,6 +15,7 @@ from alexnet_jax.model.layers import (
     BatchNorm,
     Conv,
     Dense,
+    Local,
     MaxPool,
     Normalize,
     WithinChannelLRN,
@@ -87,6 +88,9 @@ def _calculation(section: Section, subject: Subject, index: tuple[int, ...]) -> 
     match layer:
         case Conv():
             return _conv(section, layer, subject.params[layer.name], index)
+        case Local(name, filters, window, stride, pad):  # at one position, a convolution
+            here = {key: values[index[:2]] for key, values in subject.params[name].items()}
+            return _conv(section, Conv(name, filters, window, stride, pad), here, index)
         case Dense():
             return _dense(section, layer, subject.params[layer.name], index)
         case LRN():

@@ -4,16 +4,20 @@ import jax
 import numpy as np
 import numpy_net
 import pytest
+from helpers import assert_has
 from small_tours import SIZE, small_subject
 
-from alexnet_jax.model.layers import Conv, Dense, Dropout, MaxPool, ReLU
-from alexnet_jax.tour import activations, layer_table
+from alexnet_jax.cli import load_recipe
+from alexnet_jax.model.layers import Conv, Dense, Dropout, Local, MaxPool, ReLU
+from alexnet_jax.tour import activations, layer_table, subject
 from alexnet_jax.tour.code_names import code_of
 from alexnet_jax.tour.dropout import mask
+from alexnet_jax.tour.texts import Texts
 from alexnet_jax.tour.units import units
 
 TABLES = {
     'one conv': (Conv('conv1', 4, 5, stride=3), ReLU(), MaxPool(3, 2), Dense('fc2', 10)),
+    'one local': (Local('local1', 4, 5, stride=3, pad=1), ReLU(), MaxPool(3, 2), Dense('fc2', 10)),
     'no conv': (Dropout(0.5), Dense('fc1', 6), ReLU(), Dense('fc2', 10)),
     'starts with ReLU': (ReLU(), Conv('conv1', 4, 5), Dense('fc2', 10)),
 }
@@ -89,6 +93,35 @@ def test_receptive_fields(shown):
     after = numpy_net.outputs(this.layers, this.variables, changed)[2]
     assert (before[row, column] == after[row, column]).all()
     assert (before[row, column + 1] != after[row, column + 1]).any()
+
+
+@pytest.mark.slow
+def test_locally_connected_layers(photo):
+    """Of the 13 % net, by hand: local3 makes 6 x 6 x 32 values of 6 x 6 x 64, local4 of x 32."""
+    config = load_recipe('cifar10_13pct')
+    config.data.eval_ops = 'decode|resize_short(24)|center_crop(24)'
+    sections = activations.sections(subject.from_recipe(photo, config))
+    rows = {row['name']: row for row in layer_table.rows(sections, towers=1)}
+    local3, local4 = rows['local3'], rows['local4']
+    assert local3['parameter_formula'] == '6·6·3·3·64·32 + 6·6·32'
+    assert local3['parameters'] == 36 * 9 * 64 * 32 + 36 * 32 == 664_704
+    assert local3['multiply_add_formula'] == '(6·6·3·3·64·32)'
+    assert local3['multiply_adds'] == 36 * 9 * 64 * 32 == 663_552
+    assert local4['parameter_formula'] == '6·6·3·3·32·32 + 6·6·32'
+    assert rows['conv2']['parameter_formula'] == '5·5·64·64 + 64'
+    assert rows['conv2']['multiply_add_formula'] == '(12·12) · (5·5·64·64)'
+    assert rows['fc10']['multiply_add_formula'] == '(1152·10)'
+    text = Texts('en').definition(local3)
+    assert text == '32 local filters 3×3×64, stride 1, pad 1, ReLU'
+    assert_has(Texts('en').explain({'kind': 'Local', 'followers': []}), 'Locally connected')
+    sees = {row['name']: row['sees'] for row in layer_table.rows(sections, towers=2)}
+    assert (sees['local3'], sees['pool2']) == ('all', '')
+    # conv1 and pool1 see 5 + 2 pixels from -2 on, at every 2nd; with conv2 and pool2 these are
+    # 7 + 2 * (4 + 2) from -2 - 2 * 2 on, at every 4th; each local layer adds 4 on either side.
+    fields = {section.info.name: section.field for section in sections}
+    assert fields['pool2'] == (4, -6, 19)
+    assert fields['local3'] == (4, -10, 27)
+    assert fields['local4'] == (4, -14, 35)
 
 
 @pytest.mark.slow
