@@ -87,7 +87,7 @@ def test_fully_connected_layers_in_towers():
     assert (
         f'FC6 8192 W 8192x4608, 2 groups, ReLU, dropout 0.5 6*6*128 = 4608 {work + 8192:,} {work:,}'
     ) in lines
-    assert f'FC7 8192 W 8192x4096, 2 groups, ReLU, dropout 0.5 {8192 * 4097:,} {8192 * 4096:,}' in (
+    assert f'FC7 4096 W 4096x4096, 2 groups, ReLU, dropout 0.5 {4096 * 4097:,} {4096 * 4096:,}' in (
         lines
     )
 
