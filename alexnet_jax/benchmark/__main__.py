@@ -26,7 +26,7 @@ from absl import flags
 from alexnet_jax import cli, files
 from alexnet_jax.benchmark import collectives, step
 from alexnet_jax.benchmark.plan import describe, plan
-from alexnet_jax.benchmark.probe import probe
+from alexnet_jax.benchmark.probe import Devices, probe
 from alexnet_jax.benchmark.step import median_ratio, range_text
 from alexnet_jax.benchmark.workers import Task
 from alexnet_jax.config import validate
@@ -48,15 +48,15 @@ def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
     found = probe()  # this process must not hold the devices
     validate(config, found.count)
     if 'torch' in flags.FLAGS.baselines:
-        _check_torch(config)
+        _check_torch(config, found)
     repeats, seconds = flags.FLAGS.repeats, flags.FLAGS.seconds
-    figures = {'config': json.loads(config.to_json()), 'device': found.kind}
+    figures = {'config': json.loads(config.to_json()), 'device': found.kind, 'devices': found.count}
     for task in Task:
         workers = step.choose_workers(task, found.platform, flags.FLAGS.baselines)
         figures[task] = step.measure(
-            task, workers, config, found.platform, repeats, seconds, cli.show_progress
+            task, workers, config, found, repeats, seconds, cli.show_progress
         )
-        _show(step.table(task, config, figures[task]))
+        _show(step.table(task, config, found, figures[task]))
     if found.platform in step.ONE_PROCESS:
         _show(
             f'A {found.kind} serves one process at a time: each was timed after the other, so '
@@ -140,7 +140,12 @@ def _show(table: str) -> None:
         print(table, flush=True)
 
 
-def _check_torch(config: ml_collections.ConfigDict) -> None:
+def _check_torch(config: ml_collections.ConfigDict, found: Devices) -> None:
+    if found.platform != 'cpu' and found.count > 1:
+        raise BadInput(
+            f'--baselines=torch runs on one device, and JAX finds {found.count} x {found.kind}; '
+            'let both see only one (CUDA_VISIBLE_DEVICES=0), or leave it out'
+        )
     if importlib.util.find_spec('torch') is None:
         raise BadInput('--baselines=torch needs PyTorch: pip install torch')
     import torch

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from alexnet_jax.benchmark.probe import Devices
 from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker, matmul_size
 from alexnet_jax.model import variants
@@ -35,7 +36,7 @@ def measure(
     task: Task,
     workers: Sequence[Worker],
     config: ml_collections.ConfigDict,
-    platform: str,
+    devices: Devices,
     repeats: int,
     seconds: float,
     progress: Callable[[str], None],
@@ -49,7 +50,7 @@ def measure(
       task: Whether they train or score.
       workers: ALEXNET_JAX, MATMUL, and any others.
       config: A recipe.
-      platform: The platform of the devices.
+      devices: The devices, over all of which a batch is divided.
       repeats: How many times each is timed.
       seconds: The minimum duration of a repeat.
       progress: Called with a line for each thing that is done, and '' in the end.
@@ -65,7 +66,7 @@ def measure(
         progress(f'{task}: compiling')
         with contextlib.closing(WorkerProcess(Worker.ALEXNET_JAX, task, folder, seconds)) as first:
             cold = first.compile_seconds
-        at_once = [[worker] for worker in workers] if platform in ONE_PROCESS else [workers]
+        at_once = [[worker] for worker in workers] if devices.platform in ONE_PROCESS else [workers]
         for group in at_once:
             with contextlib.ExitStack() as stack:
                 for worker in group:
@@ -76,7 +77,8 @@ def measure(
                     for worker in group:
                         progress(f'{task}: repeat {repeat + 1} of {repeats}, {worker.label}')
                         timed[worker].repeat()
-    found = summarize(timed, config.batch_size, _flops(task, config), matmul_size(platform))
+    flops, matrix = _flops(task, config), matmul_size(devices.platform)
+    found = summarize(timed, config.batch_size, flops, matrix, devices.count)
     return found | {'compile_seconds': cold}
 
 
@@ -87,7 +89,7 @@ def _flops(task: Task, config: ml_collections.ConfigDict) -> int:
 
 
 def summarize(
-    timed: dict[Worker, WorkerProcess], batch_size: int, flops: int, matrix: int
+    timed: dict[Worker, WorkerProcess], batch_size: int, flops: int, matrix: int, devices: int
 ) -> dict[str, Any]:
     """Return rates and ratios; a ratio is taken within a repeat, so that drift cancels out.
 
@@ -96,9 +98,10 @@ def summarize(
       batch_size: Images per step.
       flops: Floating-point operations per image.
       matrix: The number of rows of the matrices that were multiplied.
+      devices: The number of devices, each of which multiplied them.
     """
     products = timed[Worker.MATMUL].seconds
-    limits = [2 * matrix**3 / seconds / flops for seconds in products]
+    limits = [devices * 2 * matrix**3 / seconds / flops for seconds in products]
     rates = {
         worker: [batch_size / seconds for seconds in process.seconds]
         for worker, process in timed.items()
@@ -127,13 +130,16 @@ def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def table(task: Task, config: ml_collections.ConfigDict, found: dict[str, Any]) -> str:
+def table(
+    task: Task, config: ml_collections.ConfigDict, devices: Devices, found: dict[str, Any]
+) -> str:
     """Return the table of the figures of `measure`."""
     flops = _flops(task, config)
     network = ', '.join([config.variant, *config.edits])
     rate = found['limit'] * flops / 1e9
     lines = [
-        f'{task}: {network}, batch {config.batch_size}, {config.dtype}',
+        f'{task}: {network}, batch {config.batch_size}, {config.dtype}, '
+        f'{devices.count} x {devices.kind}',
         f'{"":18} images/s  {"spread":>15}  of the limit  memory GiB  speedup of alexnet_jax',
     ]
     for worker, row in found['workers'].items():

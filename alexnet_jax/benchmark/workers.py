@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any, assert_never
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
@@ -64,7 +63,7 @@ class Worker(enum.StrEnum):
     TORCH_EAGER = 'torch_eager'  # see `torch_baseline`
     TORCH_TUNED = 'torch_tuned'
     TORCH_COMPILED = 'torch_compiled'
-    MATMUL = 'matmul'  # products of two square matrices: the most that a machine computes
+    MATMUL = 'matmul'  # a product of two square matrices on each device: the most they compute
 
     @property
     def label(self) -> str:
@@ -217,7 +216,9 @@ def _train_in_loop(config: ml_collections.ConfigDict, count: int) -> float:
 
 
 def _make_matmul(config: ml_collections.ConfigDict) -> Callable[[], Any]:
-    matrix = jnp.ones((matmul_size(jax.default_backend()),) * 2, config.dtype)
+    """Build the product that every device computes, of its own copy of the matrix."""
+    size = matmul_size(jax.default_backend())
+    matrix = pmap.replicate(np.ones((size, size), config.dtype))
     product = jax.jit(lambda a: a @ a)
     return lambda: product(matrix)
 

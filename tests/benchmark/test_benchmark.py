@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from helpers import ROOT, assert_has
 from PIL import Image
 
-from alexnet_jax.benchmark import flax_baseline, probe, step
+from alexnet_jax.benchmark import __main__ as benchmark
+from alexnet_jax.benchmark import flax_baseline, probe, step, workers
 from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker
 from alexnet_jax.cli import load_recipe
@@ -59,6 +61,7 @@ def test_step(tmp_path, of_torch):
     assert [path.name for path in tmp_path.iterdir()] == ['figures.json']
     figures = json.loads(output.read_text())
     assert figures['config']['batch_size'] == 8
+    assert (figures['device'], figures['devices']) == ('cpu', 1)
     workers_of = {
         'train': ['alexnet_jax', 'loop', 'reference', *of_torch],
         'forward': ['alexnet_jax', 'reference', *of_torch],
@@ -84,7 +87,7 @@ def test_step(tmp_path, of_torch):
     }
     for task, block in zip(labels_of, done.stdout.strip().split('\n\n'), strict=True):
         title, _, *lines = block.splitlines()
-        assert title == f'{task}: digits, batch 8, float32'
+        assert title == f'{task}: digits, batch 8, float32, 1 x cpu'
         starts = [*labels_of[task], 'limit ', 'compiled in ']
         assert len(lines) == len(starts)
         assert all(map(str.startswith, lines, starts))
@@ -235,23 +238,41 @@ while read count; do echo "{{\\"seconds\\": $count, \\"peak_bytes\\": 1}}"; done
 @pytest.mark.slow
 def test_a_tpu_gets_one_process_at_a_time(stand_in, tmp_path):
     stand_in(EXCLUSIVE.format(folder=tmp_path))
-    workers = step.choose_workers(Task.TRAIN, 'tpu', ['reference'])
+    chosen = step.choose_workers(Task.TRAIN, 'tpu', ['reference'])
     config, lines = load_recipe(str(ROOT / 'configs/quickstart.py')), []
-    arguments = (Task.TRAIN, workers, config)
-    found = step.measure(*arguments, 'tpu', repeats=2, seconds=3.0, progress=lines.append)
+    arguments = (Task.TRAIN, chosen, config)
+    tpus, gpus = probe.Devices('tpu', 1, 'TPU v5 lite'), probe.Devices('gpu', 1, 'NVIDIA H100')
+    found = step.measure(*arguments, tpus, repeats=2, seconds=3.0, progress=lines.append)
     assert list(found['workers']) == ['alexnet_jax', 'loop', 'reference']
     assert all(row['speedup'] == 1 for row in found['workers'].values())
     repeats = [line.split(', ')[1] for line in lines if 'repeat' in line]
-    assert repeats == [worker.label for worker in workers for _ in range(2)]
+    assert repeats == [worker.label for worker in chosen for _ in range(2)]
     # Where they live at once, the second finds the lock.
     with pytest.raises(RunError, match='the matmul process ended'):
-        step.measure(*arguments, 'gpu', repeats=2, seconds=3.0, progress=print)
+        step.measure(*arguments, gpus, repeats=2, seconds=3.0, progress=print)
 
 
 def test_only_a_gpu_compares_with_compiled_torch():
     for platform in ('cpu', 'tpu', 'gpu'):
         found = step.choose_workers(Task.FORWARD, platform, ['torch'])
         assert (Worker.TORCH_COMPILED in found) == (platform == 'gpu')
+
+
+def test_torch_is_not_compared_with_several_accelerators():
+    config = load_recipe(str(ROOT / 'configs/quickstart.py'))
+    with pytest.raises(BadInput) as error:
+        benchmark._check_torch(config, probe.Devices('gpu', 8, 'NVIDIA H100'))
+    assert_has(str(error.value), 'torch', '8 x NVIDIA H100', 'CUDA_VISIBLE_DEVICES=0')
+
+
+def test_every_device_multiplies(monkeypatch):
+    monkeypatch.setattr(workers, 'matmul_size', lambda platform: 8)
+    config = load_recipe(str(ROOT / 'configs/imagenet_bf16.py'))
+    product = workers._make_matmul(config)()
+    assert product.dtype == jax.numpy.bfloat16
+    for device, copy in zip(jax.devices(), product.addressable_shards, strict=True):
+        assert copy.device == device
+        np.testing.assert_array_equal(copy.data.astype(np.float32), np.full((8, 8), 8.0))
 
 
 @pytest.mark.slow
@@ -268,8 +289,12 @@ def test_the_devices_are_found_by_another_process(stand_in):
 # Figures by hand
 
 
-def test_figures():
-    """A product of 10 x 10 matrices is 2,000 operations, an image 100: the limit is 20 / s."""
+@pytest.mark.parametrize('devices', [1, 4])
+def test_figures(devices):
+    """A product of 10 x 10 matrices is 2,000 operations, an image 100: the limit is 20 / s.
+
+    If each of four devices computes the product, the limit is four times as high.
+    """
 
     def timed(*seconds, peak=1.0, compiled=0.5):
         return SimpleNamespace(seconds=list(seconds), peak_gib=peak, compile_seconds=compiled)
@@ -279,24 +304,24 @@ def test_figures():
         Worker.MATMUL: timed(0.5, 1.0, 0.25),  # limits of 40, 20 and 80
         Worker.LOOP: timed(0.8, 0.4, 0.5, peak=2.0),  # 10, 20 and 16
     }
-    assert step.summarize(processes, batch_size=8, flops=100, matrix=10) == {
+    assert step.summarize(processes, batch_size=8, flops=100, matrix=10, devices=devices) == {
         'workers': {
             'alexnet_jax': {
                 'images_per_second': pytest.approx(20),
                 'spread': pytest.approx([16, 40]),
-                'share_of_limit': pytest.approx(0.5),  # of 0.5, 0.8 and 0.5
+                'share_of_limit': pytest.approx(0.5 / devices),  # of 0.5, 0.8 and 0.5
                 'peak_gib': 1.0,
                 'speedup': 1.0,
             },
             'loop': {
                 'images_per_second': pytest.approx(16),
                 'spread': pytest.approx([10, 20]),
-                'share_of_limit': pytest.approx(0.25),  # of 0.25, 1 and 0.2
+                'share_of_limit': pytest.approx(0.25 / devices),  # of 0.25, 1, 0.2
                 'peak_gib': 2.0,
                 'speedup': pytest.approx(2),  # of 2, 0.8 and 2.5; of the medians it is 1.25
             },
         },
-        'limit': pytest.approx(40),
+        'limit': pytest.approx(40 * devices),
         'cached_compile_seconds': 0.5,
     }
 
