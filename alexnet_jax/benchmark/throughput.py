@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,9 @@ SAME_OPS = {
     'torchvision': torchvision_baseline.torchvision_batches,
     'dali': dali_baseline.dali_batches,
 }
-BACKLOG = 12  # batches; none of the pipelines has more of them ready when a repeat begins
+# Batches; none of the pipelines has more of them ready when a repeat begins. A DataLoader keeps two
+# for each of its workers.
+BACKLOG = max(12, 2 * (os.cpu_count() or 1))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The other input pipelines, on images that their ops leave as they are but for the mirror."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from alexnet_jax.benchmark import course_ops
 from alexnet_jax.benchmark.course_ops import CourseOps
 from alexnet_jax.benchmark.dali_baseline import dali_batches
 from alexnet_jax.benchmark.flax_baseline import flax_batches
-from alexnet_jax.benchmark.torchvision_baseline import Images
+from alexnet_jax.benchmark.torchvision_baseline import Images, torchvision_batches
 
 SIZE = 16
 GRAYS = (40, 90, 140, 200)  # of the left half; the right half is black
@@ -74,6 +75,29 @@ def test_torchvision(images):
     for index in range(len(GRAYS)):
         image, label = dataset[index]
         check(image.permute(1, 2, 0).numpy(), label)
+
+
+def test_torchvision_does_not_stop_at_the_end_of_an_epoch(images, monkeypatch):
+    """A `DataLoader` that loads here instead of in processes, and notes where it begins."""
+    data = pytest.importorskip('torch').utils.data
+    begun = []
+
+    class Loader(data.DataLoader):
+        def __init__(self, dataset, batch_size, **options):
+            here = {'num_workers': 0, 'multiprocessing_context': None, 'persistent_workers': False}
+            super().__init__(dataset, batch_size, **options | here)
+
+        def __iter__(self):
+            begun.append(self)
+            return super().__iter__()
+
+    monkeypatch.setattr(data, 'DataLoader', Loader)
+    batches = list(itertools.islice(torchvision_batches(images, np.arange(len(GRAYS)), 3, OPS), 20))
+    assert len(begun) == 1
+    assert {len(batch['label']) for batch in batches} == {3}
+    assert {label for batch in batches for label in batch['label']} == set(range(len(GRAYS)))
+    for image, label in zip(batches[-1]['image'], batches[-1]['label'], strict=True):
+        check(image.transpose(1, 2, 0), label)
 
 
 def test_dali(images):
