@@ -2,13 +2,16 @@
 
 import itertools
 import time
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from helpers import ROOT
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.data import rate
+from alexnet_jax.parallel import pmap
 from alexnet_jax.training import rate as training_rate
 
 
@@ -20,22 +23,39 @@ def config():
 
 
 def test_step_rate(config, monkeypatch):
-    """64 images in a twentieth of a second; the first step, which compiles, does not count."""
-    sizes = []
+    """A device takes 40 ms a step, the first 500, and the host 10 to wait for it.
+
+    So waiting for one step tells that six fit in 0.3 s; these take 6 x 40 + 10 ms.
+    """
+    now, due, sent, sizes = 0.0, 0.0, [], []
+
+    def ahead(batches):
+        for batch in batches:
+            sent.append(batch)
+            yield batch
 
     def make_step(*args, **options):
         def step(state, parts):
-            time.sleep(0.05 if sizes else 0.5)
+            nonlocal due
+            due += 0.04 if sizes else 0.5
+            parts = list(parts)
             sizes.append([len(part['label']) for part in parts])
             assert all(part['mask'].all() and part['image'].any() for part in parts)
             return np.zeros(())
 
         return step
 
+    def wait(state):
+        nonlocal now, due
+        now, due = now + due + 0.01, 0.0
+
     monkeypatch.setattr(training_rate, 'make_train_step', make_step)
-    assert 64 / 0.05 * 0.7 < training_rate.step_rate(config, seconds=0.3) <= 64 / 0.05
-    assert set(map(tuple, sizes)) == {(32, 32)}
-    assert 5 <= len(sizes) <= 7
+    monkeypatch.setattr(training_rate, 'time', SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(pmap, 'ahead', ahead)
+    monkeypatch.setattr(jax, 'block_until_ready', wait)
+    assert training_rate.step_rate(config, seconds=0.3) == pytest.approx(6 * 64 / 0.25)
+    assert sizes == [[32, 32]] * (1 + 1 + 6)
+    assert len(sent) == 2 * len(sizes)
 
 
 def test_train_rate(config, monkeypatch):
