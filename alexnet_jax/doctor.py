@@ -15,11 +15,9 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from absl import flags
 from etils import epath
 
@@ -32,8 +30,6 @@ from alexnet_jax.run import checkpoint, manifest, place, remote, saved, workdir
 from alexnet_jax.training.memory import state_shapes, step_memory
 from alexnet_jax.training.rate import step_rate
 
-SAMPLE_IMAGES = 50  # how many of each split are decoded
-SAMPLE_LABELS = 1000  # how many are read of a split whose labels are not in memory
 KEPT = checkpoint.KEEP_NEWEST + 2  # and the best, and the one being written
 TIMED_SECONDS = 3.0  # of the input pipeline, after as long to settle, and of the step
 
@@ -142,79 +138,9 @@ def _size(count: int) -> str:
 
 
 def _check_data(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    from alexnet_jax.data import pipeline, sources  # TensorFlow takes seconds to import
-    from alexnet_jax.data.ops.chain import parse
+    from alexnet_jax.data.examine import examine_data  # TensorFlow takes seconds to import
 
-    source = sources.find_source(config.data)
-    if note := source.to_prepare():
-        yield True, note
-        return
-    dataset = source.open()
-    splits = {config.data.train_split: dataset.train, config.data.eval_split: dataset.eval}
-    sizes = ', '.join(f'{len(split):,} {name}' for name, split in splits.items())
-    yield True, f'{config.data.name} has {sizes} examples of {len(dataset.class_names):,} classes'
-    preprocessor = parse('decode', config.data.max_pixels)
-    for split in splits.values():
-        yield _decode_sample(preprocessor, split, config.data.on_bad_image)
-    for name, split in splits.items():
-        yield _count_classes(name, split, dataset.class_names)
-    del dataset, splits, split
-    data = pipeline.Data(config)
-    size, count = config.image_size, len(data.class_names)
-    outputs = f'the network has {config.num_classes:,} outputs'
-    if count < config.num_classes:
-        outputs += f' for {count:,} classes; --config.num_classes={count} is enough'
-    yield True, f'the ops produce images of {size} x {size}; {outputs}'
-
-
-def _decode_sample(preprocessor: Any, split: Any, on_bad_image: str) -> Finding:
-    """Whether some examples of a split, evenly spaced, decode."""
-    from alexnet_jax.data.ops.chain import clean
-    from alexnet_jax.data.reader import IMAGE_ERRORS
-
-    indices = _spread(len(split), SAMPLE_IMAGES)
-    bad = {}
-    for index in indices:
-        try:
-            preprocessor(split.read(np.array([index]))[0][0])
-        except IMAGE_ERRORS as error:
-            bad[split.describe(index)] = clean(error)
-    if not bad:
-        first, last = split.describe(0), split.describe(len(split) - 1)
-        return True, f'{len(indices)} images decode, from {first} to {last}'
-    name, reason = next(iter(bad.items()))
-    text = f'{len(bad)} of {len(indices)} images are unusable, the first {name}: {reason}'
-    if on_bad_image == 'stop':
-        text += '; fix or remove it, or set --config.data.on_bad_image=skip'
-    return False, text
-
-
-def _count_classes(name: str, split: Any, class_names: tuple[str, ...]) -> Finding:
-    """How many examples of each class a split has."""
-    labels = getattr(split, 'labels', None)
-    is_sample = labels is None
-    if is_sample:
-        labels = split.read(_spread(len(split), SAMPLE_LABELS))[1]
-    counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
-    if (labels < 0).any() or len(counts) > len(class_names):
-        return False, f'{name} has labels outside 0 .. {len(class_names) - 1}; prepare it again'
-    if is_sample:
-        seen = np.count_nonzero(counts)
-        return True, f'{name}: {seen:,} classes in {len(labels):,} evenly spaced examples'
-    low, high = int(counts.argmin()), int(counts.argmax())
-    if counts[low] == 0:
-        empty = [class_names[i] for i in np.flatnonzero(counts == 0)]
-        names = ', '.join(empty[:5]) + (' ...' if len(empty) > 5 else '')
-        return False, f'{name} has no examples of {len(empty):,} classes: {names}; add some'
-    return True, (
-        f'{name}: {counts[low]:,} ({class_names[low]}) to {counts[high]:,} ({class_names[high]}) '
-        f'examples per class'
-    )
-
-
-def _spread(size: int, most: int) -> np.ndarray:
-    """At most `most` evenly spaced indices from 0 to size - 1."""
-    return np.unique(np.linspace(0, size - 1, min(size, most)).astype(int))
+    yield from examine_data(config)
 
 
 def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
