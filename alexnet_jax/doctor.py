@@ -9,7 +9,6 @@ step are timed for a few seconds each, to report which will be slower. Nothing i
 compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -101,7 +100,7 @@ def _check_memory(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     if 'bytes_limit' in stats:
         available, where, copies = stats['bytes_limit'], 'on each device', 1
     else:
-        available, where, copies = _free_bytes(), 'free on this machine', len(devices)
+        available, where, copies = hardware.free_memory(), 'that a run can use', len(devices)
     cli.show_progress('compiling the training step')
     try:
         found = step_memory(config)
@@ -122,15 +121,6 @@ def _check_memory(config: ml_collections.ConfigDict) -> Iterator[Finding]:
 
 def _bytes(tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if hasattr(x, 'dtype'))
-
-
-def _free_bytes() -> int:
-    """How much memory a new process could use on this machine."""
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith('MemAvailable'))
-    except (OSError, StopIteration):  # not Linux
-        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
 def _size(count: int) -> str:

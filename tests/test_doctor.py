@@ -151,15 +151,15 @@ def test_no_download(tmp_path):
 
 
 def test_memory_of_this_machine(monkeypatch):
-    monkeypatch.setattr(doctor, '_free_bytes', lambda: 12_000_000_000)
+    monkeypatch.setattr(hardware, 'free_memory', lambda: 12_000_000_000)
     ((ok, text),) = doctor._check_memory(config_of())
     assert ok
-    assert 'needs 12.0 GB of 12.0 GB free on this machine' in text
+    assert 'needs 12.0 GB of 12.0 GB that a run can use' in text
     assert '500.0 MB state and batch, 1.0 GB temporaries per device' in text
 
 
 def test_too_little_memory(monkeypatch):
-    monkeypatch.setattr(doctor, '_free_bytes', lambda: 11_999_999_999)
+    monkeypatch.setattr(hardware, 'free_memory', lambda: 11_999_999_999)
     ((ok, text),) = doctor._check_memory(config_of())
     assert not ok
     for remedy in ('--config.batch_size', '--config.accum_steps', '--config.dtype=bfloat16'):
