@@ -222,8 +222,10 @@ def main() -> None:
             'usage: python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR]'
         )
     hardware.share_gpu()
-    malloc.configure_malloc()  # as in training, so that the step is the same program, and as fast
-    compilation.set_xla_flags()
+    # As in training, so that the step is the same program, and as fast; a config that lacks a key
+    # is one of the findings.
+    malloc.configure_malloc()
+    compilation.set_xla_flags(bool(flags.FLAGS.config.get('deterministic')))
     compilation.enable_compilation_cache()
     is_well = True
     for name, (is_ok, text) in examine(flags.FLAGS.config, flags.FLAGS.workdir):

@@ -13,6 +13,7 @@ import cli_runs
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from buckets import new_url, save_checkpoint
 from helpers import ROOT, assert_has
 from PIL import Image
@@ -138,6 +139,24 @@ def test_usage():
     done = run()
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr.startswith('error: usage: python -m alexnet_jax.doctor --config=')
+
+
+@pytest.mark.parametrize('deterministic', [False, True])
+def test_the_step_is_that_of_training(monkeypatch, deterministic):
+    flag = f'--config.deterministic={deterministic}'
+    monkeypatch.setattr(sys, 'argv', ['doctor', f'--config={ROOT}/configs/quickstart.py', flag])
+    monkeypatch.setattr(doctor, 'examine', lambda *_: ())
+    found = []
+    monkeypatch.setattr(doctor.compilation, 'set_xla_flags', found.append)
+    for module, name in (
+        (hardware, 'share_gpu'),
+        (doctor.malloc, 'configure_malloc'),
+        (doctor.compilation, 'enable_compilation_cache'),
+    ):
+        monkeypatch.setattr(module, name, lambda: None)
+    with flagsaver.flagsaver():
+        doctor.main()
+    assert found == [deterministic]
 
 
 def test_no_download(tmp_path):
