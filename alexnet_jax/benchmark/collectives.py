@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from alexnet_jax.config import validate
 from alexnet_jax.config_checks import PARALLELISMS
 from alexnet_jax.drawing import figures
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import Dense
 from alexnet_jax.model.shapes import LayerInfo, layer_infos
@@ -134,19 +134,33 @@ def measure(config: ml_collections.ConfigDict, show: Callable[[str], None]) -> d
     Args:
       config: A recipe in float32: on CPUs, bfloat16 is sent as float32.
       show: Called with a progress message.
+
+    Raises:
+      BadInput: The recipe has bfloat16 values, or does not suit some number of devices.
+      RunError: A step does not send the number of bytes that it should.
     """
+    steps = [
+        (devices, _changed(config, parallelism=parallelism))
+        for devices in DEVICES
+        for parallelism in PARALLELISMS
+    ]
+    for devices, changed in steps:
+        validate(changed, devices)
+    for key in ('dtype', 'gradient_dtype'):
+        if config[key] == 'bfloat16':
+            raise BadInput(
+                f'{key}=bfloat16, which the CPUs that collectives compiles for send as float32; '
+                f'set --config.{key}=float32'
+            )
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', max(DEVICES))
     rows = []
-    for devices in DEVICES:
-        for parallelism in PARALLELISMS:
-            changed = _changed(config, parallelism=parallelism)
-            validate(changed, devices)
-            show(f'compiling {parallelism} parallelism for {devices} devices')
-            rows.append(
-                {'devices': devices, 'parallelism': parallelism}
-                | compile_step(changed, devices)._asdict()
-            )
+    for devices, changed in steps:
+        show(f'compiling {changed.parallelism} parallelism for {devices} devices')
+        rows.append(
+            {'devices': devices, 'parallelism': changed.parallelism}
+            | compile_step(changed, devices)._asdict()
+        )
     return {
         'config': json.loads(config.to_json()),
         'compiled': rows,

@@ -9,7 +9,7 @@ from helpers import ROOT, assert_has
 from alexnet_jax.benchmark import collectives
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.drawing import figures
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.model import variants
 
 HLO = """
@@ -75,6 +75,32 @@ def test_a_compiled_step_sends_what_is_expected(tiny, monkeypatch):
     with pytest.raises(RunError) as error:
         collectives.compile_step(config, 4)
     assert_has(str(error.value), 'hybrid on 4 devices', 'wrong')
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'changes', 'parts'),
+    [
+        ('imagenet_bf16', {'batch_size': 256}, ['dtype=bfloat16', '--config.dtype=float32']),
+        (
+            'imagenet',
+            {'gradient_dtype': 'bfloat16', 'batch_size': 256},
+            ['gradient_dtype=bfloat16', '--config.gradient_dtype=float32'],
+        ),
+        ('imagenet', {'batch_size': 128}, ['batch_size=128', '256 devices', 'try 256']),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_compiled(
+    monkeypatch, recipe, changes, parts
+):
+    def fail(*_):
+        pytest.fail('work before the checks')
+
+    monkeypatch.setattr(collectives.jax.config, 'update', fail)
+    config = load_recipe(f'{ROOT}/configs/{recipe}.py')
+    config.update(changes)
+    with pytest.raises(BadInput) as error:
+        collectives.measure(config, fail)
+    assert_has(str(error.value), *parts)
 
 
 def test_where_both_send_the_same():
