@@ -19,7 +19,9 @@ from alexnet_jax.model.summary import summary
 def main() -> None:
     """Print the network of the config on the command line."""
     cli.define_flags(workdir=None)
-    cli.parse_flags(sys.argv)
+    _, *others = cli.parse_flags(sys.argv)
+    if others:
+        raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
     config = flags.FLAGS.config
     if config is None:
         raise BadInput('pass --config=configs/NAME.py')

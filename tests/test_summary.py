@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from absl.testing import flagsaver
+from helpers import ROOT, assert_has
 from tables import IMAGE_SIZES
 
+from alexnet_jax import summary as command
 from alexnet_jax.config import default_config
+from alexnet_jax.errors import BadInput
 from alexnet_jax.model.edits import EDITS
 from alexnet_jax.model.summary import summary
 from alexnet_jax.model.variants import VARIANTS
@@ -174,3 +177,11 @@ def test_command_without_config():
     assert done.returncode == 2
     assert done.stderr == 'error: pass --config=configs/NAME.py\n'
     assert done.stdout == ''
+
+
+def test_command_with_an_argument(monkeypatch):
+    recipe = f'--config={ROOT}/configs/quickstart.py'
+    monkeypatch.setattr(sys, 'argv', ['summary', recipe, 'extra'])
+    with flagsaver.flagsaver(), pytest.raises(BadInput) as error:
+        command.main()
+    assert_has(str(error.value), "'extra'", '--flag=value')

@@ -41,6 +41,15 @@ BASELINES = {
     'plan': (),
     'collectives': (),
 }
+# What has a flag, where not everything does.
+HAVING = {
+    'datasets': ('data',),
+    'as_large': ('data',),
+    'topology': ('plan',),
+    'plot': ('collectives',),
+    'repeats': ('step', 'data'),
+    'seconds': ('step', 'data'),
+}
 
 
 def benchmark_step(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -193,6 +202,9 @@ def main() -> None:
         if baseline not in BASELINES[kind]:
             allowed = ', '.join(BASELINES[kind]) or 'none'
             raise BadInput(f'{kind} has no --baselines={baseline}; allowed: {allowed}')
+    for flag, kinds in HAVING.items():
+        if flags.FLAGS[flag].present and kind not in kinds:
+            raise BadInput(f'{kind} has no --{flag}; it is for {" and ".join(kinds)}')
     output = Path(flags.FLAGS.output) if flags.FLAGS.output else None
     for flag in ('output', 'plot'):
         path = Path(flags.FLAGS[flag].value or 'file')

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from helpers import ROOT, assert_has
 from PIL import Image
 
@@ -156,6 +157,25 @@ def test_bad_input_is_one_line(args, parts):
     assert (done.returncode, done.stdout) == (2, '')
     assert_has(done.stderr, *parts)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ('kind', 'flag', 'owner'),
+    [
+        ('step', '--datasets=digits', 'data'),
+        ('plan', '--as_large', 'data'),
+        ('step', '--topology=v5e:2x2', 'plan'),
+        ('data', '--plot=x.png', 'collectives'),
+        ('collectives', '--repeats=2', 'step and data'),
+        ('plan', '--seconds=1', 'step and data'),
+    ],
+)
+def test_flags_of_another_benchmark_are_refused(monkeypatch, kind, flag, owner):
+    config = f'--config={ROOT}/configs/quickstart.py'
+    monkeypatch.setattr(sys, 'argv', ['benchmark', kind, config, flag])
+    with flagsaver.flagsaver(), pytest.raises(BadInput) as error:
+        benchmark.main()
+    assert_has(str(error.value), f'{kind} has no', flag.split('=')[0], f'for {owner}')
 
 
 # Processes that end
