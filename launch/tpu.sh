@@ -35,6 +35,8 @@ on_all_hosts ssh "$NAME" --command="
   if kill -0 \"\$(cat ~/alexnet.pid 2>&1)\" 2> /dev/null; then
     echo 'error: this host is already training; stop it with: bash launch/tpu.sh stop' >&2; exit 2
   fi
+  # What was deleted or renamed here must not be found there; data and runs stay.
+  rm -rf ~/alexnet/alexnet_jax ~/alexnet/configs
   mkdir -p ~/alexnet && tar -xzf ~/alexnet.tar.gz -C ~/alexnet && cd ~/alexnet
   command -v python3.11 > /dev/null || sudo apt-get install -qy python3.11-venv
   sed -n 's/^jax==/jax[tpu]==/p' requirements.txt > tpu.txt

@@ -152,6 +152,19 @@ class TestTPU:
         assert (tpu.host / 'alexnet/alexnet_jax/main.py').exists()
 
     @pytest.mark.slow
+    def test_a_second_start_finds_no_code_of_the_first(self, tpu):
+        old = ('alexnet_jax/renamed.py', 'configs/deleted.py')
+        kept = ('runs/x/config.json', 'data/digits')
+        for name in (*old, *kept):
+            path = tpu.host / 'alexnet' / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        assert tpu(*FLAGS)[0].returncode == 0
+        assert not [name for name in old if (tpu.host / 'alexnet' / name).exists()]
+        assert all((tpu.host / 'alexnet' / name).exists() for name in kept)
+        assert (tpu.host / 'alexnet/alexnet_jax/configs/quickstart.py').exists()
+
+    @pytest.mark.slow
     def test_exit_code_is_passed_on(self, tpu):
         assert tpu(*FLAGS, MAIN='3')[0].returncode == 3
 
