@@ -79,7 +79,7 @@ class Record:
             self.state == 'diverged'
             or (self.state == 'finished' and self.epochs >= trial.epochs)
             or self.epoch >= trial.epochs
-            or epochs_to(self.train, trial.until) is not None
+            or (trial.until > 0 and epochs_to(self.train, trial.until) is not None)
         )
 
 

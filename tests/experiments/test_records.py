@@ -1,5 +1,6 @@
 """Learning curves and records, by hand."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def test_a_trial_begun_again_elsewhere_keeps_the_further_record(tmp_path):
     records.put('x', record(TRIAL, state='stopped', train=[(7.0, 0.5, 1)]))
     (line,) = Path(tmp_path, 'x.jsonl').read_text().splitlines()
     assert json.loads(line)['epoch'] == 7.0
+
+
+def test_a_stopped_trial_whose_training_error_is_zero_goes_on():
+    """Only where a trial has a training error to reach does reaching it end the trial."""
+    stopped = record(TRIAL, state='stopped', train=[(4.0, 0.5, 1), (6.0, 0.0, 1)])
+    assert not stopped.fulfils(TRIAL)
+    assert stopped.fulfils(dataclasses.replace(TRIAL, until=0.25))
 
 
 def test_experiments_share_trials(tmp_path):
