@@ -119,7 +119,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.optimizer.clip_grad_norm = 0.0  # above 0: the norm of all gradients is scaled down to this
     c.optimizer.learning_rate = 0.01  # the lr that the schedule starts from
     c.optimizer.schedule = 'step'  # constant | step | cosine | poly | plateau
-    c.optimizer.warmup_epochs = 0.0  # in which lr rises linearly; a cosine falls meanwhile
+    c.optimizer.warmup_epochs = 0.0  # over which lr rises linearly; a cosine already decays then
     c.optimizer.milestones = (25.0, 51.0, 79.0)  # schedule 'step': the epochs at which lr drops ...
     c.optimizer.gamma = 0.1  # ... by this factor; these epochs are the 2012 source's
     c.optimizer.poly_power = 2.0  # schedule 'poly': learning_rate * (1 - done / all) ** poly_power

@@ -67,7 +67,7 @@ def show_as(folder: str, url: str | None) -> None:
 def shown(text: str) -> str:
     """Return a text with the URLs of local copies in place of their paths.
 
-    A path that goes on, as that of run-images beside run, or that begins earlier, is another one.
+    A longer name (run-images, for run) or a longer path that ends in this one is left alone.
     """
     for folder in sorted(_SHOWN, key=len, reverse=True):
         path = rf'(?<![\w./-]){re.escape(folder)}(?!\.*[\w-])'

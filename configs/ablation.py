@@ -18,9 +18,9 @@ compared with its net 145):
     one_tower, half_width, sigmoid, leaky_relu, elu, average_pool, he_init   nothing published
     relu, max_pool, full_window_average, dropout   nothing to change in this net
 
-Not run here. Several at once are given as a key: `--config.edits="('one_tower', 'half_width')"` is
-one tower with half the kernels in each convolutional layer, 1.7 / 1.2 (section 3.2), except that it
-also halves the hidden fully connected layers and conv5, unlike the paper (its footnote 1).
+Not run here. To combine edits, set the key: `--config.edits="('one_tower', 'half_width')"` gives
+one tower with half the kernels in each convolutional layer (1.7 / 1.2, section 3.2). Unlike the
+paper's net (its footnote 1), it also halves conv5 and the hidden fully connected layers.
 """
 
 import ml_collections

@@ -11,8 +11,8 @@ tutorial). Expected: top-1 accuracy 57.1 %, top-5 80.2 % on the validation set, 
 iteration 360,000 of 450,000; 57.258 % at best (published, the model's readme). Not run here.
 
 Caffe feeds BGR images, which amounts to the same net with conv1's channels in another order, and
-has no color shift. One thing differs: Caffe subtracts from each crop the part of the mean image
-that it covers, before mirroring; here it is the center of the mean image for all.
+has no color shift. One thing differs: Caffe subtracts from each crop, before mirroring, the part of
+the mean image under that crop; here, the center of the mean image is subtracted from every crop.
 """
 
 import ml_collections

@@ -10,9 +10,10 @@ validation set with ten crops (published, layer-params-145.cfg). Not run here.
 Other nets of the source, as edits: `--config.edits="('no_lrn',)"` is net 148 (42.03, 19.36 %),
 `no_tower_communication` is net 150 (41.83, 19.33 %), `non_overlapping_pool` is net 147 (41.06,
 18.51 %; its conv2 and conv5 also have one pixel less of padding, to make the sizes work out). Each
-had a schedule of its own: weights at epochs 22, 44 and 86, end at 97 (148); 25, 49 and 79, conv1 at
-66, end at 92 (150); 23, 51 and 79 (147); on ILSVRC-2010, 23, 51 and 78, end at 93, the biases' rate
-0.002 at the end. To follow one, set `optimizer.milestones`, `lr_overrides` and `epochs`.
+net had its own schedule. In net 148, the weights' rate drops at epochs 22, 44 and 86, and training
+ends at 97; in net 150, at 25, 49 and 79 (conv1's also at 66), ending at 92; in net 147, at 23, 51
+and 79. The net for ILSVRC-2010 has drops at 23, 51 and 78 and ends at 93, with a final rate of
+0.002 for the biases. To follow one, set `optimizer.milestones`, `lr_overrides` and `epochs`.
 
 The log changes the rates by hand: those of the weights at epochs 25, 51 and 79; that of conv1 also
 at 67, and from 72 it is frozen. Biases keep a rate of 0.02 and have no decay. Training ends at 91.

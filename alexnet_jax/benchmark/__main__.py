@@ -41,7 +41,7 @@ BASELINES = {
     'plan': (),
     'collectives': (),
 }
-# What has a flag, where not everything does.
+# The benchmarks that each of these flags applies to; the other flags apply to all.
 HAVING = {
     'datasets': ('data',),
     'as_large': ('data',),
@@ -153,7 +153,7 @@ def _check_torch(config: ml_collections.ConfigDict, found: Devices) -> None:
     if found.platform != 'cpu' and found.count > 1:
         raise BadInput(
             f'--baselines=torch runs on one device, and JAX finds {found.count} x {found.kind}; '
-            'let both see only one (CUDA_VISIBLE_DEVICES=0), or leave it out'
+            'make only one visible (CUDA_VISIBLE_DEVICES=0), or leave torch out'
         )
     if importlib.util.find_spec('torch') is None:
         raise BadInput('--baselines=torch needs PyTorch: pip install torch')

@@ -1,7 +1,7 @@
 """The CPU path of NVIDIA's DALI, for `benchmark data --baselines=dali`: the course's ops.
 
-Written from its documentation. It decodes with libjpeg-turbo, in a thread per core. Other
-than this project's pipeline, it normalizes each image to float32 on the host.
+Written from its documentation. It decodes with libjpeg-turbo, in a thread per core. Unlike
+this project's pipeline, it normalizes each image to float32 on the host.
 """
 
 import itertools

@@ -2,7 +2,7 @@
 
 As in torchvision's reference scripts: a `DataLoader` with a worker process per core, images decoded
 and resized by Pillow, then cropped, mirrored, made tensors and normalized; here after the
-course's ops. Other than this project's pipeline, it resizes with antialiasing, as Pillow does, and
+course's ops. Unlike this project's pipeline, it resizes with antialiasing, as Pillow does, and
 converts and normalizes each image to float32 on the host.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from alexnet_jax.benchmark.course_ops import CourseOps
 from alexnet_jax.errors import BadInput
 
-# Drawn with replacement, since a DataLoader loads nothing ahead across the end of an epoch, and
-# its workers would wait at the end of every thousand images.
-EPOCH = 10**12  # images; more than are ever asked for
+# Images are drawn with replacement in one endless epoch: a DataLoader does not prefetch past the
+# end of an epoch, so its workers would otherwise go idle every thousand images.
+EPOCH = 10**12  # images; more than any benchmark reads
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

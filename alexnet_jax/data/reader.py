@@ -1,8 +1,8 @@
 """Batches of a split by step number, and what to do about images that do not decode.
 
 The hot path checks no image: when TensorFlow raises in step s, the examples of step s, which are a
-pure function of s, are rerun one by one to find the culprits. If there are none, the error was that
-of a disk or network for a moment, and the step is tried again.
+pure function of s, are rerun one by one to find the culprits. If there are none, the error was a
+transient one of the disk or network, and the step is retried.
 """
 
 import atexit
@@ -73,8 +73,8 @@ class Reader:
 
         Args:
           split: The examples.
-          preprocess: The ops, the first of which decodes. With 'skip', an example that any of them
-            refuses is not usable; with 'stop', only the first is run, and `sizes` runs the others.
+          preprocess: The ops, the first of which decodes. With 'skip', an example that any op
+            rejects is unusable; with 'stop', only the decode op is run here, the rest in `sizes`.
           on_bad_image: 'stop' or 'skip'.
           flag: The flag that sets `on_bad_image`, for messages.
 

@@ -254,7 +254,7 @@ def _report(
 
 
 def _stem(config: ml_collections.ConfigDict, folder: str, nets: Sequence[TrainedNet]) -> epath.Path:
-    """Return where to write; not over the scores of other nets whose names are the same."""
+    """Return the stem of the output files, distinct from that of other nets with the same names."""
     stem = epath.Path(folder) / 'eval' / _file_name(config, folder, nets)
     before = stem.with_name(f'{stem.name}.json')
     ours = [[shown(net.workdir), net.step] for net in nets]

@@ -32,8 +32,8 @@ _SEEDS = flags.DEFINE_integer('seeds', 1, 'How many seeds to run, from seed 0 on
 _FOLDER = flags.DEFINE_string(
     'folder',
     None,
-    'For some experiments: a folder of images, PATH/{train,validation}/CLASS; EXPERIMENTS.md '
-    'says of what.',
+    'For some experiments: a folder of images, PATH/{train,validation}/CLASS; see EXPERIMENTS.md '
+    'for which images.',
 )
 _REPORT = flags.DEFINE_bool('report', False, 'Write the tables and figures of EXPERIMENTS.md.')
 RECORDS = Path('results')

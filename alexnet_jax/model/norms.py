@@ -1,7 +1,6 @@
-"""Formulations of local response normalization, and batch normalization.
+"""Formulations of local response normalization, and the only one of batch normalization.
 
-Those of local response normalization differ in how the squares in a window are summed; `ops.py`
-chooses one by platform. Of batch normalization there is one.
+The former differ in how the squares in a window are summed; `ops.py` chooses one by platform.
 """
 
 from collections.abc import Callable

@@ -13,8 +13,8 @@ TPUS = ('0x0027', '0x005e', '0x0062', '0x0063', '0x006f', '0x0076')
 MEMORY = Path('/proc/meminfo')
 OWN_CGROUPS = Path('/proc/self/cgroup')  # which groups of processes this one is in
 CGROUPS = Path('/sys/fs/cgroup')
-# By controller, which is '' in version 2: where a group's limit and its use are, and how the part
-# of the use begins in memory.stat that is files, which the kernel drops when memory runs out.
+# For each cgroup controller ('' is cgroup v2): the files with a group's limit and usage, and the
+# prefix of the file-cache counters in memory.stat; the kernel drops that cache under pressure.
 CGROUP_FILES = {
     '': ('memory.max', 'memory.current', ''),
     'memory': ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_'),

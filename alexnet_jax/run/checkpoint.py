@@ -2,8 +2,8 @@
 
 Orbax restores a flipped byte without an error and accepts an empty folder as the newest step. So
 every checkpoint has a manifest of the SHA-256 hashes of its files, which is written last. A
-checkpoint that does not match its manifest is quarantined, and the newest valid one is used. One
-that cannot be read is not touched: that ends the run.
+checkpoint that does not match its manifest is quarantined, and the newest valid one is used. A
+checkpoint that cannot be read stays where it is, and the run ends with an error.
 """
 
 import contextlib

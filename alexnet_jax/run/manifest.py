@@ -15,17 +15,17 @@ MANIFEST = 'manifest.json'
 METADATA = '_CHECKPOINT_METADATA'
 # Not hashed: Orbax writes the other two while it finalizes the folder, and restores neither.
 UNHASHED = (MANIFEST, METADATA, 'commit_success.txt')
-RETRIES = 3  # of a read: a disk or network may fail for a moment
+RETRIES = 3  # of a read: disks and networks can fail transiently
 PAUSE = 1.0  # seconds before each of them
 
 T = TypeVar('T')
 
 
 class _IsLinkError(OSError):
-    """There is a link, which no checkpoint has."""
+    """There is a symbolic link; a checkpoint never contains one."""
 
 
-# Errors by which the folder holds something else than was saved; others are of the disk or network.
+# Errors that mean the folder's contents have changed; others are disk or network failures.
 CHANGES = (_IsLinkError, FileNotFoundError, NotADirectoryError)
 
 

@@ -154,8 +154,8 @@ def _add_decayed_weights_by_lars(
 ) -> optax.GradientTransformation:
     """Add decay w, then scale a kernel's sum by coefficient |w| / (|g| + decay |w|).
 
-    Unlike `optax.scale_by_trust_ratio`, which divides by |g + decay w|. A kernel is scaled by 1
-    where the quotient is 0 / 0, or 0.
+    `optax.scale_by_trust_ratio` divides by |g + decay w| instead. The factor is 1 where w or the
+    divisor is 0.
     """
 
     def scaled(path, gradient: jax.Array, param: jax.Array) -> jax.Array:

@@ -22,8 +22,8 @@ def step_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
 
     Args:
       config: A recipe. If its batch does not divide over the devices, it is rounded down.
-      seconds: How long to repeat the step, at least once, after a first run that compiles it and a
-        second one that tells how often.
+      seconds: How long to repeat the step, at least once. Before that, it is run once to compile
+        it and once to estimate how many repetitions that takes.
     """
     model, part = variants.make_model(config), blank_part(config)
     pixels = np.random.RandomState(0).randint(0, 256, part['image'].shape, np.uint8)

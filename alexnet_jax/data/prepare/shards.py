@@ -41,8 +41,8 @@ class Request:
       quality: The JPEG quality, 1 .. 100; None for raw. 95, with color at half the resolution,
         changes a channel of a pixel by 2.2 levels on average (PSNR 38.5 dB; 200 ImageNet images
         at 256).
-      stored: Whether images are used as stored and resized without antialiasing, as for published
-        results; otherwise as a viewer shows them.
+      stored: Whether to ignore EXIF rotation and transparency and resize without antialiasing, as
+        for published results; otherwise images look as in a viewer and are antialiased.
     """
 
     dataset: str

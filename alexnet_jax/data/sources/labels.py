@@ -67,7 +67,8 @@ def find_labels(
 def _read_rows(path: str) -> Rows:
     """Return the cells of a file, separated by commas, tabs, semicolons or else spaces.
 
-    No rows if a field is longer than the csv module reads: 131,072 characters, no name or class.
+    A file with a field longer than the csv module's limit of 131,072 characters has no rows: such a
+    field is neither a file name nor a class.
     """
     text = epath.Path(path).read_bytes().decode('utf-8-sig', 'surrogateescape')
     lines = [line for line in text.splitlines() if line.strip()]

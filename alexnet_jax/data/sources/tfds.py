@@ -233,9 +233,9 @@ def _tfds_split(
             f'tfds:{name} has no split {split!r}; allowed: {", ".join(builder.info.splits)}, '
             'or a part such as train[:90%]'
         ) from error
-    # TFDS may count a part such as train[5%:1%] as fewer than none.
+    # For a reversed slice such as train[5%:1%], TFDS may report a negative size.
     if not size or any(part.to is not None and part.to < (part.from_ or 0) for part in parts):
-        raise BadInput(f'the split {split} of tfds:{name} is empty, or a part of it is reversed')
+        raise BadInput(f'the split {split} of tfds:{name} is empty or contains a reversed slice')
     prefix = f'{name}/{split}'
     decoders = {image_key: tfds.decode.SkipDecoding()}
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
