@@ -149,8 +149,8 @@ def measure(config: ml_collections.ConfigDict, show: Callable[[str], None]) -> d
     for key in ('dtype', 'gradient_dtype'):
         if config[key] == 'bfloat16':
             raise BadInput(
-                f'collectives compiles for CPUs, which send bfloat16 as float32; '
-                f'set --config.{key}=float32 (now bfloat16)'
+                f'{key}=bfloat16: collectives compiles for CPUs, which send bfloat16 as float32; '
+                f'set --config.{key}=float32'
             )
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', max(DEVICES))
