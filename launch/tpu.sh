@@ -25,6 +25,7 @@ fi
 
 archive=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$archive"' EXIT
+revision=$(git rev-parse HEAD)$(git diff --quiet HEAD -- alexnet_jax configs || echo -dirty)
 git ls-files -z --cached --others --exclude-standard | tar --null -czf "$archive" -T -
 on_all_hosts scp "$archive" "$NAME:alexnet.tar.gz"
 
@@ -43,6 +44,7 @@ on_all_hosts ssh "$NAME" --command="
   sed -n 's/^gcs = .\"\(.*\)\".$/\1/p' pyproject.toml >> tpu.txt # for workdirs in buckets
   . launch/venv.sh && PYTHON=python3.11 use_venv requirements.txt tpu.txt
   : > ~/alexnet.log # before the training that fills it: tail could be the first to look
+  export ALEXNET_JAX_REVISION=$revision # the archive has no .git
   nohup python -m alexnet_jax.main $train >> ~/alexnet.log 2>&1 < /dev/null &
   echo \$! > ~/alexnet.pid
   tail --pid=\$! -n +1 -f ~/alexnet.log

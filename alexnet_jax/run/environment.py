@@ -13,6 +13,8 @@ import ml_collections
 
 from alexnet_jax.config import FREE_KEYS, leaves
 
+REVISION = 'ALEXNET_JAX_REVISION'  # an environment variable
+
 
 def describe(config: ml_collections.ConfigDict, previous: dict | None) -> dict:
     """Return the content of environment.json.
@@ -52,11 +54,14 @@ def _versions() -> dict[str, str]:
 def git_revision() -> str | None:
     """Return the commit of this code, or None if git does not track it.
 
-    An installed package may lie in a checkout of another project, whose commit says nothing.
+    An installed package may lie in a checkout of another project, whose commit says nothing. Where
+    the code is a copy without git, as on TPU hosts, the variable REVISION may hold the commit.
 
     The commit ends in '-dirty' if code or recipes differ from it. Other files may: the records of
     experiments grow while experiments run.
     """
+    if given := os.environ.get(REVISION):
+        return given
     code = Path(__file__)
     package = code.parents[1]
 

@@ -150,6 +150,10 @@ class TestTPU:
             PACKAGES['gs'],
         ]
         assert (tpu.host / 'alexnet/alexnet_jax/main.py').exists()
+        head = subprocess.run(
+            ['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        assert f'export ALEXNET_JAX_REVISION={head}' in ' '.join(gcloud[1])
 
     @pytest.mark.slow
     def test_a_second_start_finds_no_code_of_the_first(self, tpu):

@@ -46,6 +46,9 @@ def test_the_commit_and_whether_code_has_changed(checkout, changed, ending):
 def test_outside_git(checkout, monkeypatch):
     monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(checkout.parent))
     assert environment.git_revision() is None
+    with monkeypatch.context() as variables:
+        variables.setenv('ALEXNET_JAX_REVISION', 'abc-dirty')
+        assert environment.git_revision() == 'abc-dirty'
     monkeypatch.setenv('PATH', '')
     assert environment.git_revision() is None
 
