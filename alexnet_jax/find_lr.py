@@ -52,7 +52,7 @@ def main() -> None:
         raise BadInput(f'--lowest={found.lowest:g} must be below --highest={found.highest:g}')
     cli.check_output(found.output, ('.png',))
     validate(found.config)
-    configure_runtime()
+    configure_runtime(found.config.deterministic)
     validate(found.config, jax.device_count())
     rates = np.geomspace(found.lowest, found.highest, found.steps)
     losses, chance = _range_test(found.config, rates)

@@ -23,7 +23,7 @@ def command(monkeypatch, tmp_path):
     """command('--flag=value', ...) runs `find_lr` on the digits."""
 
     def run(*args, recipe='--config=quickstart'):
-        monkeypatch.setattr(find_lr, 'configure_runtime', lambda: None)  # JAX has started
+        monkeypatch.setattr(find_lr, 'configure_runtime', lambda _: None)  # JAX has started
         monkeypatch.setattr(sys, 'argv', ['find_lr', recipe, f'--output={tmp_path}/x.png', *args])
         with flagsaver.flagsaver():
             find_lr.main()

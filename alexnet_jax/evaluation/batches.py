@@ -21,11 +21,15 @@ from alexnet_jax.evaluation.trained import BATCH, TrainedNet
 from alexnet_jax.parallel import compilation, hardware, malloc
 
 
-def configure_runtime() -> None:
-    """Apply the performance settings of training, and share GPUs, before JAX starts its devices."""
+def configure_runtime(deterministic: bool = False) -> None:
+    """Apply the performance settings of training, and share GPUs, before JAX starts its devices.
+
+    Args:
+      deterministic: The config's, in a command that trains.
+    """
     hardware.share_gpu()
     malloc.configure_malloc()
-    compilation.set_xla_flags()
+    compilation.set_xla_flags(deterministic)
     compilation.enable_compilation_cache()
 
 
