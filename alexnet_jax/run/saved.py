@@ -17,11 +17,19 @@ def folder_of(workdir: str) -> epath.Path:
 
 
 def find_steps(workdir: str) -> list[int]:
-    """Return the steps that have a checkpoint, newest first."""
+    """Return the steps that have a checkpoint, newest first.
+
+    Raises:
+      RunError: The folder cannot be listed, so that nothing is known about its checkpoints.
+    """
     folder = folder_of(workdir)
-    if not folder.exists():
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    except OSError as error:
+        raise RunError(f'cannot list {folder}: {error.strerror or error}; try again') from error
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def read_scores(workdir: str) -> dict[int, dict[str, float]]:

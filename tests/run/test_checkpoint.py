@@ -89,6 +89,15 @@ def test_no_checkpoint_has_no_best(tmp_path):
         find_step(str(tmp_path))
 
 
+def test_a_folder_that_cannot_be_listed_is_not_one_without_checkpoints(workdir, monkeypatch):
+    def fail(path):
+        raise OSError(errno.ESTALE, 'Stale file handle')
+
+    monkeypatch.setattr(os, 'listdir', fail)
+    with pytest.raises(RunError, match=r'cannot list .*/checkpoints: Stale file handle; try again'):
+        Checkpoints(str(workdir))
+
+
 # What is restored
 
 
