@@ -65,13 +65,19 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         value does not parse.
     """
     keys, argv = {}, list(argv)
+    wants_help = '--help' in argv or '-h' in argv
     for i, arg in enumerate(argv):
         if match := re.fullmatch(r'--?config(?:=(.*))?', arg):
             place = i + 1 if match[1] is None else i
             recipe = ' '.join(argv[i + 1 : i + 2]) if match[1] is None else match[1]
-            keys = leaves(load_recipe(recipe))
+            try:
+                keys = leaves(load_recipe(recipe))
+            except BadInput:
+                if wants_help:  # a recipe whose argument is missing, such as folder:PATH
+                    break
+                raise
             argv[place] = argv[place].removesuffix(recipe) + ':'.join(_locate(recipe))
-    if '--help' in argv or '-h' in argv:
+    if wants_help:
         print(_help(keys))
         sys.exit(0)
     try:

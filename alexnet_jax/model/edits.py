@@ -121,16 +121,15 @@ def no_tower_communication(table: Table) -> Table:
     first fully connected layer has twice as many features.
     """
     first, last = _ends(table)
-    widened = next((layer for layer in table if isinstance(layer, Dense)), last)
+    hidden = [layer for layer in table if isinstance(layer, Dense) and layer is not last]
 
     def split(layer: Layer) -> Layer:
         match layer:
             case Conv(name='conv2', filters=filters):
                 return dataclasses.replace(layer, filters=filters * 5 // 4, groups=2)
-            case Dense(features=features) if layer is widened is not last:
-                return dataclasses.replace(layer, features=2 * features, groups=2)
-            case Dense() if layer is not last:
-                return dataclasses.replace(layer, groups=2)
+            case Dense(features=features) if layer in hidden:
+                times = 2 if layer is hidden[0] else 1
+                return dataclasses.replace(layer, features=times * features, groups=2)
             case Conv() | LRN() if layer is not first:
                 return dataclasses.replace(layer, groups=2)
         return layer

@@ -42,8 +42,8 @@ _DEVICES = flags.DEFINE_integer('devices_per_trial', 1, 'Accelerators per trial.
 _PARALLEL = flags.DEFINE_integer(
     'max_parallel',
     None,
-    'Trials at a time; by default as many as can each have their own devices. If they outnumber '
-    'the GPUs, they share them.',
+    'Trials at a time; by default as many as can each have their own devices (one on a CPU), or 16 '
+    'Slurm jobs. If they outnumber the GPUs, they share them; a TPU cannot be shared.',
 )
 _SBATCH = flags.DEFINE_multi_string(
     'sbatch',

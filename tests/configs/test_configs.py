@@ -16,6 +16,8 @@ from helpers import ROOT
 from alexnet_jax import cli
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
+from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.torchvision import Torchvision
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.edits import EDITS
 from alexnet_jax.model.layers import Conv
@@ -79,6 +81,11 @@ def test_folder_counts_the_classes(load, tmp_path):
     config = load('folder')
     assert config.num_classes == 3
     assert config.data.name == f'folder:{tmp_path}'
+
+
+def test_torchvisions_recipe_evaluates_on_its_own_pixels():
+    *_, last = parse(load_recipe('torchvision').data.eval_ops).ops
+    assert last == Torchvision(256, 224)
 
 
 def test_ablation_by_argument(load_argument):

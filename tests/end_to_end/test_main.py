@@ -28,6 +28,9 @@ def test_help():
     assert_has(done.stdout, 'Train or score AlexNet', '--config ', '--workdir ', 'batch_size = 128')
     assert_has(done.stdout, 'for the other processes. (default: 300)\n', 'or wandb,mlflow.\n')
     assert 'batch_size = 64' in run('--config=cifar10', '--help').stdout
+    without_argument = run('--config=folder', '--help')  # which needs a PATH
+    assert (without_argument.returncode, without_argument.stderr) == (0, '')
+    assert 'batch_size = 128' in without_argument.stdout
 
 
 @pytest.mark.parametrize(

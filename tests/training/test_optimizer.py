@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import default_config
 from alexnet_jax.training.optimizer import (
     after_evaluation,
@@ -214,6 +215,13 @@ def test_poly_after_a_warmup():
     """300 of 900 steps; then the schedule is where it would be without."""
     found = rates([0, 149, 299, 300, 450], schedule='poly', learning_rate=0.9, warmup_epochs=30.0)
     assert found == pytest.approx([0.9 / 300, 0.45, 0.9 * (601 / 900) ** 2, 0.4, 0.225], rel=1e-5)
+
+
+def test_lars_warms_up_for_the_400_iterations_of_its_source():
+    found = make_schedule(load_recipe('lars'), 1_281_167)
+    rates = [float(found(step)) for step in (199, 400, 1955)]
+    # 200 / 400 of 32; then (1 - done)^2 of it, of 3,910 steps.
+    assert rates == pytest.approx([16.0, 32 * (3510 / 3910) ** 2, 8.0], rel=1e-5)
 
 
 # Overrides
