@@ -9,7 +9,6 @@ the tables and figures of EXPERIMENTS.md anew from the records.
 """
 
 import datetime
-import itertools
 import sys
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.experiments import page
 from alexnet_jax.experiments.catalog import EXPERIMENTS
-from alexnet_jax.experiments.experiment import Experiment
+from alexnet_jax.experiments.experiment import Experiment, NextTrial
 from alexnet_jax.experiments.records import Records
 from alexnet_jax.experiments.session import Session
+from alexnet_jax.sweep.backends.local import Local, probe
 
 _BUDGET = flags.DEFINE_float(
     'budget', None, 'Minutes after which the running trial stops, to be continued another time.'
@@ -34,6 +34,12 @@ _FOLDER = flags.DEFINE_string(
     None,
     'For some experiments: a folder of images, PATH/{train,validation}/CLASS; see EXPERIMENTS.md '
     'for which images.',
+)
+_PARALLEL = flags.DEFINE_integer(
+    'max_parallel',
+    1,
+    'Seeds to run at a time, each on devices of its own; if they outnumber the GPUs, they share '
+    'them. With 1, each trial has all devices.',
 )
 _REPORT = flags.DEFINE_bool('report', False, 'Write the tables and figures of EXPERIMENTS.md.')
 RECORDS = Path('results')
@@ -58,7 +64,10 @@ def main() -> None:
         print('\n'.join(_listed(name, records) for name in EXPERIMENTS))
         return
     name = _check(names)
-    with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value) as session:
+    backend = None
+    if _PARALLEL.value > 1:
+        backend = Local(*probe(['--config=quickstart']), 1, _PARALLEL.value)
+    with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend) as session:
         run(name, EXPERIMENTS[name], session, _SEEDS.value)
 
 
@@ -71,6 +80,8 @@ def _check(names: list[str]) -> str:
         raise BadInput(f'unknown experiment {name!r}; {suggest(name, EXPERIMENTS)}')
     if _SEEDS.value < 1:
         raise BadInput(f'--seeds={_SEEDS.value}; it must be at least 1')
+    if _PARALLEL.value < 1:
+        raise BadInput(f'--max_parallel={_PARALLEL.value}; it must be at least 1')
     if _BUDGET.value is not None and not _BUDGET.value > 0:
         raise BadInput(f'--budget={_BUDGET.value}; it must be above 0 minutes')
     return name
@@ -85,19 +96,52 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
     """
     records = Records(RECORDS)
     print(plan(experiment, records, seeds), flush=True)
-    stages = experiment.stages or (experiment.next_trial,)
-    for next_trial, seed in itertools.product(stages, range(seeds)):
-        if experiment.lay_out and not session.is_over and next_trial(records, seed):
-            experiment.lay_out(_FOLDER.value, RUNS / name, seed)
-        while not session.is_over and (trial := next_trial(records, seed)):
-            print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
-            if record := session.run(trial, seed):
-                records.put(trial.home, record)
-            if not session.is_over and not records.is_done(trial, seed):
-                raise RunError(f'{trial.name} was stopped; run the same command again to continue')
+    for next_trial in experiment.stages or (experiment.next_trial,):
+        try:
+            _run_stage(name, experiment, next_trial, session, records, seeds)
+        except (BadInput, RunError):
+            session.stop()
+            raise
+        session.check()
     print(f'\n{report(name, experiment, records)}\n')
     if any(experiment.next_trial(records, seed) for seed in range(seeds)):
         print('the budget is spent; run the same command again to continue')
+
+
+def _run_stage(
+    name: str,
+    experiment: Experiment,
+    next_trial: NextTrial,
+    session: Session,
+    records: Records,
+    seeds: int,
+) -> None:
+    """Run what is left of a stage, as many seeds at a time as the session takes.
+
+    A seed that has nothing left now may have something once another seed's trial has ended.
+    """
+    laid_out = set()
+    while True:
+        for seed in range(seeds):
+            if session.is_full or session.is_over:
+                break
+            if seed in [running.seed for running in session.running]:
+                continue
+            if trial := next_trial(records, seed):
+                if experiment.lay_out and seed not in laid_out:
+                    experiment.lay_out(_FOLDER.value, RUNS / name, seed)
+                    laid_out.add(seed)
+                print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
+                session.start(trial, seed)
+            if seed == 0 and trial and experiment.first_seed_leads:
+                break
+        if not session.running:
+            return
+        trial, seed, record = session.wait()
+        if record:
+            records.put(trial.home, record)
+        if not session.is_over and not records.is_done(trial, seed):
+            raise RunError(f'{trial.name} was stopped; run the same command again to continue')
 
 
 def plan(experiment: Experiment, records: Records, seeds: int) -> str:

@@ -148,6 +148,7 @@ EXPERIMENT = Experiment(
     source='Donahue et al. 2013 and since',
     published='no figure for these classes',
     next_trial=next_trial,
+    first_seed_leads=True,
     comparisons=[
         Comparison(
             'error from scratch - error fine-tuned',

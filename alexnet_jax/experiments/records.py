@@ -53,6 +53,7 @@ class Record:
       train: The training curve; each point averages over the steps since the previous one.
       eval: The evaluation curve.
       scores: The last eval record; of a measurement, what was measured.
+      device: The kind of device at its last start; empty if not known, as for measurements.
     """
 
     trial: str
@@ -67,6 +68,7 @@ class Record:
     train: Curve
     eval: Curve
     scores: dict
+    device: str = 'cpu'  # as all were before records had it
 
     def is_of(self, trial: Trial) -> bool:
         """Return whether the trial, as it is now, would repeat this run."""

@@ -213,6 +213,7 @@ EXPERIMENT = Experiment(
     source='paper, figure 1',
     published='about 6 times; "varies with network architecture"',
     next_trial=next_trial,
+    first_seed_leads=True,
     comparisons=[RATIO],
     table=table,
     minutes=28,

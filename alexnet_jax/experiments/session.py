@@ -1,5 +1,6 @@
-"""Run the trials of an experiment one at a time, on the local backend of sweeps."""
+"""Run the trials of an experiment on the local backend of sweeps."""
 
+import dataclasses
 import json
 import signal
 import sys
@@ -11,7 +12,7 @@ from alexnet_jax.errors import BadInput, Diverged, Interrupted, RunError, catch_
 from alexnet_jax.experiments.records import MEASURE, Curve, Record, Trial, epochs_to
 from alexnet_jax.run.environment import git_revision
 from alexnet_jax.run.logger import read_records
-from alexnet_jax.sweep.backends import Handle, Job
+from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.backends.local import Local
 
 TRAINER = (sys.executable, '-m', 'alexnet_jax.main')
@@ -21,10 +22,41 @@ POLL = 1.0  # seconds between looks at a running trial
 STATES = {0: 'finished', Diverged.exit_code: 'diverged', 128 + signal.SIGTERM: 'stopped'}
 
 
+@dataclasses.dataclass
+class Running:
+    """A trial that was started.
+
+    Attributes:
+      trial, seed: What was started.
+      job, handle: Its process.
+      revision: The commit of the code.
+      began: When it was started, by the monotonic clock.
+      printed: How many bytes of its output were printed.
+      is_stopped: Whether it was told to end early.
+    """
+
+    trial: Trial
+    seed: int
+    job: Job
+    handle: Handle
+    revision: str | None
+    began: float
+    printed: int
+    is_stopped: bool = False
+
+    @property
+    def workdir(self) -> Path:
+        """The trial's workdir."""
+        return self.job.folder
+
+
 class Session:
-    """Runs trials until a deadline, SIGINT or SIGTERM, which make the running trial save and end.
+    """Runs trials until a deadline, SIGINT or SIGTERM, which make what is running save and end.
 
     A context manager: inside it, both signals are caught.
+
+    Attributes:
+      running: The trials that run.
 
     Args:
       runs: The folder for workdirs, RUNS/HOME/TRIAL_seedN.
@@ -32,6 +64,7 @@ class Session:
       folder: What {folder} in a trial's config stands for.
       data_dir: Where TFDS keeps its datasets; None for its default.
       trainer: The command that trains.
+      backend: Where trials run; None: one at a time, on every device and core of this machine.
     """
 
     def __init__(
@@ -41,15 +74,16 @@ class Session:
         folder: str | None = None,
         data_dir: str | None = None,
         trainer: Sequence[str] = TRAINER,
+        backend: Backend | None = None,
     ):
         self._runs = runs
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._folder = folder
         self._data_dir = data_dir
         self._trainer = trainer
-        self._backend = Local.undivided()
-        self._running: Handle | None = None
+        self._backend = backend or Local.undivided()
         self._signal: int | None = None  # the last one received
+        self.running: list[Running] = []
 
     def __enter__(self) -> 'Session':
         self._before = catch_stop_signals(self._receive)
@@ -60,49 +94,102 @@ class Session:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _) -> None:
-        if self._signal and self._running:  # a second signal ends the trial without saving
-            self._running.stop()
+        if self._signal:  # a second signal ends trials without saving
+            self._stop_all()
         self._signal = number
 
     @property
+    def is_full(self) -> bool:
+        """Whether no other trial can start before one has ended."""
+        return len(self.running) >= self._backend.parallel
+
+    @property
     def is_over(self) -> bool:
-        """Whether the budget is spent.
+        """Whether no other trial is to start: the budget is spent, or a signal was received."""
+        is_late = self._deadline is not None and time.monotonic() >= self._deadline
+        return is_late or self._signal is not None
+
+    def check(self) -> None:
+        """Do nothing, unless the session was stopped.
 
         Raises:
           Interrupted: A signal was received.
         """
         if self._signal:
             raise Interrupted('stopped; run the same command again to continue', self._signal)
-        return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def run(self, trial: Trial, seed: int) -> Record | None:
-        """Start or continue a trial and print its output.
-
-        Returns:
-          The trial's record; None if it was stopped before it had any result.
+    def start(self, trial: Trial, seed: int) -> None:
+        """Start or continue a trial.
 
         Raises:
-          RunError, BadInput: The trial failed, or refused its config, data or workdir.
+          BadInput: It needs a folder of images.
         """
         if '{folder}' in trial.config and not self._folder:
             raise BadInput(
                 f'the trial {trial.name} needs --folder=PATH, a folder of images: '
                 f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
             )
-        runs = self._runs / trial.home
-        workdir = runs / f'{trial.name}_seed{seed}'
-        revision, began = git_revision(), time.monotonic()
-        is_training = not trial.config.startswith(MEASURE)
-        command = self._training(trial, seed) if is_training else self._measuring(trial, seed)
+        workdir = self._runs / trial.home / f'{trial.name}_seed{seed}'
+        command = self._training(trial, seed) if _trains(trial) else self._measuring(trial, seed)
         (workdir / MEASURED).unlink(missing_ok=True)  # of an earlier start
         job = Job(workdir.name, command, workdir, Path.cwd())
-        code = self._wait(job, workdir / 'metrics.jsonl', trial.until)
-        if code not in STATES:
-            error = BadInput if code == BadInput.exit_code else RunError
-            raise error(f'{workdir}: ended with exit code {code}; see {job.output}')
-        if is_training:
-            return _read(trial, seed, workdir, STATES[code], revision)
-        return _read_measured(trial, seed, workdir, revision, time.monotonic() - began)
+        printed = job.output.stat().st_size if job.output.exists() else 0
+        began = time.monotonic()
+        handle = self._backend.start(job)
+        self.running.append(Running(trial, seed, job, handle, git_revision(), began, printed))
+
+    def wait(self) -> tuple[Trial, int, Record | None]:
+        """Wait until a running trial ends, and print meanwhile what the trials print.
+
+        Where several may run, each line of a trial begins with its name.
+
+        Returns:
+          The trial, its seed, and its record; None if it was stopped before it had any result.
+
+        Raises:
+          RunError, BadInput: The trial failed, or refused its config, data or workdir.
+        """
+        while True:
+            for running in self.running:
+                code = running.handle.poll()
+                self._print(running, is_over=code is not None)
+                if code is not None:
+                    self.running.remove(running)
+                    return running.trial, running.seed, _record(running, code)
+                if not running.is_stopped and (self.is_over or _is_there(running)):
+                    running.handle.stop()
+                    running.is_stopped = True
+            time.sleep(POLL)
+
+    def stop(self) -> None:
+        """Make what is running save and end, and wait for it; what it leaves continues later."""
+        self._stop_all()
+        for running in self.running:
+            while running.handle.poll() is None:
+                time.sleep(POLL)
+        self.running.clear()
+
+    def _stop_all(self) -> None:
+        for running in self.running:
+            running.handle.stop()
+            running.is_stopped = True
+
+    def _print(self, running: Running, is_over: bool) -> None:
+        """Print what a trial has written since the last look; whole lines, if several may run."""
+        if not running.job.output.exists():  # another process still holds the workdir
+            return
+        with running.job.output.open('rb') as file:
+            file.seek(running.printed)
+            text = file.read()
+        if self._backend.parallel > 1:
+            if not is_over:
+                text = text[: text.rfind(b'\n') + 1]
+            start = f'{running.job.name}: '
+            lines = text.decode(errors='replace').splitlines(keepends=True)
+            print(''.join(start + line for line in lines), end='', flush=True)
+        else:
+            print(text.decode(errors='replace'), end='', flush=True)
+        running.printed += len(text)
 
     def _training(self, trial: Trial, seed: int) -> tuple[str, ...]:
         """Return the command that trains."""
@@ -133,38 +220,27 @@ class Session:
         }
         return (*MEASURER, json.dumps(task))
 
-    def _wait(self, job: Job, metrics: Path, until: float) -> int:
-        """Run a job, printing its output; stop it when that is due. Returns its exit code."""
-        printed = job.output.stat().st_size if job.output.exists() else 0
-        self._running = self._backend.start(job)
-        is_stopped = False
-        while True:
-            code = self._running.poll()
-            printed = _print_from(job.output, printed)
-            if code is not None:
-                return code
-            if not is_stopped and self._is_due(metrics, until):
-                self._running.stop()
-                is_stopped = True
-            time.sleep(POLL)
 
-    def _is_due(self, metrics: Path, until: float) -> bool:
-        """Return whether the running trial is to end."""
-        is_late = self._deadline is not None and time.monotonic() >= self._deadline
-        if is_late or self._signal:
-            return True
-        return until > 0 and epochs_to(_curve(metrics, 'train'), until) is not None
+def _trains(trial: Trial) -> bool:
+    return not trial.config.startswith(MEASURE)
 
 
-def _print_from(output: Path, start: int) -> int:
-    """Print what a trial has written since a position; return the new position."""
-    if not output.exists():  # another process still holds the workdir
-        return start
-    with output.open('rb') as file:
-        file.seek(start)
-        text = file.read()
-    print(text.decode(errors='replace'), end='', flush=True)
-    return start + len(text)
+def _is_there(running: Running) -> bool:
+    """Return whether a trial has reached the training error at which it may end."""
+    until = running.trial.until
+    curve = _curve(running.workdir / 'metrics.jsonl', 'train') if until > 0 else []
+    return until > 0 and epochs_to(curve, until) is not None
+
+
+def _record(running: Running, code: int) -> Record | None:
+    """Return the record of a trial that has ended; None if it left no result."""
+    trial, seed, workdir = running.trial, running.seed, running.workdir
+    if code not in STATES:
+        error = BadInput if code == BadInput.exit_code else RunError
+        raise error(f'{workdir}: ended with exit code {code}; see {running.job.output}')
+    if _trains(trial):
+        return _read(trial, seed, workdir, STATES[code], running.revision)
+    return _read_measured(trial, seed, workdir, running.revision, time.monotonic() - running.began)
 
 
 def _read(
@@ -189,6 +265,7 @@ def _read(
         train=_curve(metrics, 'train'),
         eval=_curve(metrics, 'eval'),
         scores=evals[-1] if evals else {},
+        device=_device(workdir / 'environment.json'),
     )
 
 
@@ -202,8 +279,15 @@ def _read_measured(
     overrides = json.loads(json.dumps(trial.overrides))
     return Record(
         trial.name, seed, trial.config, overrides, trial.epochs, trial.epochs, 'finished',
-        revision, round(seconds, 1), [], [], json.loads(path.read_text()),
+        revision, round(seconds, 1), [], [], json.loads(path.read_text()), device='',
     )  # fmt: skip
+
+
+def _device(environment: Path) -> str:
+    """Return 'cpu' or 'NVIDIA H100 80GB HBM3'."""
+    if not environment.exists():
+        return ''
+    return json.loads(environment.read_text())['devices'][0].split(': ', 1)[1]
 
 
 def _seconds(records: Sequence[dict]) -> float:

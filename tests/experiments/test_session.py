@@ -18,9 +18,10 @@ from alexnet_jax.experiments import session as sessions
 from alexnet_jax.experiments import statistics
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment
-from alexnet_jax.experiments.records import Trial, epochs_to
+from alexnet_jax.experiments.records import Record, Trial, epochs_to
 from alexnet_jax.experiments.session import Session
 from alexnet_jax.experiments.tables import of_list
+from alexnet_jax.sweep.backends.local import Local
 
 FAKE = (sys.executable, str(Path(__file__).with_name('fake_trainer.py')))
 SLOW = {'pause': 0.1}  # seconds an epoch
@@ -41,6 +42,11 @@ def run(*trials: Trial, minutes: float | None = None, seeds: int = 1) -> list[di
     with Session(Path('runs/experiments'), minutes, trainer=FAKE) as session:
         experiments.run('x', experiment, session, seeds)
     return recorded()
+
+
+def one(session: Session, trial: Trial, seed: int = 0) -> Record | None:
+    session.start(trial, seed)
+    return session.wait()[-1]
 
 
 def recorded() -> list[dict]:
@@ -88,6 +94,7 @@ def test_trials_run_for_each_seed_and_leave_their_records(capsys):
             'step': 2, 'epoch': 2.0, 'split': 'eval', 'loss': 1.0, 'top1': 0.6, 'top5': 1.0,
             'examples': 100, 'bad_images': 0, 'images_per_second': 50.0,
         },
+        'device': '',
     }  # fmt: skip
     output = capsys.readouterr().out
     assert 'the table' in output
@@ -145,7 +152,7 @@ def test_a_stopped_measurement_has_no_result(monkeypatch):
     workdir.mkdir(parents=True)
     (workdir / sessions.MEASURED).write_text('{"errors": 1}')
     with Session(Path('runs/experiments'), 0.02) as session:
-        assert session.run(Trial('x', 'm', f'{sessions.MEASURE}test_scores', {}, 1.0), 0) is None
+        assert one(session, Trial('x', 'm', f'{sessions.MEASURE}test_scores', {}, 1.0)) is None
 
 
 @pytest.mark.slow
@@ -182,7 +189,7 @@ def test_the_output_of_a_trial_is_printed_once(capfd, tmp_path):
     )
     with Session(Path('runs'), trainer=(sys.executable, str(loud))) as session:
         for epochs in (1.0, 2.0):
-            session.run(Trial('x', 'a', 'configs/a.py', {}, epochs), 0)
+            one(session, Trial('x', 'a', 'configs/a.py', {}, epochs))
             assert capfd.readouterr().out == f'epochs {epochs}\n'
 
 
@@ -213,10 +220,10 @@ def test_a_second_signal_ends_the_trial_at_once(tmp_path):
     sender.start()
     before = time.monotonic()
     with Session(Path('runs'), trainer=(sys.executable, str(stubborn))) as session:
-        assert session.run(Trial('x', 'a', 'configs/a.py', {}, 1.0), 0) is None
+        assert one(session, Trial('x', 'a', 'configs/a.py', {}, 1.0)) is None
         assert time.monotonic() - before < 50
         with pytest.raises(Interrupted):
-            session.is_over  # noqa: B018
+            session.check()
         sender.join()
 
 
@@ -250,6 +257,91 @@ def test_a_damaged_record_file_is_named():
     Path('results/x.jsonl').write_text('{"trial": \n')
     with pytest.raises(BadInput, match=r'results/x.jsonl is damaged: .*; restore it from git'):
         run(Trial('x', 'a', 'configs/a.py', {}, 1.0))
+
+
+# Several at a time
+
+
+def run_two(trainer: str, tmp_path: Path, **settings) -> list[dict]:
+    """Run two seeds of a trial at a time with a script that gets its workdir as `own`."""
+    script = tmp_path / 'trainer.py'
+    script.write_text(
+        'import runpy, sys, time\n'
+        'from pathlib import Path\n'
+        'own = Path(next(a for a in sys.argv if "workdir" in a).split("=")[1])\n'
+        'own.mkdir(parents=True, exist_ok=True)\n'
+        f'{trainer}\n'
+        f'runpy.run_path({FAKE[1]!r})\n'
+    )
+    experiment = Experiment(
+        'a claim', 'a source', '', of_list([Trial('x', 'a', 'configs/a.py', SLOW, 3.0)]), (),
+        lambda records: 'the table', minutes=1.0, **settings,
+    )  # fmt: skip
+    backend = Local('cpu', 1, 1, max_parallel=2)
+    trainer_command = (sys.executable, str(script))
+    with Session(Path('runs/experiments'), trainer=trainer_command, backend=backend) as session:
+        experiments.run('x', experiment, session, seeds=2)
+    return recorded()
+
+
+LONG = 'sys.argv = [a.replace("epochs=3", "epochs=300") for a in sys.argv]'
+MEET = (
+    'while not all((own.parent / f"a_seed{seed}").exists() for seed in (0, 1)):\n'
+    '    time.sleep(0.02)\n'
+    'print("met")\n'
+    'print("went on", end="")'
+)
+
+
+@pytest.mark.slow
+def test_two_seeds_run_at_a_time_and_every_line_says_whose_it_is(tmp_path, capsys):
+    found = run_two(MEET, tmp_path)
+    assert sorted((r['seed'], r['state']) for r in found) == [(0, 'finished'), (1, 'finished')]
+    lines = capsys.readouterr().out
+    for seed in (0, 1):
+        assert f'a_seed{seed}: met\n' in lines
+        assert f'a_seed{seed}: went on' in lines
+
+
+@pytest.mark.slow
+def test_other_seeds_wait_for_a_seed_that_leads(tmp_path):
+    alone = 'assert "seed0" in own.name or (own.parent / "a_seed0/metrics.jsonl").exists()'
+    wait = 'time.sleep(0.5 * ("seed0" in own.name))'
+    run_two(f'{wait}\n{alone}', tmp_path, first_seed_leads=True)
+    Path('results/x.jsonl').unlink()
+    Path('runs').rename('elsewhere')
+    with pytest.raises(RunError, match='a_seed1: ended with exit code 1'):
+        run_two(f'{wait}\n{alone}', tmp_path)
+
+
+@pytest.mark.slow
+def test_one_that_fails_stops_the_others_saved(tmp_path):
+    fail = (
+        'other = own.parent / "a_seed0/metrics.jsonl"\n'
+        'while "seed1" in own.name and not (other.exists() and other.read_text()):\n'
+        '    time.sleep(0.02)\n'
+        'assert "seed0" in own.name'
+    )
+    before = time.monotonic()
+    with pytest.raises(RunError, match='a_seed1: ended with exit code 1'):
+        run_two(f'{LONG}\n{fail}', tmp_path)
+    assert time.monotonic() - before < 25  # 300 epochs take 30 s
+    assert starts('a_seed0') == [0]
+
+
+@pytest.mark.slow
+def test_a_signal_records_all_that_run(tmp_path):
+    def stop():
+        other = Path('runs/experiments/x/a_seed1/metrics.jsonl')
+        while not other.exists() or not other.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    after_a_record(stop)
+    with pytest.raises(Interrupted):
+        run_two(LONG, tmp_path)
+    found = sorted((r['seed'], r['state']) for r in recorded())
+    assert found == [(0, 'stopped'), (1, 'stopped')]
 
 
 # The command
@@ -286,6 +378,7 @@ def test_without_a_name_it_lists_them():
             'error: the trial dropout needs --folder=PATH, a folder of images: PATH/train/CLASS/* '
             'and PATH/validation/CLASS/*\n',
         ),
+        (['dropout', '--max_parallel=0'], 'error: --max_parallel=0; it must be at least 1\n'),
         (['dropout', '--budget=-1'], 'error: --budget=-1.0; it must be above 0 minutes\n'),
     ],
 )
@@ -300,7 +393,8 @@ def test_the_trainer_itself(monkeypatch):
     every = {'log_every': 5, 'eval_every': 20, 'checkpoint_every': 20}
     trial = Trial('x', 'digits', f'{ROOT}/configs/quickstart.py', every, 1.0)
     with Session(Path('runs')) as session:
-        found = session.run(trial, 3)
+        found = one(session, trial, 3)
+        assert found
     # 1,437 digits in batches of 64: 22 steps, records at 5, 10, 15, 20, 22, scores at 20 and 22.
     assert (found.state, found.epoch) == ('finished', round(22 * 64 / 1437, 4))
     assert [round(epoch * 1437 / 64) for epoch, *_ in found.train] == [5, 10, 15, 20, 22]
@@ -308,5 +402,6 @@ def test_the_trainer_itself(monkeypatch):
     assert found.scores['examples'] == 360
     assert found.eval[-1][1] == pytest.approx(1 - found.scores['top1'], abs=1e-5)
     assert 0 < found.seconds < 100
+    assert found.device == 'cpu'
     config = json.loads(Path('runs/x/digits_seed3/config.json').read_text())
     assert (config['seed'], config['log_every'], config['epochs']) == (3, 5, 1.0)
