@@ -56,6 +56,14 @@ def test_gpus_that_the_user_chose(monkeypatch):
     assert [e['CUDA_VISIBLE_DEVICES'] for e in environs] == ['5', '7', 'GPU-a1']
 
 
+@pytest.mark.parametrize('chosen', [None, '3'])
+def test_a_single_gpu_is_not_hidden(monkeypatch, chosen):
+    if chosen:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', chosen)
+    environs, _ = slots('gpu', 1, 1, 2)
+    assert [e['CUDA_VISIBLE_DEVICES'] for e in environs] == [chosen or '0'] * 2
+
+
 def test_chips_of_a_tpu():
     environs, _ = slots('tpu', 4, 2)
     assert environs == [

@@ -143,9 +143,8 @@ def _devices(platform: str, count: int, each: int, group: int, sharing: int) -> 
             environ['TPU_CHIPS_PER_PROCESS_BOUNDS'] = TPU_BOUNDS[each]
             environ['TPU_VISIBLE_CHIPS'] = ','.join(map(str, places))
     else:
-        names = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
-        if len(names) < count:
-            names = [str(i) for i in range(count)]
+        chosen = os.environ.get('CUDA_VISIBLE_DEVICES')
+        names = chosen.split(',') if chosen else [str(i) for i in range(count)]
         environ['CUDA_VISIBLE_DEVICES'] = ','.join(names[i] for i in places)
     if sharing > 1 and platform == 'gpu':
         environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] = f'{SHARED_MEMORY / sharing:.3f}'
