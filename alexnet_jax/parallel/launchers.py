@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from alexnet_jax.errors import BadInput
 
+# Variable with the platform of the devices that a sweep gave a trial: 'gpu' or 'tpu'.
+PLATFORM = 'ALEXNET_JAX_PLATFORM'
 ALONE = '--num_processes=1 trains in this process alone'
 
 

@@ -7,6 +7,8 @@ import sys
 import pytest
 from helpers import ROOT, assert_has
 
+from alexnet_jax.parallel.launchers import PLATFORM
+
 QUICKSTART = '--config=configs/quickstart.py'
 
 pytestmark = pytest.mark.slow
@@ -47,6 +49,13 @@ def test_bad_input_prints_one_line(tmp_path, flag, parts):
     assert done.stderr.startswith('error: ')
     assert done.stderr.count('\n') == 1
     assert_has(done.stderr, *parts)
+    assert not (tmp_path / 'x').exists()
+
+
+def test_a_trial_does_not_fall_back_to_the_cpu(tmp_path):
+    done = run(QUICKSTART, f'--workdir={tmp_path}/x', **{PLATFORM: 'gpu'})
+    assert done.returncode == 1
+    assert_has(done.stderr, 'error: this trial was given a GPU, but JAX found only a CPU')
     assert not (tmp_path / 'x').exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 from helpers import ROOT
 
 from alexnet_jax.errors import BadInput
+from alexnet_jax.parallel.launchers import PLATFORM
 from alexnet_jax.sweep.backends import Job, local
 
 
@@ -29,11 +30,11 @@ def slots(*arguments):
 
 def test_each_trial_has_its_own_gpus_and_cores():
     assert slots('gpu', 8, 2) == (
-        [{'CUDA_VISIBLE_DEVICES': pair} for pair in ('0,1', '2,3', '4,5', '6,7')],
+        [{PLATFORM: 'gpu', 'CUDA_VISIBLE_DEVICES': pair} for pair in ('0,1', '2,3', '4,5', '6,7')],
         [[0], [1], [2], [3]],
     )
     assert slots('gpu', 3, 1, 2) == (
-        [{'CUDA_VISIBLE_DEVICES': '0'}, {'CUDA_VISIBLE_DEVICES': '1'}],
+        [{PLATFORM: 'gpu', 'CUDA_VISIBLE_DEVICES': own} for own in '01'],
         [[0, 1], [2, 3]],
     )
 
@@ -68,13 +69,14 @@ def test_chips_of_a_tpu():
     environs, _ = slots('tpu', 4, 2)
     assert environs == [
         {
+            PLATFORM: 'tpu',
             'TPU_PROCESS_BOUNDS': '1,1,1',
             'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,2,1',
             'TPU_VISIBLE_CHIPS': chips,
         }
         for chips in ('0,1', '2,3')
     ]
-    assert slots('tpu', 4, 4)[0] == [{}]
+    assert slots('tpu', 4, 4)[0] == [{PLATFORM: 'tpu'}]
     with pytest.raises(BadInput, match='on a TPU it can be 1, 2, 4 or 8'):
         local.Local('tpu', 4, 3)
 
@@ -141,6 +143,7 @@ def test_exit_codes_and_slots_that_are_free_again(tmp_path):
 SWEEP = """
 import sys, time
 from pathlib import Path
+from alexnet_jax.parallel.launchers import PLATFORM
 from alexnet_jax.sweep.backends import Job, local
 job = Job('x', (sys.executable, '-c', sys.argv[2]), Path(sys.argv[1]), Path.cwd())
 handle = local.Local('cpu', 1, 1).start(job)

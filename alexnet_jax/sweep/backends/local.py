@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput
+from alexnet_jax.parallel.launchers import PLATFORM
 from alexnet_jax.sweep.backends import LOCK, SHARED_MEMORY, Job, exit_code, spawn, threads
 
 # The topology of this many chips: https://gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3
@@ -130,7 +131,7 @@ def probe(arguments: Sequence[str]) -> tuple[str, int]:
 def _devices(platform: str, count: int, each: int, group: int, sharing: int) -> dict[str, str]:
     """Return the environment in which a trial sees only its own devices."""
     places = range(group * each, (group + 1) * each)
-    environ = {}
+    environ = {} if platform == 'cpu' else {PLATFORM: platform}
     if platform == 'cpu':
         if count > 1:  # simulated devices
             flag = f'--xla_force_host_platform_device_count={each}'
