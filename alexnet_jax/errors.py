@@ -35,6 +35,12 @@ class Diverged(AlexNetError):
     exit_code = 3
 
 
+class NoDevice(AlexNetError):
+    """A trial cannot start the accelerator that it was given: the machine is at fault."""
+
+    exit_code = 4
+
+
 class Interrupted(AlexNetError):
     """A signal to stop was received and handled: what had to be saved or removed has been."""
 

@@ -13,7 +13,7 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import validate
-from alexnet_jax.errors import BadInput, RunError, device_error, run_command
+from alexnet_jax.errors import BadInput, device_error, run_command
 from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
 from alexnet_jax.run import trackers
 
@@ -156,23 +156,15 @@ def _detect_cluster() -> launchers.Cluster | None:
 
 
 def _count_devices() -> int:
-    """Return the number of accelerators of all hosts.
-
-    JAX computes on the CPU where an accelerator cannot be started; a trial that was given one must
-    not.
-    """
+    """Return the number of accelerators of all hosts."""
     try:
-        count, given = jax.device_count(), os.environ.get(launchers.PLATFORM)
+        count = jax.device_count()
     except (RuntimeError, AssertionError) as error:  # the latter for JAX_PLATFORMS=cuda, no GPU
         if processes.is_lost_process(error):
             raise
         reason = str(error) or f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
         raise device_error(error) or BadInput(f'JAX found no devices: {reason}') from error
-    if given and given != (found := jax.default_backend()):
-        raise RunError(
-            f'this trial was given a {given.upper()}, but JAX found only a {found.upper()}; its '
-            'warnings say why'
-        )
+    processes.require_platform()
     return count
 
 

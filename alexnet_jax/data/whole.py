@@ -1,21 +1,22 @@
 """Whole batches at once, where the ops only crop, mirror and shift colors.
 
-What is random is drawn as numbers for all examples of a batch; then crops are copied out of memory,
-by several threads. NumPy copies without Python's lock, so the threads wait for each other only
-while they draw and plan: of the 40 microseconds that an image of 227 x 227 takes in batches of 128,
-for 4 (`benchmark data` measures it). The mirror is left to the device: reversed, an image takes
-NumPy 20 times as long to copy, and XLA no time that could be measured.
+What is random is drawn as numbers for all examples of a few batches; then crops are copied out of
+memory, by several threads. NumPy copies without Python's lock, so the threads wait for each other
+only while they draw and plan: of the 40 microseconds that an image of 227 x 227 takes in batches of
+128, for 3 (`benchmark data` measures it). The mirror is left to the device: reversed, an image
+takes NumPy 20 times as long to copy, and XLA no time that could be measured.
 """
 
 import functools
 import itertools
 import math
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,22 @@ from alexnet_jax.data.reader import PADDING, Plan, Reader
 from alexnet_jax.data.tensorflow import PARALLEL, TensorLike, compiled, tf
 
 AHEAD = 2  # batches, at least, that are worked on while the consumer has another
+BLOCK = 1024  # examples, at least, to draw for at once: NumPy takes hardly less time for 128
+
+
+class Drawn(NamedTuple):
+    """The examples of a batch and what their ops draw.
+
+    Attributes:
+      indices, epochs: The examples, int64 [b].
+      words: What each op may use, uint32 [ops, b, 4].
+      color: The seed of the color op, int64 [1, b, 2]; [0, b, 2] if there is none.
+    """
+
+    indices: np.ndarray
+    epochs: np.ndarray
+    words: np.ndarray
+    color: np.ndarray
 
 
 def find_pixels(
@@ -129,9 +146,10 @@ class WholeBatches:
         share = self._pixels.share
         ahead = max(AHEAD, math.ceil(workers * share / batch_size))
         pool = ThreadPoolExecutor(workers, 'batches')
+        draw = self.draws(plan, batch_size)
 
         def begin(step: int) -> tuple[dict[str, np.ndarray], list[Future]]:
-            batch, cuts = self.plan_batch(buffers, *plan(step))
+            batch, cuts = self.plan_batch(buffers, draw(step))
             shares = [cuts[first : first + share] for first in range(0, len(cuts), share)]
             return batch, [pool.submit(self._pixels.make, part) for part in shares]
 
@@ -148,7 +166,7 @@ class WholeBatches:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def serial_seconds(self, plan: Plan, steps: int) -> float | None:
-        """Return how long threads hold Python's lock for an image: the least of some steps.
+        """Return how long threads hold Python's lock for an image: the least of some blocks.
 
         That is the time that it takes to plan a batch, and to copy one pixel of each image instead
         of all. It bounds what any number of cores can do. None where images are decoded.
@@ -157,36 +175,60 @@ class WholeBatches:
             return None
         times, batch_size = [], len(plan(0)[0])
         buffers = Buffers((batch_size, self._size, self._size, 3))
+        block = _block_steps(batch_size)
         for _ in range(2):  # at first, small splits are decoded
-            for step in range(steps):
-                began = time.thread_time()
-                _, cuts = self.plan_batch(buffers, *plan(step))
-                planned = time.thread_time()
-                pixels = [Cut(cut.target[:1, :3], cut.image, 0, 0) for cut in cuts]
-                shrunk = time.thread_time()
-                self._pixels.make(pixels)
-                times.append(time.thread_time() - shrunk + planned - began)
-        return min(times) / batch_size
+            draw = self.draws(plan, batch_size)
+            for first in range(0, steps, block):
+                spent = 0.0
+                for step in range(first, first + block):
+                    began = time.thread_time()
+                    _, cuts = self.plan_batch(buffers, draw(step))
+                    planned = time.thread_time()
+                    pixels = [Cut(cut.target[:1, :3], cut.image, 0, 0) for cut in cuts]
+                    shrunk = time.thread_time()
+                    self._pixels.make(pixels)
+                    spent += time.thread_time() - shrunk + planned - began
+                times.append(spent)
+        return min(times) / (block * batch_size)
 
-    def plan_batch(
-        self, buffers: Buffers, indices: np.ndarray, epochs: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], list[Cut]]:
+    def draws(self, plan: Plan, batch_size: int) -> Callable[[int], Drawn]:
+        """Return a function from a step to what its batch draws, for any thread to call."""
+        count = _block_steps(batch_size)
+        lock = threading.Lock()
+
+        @functools.lru_cache(maxsize=16)  # as many as the batches under way touch on 200 cores
+        def block(number: int) -> tuple[np.ndarray, ...]:
+            plans = [plan(step) for step in range(number * count, (number + 1) * count)]
+            indices, epochs = (np.concatenate(column) for column in zip(*plans, strict=True))
+            seeds = op_seeds(self._seed, epochs, indices, self._places)
+            return indices, epochs, philox.bits(seeds[: len(self._ops)]), seeds[len(self._ops) :]
+
+        def draw(step: int) -> Drawn:
+            number, place = divmod(step, count)
+            with lock:  # or several threads would draw the same
+                indices, epochs, words, color = block(number)
+            own = slice(place * batch_size, (place + 1) * batch_size)
+            return Drawn(indices[own], epochs[own], words[:, own], color[:, own])
+
+        return draw
+
+    def plan_batch(self, buffers: Buffers, drawn: Drawn) -> tuple[dict[str, np.ndarray], list[Cut]]:
         """Return a batch but for its images, and the cuts that complete it.
 
         Args:
           buffers: Memory for the images.
-          indices, epochs: The examples, int64 [b].
+          drawn: The examples, and what their ops draw.
 
         Raises:
           tf.errors.OpError, ValueError, OSError, RuntimeError: An image cannot be used.
         """
+        indices = drawn.indices
         count, valid = len(indices), self._reader.usable(indices)
         label = np.where(indices == PADDING, -1, 0).astype(np.int32)
         images, sizes, label[valid] = self._pixels.read(indices[valid])
-        seeds = op_seeds(self._seed, epochs, indices, self._places)
         windows = Windows.whole(sizes)
-        for op, draws in zip(self._ops, philox.bits(seeds[: len(self._ops), valid]), strict=True):
-            windows = op.cut(windows, draws)
+        for op, words in zip(self._ops, drawn.words[:, valid], strict=True):
+            windows = op.cut(windows, words)
         if (windows.size != self._size).any():
             raise BadImage(f'an image is not {self._size} x {self._size}')
 
@@ -196,18 +238,24 @@ class WholeBatches:
         places = zip(np.flatnonzero(valid), images, windows.start.tolist(), strict=True)
         cuts = [Cut(rows[place], image, *start) for place, image, start in places]
         if self._training:
-            batch |= self._colors(seeds, epochs)
+            batch |= self._colors(drawn)
             if self._mirrors:
                 batch['mirror'] = np.zeros(count, bool)
                 batch['mirror'][valid] = windows.mirror
         return batch, cuts
 
-    def _colors(self, seeds: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
+    def _colors(self, drawn: Drawn) -> dict[str, np.ndarray]:
         if self._color is None:
-            shift, scale = np.zeros((len(epochs), 3), np.float32), np.ones(len(epochs), np.float32)
+            count = len(drawn.indices)
+            shift, scale = np.zeros((count, 3), np.float32), np.ones(count, np.float32)
         else:
-            shift, scale = self._color(seeds[-1], epochs)
+            shift, scale = self._color(drawn.color[0], drawn.epochs)
         return {'color_shift': np.asarray(shift), 'color_scale': np.asarray(scale)}
+
+
+def _block_steps(batch_size: int) -> int:
+    """Return for how many steps to draw at once."""
+    return -(-BLOCK // batch_size)
 
 
 def op_seeds(
@@ -220,8 +268,11 @@ def op_seeds(
       epochs, indices: Of the examples, int64 [b].
       places: The places of the ops in the string.
     """
-    draws = [_epoch_draw(seed, epoch) for epoch in epochs.tolist()]
-    example_seeds = np.stack([np.array(draws, np.int64), indices], 1)
+    if not places:
+        return np.empty((0, len(indices), 2), np.int64)
+    own, inverse = np.unique(epochs, return_inverse=True)
+    draws = np.array([_epoch_draw(seed, epoch) for epoch in own.tolist()], np.int64)
+    example_seeds = np.stack([draws[inverse], indices], 1)
     return philox.fold_in(example_seeds, np.array(places, np.int32)[:, None])
 
 

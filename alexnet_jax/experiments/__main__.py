@@ -21,12 +21,12 @@ from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.experiments import page
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment, NextTrial
-from alexnet_jax.experiments.records import Records
+from alexnet_jax.experiments.records import MEASURE, Records
 from alexnet_jax.experiments.session import Session
 from alexnet_jax.sweep.backends.local import Local, probe
 
 _BUDGET = flags.DEFINE_float(
-    'budget', None, 'Minutes after which the running trial stops, to be continued another time.'
+    'budget', None, 'Minutes after which what runs saves and stops, to be continued another time.'
 )
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'How many seeds to run, from seed 0 on.')
 _FOLDER = flags.DEFINE_string(
@@ -38,8 +38,8 @@ _FOLDER = flags.DEFINE_string(
 _PARALLEL = flags.DEFINE_integer(
     'max_parallel',
     1,
-    'Seeds to run at a time, each on devices of its own; if they outnumber the GPUs, they share '
-    'them. With 1, each trial has all devices.',
+    'Seeds to run at a time, each on one device and a share of the CPU cores; seeds share GPUs if '
+    'there are too few, but not TPU chips. With 1, a trial has every device.',
 )
 _REPORT = flags.DEFINE_bool('report', False, 'Write the tables and figures of EXPERIMENTS.md.')
 RECORDS = Path('results')
@@ -64,9 +64,7 @@ def main() -> None:
         print('\n'.join(_listed(name, records) for name in EXPERIMENTS))
         return
     name = _check(names)
-    backend = None
-    if _PARALLEL.value > 1:
-        backend = Local(*probe(['--config=quickstart']), 1, _PARALLEL.value)
+    backend = _backend(EXPERIMENTS[name], records, data_dir.value)
     with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend) as session:
         run(name, EXPERIMENTS[name], session, _SEEDS.value)
 
@@ -82,9 +80,23 @@ def _check(names: list[str]) -> str:
         raise BadInput(f'--seeds={_SEEDS.value}; it must be at least 1')
     if _PARALLEL.value < 1:
         raise BadInput(f'--max_parallel={_PARALLEL.value}; it must be at least 1')
+    if _PARALLEL.value > 1 and EXPERIMENTS[name].is_timed:
+        raise BadInput(f'{name} measures times, undisturbed; leave out --max_parallel')
     if _BUDGET.value is not None and not _BUDGET.value > 0:
         raise BadInput(f'--budget={_BUDGET.value}; it must be above 0 minutes')
     return name
+
+
+def _backend(experiment: Experiment, records: Records, data_dir: str | None) -> Local | None:
+    """Return where several seeds run at a time; None for one at a time."""
+    parallel = min(_PARALLEL.value, _SEEDS.value)
+    first = next(filter(None, (experiment.next_trial(records, s) for s in range(parallel))), None)
+    if parallel == 1 or first is None:
+        return None
+    if first.config.startswith(MEASURE) or '{' in first.config:
+        return Local(*probe(['--config=quickstart']), 1, parallel)
+    flag = [f'--config.data.data_dir={data_dir}'] if data_dir else []
+    return Local(*probe([f'--config={first.config}', *flag]), 1, parallel)
 
 
 def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None:
@@ -97,11 +109,7 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None
     records = Records(RECORDS)
     print(plan(experiment, records, seeds), flush=True)
     for next_trial in experiment.stages or (experiment.next_trial,):
-        try:
-            _run_stage(name, experiment, next_trial, session, records, seeds)
-        except (BadInput, RunError):
-            session.stop()
-            raise
+        _run_stage(name, experiment, next_trial, session, records, seeds)
         session.check()
     print(f'\n{report(name, experiment, records)}\n')
     if any(experiment.next_trial(records, seed) for seed in range(seeds)):
@@ -119,8 +127,11 @@ def _run_stage(
     """Run what is left of a stage, as many seeds at a time as the session takes.
 
     A seed that has nothing left now may have something once another seed's trial has ended.
+
+    Raises:
+      RunError, BadInput: A trial failed; the others have saved and are recorded.
     """
-    laid_out = set()
+    laid_out, error = set(), None
     while True:
         for seed in range(seeds):
             if session.is_full or session.is_over:
@@ -131,17 +142,25 @@ def _run_stage(
                 if experiment.lay_out and seed not in laid_out:
                     experiment.lay_out(_FOLDER.value, RUNS / name, seed)
                     laid_out.add(seed)
+                    if session.is_over:
+                        break
                 print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
                 session.start(trial, seed)
             if seed == 0 and trial and experiment.first_seed_leads:
                 break
         if not session.running:
-            return
-        trial, seed, record = session.wait()
-        if record:
-            records.put(trial.home, record)
-        if not session.is_over and not records.is_done(trial, seed):
-            raise RunError(f'{trial.name} was stopped; run the same command again to continue')
+            break
+        try:
+            trial, seed, record = session.wait()
+            if record:
+                records.put(trial.home, record)
+            if not session.is_over and not records.is_done(trial, seed):
+                raise RunError(f'{trial.name} was stopped; run the same command again to continue')
+        except (BadInput, RunError) as failure:
+            error = error or failure
+            session.end()
+    if error:
+        raise error
 
 
 def plan(experiment: Experiment, records: Records, seeds: int) -> str:
@@ -160,6 +179,8 @@ def plan(experiment: Experiment, records: Records, seeds: int) -> str:
 def report(name: str, experiment: Experiment, records: Records) -> str:
     """Return the table, the verdict and the time; draw the figure next to the records."""
     lines = [experiment.table(records), '', f'verdict  {experiment.verdict(records)}']
+    if devices := records.devices(name):
+        lines.append(f'run on   {", ".join(devices)}')
     if seconds := records.seconds(name):
         lines.append(f'{datetime.timedelta(seconds=round(seconds))} of training')
     lines.append(f'records  {records.path(name)}')

@@ -93,8 +93,9 @@ class Experiment:
       flags: The flags that the command needs besides --seeds.
       stages: `next_trial` in parts, each of which is run with all seeds before the next; none: it
         is one part.
-      first_seed_leads: Whether the other seeds wait until nothing is left of seed 0, because its
-        results decide what they run.
+      first_seed_leads: Whether the other seeds wait until nothing is left of seed 0, because they
+        depend on its results.
+      is_timed: Whether its trials are timed, so that none may run beside another.
       figure: The figure; it returns None while there is nothing to draw.
       lay_out: Lays out the data for a seed's trials: --folder, the folder of the workdirs, seed.
       measured: The figures in the table of claims; None: those of the comparisons.
@@ -113,6 +114,7 @@ class Experiment:
     flags: str = ''
     stages: Sequence[NextTrial] = ()
     first_seed_leads: bool = False
+    is_timed: bool = False
     figure: Callable[[Records], Figure | None] | None = None
     lay_out: Callable[[str | None, Path, int], None] | None = None
     measured: Callable[[Records], str] | None = None

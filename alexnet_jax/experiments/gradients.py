@@ -168,5 +168,6 @@ EXPERIMENT = Experiment(
     comparisons=COMPARISONS,
     table=table,
     minutes=8,
+    is_timed=True,
     figure=figure,
 )

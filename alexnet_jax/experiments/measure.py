@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from alexnet_jax import files
 from alexnet_jax.errors import run_command
 from alexnet_jax.evaluation.batches import configure_runtime
+from alexnet_jax.parallel import processes
 
 # Imported only when needed: some want an extra of the package.
 MEASUREMENTS = {
@@ -53,10 +56,12 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     name, output = task.pop('measure'), Path(task.pop('output'))
     configure_runtime()
+    processes.require_platform()
     measure = pkgutil.resolve_name(f'alexnet_jax.experiments.measured.{MEASUREMENTS[name]}')
     found = measure(Task(**{**task, 'runs': Path(task['runs'])}))
     output.parent.mkdir(parents=True, exist_ok=True)
-    files.write(output, json.dumps(found) + '\n')
+    device = jax.devices()[0].device_kind
+    files.write(output, json.dumps({'device': device, 'measured': found}) + '\n')
 
 
 if __name__ == '__main__':

@@ -57,6 +57,8 @@ def section(name: str, experiment: Experiment, records: Records) -> str:
     verdict = experiment.verdict(records)
     is_begun = verdict != NOT_RUN or records.path(name).exists()
     table = f'\n\n{experiment.table(records)}' if is_begun else ''
+    if (devices := records.devices(name)) and devices != ['cpu']:
+        table += f'\n\nRun on: {", ".join(devices)}.'
     return (
         f'## {experiment.claim}\n\n'
         f'`python -m alexnet_jax.experiments {command(name, experiment)}`: '

@@ -53,7 +53,7 @@ class Record:
       train: The training curve; each point averages over the steps since the previous one.
       eval: The evaluation curve.
       scores: The last eval record; of a measurement, what was measured.
-      device: The kind of device at its last start; empty if not known, as for measurements.
+      device: The kind of device at its last start, 'cpu' or 'NVIDIA H100 80GB HBM3'.
     """
 
     trial: str
@@ -135,6 +135,10 @@ class Records:
     def seconds(self, home: str) -> float:
         """Return the training time of all of an experiment's records together."""
         return sum(record.seconds for record in self._all(home).values())
+
+    def devices(self, home: str) -> list[str]:
+        """Return the kinds of devices that an experiment's records are from."""
+        return sorted({r.device for r in self._all(home).values() if r.device})
 
     def put(self, home: str, record: Record) -> None:
         """Store a record. It replaces the trial's earlier one unless that went further."""

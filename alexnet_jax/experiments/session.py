@@ -83,6 +83,7 @@ class Session:
         self._trainer = trainer
         self._backend = backend or Local.undivided()
         self._signal: int | None = None  # the last one received
+        self._is_ended = False
         self.running: list[Running] = []
 
     def __enter__(self) -> 'Session':
@@ -90,13 +91,25 @@ class Session:
         return self
 
     def __exit__(self, *_) -> None:
+        self._stop()  # something unexpected was raised if anything still runs
+        for running in self.running:
+            while running.handle.poll() is None:
+                time.sleep(POLL)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _receive(self, number: int, _) -> None:
-        if self._signal:  # a second signal ends trials without saving
-            self._stop_all()
+        """Pass each signal on: the first makes trials save and end, the second end at once."""
         self._signal = number
+        for running in self.running:
+            running.handle.stop()
+            running.is_stopped = True
+
+    def _stop(self) -> None:
+        for running in self.running:
+            if not running.is_stopped:  # a second signal would make it end without saving
+                running.handle.stop()
+                running.is_stopped = True
 
     @property
     def is_full(self) -> bool:
@@ -105,9 +118,13 @@ class Session:
 
     @property
     def is_over(self) -> bool:
-        """Whether no other trial is to start: the budget is spent, or a signal was received."""
+        """Whether no other trial is to start, and what runs is to save and end."""
         is_late = self._deadline is not None and time.monotonic() >= self._deadline
-        return is_late or self._signal is not None
+        return is_late or self._signal is not None or self._is_ended
+
+    def end(self) -> None:
+        """Make the session be over."""
+        self._is_ended = True
 
     def check(self) -> None:
         """Do nothing, unless the session was stopped.
@@ -150,29 +167,18 @@ class Session:
           RunError, BadInput: The trial failed, or refused its config, data or workdir.
         """
         while True:
+            if self.is_over:
+                self._stop()
             for running in self.running:
                 code = running.handle.poll()
                 self._print(running, is_over=code is not None)
                 if code is not None:
                     self.running.remove(running)
                     return running.trial, running.seed, _record(running, code)
-                if not running.is_stopped and (self.is_over or _is_there(running)):
+                if not running.is_stopped and _is_there(running):
                     running.handle.stop()
                     running.is_stopped = True
             time.sleep(POLL)
-
-    def stop(self) -> None:
-        """Make what is running save and end, and wait for it; what it leaves continues later."""
-        self._stop_all()
-        for running in self.running:
-            while running.handle.poll() is None:
-                time.sleep(POLL)
-        self.running.clear()
-
-    def _stop_all(self) -> None:
-        for running in self.running:
-            running.handle.stop()
-            running.is_stopped = True
 
     def _print(self, running: Running, is_over: bool) -> None:
         """Print what a trial has written since the last look; whole lines, if several may run."""
@@ -184,9 +190,8 @@ class Session:
         if self._backend.parallel > 1:
             if not is_over:
                 text = text[: text.rfind(b'\n') + 1]
-            start = f'{running.job.name}: '
-            lines = text.decode(errors='replace').splitlines(keepends=True)
-            print(''.join(start + line for line in lines), end='', flush=True)
+            for line in text.decode(errors='replace').splitlines():
+                print(f'{running.job.name}: {line}', flush=True)
         else:
             print(text.decode(errors='replace'), end='', flush=True)
         running.printed += len(text)
@@ -277,15 +282,16 @@ def _read_measured(
     if not path.exists():
         return None
     overrides = json.loads(json.dumps(trial.overrides))
+    found = json.loads(path.read_text())
     return Record(
         trial.name, seed, trial.config, overrides, trial.epochs, trial.epochs, 'finished',
-        revision, round(seconds, 1), [], [], json.loads(path.read_text()), device='',
+        revision, round(seconds, 1), [], [], found['measured'], found['device'],
     )  # fmt: skip
 
 
 def _device(environment: Path) -> str:
-    """Return 'cpu' or 'NVIDIA H100 80GB HBM3'."""
-    if not environment.exists():
+    """Return the kind of the devices of a run's last start."""
+    if not environment.exists():  # it has not come that far
         return ''
     return json.loads(environment.read_text())['devices'][0].split(': ', 1)[1]
 

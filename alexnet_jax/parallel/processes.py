@@ -16,8 +16,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alexnet_jax.errors import AlexNetError, BadInput, Diverged, Interrupted, RunError, shown
-from alexnet_jax.parallel.launchers import ALONE, Cluster
+from alexnet_jax.errors import (
+    AlexNetError,
+    BadInput,
+    Diverged,
+    Interrupted,
+    NoDevice,
+    RunError,
+    shown,
+)
+from alexnet_jax.parallel.launchers import ALONE, PLATFORM, Cluster
 
 # Seconds without a heartbeat after which a process counts as lost; JAX's default is 100. JAX sends
 # them from its own threads, so a long step or a slow disk does not count.
@@ -35,6 +43,22 @@ LOST = (
 LOST_PATTERNS = (
     'Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'heartbeat', 'Connection'
 )  # fmt: skip
+
+
+def require_platform() -> None:
+    """Check that a trial has the kind of device that a sweep gave it, if it is one.
+
+    Where an accelerator cannot be started, JAX warns, and computes on the CPU.
+
+    Raises:
+      NoDevice: It has another.
+    """
+    given, found = os.environ.get(PLATFORM), jax.default_backend()
+    if given and given != found:
+        raise NoDevice(
+            f'this trial was given a {given.upper()}, but JAX found only a {found.upper()}; its '
+            'warnings say why'
+        )
 
 
 class ProcessGroup:

@@ -14,7 +14,15 @@ import ml_collections
 from optuna.trial import Trial
 
 from alexnet_jax.config import validate
-from alexnet_jax.errors import BadInput, Diverged, Interrupted, catch_stop_signals, shown
+from alexnet_jax.errors import (
+    BadInput,
+    Diverged,
+    Interrupted,
+    NoDevice,
+    RunError,
+    catch_stop_signals,
+    shown,
+)
 from alexnet_jax.sweep import space, study
 from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_progress
@@ -118,6 +126,7 @@ class Runner:
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
         self._signal: int | None = None
+        self._fault = ''  # of this machine, because of which the sweep ends
         self._wake = threading.Event()
 
     def run(self) -> None:
@@ -125,6 +134,7 @@ class Runner:
 
         Raises:
           Interrupted: A signal to stop was received; the trials have saved and ended.
+          RunError: The same, because one could not start its accelerator.
         """
         before = catch_stop_signals(self._receive)
         try:
@@ -144,6 +154,12 @@ class Runner:
                 signal.signal(number, handler)
         if self._signal:
             raise Interrupted('stopped; run the same command again to continue', self._signal)
+        if self._fault:
+            raise RunError(f'{self._fault}; then run the same command again to continue')
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._signal is not None or self._fault != ''
 
     def _receive(self, number: int, _) -> None:
         self._signal = self._signal or number
@@ -157,7 +173,7 @@ class Runner:
 
     def _fill(self) -> None:
         """Start trials while there is room."""
-        while self._signal is None and len(self._running) < self._backend.parallel:
+        while not self._is_stopping and len(self._running) < self._backend.parallel:
             if self._waiting:
                 running = self._waiting.popleft()
             elif trial := self._study.ask():
@@ -222,8 +238,12 @@ class Runner:
             self._finish(running, study.STOPPED_EARLY, code)
         elif code == Diverged.exit_code:
             self._finish(running, study.DIVERGED, code, last_error(running.job.output))
-        elif self._signal is not None and code in TRANSIENT:
+        elif self._is_stopping and code in TRANSIENT:
             return  # it continues with the sweep
+        elif code == NoDevice.exit_code:  # nor would the next trial on this device start
+            output = running.job.output
+            self._fault = f'trial {running.number}: {last_error(output)} in {output}'
+            self._wake.set()
         elif code in TRANSIENT and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: exit code {code}; restarting it')
             self._waiting.appendleft(running)

@@ -172,4 +172,7 @@ def test_in_a_process_of_its_own(runs, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
     net = TrainedNet.load(runs / 'home' / 'net_seed1', 10)
-    assert found['net']['fc8'] == pytest.approx(np.abs(net.params['fc8']['kernel']).mean())
+    assert found['device'] == 'cpu'
+    assert found['measured']['net']['fc8'] == pytest.approx(
+        np.abs(net.params['fc8']['kernel']).mean()
+    )

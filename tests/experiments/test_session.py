@@ -326,7 +326,36 @@ def test_one_that_fails_stops_the_others_saved(tmp_path):
     with pytest.raises(RunError, match='a_seed1: ended with exit code 1'):
         run_two(f'{LONG}\n{fail}', tmp_path)
     assert time.monotonic() - before < 25  # 300 epochs take 30 s
-    assert starts('a_seed0') == [0]
+    assert [(r['seed'], r['state']) for r in recorded()] == [(0, 'stopped')]
+
+
+@pytest.mark.slow
+def test_one_that_fails_while_the_others_save_does_not_disturb_them(tmp_path):
+    """A second SIGTERM would end them without saving."""
+    save = (
+        'import signal\n'
+        'def stop(*_):\n'
+        '    signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n'
+        '    if "seed1" in own.name:\n'
+        '        sys.exit(1)\n'
+        '    time.sleep(1)\n'
+        '    (own / "saved").touch()\n'
+        '    sys.exit(143)\n'
+        'signal.signal(signal.SIGTERM, stop)\n'
+        '(own / "ready").touch()\n'
+        'time.sleep(60)'
+    )
+
+    def stop():
+        folders = [Path(f'runs/experiments/x/a_seed{seed}').absolute() for seed in (0, 1)]
+        while not all((folder / 'ready').exists() for folder in folders):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(RunError, match='a_seed1: ended with exit code 1'):
+        run_two(save, tmp_path)
+    assert Path('runs/experiments/x/a_seed0/saved').exists()
 
 
 @pytest.mark.slow
@@ -379,6 +408,10 @@ def test_without_a_name_it_lists_them():
             'and PATH/validation/CLASS/*\n',
         ),
         (['dropout', '--max_parallel=0'], 'error: --max_parallel=0; it must be at least 1\n'),
+        (
+            ['gradients', '--max_parallel=2'],
+            'error: gradients measures times, undisturbed; leave out --max_parallel\n',
+        ),
         (['dropout', '--budget=-1'], 'error: --budget=-1.0; it must be above 0 minutes\n'),
     ],
 )

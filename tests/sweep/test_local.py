@@ -143,7 +143,6 @@ def test_exit_codes_and_slots_that_are_free_again(tmp_path):
 SWEEP = """
 import sys, time
 from pathlib import Path
-from alexnet_jax.parallel.launchers import PLATFORM
 from alexnet_jax.sweep.backends import Job, local
 job = Job('x', (sys.executable, '-c', sys.argv[2]), Path(sys.argv[1]), Path.cwd())
 handle = local.Local('cpu', 1, 1).start(job)

@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 
 from alexnet_jax import config as configs
-from alexnet_jax.errors import Interrupted
+from alexnet_jax.errors import Interrupted, RunError
 from alexnet_jax.sweep import runner, study
 from alexnet_jax.sweep.backends import local
 
@@ -117,6 +117,16 @@ def test_stopped_and_continued(sweep, starts, number):
     assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert [len(starts(n)) for n in range(6)] == [2, 2, 1, 1, 1, 1]
     assert starts(0)[1] > 2
+
+
+def test_a_device_that_does_not_start_ends_the_sweep(sweep, starts):
+    """The others save, and nothing is recorded as failed; the next start goes on."""
+    with pytest.raises(RunError, match=r'trial 1: this one ends with 4 in .*001/output.txt; then'):
+        sweep(RATES, {'001': [4]}, seconds=0.3)
+    trials, _ = sweep(RATES)
+    assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert [len(starts(n)) for n in range(6)] == [2, 2, 1, 1, 1, 1]
+    assert starts(0)[1] > 0
 
 
 def test_trials_leak_nothing_into_each_other(sweep, tmp_path):
