@@ -35,12 +35,6 @@ _FOLDER = flags.DEFINE_string(
     'For some experiments: a folder of images, PATH/{train,validation}/CLASS; see EXPERIMENTS.md '
     'for which images.',
 )
-_PARALLEL = flags.DEFINE_integer(
-    'max_parallel',
-    1,
-    'Seeds to run at a time, each on one device and a share of the CPU cores; seeds share GPUs if '
-    'there are too few, but not TPU chips. With 1, a trial has every device.',
-)
 _REPORT = flags.DEFINE_bool('report', False, 'Write the tables and figures of EXPERIMENTS.md.')
 RECORDS = Path('results')
 RUNS = Path('runs/experiments')
@@ -48,8 +42,15 @@ RUNS = Path('runs/experiments')
 
 def main() -> None:
     """Run what is left of an experiment and print its table, or list all experiments."""
-    data_dir = flags.DEFINE_string(  # not at the top: `prepare` has a flag of this name, too
+    # Not at the top: `prepare` and `sweep` have flags of these names, too.
+    data_dir = flags.DEFINE_string(
         'data_dir', None, 'Where TFDS keeps its datasets, as the config key data.data_dir.'
+    )
+    parallel = flags.DEFINE_integer(
+        'max_parallel',
+        1,
+        'Seeds to run at a time, each on one device and a share of the CPU cores; seeds share GPUs '
+        'if there are too few, but not TPU chips. With 1, a trial has every device.',
     )
     _, *names = cli.parse_flags(sys.argv)
     records = Records(RECORDS)
@@ -63,13 +64,14 @@ def main() -> None:
     if not names:
         print('\n'.join(_listed(name, records) for name in EXPERIMENTS))
         return
-    name = _check(names)
-    backend = _backend(EXPERIMENTS[name], records, data_dir.value)
+    name = _check(names, parallel.value)
+    seeds = min(parallel.value, _SEEDS.value)
+    backend = _backend(EXPERIMENTS[name], records, data_dir.value, seeds)
     with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend) as session:
         run(name, EXPERIMENTS[name], session, _SEEDS.value)
 
 
-def _check(names: list[str]) -> str:
+def _check(names: list[str], parallel: int) -> str:
     """Return the one experiment that was named."""
     name, *others = names
     if others:
@@ -78,18 +80,19 @@ def _check(names: list[str]) -> str:
         raise BadInput(f'unknown experiment {name!r}; {suggest(name, EXPERIMENTS)}')
     if _SEEDS.value < 1:
         raise BadInput(f'--seeds={_SEEDS.value}; it must be at least 1')
-    if _PARALLEL.value < 1:
-        raise BadInput(f'--max_parallel={_PARALLEL.value}; it must be at least 1')
-    if _PARALLEL.value > 1 and EXPERIMENTS[name].is_timed:
+    if parallel < 1:
+        raise BadInput(f'--max_parallel={parallel}; it must be at least 1')
+    if parallel > 1 and EXPERIMENTS[name].is_timed:
         raise BadInput(f'{name} measures times, undisturbed; leave out --max_parallel')
     if _BUDGET.value is not None and not _BUDGET.value > 0:
         raise BadInput(f'--budget={_BUDGET.value}; it must be above 0 minutes')
     return name
 
 
-def _backend(experiment: Experiment, records: Records, data_dir: str | None) -> Local | None:
+def _backend(
+    experiment: Experiment, records: Records, data_dir: str | None, parallel: int
+) -> Local | None:
     """Return where several seeds run at a time; None for one at a time."""
-    parallel = min(_PARALLEL.value, _SEEDS.value)
     first = next(filter(None, (experiment.next_trial(records, s) for s in range(parallel))), None)
     if parallel == 1 or first is None:
         return None
