@@ -8,18 +8,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax.errors import BadInput, Diverged, Interrupted, RunError, catch_stop_signals
-from alexnet_jax.experiments.records import MEASURE, Curve, Record, Trial, epochs_to
+from alexnet_jax.errors import BadInput, Interrupted, catch_stop_signals
+from alexnet_jax.experiments.outcome import MEASURED, curve, read_outcome, trains
+from alexnet_jax.experiments.records import MEASURE, Record, Trial, epochs_to
 from alexnet_jax.run.environment import git_revision
-from alexnet_jax.run.logger import read_records
 from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.backends.local import Local
 
 TRAINER = (sys.executable, '-m', 'alexnet_jax.main')
 MEASURER = (sys.executable, '-m', 'alexnet_jax.experiments.measure')
-MEASURED = 'measured.json'  # the file that a measurement leaves in its workdir
 POLL = 1.0  # seconds between looks at a running trial
-STATES = {0: 'finished', Diverged.exit_code: 'diverged', 128 + signal.SIGTERM: 'stopped'}
 
 
 @dataclasses.dataclass
@@ -99,11 +97,13 @@ class Session:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _) -> None:
-        """Pass each signal on: the first makes trials save and end, the second end at once."""
-        self._signal = number
-        for running in self.running:
-            running.handle.stop()
-            running.is_stopped = True
+        """Make what runs save and end; from the second signal on, end at once."""
+        if self._signal is None:
+            self._signal = number
+            self._stop()
+        else:
+            for running in self.running:
+                running.handle.stop()
 
     def _stop(self) -> None:
         for running in self.running:
@@ -147,7 +147,7 @@ class Session:
                 f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
             )
         workdir = self._runs / trial.home / f'{trial.name}_seed{seed}'
-        command = self._training(trial, seed) if _trains(trial) else self._measuring(trial, seed)
+        command = self._training(trial, seed) if trains(trial) else self._measuring(trial, seed)
         (workdir / MEASURED).unlink(missing_ok=True)  # of an earlier start
         job = Job(workdir.name, command, workdir, Path.cwd())
         printed = job.output.stat().st_size if job.output.exists() else 0
@@ -174,7 +174,12 @@ class Session:
                 self._print(running, is_over=code is not None)
                 if code is not None:
                     self.running.remove(running)
-                    return running.trial, running.seed, _record(running, code)
+                    seconds = time.monotonic() - running.began
+                    trial, seed = running.trial, running.seed
+                    record = read_outcome(
+                        trial, seed, running.workdir, code, running.revision, seconds
+                    )
+                    return trial, seed, record
                 if not running.is_stopped and _is_there(running):
                     running.handle.stop()
                     running.is_stopped = True
@@ -226,89 +231,8 @@ class Session:
         return (*MEASURER, json.dumps(task))
 
 
-def _trains(trial: Trial) -> bool:
-    return not trial.config.startswith(MEASURE)
-
-
 def _is_there(running: Running) -> bool:
     """Return whether a trial has reached the training error at which it may end."""
     until = running.trial.until
-    curve = _curve(running.workdir / 'metrics.jsonl', 'train') if until > 0 else []
-    return until > 0 and epochs_to(curve, until) is not None
-
-
-def _record(running: Running, code: int) -> Record | None:
-    """Return the record of a trial that has ended; None if it left no result."""
-    trial, seed, workdir = running.trial, running.seed, running.workdir
-    if code not in STATES:
-        error = BadInput if code == BadInput.exit_code else RunError
-        raise error(f'{workdir}: ended with exit code {code}; see {running.job.output}')
-    if _trains(trial):
-        return _read(trial, seed, workdir, STATES[code], running.revision)
-    return _read_measured(trial, seed, workdir, running.revision, time.monotonic() - running.began)
-
-
-def _read(
-    trial: Trial, seed: int, workdir: Path, state: str, revision: str | None
-) -> Record | None:
-    """Return the record of a workdir as it is now."""
-    metrics = workdir / 'metrics.jsonl'
-    records = read_records(metrics) if metrics.exists() else []
-    if not records and state != 'diverged':
-        return None
-    evals = [record for record in records if record['split'] == 'eval']
-    return Record(
-        trial=trial.name,
-        seed=seed,
-        config=trial.config,
-        overrides=json.loads(json.dumps(trial.overrides)),
-        epochs=trial.epochs,
-        epoch=round(records[-1]['epoch'], 4) if records else 0.0,
-        state=state,
-        revision=revision,
-        seconds=round(_seconds(records), 1),
-        train=_curve(metrics, 'train'),
-        eval=_curve(metrics, 'eval'),
-        scores=evals[-1] if evals else {},
-        device=_device(workdir / 'environment.json'),
-    )
-
-
-def _read_measured(
-    trial: Trial, seed: int, workdir: Path, revision: str | None, seconds: float
-) -> Record | None:
-    """Return the record of a measurement; None if it was stopped."""
-    path = workdir / MEASURED
-    if not path.exists():
-        return None
-    overrides = json.loads(json.dumps(trial.overrides))
-    found = json.loads(path.read_text())
-    return Record(
-        trial.name, seed, trial.config, overrides, trial.epochs, trial.epochs, 'finished',
-        revision, round(seconds, 1), [], [], found['measured'], found['device'],
-    )  # fmt: skip
-
-
-def _device(environment: Path) -> str:
-    """Return the kind of the devices of a run's last start."""
-    if not environment.exists():  # it has not come that far
-        return ''
-    return json.loads(environment.read_text())['devices'][0].split(': ', 1)[1]
-
-
-def _seconds(records: Sequence[dict]) -> float:
-    """Return how long the recorded steps took, by their images per second."""
-    return sum(
-        (r['examples'] + r['bad_images']) / r['images_per_second']
-        for r in records
-        if r['split'] == 'train' and r['images_per_second']
-    )
-
-
-def _curve(metrics: Path, split: str) -> Curve:
-    records = read_records(metrics) if metrics.exists() else []
-    return [
-        (round(r['epoch'], 4), round(1 - r['top1'], 5), round(r['loss'], 5))
-        for r in records
-        if r['split'] == split
-    ]
+    metrics = running.workdir / 'metrics.jsonl'
+    return until > 0 and epochs_to(curve(metrics, 'train'), until) is not None

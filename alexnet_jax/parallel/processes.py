@@ -53,11 +53,11 @@ def require_platform() -> None:
     Raises:
       NoDevice: It has another.
     """
-    given, found = os.environ.get(PLATFORM), jax.default_backend()
+    given, found = os.environ.get(PLATFORM), jax.local_devices()[0].platform
     if given and given != found:
         raise NoDevice(
-            f'this trial was given a {given.upper()}, but JAX found only a {found.upper()}; its '
-            'warnings say why'
+            f'this trial was given a {given.upper()}, but JAX found only a {found.upper()}; see '
+            'its warnings above'
         )
 
 

@@ -155,7 +155,7 @@ class Runner:
         if self._signal:
             raise Interrupted('stopped; run the same command again to continue', self._signal)
         if self._fault:
-            raise RunError(f'{self._fault}; then run the same command again to continue')
+            raise RunError(f'{self._fault}; after that, run the same command again to continue')
 
     @property
     def _is_stopping(self) -> bool:
@@ -242,7 +242,7 @@ class Runner:
             return  # it continues with the sweep
         elif code == NoDevice.exit_code:  # nor would the next trial on this device start
             output = running.job.output
-            self._fault = f'trial {running.number}: {last_error(output)} in {output}'
+            self._fault = f'trial {running.number}: {last_error(output)}, in {output}'
             self._wake.set()
         elif code in TRANSIENT and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: exit code {code}; restarting it')

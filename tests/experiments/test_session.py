@@ -14,8 +14,8 @@ from helpers import ROOT
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
+from alexnet_jax.experiments import outcome, statistics
 from alexnet_jax.experiments import session as sessions
-from alexnet_jax.experiments import statistics
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment
 from alexnet_jax.experiments.records import Record, Trial, epochs_to
@@ -150,7 +150,7 @@ def test_a_stopped_measurement_has_no_result(monkeypatch):
     monkeypatch.setattr(sessions, 'MEASURER', (sys.executable, '-c', script))
     workdir = Path('runs/experiments/x/m_seed0')
     workdir.mkdir(parents=True)
-    (workdir / sessions.MEASURED).write_text('{"errors": 1}')
+    (workdir / outcome.MEASURED).write_text('{"errors": 1}')
     with Session(Path('runs/experiments'), 0.02) as session:
         assert one(session, Trial('x', 'm', f'{sessions.MEASURE}test_scores', {}, 1.0)) is None
 
@@ -225,6 +225,33 @@ def test_a_second_signal_ends_the_trial_at_once(tmp_path):
         with pytest.raises(Interrupted):
             session.check()
         sender.join()
+
+
+@pytest.mark.slow
+def test_a_signal_after_the_budget_does_not_disturb_the_save(tmp_path):
+    saver = tmp_path / 'saver.py'
+    saver.write_text(
+        'import signal, sys, time\n'
+        'def stop(*_):\n'
+        '    signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n'
+        '    print("saving", flush=True)\n'
+        '    time.sleep(1)\n'
+        '    print("saved", flush=True)\n'
+        '    sys.exit(143)\n'
+        'signal.signal(signal.SIGTERM, stop)\n'
+        'time.sleep(60)\n'
+    )
+    output = Path('runs/x/a_seed0/output.txt').absolute()
+
+    def send():
+        while not output.exists() or 'saving' not in output.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send, daemon=True).start()
+    with Session(Path('runs'), 0.05, trainer=(sys.executable, str(saver))) as session:
+        assert one(session, Trial('x', 'a', 'configs/a.py', {}, 1.0)) is None
+    assert output.read_text() == 'saving\nsaved\n'
 
 
 @pytest.mark.slow

@@ -121,7 +121,9 @@ def test_stopped_and_continued(sweep, starts, number):
 
 def test_a_device_that_does_not_start_ends_the_sweep(sweep, starts):
     """The others save, and nothing is recorded as failed; the next start goes on."""
-    with pytest.raises(RunError, match=r'trial 1: this one ends with 4 in .*001/output.txt; then'):
+    with pytest.raises(
+        RunError, match=r'trial 1: this one ends with 4, in .*001/output.txt; after'
+    ):
         sweep(RATES, {'001': [4]}, seconds=0.3)
     trials, _ = sweep(RATES)
     assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
