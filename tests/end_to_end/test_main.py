@@ -53,7 +53,7 @@ def test_bad_input_prints_one_line(tmp_path, flag, parts):
 
 
 def test_a_trial_does_not_fall_back_to_the_cpu(tmp_path):
-    done = run(QUICKSTART, f'--workdir={tmp_path}/x', **{PLATFORM: 'gpu'})
+    done = run(QUICKSTART, f'--workdir={tmp_path}/x', '--config.epochs=0.045', **{PLATFORM: 'gpu'})
     assert done.returncode == 4
     assert_has(done.stderr, 'error: this trial was given a GPU, but JAX found only a CPU')
     assert not (tmp_path / 'x').exists()
