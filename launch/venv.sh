@@ -36,6 +36,7 @@ install_into_venv() {
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   echo "installing into .venv: $*"
   for file in "$@"; do arguments+=(-r "$file"); done
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
+  # Python compiles what it imports; pip would compile everything, for most of a minute.
+  .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check "${arguments[@]}"
   cat "$@" > .venv/installed
 }

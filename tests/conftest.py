@@ -20,6 +20,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # What the tests compile is kept for the next test and the next session.
 jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'compiled'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+if '--all' not in sys.argv:  # what a test takes is mostly compiling, not what is compiled
+    jax.config.update('jax_disable_most_optimizations', True)
 
 pytest_plugins = ['buckets']  # its fixtures are used in several folders
 
@@ -116,8 +118,9 @@ def full(request) -> bool:
 
 @pytest.fixture(scope='session')
 def cache(tmp_path_factory) -> Path:
-    """The folder in which runs of all tests keep what they compile."""
-    return tmp_path_factory.getbasetemp() / 'compiled'
+    """The folder in which runs of all tests, on all of xdist's workers, keep what they compile."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder) / 'compiled'
 
 
 @pytest.fixture(scope='session')

@@ -79,11 +79,11 @@ def need(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, cache):
     """A finished run of 20 steps with checkpoints at steps 10 and 20; copy it before use."""
     folder = tmp_path_factory.mktemp('doctor') / 'run'
     flags = ('--config.epochs=0.9', '--config.eval_every=10', '--config.checkpoint_every=10')
-    cli_runs.train(folder, tmp_path_factory.getbasetemp() / 'compiled', *flags)
+    cli_runs.train(folder, cache, *flags)
     return folder
 
 

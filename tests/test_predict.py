@@ -375,7 +375,8 @@ def test_nothing_but_our_own_lines(tmp_path, cache):
     config = load_recipe(f'{ROOT}/configs/quickstart.py')
     config.data.mean = 'none'
     model, size = variants.make_model(config), config.image_size
-    params = model.init(jax.random.key(0), np.zeros((1, size, size, 3), np.float32))['params']
+    init = jax.jit(model.init)
+    params = init(jax.random.key(0), np.zeros((1, size, size, 3), np.float32))['params']
     folder = tmp_path / 'run'
     save_run(folder, config, list('0123456789'), {1: ({'params': params}, 0.5)})
     photos = tmp_path / 'photos'

@@ -34,8 +34,11 @@ from alexnet_jax.training.step import (
 
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 NAMES = [path.stem for path in RECIPES]
-# Their steps have the layers of cifar10_11pct, cifar10_18pct and imagenet.
-ALIKE = {'cifar10_13pct', 'cifar10_14pct', 'cifar10_18pct_2011', 'finetune'}
+# Their steps have the layers of cifar10_13pct, cifar10_18pct and imagenet, and tests of whole runs
+# take the quickstart's.
+ALIKE = {
+    'cifar10', 'cifar10_11pct', 'cifar10_14pct', 'cifar10_18pct_2011', 'finetune', 'quickstart',
+}  # fmt: skip
 BATCH = 8
 TRAIN_SIZE = 1000
 # Compiling and running a network on large images takes a CPU seconds: one recipe does it, and the

@@ -65,7 +65,8 @@ def test_expect():
 
 
 @pytest.mark.slow
-def test_every_change_on_the_page(tmp_path):
+def test_every_change_on_the_page(tmp_path, cache, monkeypatch):
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(cache))
     for name in ('alexnet_jax', 'configs'):
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True)
     this_python = f'python() {{ "{sys.executable}" "$@"; }}\n'

@@ -40,10 +40,10 @@ def python_of(page: str) -> str:
 
 
 @pytest.mark.slow
-def test_python_on_the_pages(tmp_path):
+def test_python_on_the_pages(tmp_path, cache):
     """The blocks of Python run after a quickstart, here of one step."""
     environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-    environment['PYTHONPATH'] = str(ROOT)
+    environment |= {'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(cache)}
 
     def run(*argv: str) -> str:
         done = subprocess.run(

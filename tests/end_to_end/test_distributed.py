@@ -110,6 +110,7 @@ def test_only_the_first_process_speaks(two_hosts):
         assert words not in second
 
 
+@pytest.mark.exhaustive
 def test_two_processes_and_one_are_the_same_bits(tmp_path, cache):
     """At a rate at which rounding would grow: two devices of one process, and one of each of two.
 

@@ -41,6 +41,7 @@ def test_a_save_without_room(tmp_path, cache):
     assert records(workdir, 'eval') == records(whole, 'eval')
 
 
+@pytest.mark.exhaustive
 def test_a_record_without_room(tmp_path, cache):
     """metrics.jsonl may not grow above its size after some steps."""
     workdir = tmp_path / 'run'

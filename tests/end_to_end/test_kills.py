@@ -16,11 +16,11 @@ FLAGS = (
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_equals_uninterrupted(tmp_path, cache, full):
-    kills = 20 if full else 3
+@pytest.mark.exhaustive  # one moment otherwise: that in test_buckets.py
+def test_killed_at_random_moments_equals_uninterrupted(tmp_path, cache):
     rng = random.Random(0)
     cli_runs.train(tmp_path / 'whole', cache, *FLAGS)
-    for step in sorted(rng.choices(range(1, 88), k=kills)):
+    for step in sorted(rng.choices(range(1, 88), k=20)):
         with cli_runs.Run(tmp_path / 'killed', cache, *FLAGS) as run:
             run.wait_for_step(step)
             time.sleep(rng.uniform(0, 0.3))  # into a step, a save or an evaluation

@@ -90,9 +90,10 @@ def four_devices(tmp_path_factory, cache):
     return workdir
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     'devices',
-    [*(pytest.param(n, marks=pytest.mark.exhaustive) for n in (2, 8)), 1, 'two processes'],
+    [1, 2, 8, 'two processes'],
 )
 def test_four_devices_then_others(tmp_path, cache, four_devices, devices):
     """Repeat the last ten steps and both evaluations from the checkpoint of step 10."""

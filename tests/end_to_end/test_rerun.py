@@ -31,6 +31,7 @@ def assert_same_run(found, expected) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_runs_are_the_same_bits(tmp_path, cache, finished):
     cli_runs.train(tmp_path / 'again', cache, *FLAGS)
     assert_same_run(tmp_path / 'again', finished)

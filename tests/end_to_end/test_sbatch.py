@@ -34,12 +34,11 @@ HERE = ('--partition=all', '--nodes=1', '--ntasks-per-node=2', '--gpus-per-node=
 
 
 @pytest.fixture(scope='module')
-def slurm(tmp_path_factory):
+def slurm(cache):
     if reason := slurm_cluster.missing():
         pytest.skip(reason)
     with slurm_cluster.start() as environ:
         path = f'{Path(sys.executable).parent}:{environ["PATH"]}'
-        cache = tmp_path_factory.getbasetemp() / 'compiled'
         yield environ | environment(cache, devices=2) | {'PATH': path}
 
 

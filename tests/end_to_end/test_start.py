@@ -36,7 +36,13 @@ def flags(process_id, port):
 
 
 class TestAbsent:
-    @pytest.mark.parametrize('process_id', [0, 1], ids=['coordinator', 'other'])
+    @pytest.mark.parametrize(
+        'process_id',
+        [
+            pytest.param(0, id='coordinator'),
+            pytest.param(1, id='other', marks=pytest.mark.exhaustive),
+        ],
+    )
     def test_alone_of_two(self, tmp_path, cache, process_id):
         port = free_port()
         began = time.monotonic()
@@ -79,6 +85,7 @@ def both(workdir, cache, *extra, before=None):
         return [first.finish(), second.finish()]
 
 
+@pytest.mark.exhaustive
 def test_only_process_0_writes(tmp_path, cache):
     first, second = both(tmp_path / 'run', cache, before=forbid_writing)
     assert (first[0], second[0]) == (0, 0), first[2]

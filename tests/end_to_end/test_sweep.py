@@ -76,7 +76,7 @@ def pids_of(argument: str) -> list[int]:
     return found
 
 
-def test_real_trials_on_the_digits(tmp_path):
+def test_real_trials_on_the_digits(tmp_path, cache):
     """The command as a user gives it: points, scores, the best one's command line, the page."""
     (tmp_path / 'space.py').write_text(
         'def get_space():\n'
@@ -87,7 +87,7 @@ def test_real_trials_on_the_digits(tmp_path):
     folder = tmp_path / 'sweep'
     command = [sys.executable, '-m', 'alexnet_jax.sweep', CONFIG, *flags]
     command += [f'--sweep={tmp_path}/space.py', f'--workdir={folder}', '--max_parallel=2']
-    environ = os.environ | {'XLA_FLAGS': '', 'JAX_COMPILATION_CACHE_DIR': f'{tmp_path}/compiled'}
+    environ = os.environ | {'XLA_FLAGS': '', 'JAX_COMPILATION_CACHE_DIR': str(cache)}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     slow, fast = table(folder)

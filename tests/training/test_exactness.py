@@ -26,6 +26,15 @@ CONFIG = config_of(
 )
 
 
+@pytest.fixture(autouse=True)
+def optimized():
+    """Here it is running that takes long, not compiling as in other tests."""
+    before = jax.config.values['jax_disable_most_optimizations']
+    jax.config.update('jax_disable_most_optimizations', False)
+    yield
+    jax.config.update('jax_disable_most_optimizations', before)
+
+
 def lively_weights(layers) -> dict:
     """Float64. Activations keep their size down to the logits; LRN's sums count beside its k."""
     rng = np.random.default_rng(0)
