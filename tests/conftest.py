@@ -20,8 +20,6 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # What the tests compile is kept for the next test and the next session.
 jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'compiled'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-if '--all' not in sys.argv:  # what a test takes is mostly compiling, not what is compiled
-    jax.config.update('jax_disable_most_optimizations', True)
 
 pytest_plugins = ['buckets']  # its fixtures are used in several folders
 
@@ -42,6 +40,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the full counts of expensive tests')
     parser.addoption('--fast', action='store_true', help='run the tests that are not marked slow')
+
+
+def pytest_configure(config):
+    if not config.getoption('--all'):  # what a test takes is mostly compiling
+        jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m leave tests out

@@ -91,10 +91,7 @@ def four_devices(tmp_path_factory, cache):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    'devices',
-    [1, 2, 8, 'two processes'],
-)
+@pytest.mark.parametrize('devices', [1, 2, 8, 'two processes'])
 def test_four_devices_then_others(tmp_path, cache, four_devices, devices):
     """Repeat the last ten steps and both evaluations from the checkpoint of step 10."""
     workdir = shutil.copytree(four_devices, tmp_path / 'run')
