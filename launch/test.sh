@@ -14,5 +14,7 @@ ruff format --check .
 case " $* " in *' --fast '*) ;; *) pyright --project . ;; esac  # it takes 15 s
 # One file per process, so that a file's fixtures are made only once. Files run in pytest's order:
 # xdist would start those with the most tests first, but the longest tests are in files with few.
-exec python -m pytest --numprocesses=auto --maxprocesses=4 \
-    --dist=loadfile --no-loadscope-reorder "$@"
+# One process more than cores, as tests wait for the programs that they start.
+cores=$(getconf _NPROCESSORS_ONLN)
+processes=$((cores < 4 ? cores + 1 : 4))
+exec python -m pytest --numprocesses="$processes" --dist=loadfile --no-loadscope-reorder "$@"

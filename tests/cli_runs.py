@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -40,6 +40,39 @@ def environment(cache: Path, devices: int) -> dict[str, str]:
         'JAX_COMPILATION_CACHE_DIR': str(cache),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
+
+
+# One process for many command lines: most of what one takes is importing.
+COMMANDS = """
+import contextlib, importlib, io, json, sys
+from absl.testing import flagsaver
+from alexnet_jax.errors import run_command
+module, cases = json.load(sys.stdin)
+main = importlib.import_module(module).main
+for case in cases:
+    sys.argv = [module, *case]
+    out, err = io.StringIO(), io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run_command(main)
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+
+def outcomes(module: str, *cases: Sequence[str]) -> list[tuple[int, str, str]]:
+    """(exit code, output, errors) of a command's `main` for each list of arguments."""
+    done = subprocess.run(
+        [sys.executable, '-c', COMMANDS],
+        cwd=ROOT,
+        input=json.dumps([module, cases]),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 class Run:

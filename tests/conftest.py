@@ -43,8 +43,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if not config.getoption('--all'):  # what a test takes is mostly compiling
+    if not config.getoption('--all'):  # what a test takes is mostly compiling, in its programs, too
         jax.config.update('jax_disable_most_optimizations', True)
+        os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
 
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m leave tests out

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import outcomes
 from helpers import ROOT
 from PIL import Image
 
@@ -62,9 +63,8 @@ def test_makes_a_set_and_leaves_it_alone(images, tmp_path):
     assert 'quality: 95 -> 90' in errors
 
 
-@pytest.mark.parametrize(
-    ('flags', 'message'),
-    [
+def test_bad_flags():
+    cases = [
         ((), 'pass --dataset=NAME and --data_dir=DIR'),
         (('--dataset=folder:x',), 'pass --data_dir=DIR'),
         (('--dataset=digits', '--output=o', '--format=png'), '--format=png; allowed: jpeg, raw'),
@@ -83,13 +83,12 @@ def test_makes_a_set_and_leaves_it_alone(images, tmp_path):
         (('--dataset=digits', 'x'), "unexpected argument 'x'"),
         (('--datset=digits',), 'did you mean --dataset?'),
         (('--size=big',), 'size'),
-    ],
-)
-def test_bad_flags(flags, message):
-    code, output, errors = prepare(*flags)
-    assert (code, output) == (2, '')
-    assert message in errors
-    assert errors.count('\n') == 1
+    ]
+    found = outcomes('alexnet_jax.prepare', *(flags for flags, _ in cases))
+    for (code, output, errors), (_, message) in zip(found, cases, strict=True):
+        assert (code, output) == (2, ''), errors
+        assert message in errors
+        assert errors.count('\n') == 1
 
 
 def test_bad_datasets(tmp_path, full):
@@ -100,15 +99,15 @@ def test_bad_datasets(tmp_path, full):
         ('folder:nowhere', 'nowhere does not exist'),
         ('digits', "digits has no split 'validation'; allowed: train, test"),
     )
-    for dataset, message in cases if full else cases[::3]:
-        code, _, errors = prepare(
-            f'--dataset={dataset}', f'--data_dir={tmp_path}', f'--output={output}',
-            f'--manual_dir={tmp_path}',
-        )  # fmt: skip
+    cases = cases if full else cases[::3]
+    where = (f'--data_dir={tmp_path}', f'--output={output}', f'--manual_dir={tmp_path}')
+    flags = [(f'--dataset={dataset}', *where) for dataset, _ in cases]
+    found = outcomes('alexnet_jax.prepare', *flags)
+    for (code, _, errors), (_, message) in zip(found, cases, strict=True):
         assert (code, errors.count('\n')) == (2, 1), errors
         assert message in errors
-        assert not output.exists()
-        assert not output.with_name('set.incomplete').exists()
+    assert not output.exists()
+    assert not output.with_name('set.incomplete').exists()
 
 
 def test_unwritable_output(tmp_path):

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from cli_runs import outcomes
 from helpers import ROOT, assert_has
 from PIL import Image
 
@@ -128,9 +129,8 @@ def test_json_instead_of_tables():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('args', 'parts'),
-    [
+def test_bad_input_is_one_line():
+    cases = [
         (('step',), ['usage: python -m alexnet_jax.benchmark step|data|plan|collectives']),
         (('speed', QUICKSTART), ['usage: ', 'step|data|plan']),
         (('step', QUICKSTART, '--baselines=flax'), ['step', 'flax', 'allowed: torch, reference']),
@@ -152,13 +152,12 @@ def test_json_instead_of_tables():
             ['JPEG', 'digits/train:0', 'leave out --baselines'],
         ),
         (('step', QUICKSTART, '--repeats=0'), ['repeats']),
-    ],
-)
-def test_bad_input_is_one_line(args, parts):
-    done = command_line(*args)
-    assert (done.returncode, done.stdout) == (2, '')
-    assert_has(done.stderr, *parts)
-    assert len(done.stderr.splitlines()) == 1
+    ]
+    found = outcomes('alexnet_jax.benchmark.__main__', *(args for args, _ in cases))
+    for (code, output, errors), (_, parts) in zip(found, cases, strict=True):
+        assert (code, output) == (2, ''), errors
+        assert_has(errors, *parts)
+        assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def test_what_it_says_of_the_probe():
     assert accuracy['fc7'] > accuracy['pool1'] + 10 > accuracy['pixels'] + 5
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_cells_run(tmp_path, cache):
     """In a fresh process, on a quickstart of one step, with one draw of the probe's examples."""

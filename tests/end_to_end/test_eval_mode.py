@@ -168,6 +168,7 @@ def test_an_ensemble_and_its_files(evaluate, run, tmp_path):
     }
 
 
+@pytest.mark.exhaustive
 def test_devices_and_processes_do_not_matter(evaluate, run, cache, tmp_path):
     """Eight devices (this process), one device, and two processes of two devices."""
     flags = ('--mode=eval', f'--eval_ops={TEN_CROP}', f'--checkpoints={run}@10')

@@ -19,6 +19,7 @@ FLAGS = (
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.exhaustive
 def test_a_save_without_room(tmp_path, cache):
     """No file may grow above 64 KB: the checkpoint of step 10, of 1.3 MB, cannot be written."""
     whole, workdir = tmp_path / 'whole', tmp_path / 'run'

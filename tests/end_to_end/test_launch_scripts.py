@@ -73,9 +73,8 @@ def test_local(launch, args, config, workdir, others):
     assert calls[-1] == ['python', '-m', 'alexnet_jax.main', *flags]
 
 
-SPREAD = (  # over the cores
-    '--numprocesses=auto', '--maxprocesses=4', '--dist=loadfile', '--no-loadscope-reorder',
-)  # fmt: skip
+PROCESSES = min(os.sysconf('SC_NPROCESSORS_ONLN') + 1, 4)
+SPREAD = (f'--numprocesses={PROCESSES}', '--dist=loadfile', '--no-loadscope-reorder')
 
 
 def test_test(launch):

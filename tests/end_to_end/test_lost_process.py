@@ -37,12 +37,10 @@ def uninterrupted(tmp_path_factory, cache):
     return workdir
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     'victim',
-    [
-        pytest.param(0, id='coordinator'),
-        pytest.param(1, id='other', marks=pytest.mark.exhaustive),
-    ],
+    [pytest.param(0, id='coordinator'), pytest.param(1, id='other')],
 )
 def test_a_lost_process_ends_the_other_and_costs_nothing_else(
     tmp_path, cache, uninterrupted, victim

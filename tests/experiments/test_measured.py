@@ -69,6 +69,7 @@ def test_scores_of_averages(runs):
         assert error == pytest.approx(100 * np.mean(guesses != labels))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_gradients_of_a_batch(tmp_path):
     """At the start they are those of the loss, by an independent computation."""

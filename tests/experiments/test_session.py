@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_runs import outcomes
 from helpers import ROOT
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
@@ -423,9 +424,8 @@ def test_without_a_name_it_lists_them():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('args', 'line'),
-    [
+def test_bad_input_is_one_line():
+    cases = [
         (['drop_outs'], "error: unknown experiment 'drop_outs'; did you mean dropout?\n"),
         (['dropout', 'x'], "error: unexpected argument 'x'; name one experiment at a time\n"),
         (['dropout', '--seeds=0'], 'error: --seeds=0; it must be at least 1\n'),
@@ -440,11 +440,9 @@ def test_without_a_name_it_lists_them():
             'error: gradients measures times, undisturbed; leave out --max_parallel\n',
         ),
         (['dropout', '--budget=-1'], 'error: --budget=-1.0; it must be above 0 minutes\n'),
-    ],
-)
-def test_bad_input_is_one_line(args, line):
-    done = command(*args)
-    assert (done.returncode, done.stderr) == (2, line)
+    ]
+    found = outcomes('alexnet_jax.experiments.__main__', *(args for args, _ in cases))
+    assert [(code, errors) for code, _, errors in found] == [(2, line) for _, line in cases]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import browser
 import jax
 import numpy as np
 import pytest
+from cli_runs import outcomes
 from helpers import ROOT
 from PIL import Image
 from trained_runs import save_run
@@ -249,16 +250,13 @@ def test_the_page_in_a_browser(workdir, cache, net, tmp_path):
         assert all(url.startswith((address, 'data:')) for url in page.requested)
 
 
-@pytest.mark.parametrize(
-    ('flags', 'message'),
-    [
+def test_bad_input_is_one_line():
+    cases = [
         ((), 'usage: python -m alexnet_jax.serve --workdir=DIR'),
         (('--workdir=nowhere',), 'nowhere'),
         (('--workdir=x', '--port=70000'), 'port'),
-    ],
-)
-def test_bad_input_is_one_line(flags, message):
-    command = [sys.executable, '-m', 'alexnet_jax.serve', *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1)
-    assert message in done.stderr
+    ]
+    found = outcomes('alexnet_jax.serve.__main__', *(flags for flags, _ in cases))
+    for (code, output, errors), (_, message) in zip(found, cases, strict=True):
+        assert (code, output, errors.count('\n')) == (2, '', 1)
+        assert message in errors

@@ -12,7 +12,9 @@ from helpers import ROOT
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=['paper', 'digits'], scope='module')
+@pytest.fixture(
+    params=[pytest.param('paper', marks=pytest.mark.exhaustive), 'digits'], scope='module'
+)
 def tour(request, tours):
     return tours(request.param)
 

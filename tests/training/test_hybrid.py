@@ -136,7 +136,12 @@ def parts_of(config, number: int) -> list:
 
 
 @pytest.mark.parametrize(
-    'name', ['course', 'paper', pytest.param('alexnet_bn', marks=pytest.mark.exhaustive)]
+    'name',
+    [
+        pytest.param('course', marks=pytest.mark.exhaustive),
+        'paper',
+        pytest.param('alexnet_bn', marks=pytest.mark.exhaustive),
+    ],
 )
 def test_hybrid_is_data_parallelism(name):
     """To 1e-10 of the largest value of each array, and of its change."""
