@@ -122,6 +122,7 @@ def test_data(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_json_instead_of_tables():
     done = command_line('data', *SHORT, '--json')
     assert (done.returncode, done.stderr) == (0, '')

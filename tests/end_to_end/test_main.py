@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from cli_runs import environment
 from helpers import ROOT, assert_has
 
 from alexnet_jax.parallel.launchers import PLATFORM
@@ -14,13 +15,13 @@ QUICKSTART = '--config=configs/quickstart.py'
 pytestmark = pytest.mark.slow
 
 
-def run(*args: str, **environment: str) -> subprocess.CompletedProcess:
+def run(*args: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, '-m', 'alexnet_jax.main', *args],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | variables,
     )
 
 
@@ -59,12 +60,12 @@ def test_a_trial_does_not_fall_back_to_the_cpu(tmp_path):
     assert not (tmp_path / 'x').exists()
 
 
-def test_one_step(tmp_path):
+def test_one_step(tmp_path, cache):
     """It trains, and when it is run again it reports that it is finished."""
     folder = tmp_path / 'x'
     # 64 / 1437 of an epoch: one step
     args = [QUICKSTART, f'--workdir={folder}', '--config.epochs=0.045']
-    one_device = {'XLA_FLAGS': '--xla_force_host_platform_device_count=1'}
+    one_device = environment(cache, devices=1)
     first = run(*args, **one_device)
     assert (first.returncode, first.stderr) == (0, '')
     lines = first.stdout.splitlines()
