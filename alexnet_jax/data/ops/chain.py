@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax.cloud import copies
+from alexnet_jax.data.ops.affine import RandomAffine
 from alexnet_jax.data.ops.color import Color, ColorNoise, ColorOp, PCAShift
 from alexnet_jax.data.ops.crops import CenterCrop, PadCrop, RandomCrop
 from alexnet_jax.data.ops.decode import MAX_PIXELS, MODES, Decode
@@ -50,6 +51,7 @@ KNOWN: dict[str, type[Op] | type[ColorOp]] = {
         ColorNoise,
         RandomResizedCrop,
         ColorJitter,
+        RandomAffine,
         RandAugment,
         Torchvision,
         TenCrop,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax.data.ops.affine import warp
 from alexnet_jax.data.ops.image import Op
 from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import BadInput
@@ -62,19 +63,7 @@ def _transform(image: tf.Tensor, a, b, c, d, e, f) -> tf.Tensor:
     """Take the pixel at (x, y) from (a x + b y + c, d x + e y + f), between the pixels' edges."""
     half = 0.5  # Pillow's pixel 0 has its center there; TensorFlow's has it at 0
     c, f = c + half * (a + b) - half, f + half * (d + e) - half
-    numbers = [tf.cast(x, tf.float32) for x in (a, b, c, d, e, f, 0, 0)]
-    (moved,) = tf.unstack(
-        tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[None],
-            transforms=tf.stack(numbers)[None],
-            output_shape=tf.shape(image)[:2],
-            fill_value=0.0,
-            interpolation='NEAREST',
-            fill_mode='CONSTANT',
-        ),
-        1,
-    )
-    return tf.ensure_shape(moved, image.shape)
+    return warp(image, (a, b, c, d, e, f), 'NEAREST')
 
 
 def _shear_x(image: tf.Tensor, share: float, signed: tf.Tensor) -> tf.Tensor:
