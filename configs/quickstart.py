@@ -3,15 +3,17 @@
     bash launch/local.sh        (or: python -m alexnet_jax.main --config=configs/quickstart.py
                                  --workdir=runs/quickstart)
 
-Time: 70 seconds on two CPU cores. Expected: 97.4 % test top-1 (measured: mean of 20 seeds, standard
-deviation 0.4, 96.4 to 98.1 %; `configs/sweeps/seeds.py`). One of the 360 test digits is 0.3 %, and
-rounding moves a few of them as seeds do: with seed 0, versions that computed the same in another
-order ended between 97.2 and 98.6 %.
+Time: 75 seconds on two CPU cores. Expected: 98.3 % test top-1 (measured: mean of 16 seeds, standard
+deviation 0.3, 97.5 to 98.9 %; `configs/sweeps/seeds.py`). One of the 360 test digits is 0.3 %, and
+rounding moves a few of them as seeds do.
 
-Five convolutions, two local response norms, overlapping pools, two dropout layers; random crops and
-the paper's color shift, which here varies the brightness. There is no mirroring: a mirrored 2 is
-not a 2. The test set is the last 360 digits in the file's order. Unlike the paper, this recipe uses
-batches of 64, a warmup and a one-minute schedule, and larger initial weights (see DIGITS).
+Five convolutions, two local response norms, overlapping pools, two dropout layers, and the paper's
+color shift, which here varies the brightness. Digits fill their images, so that crops would cut
+them; instead, they are turned, resized, slanted and shifted a little. There is no mirroring: a
+mirrored 2 is not a 2. These changes and the rate were chosen on quarters of the training digits
+that were left out of training. The test set is the last 360 digits in the file's order. Unlike the
+paper, this recipe uses batches of 64, a warmup and a one-minute schedule, and larger initial
+weights (see DIGITS).
 """
 
 import ml_collections
@@ -33,10 +35,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.name = 'digits'
     c.data.eval_split = 'test'
-    c.data.train_ops = 'decode|resize(36)|random_crop(28)|pca_shift(0.2)'
-    c.data.eval_ops = 'decode|resize(36)|center_crop(28)'
+    c.data.train_ops = 'decode|resize(28)|random_affine(15, 0.15, 0.2, 2)|pca_shift(0.2)'
+    c.data.eval_ops = 'decode|resize(28)'
 
-    c.optimizer.learning_rate = 0.004
+    c.optimizer.learning_rate = 0.008
     c.optimizer.warmup_epochs = 4.0
     c.optimizer.schedule = 'cosine'
     return c

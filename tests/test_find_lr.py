@@ -101,7 +101,7 @@ def test_what_is_printed_when_it_learned(monkeypatch, capsys, command):
     assert_has(
         printed,
         'lowest     at 0.099',
-        'suggested  0.01, a tenth of that (the recipe has 0.004)',
+        'suggested  0.01, a tenth of that (the recipe has 0.008)',
         'python -m alexnet_jax.main --config=quickstart --config.optimizer.learning_rate=0.01',
     )
 

@@ -101,7 +101,8 @@ def test_step(tmp_path, others):
 def test_data(tmp_path):
     write_jpegs(tmp_path / 'images', 4)
     folder, output = f'folder:{tmp_path}/images', tmp_path / 'figures.json'
-    flags = (f'--config.data.name={folder}', '--config.data.eval_split=validation')
+    flags = [f'--config.data.name={folder}', '--config.data.eval_split=validation']
+    flags.append('--config.data.train_ops=decode|resize(36)|random_crop(28)|pca_shift(0.2)')
     done = command_line('data', *SHORT, *flags, '--baselines=flax', f'--output={output}')
     assert (done.returncode, done.stderr) == (0, '')
     figures = json.loads(output.read_text())

@@ -49,7 +49,7 @@ def test_the_network_is_the_runs_and_the_classes_the_folders(load, tmp_path):
             None,
             'decode|resize_short(256)|center_crop(256)|random_crop(227)|random_mirror',
         ),
-        ('quickstart', None, 'decode|resize(36)|random_crop(28)|random_mirror'),
+        ('quickstart', None, 'decode|resize(28)|random_mirror'),
         (
             'torchvision',
             'decode|torchvision(256, 224)',
