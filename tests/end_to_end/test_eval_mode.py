@@ -126,7 +126,7 @@ def test_the_run_itself(evaluate, run):
     assert (record['examples'], record['bad_images'], record['views']) == (360, 0, 1)
     assert f'net             {run}, step {best}\n' in out
     assert f'top-1 error     {record["top1_error"]:.2%}\n' in out
-    stem = f'{run}/eval/digits-test-resize_28-step_{best}'
+    stem = f'{run}/eval/digits-test-resize_36-center_crop_28-step_{best}'
     assert out.endswith(
         f'files           {stem}{{.per_class.csv,.confusion.csv,.wrong.csv,.json}}\n'
     )

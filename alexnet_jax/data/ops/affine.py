@@ -1,4 +1,4 @@
-"""A random affine map: turned, resized, slanted and shifted at once."""
+"""Random affine maps: rotation, scaling, shear and translation in one interpolation."""
 
 import dataclasses
 from typing import Any
@@ -39,26 +39,26 @@ def warp(image: tf.Tensor, numbers: tuple[TensorLike, ...], interpolation: str) 
 def affine(
     image: tf.Tensor,
     angle: TensorLike,
-    factor: TensorLike,
-    slant: TensorLike,
+    scale: TensorLike,
+    shear: TensorLike,
     right: TensorLike,
     down: TensorLike,
 ) -> tf.Tensor:
-    """Slant, turn and resize an image about its center, then shift it; bilinear.
+    """Shear, rotate and scale an image about its center, then shift it; bilinear.
 
     Args:
       image: uint8 [h, w, 3].
-      angle: Radians, counterclockwise.
-      factor: The image becomes so many times as large.
-      slant: A row moves right by so many pixels for each pixel that it is above the center.
+      angle: The rotation in radians, counterclockwise.
+      scale: The factor by which the image grows.
+      shear: How many pixels a row moves to the right for each pixel that it lies above the center.
       right, down: The shift, in pixels.
 
     Returns:
-      uint8 [h, w, 3]; black where there is no image.
+      uint8 [h, w, 3], black where the original image does not reach.
     """
-    cos, sin = tf.cos(angle) / factor, tf.sin(angle) / factor
-    # From a place in the result back to one in the image: turned back, then slanted back.
-    a, b = cos + slant * sin, slant * cos - sin
+    cos, sin = tf.cos(angle) / scale, tf.sin(angle) / scale
+    # From a position in the result back to one in the image: rotated back, then sheared back.
+    a, b = cos + shear * sin, shear * cos - sin
     d, e = sin, cos
     y, x = tf.unstack((tf.cast(tf.shape(image)[:2], tf.float32) - 1) / 2)
     dx, dy = x + right, y + down
@@ -69,11 +69,12 @@ def affine(
 
 @dataclasses.dataclass(frozen=True)
 class RandomAffine(Op):
-    """Turn by up to DEGREES, resize, slant and shift, each by a uniform draw, at once; bilinear.
+    """Rotate, scale, shear and shift by random amounts, in one bilinear interpolation.
 
-    The size is multiplied or divided by up to 1 + SCALE. A row moves sideways by up to SHEAR pixels
-    for each pixel from the center, and all of the image by up to PIXELS in each direction. What
-    comes in from beyond the edge is black.
+    The angle is uniform, up to DEGREES either way. The scale lies between 1 / (1 + SCALE) and
+    1 + SCALE, uniform in its logarithm. A row moves sideways by up to SHEAR pixels for each pixel
+    between it and the center, and the whole image by up to PIXELS along each axis, both uniform.
+    What comes in from outside the image is black.
     """
 
     name = 'random_affine'
@@ -93,12 +94,12 @@ class RandomAffine(Op):
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         uniform: Any = tf.random.stateless_uniform([5], seed, -1.0, 1.0)
-        turn, size, slant, right, down = tf.unstack(uniform)
+        angle, scale, shear, right, down = tf.unstack(uniform)
         return affine(
             image,
-            turn * float(np.deg2rad(self.degrees)),
-            (1 + self.scale) ** size,
-            slant * self.shear,
+            angle * float(np.deg2rad(self.degrees)),
+            (1 + self.scale) ** scale,
+            shear * self.shear,
             right * self.pixels,
             down * self.pixels,
         )

@@ -12,7 +12,7 @@ from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
 
-STILL = {'angle': 0.0, 'factor': 1.0, 'slant': 0.0, 'right': 0.0, 'down': 0.0}
+STILL = {'angle': 0.0, 'scale': 1.0, 'shear': 0.0, 'right': 0.0, 'down': 0.0}
 
 
 def moved(pixels: np.ndarray, **change: float) -> np.ndarray:
@@ -24,11 +24,11 @@ def gray(rows) -> np.ndarray:
     return np.repeat(np.asarray(rows, np.uint8)[..., None], 3, 2)
 
 
-def by_scipy(pixels, angle, factor, slant, right, down) -> np.ndarray:
-    """Slant, turn, resize, shift, as matrices of (row, column)."""
-    slanted = np.array([[1, 0], [-slant, 1]])  # upper rows, which come first, move right
-    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    back = np.linalg.inv(factor * turned @ slanted)
+def by_scipy(pixels, angle, scale, shear, right, down) -> np.ndarray:
+    """Shear, rotate, scale, shift, as matrices of (row, column)."""
+    sheared = np.array([[1, 0], [-shear, 1]])  # upper rows, which come first, move right
+    rotated = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    back = np.linalg.inv(scale * rotated @ sheared)
     center = (np.array(pixels.shape[:2]) - 1) / 2
     offset = center - back @ np.add(center, [down, right])
     channels = [
@@ -44,7 +44,7 @@ def test_as_scipy_interpolates(shape):
     pixels = rng.integers(0, 256, shape).astype(np.uint8)
     for _ in range(20):
         numbers = dict(zip(STILL, rng.uniform(-0.5, 0.5, 5), strict=True))
-        numbers['factor'] += 1
+        numbers['scale'] += 1
         found = moved(pixels, **numbers)
         assert np.abs(found - by_scipy(pixels, **numbers)).max() <= 0.51  # rounding
 
@@ -56,10 +56,10 @@ def test_by_hand():
     np.testing.assert_array_equal(moved(pixels, down=2.0), gray([[0, 0, 0], [0, 0, 0], [1, 2, 3]]))
     counterclockwise = moved(pixels, angle=np.pi / 2)
     np.testing.assert_array_equal(counterclockwise, gray([[3, 6, 9], [2, 5, 8], [1, 4, 7]]))
-    np.testing.assert_array_equal(moved(pixels, slant=1.0), gray([[0, 1, 2], [4, 5, 6], [8, 9, 0]]))
+    np.testing.assert_array_equal(moved(pixels, shear=1.0), gray([[0, 1, 2], [4, 5, 6], [8, 9, 0]]))
     dot = gray([[0, 0, 0], [0, 80, 0], [0, 0, 0]])
     np.testing.assert_array_equal(
-        moved(dot, factor=2.0), gray([[20, 40, 20], [40, 80, 40], [20, 40, 20]])
+        moved(dot, scale=2.0), gray([[20, 40, 20], [40, 80, 40], [20, 40, 20]])
     )
 
 
