@@ -2,7 +2,7 @@
 
 Keeps 'checkpoint', of one number, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
 starts of trials end, {'003': [137, 0]}: 0 runs to the end, 'nan' with no score, 137 dies
-at step 5, others at once.
+at step 5, others before the first step.
 """
 
 import json
@@ -30,7 +30,9 @@ def main() -> None:
     with starts.open('a') as file:
         line = {'start': start, 'environ': dict(os.environ), 'cores': affinity, 'values': values}
         file.write(json.dumps(line) + '\n')
+    seconds = float(os.environ.get('FAKE_SECONDS', 0.05))
     if end not in (0, 137, 'nan'):
+        time.sleep(seconds)
         print(f'error: this one ends with {end}')
         sys.exit(end)
 
@@ -45,7 +47,7 @@ def main() -> None:
     rate = math.nan if end == 'nan' else rate
     with metrics.open('a') as file:
         for step in range(start + 1, STEPS + 1):
-            time.sleep(float(os.environ.get('FAKE_SECONDS', 0.05)))
+            time.sleep(seconds)
             record = {'step': step, 'epoch': step * 6.0, 'images_per_second': 64.0}
             record |= {'top1': rate, 'top5': 0.9, 'loss': 1 - rate, 'bad_images': 0}
             splits = ('train', 'eval') if step in (2, 4, STEPS) else ('train',)

@@ -124,7 +124,7 @@ def test_a_device_that_does_not_start_ends_the_sweep(sweep, starts):
     with pytest.raises(
         RunError, match=r'trial 1: this one ends with 4, in .*001/output.txt; after'
     ):
-        sweep(RATES, {'001': [4]}, seconds=0.3)
+        sweep(RATES, {'001': [4]}, seconds=1)  # trial 0 runs for ten of them, if nobody stops it
     trials, _ = sweep(RATES)
     assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert [len(starts(n)) for n in range(6)] == [2, 2, 1, 1, 1, 1]
