@@ -18,7 +18,8 @@ FILES = {
 }
 RECIPES = [name for name in FILES if name.startswith('configs.')]
 COMMANDS = {name for name in FILES if '.' not in name and FILES[name].stem != '__init__'}
-COMMANDS -= {'main', 'config', 'config_checks', 'saved_config', 'cli', 'errors', 'files'}
+COMMANDS -= {'main', 'config', 'config_checks', 'saved_config', 'cli'}
+COMMANDS -= {'errors', 'files', 'platforms'}
 
 # Each floor reads those below it and none beside it; within a folder anything goes but a circle.
 FLOORS = (
@@ -34,7 +35,7 @@ FLOORS = (
     {'config_checks'},
     {'model', 'data', 'parallel'},
     {'cloud'},
-    {'errors', 'files'},
+    {'errors', 'files', 'platforms'},
 )
 # The data pipeline is not the loop's: it can be fed anything that yields batches.
 NEVER = {'training': {'data'}}

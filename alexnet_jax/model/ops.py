@@ -4,8 +4,7 @@ Images are NHWC and kernels HWIO. Each function has the values and the gradients
 straightforward `lax` formulation, ties included (`tests/model/test_ops.py`).
 
 What is fastest on a CPU is far from fastest on a TPU, so some operations have one formulation per
-platform; `_by_platform` picks one when a program is compiled. Unless noted otherwise, the figures
-behind these choices are:
+platform, and `by_platform` picks. Unless noted otherwise, the figures behind these choices are:
   CPU  images/s of a training step in float32, batch 32, on two cores: measured.
   TPU  ms of the course net's step in bfloat16, batch 1,024, on a v5e: estimated from the compiled
        program, by a model and by the compiler (`docs/performance.md`). With the CPU's formulations
@@ -47,14 +46,10 @@ from alexnet_jax.model.pools import (
     sliced_avg_pool,
     windowed_max_pool,
 )
+from alexnet_jax.platforms import by_platform
 
 FEW_CHANNELS = 4  # in `conv`
 FEW_FOR_GRADIENT = 32  # channels or filters, in `conv`
-
-
-def _by_platform(*operands: jax.Array, cpu: Callable, tpu: Callable, gpu: Callable) -> jax.Array:
-    """Compute with the formulation of the platform for which the program is compiled."""
-    return lax.platform_dependent(*operands, default=cpu, tpu=tpu, cuda=gpu, rocm=gpu)
 
 
 def conv(
@@ -112,7 +107,7 @@ def conv(
             on_cpu = with_chunked_gradient(on_cpu, grouped)
         if on_cpu is on_gpu:
             return grouped(x, kernel)
-        return _by_platform(x, kernel, cpu=on_cpu, tpu=grouped, gpu=on_gpu)
+        return by_platform(x, kernel, cpu=on_cpu, tpu=grouped, gpu=on_gpu)
 
     by_tower = partial(
         conv_by_tower,
@@ -121,7 +116,7 @@ def conv(
         groups=feature_group_count,
         **kwargs,
     )
-    return _by_platform(x, kernel, cpu=by_tower, tpu=grouped, gpu=by_tower)
+    return by_platform(x, kernel, cpu=by_tower, tpu=grouped, gpu=by_tower)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -138,7 +133,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     Returns:
       Activations of the shape of x.
     """
-    return _by_platform(x, bias, cpu=summed_add_bias, tpu=plain_add_bias, gpu=plain_add_bias)
+    return by_platform(x, bias, cpu=summed_add_bias, tpu=plain_add_bias, gpu=plain_add_bias)
 
 
 def dot(
@@ -166,7 +161,7 @@ def dot(
     if x.dtype != jnp.float32:
         return plain(x, kernel)
     by_conv = partial(dot_by_conv, precision=precision)
-    return _by_platform(x, kernel, cpu=by_conv, tpu=plain, gpu=plain)
+    return by_platform(x, kernel, cpu=by_conv, tpu=plain, gpu=plain)
 
 
 def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
@@ -212,7 +207,7 @@ def local_conv(
     def in_loop(patches: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.map(lambda operands: dot(*operands), (patches, kernel))
 
-    products = _by_platform(patches, kernel, cpu=in_loop, tpu=dot, gpu=dot)
+    products = by_platform(patches, kernel, cpu=in_loop, tpu=dot, gpu=dot)
     return products.transpose(1, 0, 2).reshape(len(x), rows, columns, filters)
 
 
@@ -236,7 +231,7 @@ def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) ->
     Returns:
       Maxima [N, H', W', C]; H' and W' are those of `output_width`.
     """
-    return _by_platform(
+    return by_platform(
         x,
         cpu=lambda x: separable_max_pool(x, window, stride, ceil_mode),
         tpu=lambda x: windowed_max_pool(x, window, stride, ceil_mode),
@@ -264,7 +259,7 @@ def avg_pool(
         x, ceil_mode = fill_ceil_mode(x, window, stride, 0), False
     sliced = partial(sliced_avg_pool, window=window, stride=stride, ceil_mode=ceil_mode)
     separable = partial(separable_avg_pool, window=window, stride=stride, ceil_mode=ceil_mode)
-    return _by_platform(x, cpu=separable, tpu=sliced, gpu=sliced)
+    return by_platform(x, cpu=separable, tpu=sliced, gpu=sliced)
 
 
 def local_response_norm(
@@ -307,7 +302,7 @@ def local_response_norm(
         window_sum = partial(band_sum, n=n, groups=groups, dtype=x.dtype)
         return response_norm(x, window_sum, k, alpha, beta, False)
 
-    return _by_platform(
+    return by_platform(
         x,
         cpu=partial(by_slices, recompute=False),
         tpu=by_band,
@@ -344,7 +339,7 @@ def within_channel_lrn(
     def norm(window_sum: WindowSum, recompute: bool) -> Callable[[jax.Array], jax.Array]:
         return lambda x: response_norm(x, window_sum, k, alpha, beta, recompute)
 
-    return _by_platform(
+    return by_platform(
         x,
         cpu=norm(partial(square_sum, n=n), False),
         tpu=norm(by_direction, False),

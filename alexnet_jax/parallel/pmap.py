@@ -1,6 +1,7 @@
 """Computing on the devices of all processes: the only file that uses pmap."""
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.parallel import malloc
+from alexnet_jax.platforms import tracing_for
 
 # Threads that send batches to accelerators. An H100 received 6.8 GB/s from one, 12.6 from two and
 # 21.4 from four; 1,024 images of 227 x 227 are 158 MB.
@@ -149,8 +151,15 @@ def pmapped(
       out_axes: Likewise for the result; None: it is the same on all devices.
       donated: The arguments, by number, whose memory the result may take.
     """
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with tracing_for(devices[0].platform):
+            return function(*args)
+
+    devices = _absent or jax.local_devices()
     mapped = jax.pmap(
-        function,
+        traced,
         axis_name='batch',
         in_axes=in_axes,
         out_axes=out_axes,
