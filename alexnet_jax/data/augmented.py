@@ -50,6 +50,12 @@ def only_crops(ops: str) -> bool:
     return kinds in ([RandomCrop], [RandomCrop, RandomMirror], [RandomMirror, RandomCrop])
 
 
+def color_op(ops: str) -> str | None:
+    """Return the color op of a string of ops, as it is written there."""
+    place = parse(ops).color_place
+    return None if place is None else ops.split('|')[place].strip()
+
+
 def original(encoded: bytes, ops: str, max_pixels: int, name: str) -> np.ndarray:
     """Return a picture before any random op, uint8 [h, w, 3].
 

@@ -17,9 +17,8 @@ TOP = 5  # classes
 NEURONS = 12  # bars with a number
 CROPS = 12
 # The notes' crops of 227 out of 256 pixels, with the paper's mirroring and color shift.
-PAPER_OPS = (
-    'decode|resize_short(256)|center_crop(256)|random_crop(227)|random_mirror|pca_shift(0.1)'
-)
+PAPER_CROPS = 'decode|resize_short(256)|center_crop(256)|random_crop(227)|random_mirror'
+PAPER_SHIFT = 'pca_shift(0.1)'
 
 
 def gather(subject: Subject, sections: list[Section]) -> dict[str, Any]:
@@ -120,11 +119,12 @@ def _pooled(section: Section, layer: MaxPool | AvgPool) -> dict[str, Any]:
 
 
 def _augmentation(subject: Subject) -> dict[str, Any]:
-    """The run's own crops, if they are of the paper's kind; or else the paper's."""
+    """The run's own crops, if they are of the paper's kind, and its own color op, if it has one."""
     from alexnet_jax.data import augmented  # imports TensorFlow
 
     ops, limit = subject.config.data.train_ops, subject.config.data.max_pixels
-    own = augmented.only_crops(ops)
+    own, own_shift = augmented.only_crops(ops), augmented.color_op(ops)
+    paper_ops = f'{PAPER_CROPS}|{own_shift or PAPER_SHIFT}'
 
     def crop(ops: str) -> augmented.Augmented:
         picture = augmented.original(subject.encoded, ops, limit, subject.picture)
@@ -132,16 +132,16 @@ def _augmentation(subject: Subject) -> dict[str, Any]:
         return augmented.augment(picture, ops, subject.config.seed, CROPS, axes)
 
     try:
-        found = crop(ops if own else PAPER_OPS)
+        found = crop(ops if own else paper_ops)
     except RunError:  # for instance, the picture is smaller than the run's crops
-        own, found = False, crop(PAPER_OPS)
-    colors = crop(PAPER_OPS) if own and not found.shifts_colors else found
+        own, found = False, crop(paper_ops)
+    colors = found if found.shifts_colors else crop(paper_ops)
     rows, columns = found.positions
     mean = GRAY if subject.statistics is None else float(subject.mean.mean())
     return {
-        'ops': ops if own else PAPER_OPS,
+        'ops': ops if own else PAPER_CROPS,
         'own': own,
-        'own_colors': own and found.shifts_colors,
+        'own_colors': own_shift is not None,
         'from_run': subject.statistics is not None,
         'size': found.size,
         'original': found.original,

@@ -10,10 +10,12 @@ import numpy_net
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from small_tours import SIZE, small_subject
 from torch.nn import functional
 
 from alexnet_jax.model.layers import LRN, Activation, Conv, Dense, Dropout, MaxPool
 from alexnet_jax.model.shapes import layer_names
+from alexnet_jax.tour import facts
 
 pytestmark = pytest.mark.slow
 NAMES = ('course', 'paper', 'digits', pytest.param('course at 227', marks=pytest.mark.exhaustive))
@@ -216,6 +218,25 @@ def test_augmentation(tours, name, before, size, mirrors, inputs):
     assert re.search(
         rf'{found["rows"]} × {found["columns"]}.*?<mark>(.*?)</mark>', tours(name).html
     )
+
+
+@pytest.mark.parametrize(
+    ('ops', 'own', 'sigma'),
+    [
+        (f'decode|resize({SIZE})|random_affine(5, 0, 0, 0)|pca_shift(0.3)', False, 0.3),
+        (f'decode|resize({SIZE})', False, None),
+        (f'decode|resize(72)|random_crop({SIZE})', True, None),
+    ],
+)
+def test_crops_and_colors_are_each_the_run_s_or_the_paper_s(photo, ops, own, sigma):
+    this = small_subject(photo, 'course')
+    this.config.data.train_ops = ops
+    found = facts._augmentation(this)
+    this.config.data.train_ops = 'decode'
+    paper = facts._augmentation(this)
+    assert (found['own'], found['own_colors']) == (own, sigma is not None)
+    assert found['size'] == (SIZE if own else 227)
+    assert_allclose(found['shifts'], np.multiply(paper['shifts'], (sigma or 0.1) / 0.1), rtol=1e-5)
 
 
 @pytest.mark.exhaustive

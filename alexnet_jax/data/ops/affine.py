@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data.ops.image import Op
+from alexnet_jax.data.ops.image import Amount, Op
 from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import BadInput
 
@@ -80,10 +80,10 @@ class RandomAffine(Op):
     name = 'random_affine'
     signature = 'random_affine(DEGREES) or random_affine(DEGREES, SCALE, SHEAR, PIXELS)'
     random = True
-    degrees: float
-    scale: float = 0.0
-    shear: float = 0.0
-    pixels: float = 0.0
+    degrees: Amount
+    scale: Amount = 0.0
+    shear: Amount = 0.0
+    pixels: Amount = 0.0
 
     def __post_init__(self):
         if self.degrees > 180 or max(self.scale, self.shear) > 1:

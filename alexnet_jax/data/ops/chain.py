@@ -19,6 +19,7 @@ from alexnet_jax.data.ops.color import Color, ColorNoise, ColorOp, PCAShift
 from alexnet_jax.data.ops.crops import CenterCrop, PadCrop, RandomCrop
 from alexnet_jax.data.ops.decode import MAX_PIXELS, MODES, Decode
 from alexnet_jax.data.ops.image import (
+    Amount,
     BadImage,
     DecodeRaw,
     Identity,
@@ -221,12 +222,17 @@ def _arguments(piece: str) -> list:
 
 
 def _check(value: object, kind: object) -> object:
-    """Return `value` if a field of type `kind` allows it: a positive number or one of MODES."""
+    """Return `value` if a field of type `kind` allows it: a positive number or one of MODES.
+
+    An `Amount` may be 0.
+    """
+    if kind is Amount and value == 0 and type(value) in (int, float):
+        return value
     if kind is str and value in MODES:
         return value
     if type(value) is int and value > 0 and kind is not str:
         return value
-    if type(value) is float and 0 < value < float('inf') and kind is float:
+    if type(value) is float and 0 < value < float('inf') and kind in (float, Amount):
         return value
     raise ValueError
 

@@ -4,13 +4,16 @@ Each works both eagerly and inside tf.data.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from alexnet_jax.data.ops import philox
 from alexnet_jax.data.ops.windows import BadImage, Windows
 from alexnet_jax.data.tensorflow import TensorLike, tf
+
+# An argument of an op that says how much may change: 0 is allowed, as it is for no other number.
+Amount = Annotated[float, 'may be 0']
 
 MAX_RESIZED = 100_000_000  # pixels; a 1 x 65535 strip with its shorter side at 256 has 4e9
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from alexnet_jax.data.ops.image import Op
+from alexnet_jax.data.ops.image import Amount, Op
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
 
@@ -20,10 +20,10 @@ class ColorJitter(Op):
     name = 'color_jitter'
     signature = 'color_jitter(BRIGHTNESS) or color_jitter(BRIGHTNESS, CONTRAST, SATURATION, HUE)'
     random = True
-    brightness: float
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    brightness: Amount
+    contrast: Amount = 0.0
+    saturation: Amount = 0.0
+    hue: Amount = 0.0
 
     def __post_init__(self):
         if max(self.brightness, self.contrast, self.saturation) > 1 or self.hue > 0.5:

@@ -102,6 +102,16 @@ def test_all_of_an_image_is_shifted():
     assert abs(np.corrcoef(offsets.T)[0, 1]) < 0.25
 
 
+def test_amounts_may_be_zero():
+    image = np.random.default_rng(0).integers(0, 256, (9, 8, 3), np.uint8)
+    encoded = tf.io.encode_png(image)
+    same = parse('decode|random_affine(0, 0, 0.0, 0)')(encoded, 1)[0]
+    np.testing.assert_array_equal(same, image)
+    moved = parse('decode|random_affine(0, 0, 0, 2)')(encoded, 1)[0]
+    assert moved.shape == image.shape
+    assert (moved.numpy() != image).any()
+
+
 def test_in_tf_data_as_eagerly_by_seed():
     pixels = np.random.default_rng(0).integers(0, 256, (12, 10, 3)).astype(np.uint8)
     preprocess, encoded = parse('decode|random_affine(10, 0.1, 0.1, 2)'), encode(pixels)
@@ -120,6 +130,8 @@ def test_in_tf_data_as_eagerly_by_seed():
         ('random_affine(10, 1.5)', 'scale and shear at most 1'),
         ('random_affine', r'does not match random_affine\(DEGREES\) or '),
         ('random_affine(1, 1, 1, 1, 1)', 'does not match'),
+        ('random_affine(-1)', 'does not match'),
+        ('random_affine(1, False)', 'does not match'),
     ],
 )
 def test_refused(op, message):
