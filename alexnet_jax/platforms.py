@@ -12,7 +12,7 @@ _platform = jax.make_user_context(default_value='')
 
 
 def tracing_for(platform: str) -> AbstractContextManager[None]:
-    """Trace the formulations of one platform only; without this, those of all, and XLA picks.
+    """Trace the formulations of one platform only; otherwise those of all, and lowering picks one.
 
     With all, each gradient is traced three times: tracing and lowering the paper's step takes 1.3 s
     instead of 0.8. The compiled program is the same.
