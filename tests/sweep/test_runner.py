@@ -83,7 +83,7 @@ def test_a_trial_that_gets_further_is_not_given_up(sweep, starts, monkeypatch):
 def test_hopeless_trials_are_stopped(sweep, starts):
     """One at a time: the first leads, the second is worse at 2 of 10 steps, the third leads."""
     rates = {'optimizer.learning_rate': [0.2, 0.1, 0.3]}
-    trials, _ = sweep(rates, parallel=1, early_stopping=True, seconds=0.1)
+    trials, _ = sweep(rates, parallel=1, early_stopping=True, seconds=0.2)
     assert [t.user_attrs['outcome'] for t in trials] == ['finished', 'stopped early', 'finished']
     assert starts(1) == [0]
     assert trials[1].user_attrs['exit_code'] == 143
@@ -111,7 +111,7 @@ def test_stopped_and_continued(sweep, starts, number):
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted) as error:
-        sweep(RATES, seconds=0.1, show=stop_when_running)
+        sweep(RATES, seconds=0.5, show=stop_when_running)
     assert error.value.exit_code == 128 + number
     trials, _ = sweep(RATES)
     assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
