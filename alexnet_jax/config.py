@@ -11,7 +11,7 @@ from alexnet_jax import config_checks
 from alexnet_jax.config_checks import suggest
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import patterns, variants
-from alexnet_jax.model.layers import BatchNorm
+from alexnet_jax.model.layers import BatchNorm, Normalize
 from alexnet_jax.model.shapes import check_shapes, check_slices
 
 # Keys that may differ when a run is resumed, because they do not change what is computed.
@@ -105,7 +105,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
     c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
     # Subtract the training set's mean image (image), the mean image that the weights of the run in
-    # init_from were trained with (init_from), or nothing (none).
+    # init_from were trained with (init_from), or nothing (none), for tables that normalize.
     c.data.mean = 'image'
     c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop if more than a few
     # Factors on the losses of each class's examples, in label order; or ('balanced',).
@@ -191,6 +191,21 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
     config_checks.check_class_weights(config)
     _check_batch_size(config, devices)
     _check_network(config, devices)
+
+
+def validate_training(config: ml_collections.ConfigDict, devices: int = 1) -> None:
+    """Check what `validate` does, and that training would not subtract two means.
+
+    Raises:
+      BadInput: As `validate`.
+    """
+    validate(config, devices)
+    layers = variants.build(config.variant, config.edits, config.num_classes)
+    if config.data.mean == 'image' and any(isinstance(layer, Normalize) for layer in layers):
+        raise BadInput(
+            f"variant={config.variant!r} subtracts a mean itself, and data.mean='image' would "
+            "subtract another before; set data.mean='none'"
+        )
 
 
 def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:

@@ -22,7 +22,7 @@ from etils import epath
 
 from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.config import validate
+from alexnet_jax.config import validate_training
 from alexnet_jax.errors import AlexNetError, BadInput, run_command, shown
 from alexnet_jax.parallel import compilation, hardware, malloc
 from alexnet_jax.run import checkpoint, manifest, place, remote, saved, workdir
@@ -76,7 +76,7 @@ def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _check_config(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    validate(config, jax.device_count())
+    validate_training(config, jax.device_count())
     per_device = config.batch_size // jax.device_count()
     yield True, f'batch_size={config.batch_size}: {per_device} examples on each device'
 

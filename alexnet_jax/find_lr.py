@@ -23,7 +23,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from alexnet_jax import cli, files
-from alexnet_jax.config import validate
+from alexnet_jax.config import validate_training
 from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.evaluation.batches import configure_runtime
@@ -51,9 +51,9 @@ def main() -> None:
     if found.lowest >= found.highest:
         raise BadInput(f'--lowest={found.lowest:g} must be below --highest={found.highest:g}')
     cli.check_output(found.output, ('.png',))
-    validate(found.config)
+    validate_training(found.config)
     configure_runtime(found.config.deterministic)
-    validate(found.config, jax.device_count())
+    validate_training(found.config, jax.device_count())
     rates = np.geomspace(found.lowest, found.highest, found.steps)
     losses, chance = _range_test(found.config, rates)
     if len(losses) < 2:

@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.config import validate
+from alexnet_jax.config import validate, validate_training
 from alexnet_jax.errors import BadInput, device_error, run_command
 from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
 from alexnet_jax.run import trackers
@@ -134,7 +134,7 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
         if flag.value:
             raise BadInput(f'--{flag.name} needs --mode=eval')
     trackers.parse(_LOG_TO.value)
-    validate(config)
+    validate_training(config)
     cli.check_scratch()
     copy = remote.local_copy(folder, weights=False)
     workdirs.check(copy, config)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import cli
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import load_recipe
-from alexnet_jax.config import default_config, leaves, suggest, validate
+from alexnet_jax.config import default_config, leaves, suggest, validate, validate_training
 from alexnet_jax.errors import BadInput
 
 # Every key with another value that it takes, as on the command line and as in the config.
@@ -401,6 +401,10 @@ def test_every_key_is_read():
         ({'data.class_weights': (1.0, -2.0), 'num_classes': 2}, 'none negative'),
         ({'data.class_weights': (0.0, 0.0), 'num_classes': 2}, 'a number for each'),
         ({'data.class_weights': ('balance',)}, r'it must be \("balanced",\)'),
+        (
+            {'variant': 'torchvision', 'image_size': 224},
+            r"^variant='torchvision' subtracts a mean itself, .* set data\.mean='none'$",
+        ),
         ({'data.mean': 'init_from'}, r"data\.mean='init_from' needs --config\.init_from=RUN"),
         ({'optimizer.freeze': ('conv9',)}, r"optimizer\.freeze: 'conv9' matches no layer; .*conv5"),
         ({'optimizer.freeze': ('conv1/kernel',)}, 'matches no layer; allowed: conv1, conv2'),
@@ -430,4 +434,4 @@ def test_parts_and_rates_that_are_refused(changes, message):
     config = default_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(BadInput, match=message):
-        validate(config, devices=2)
+        validate_training(config, devices=2)

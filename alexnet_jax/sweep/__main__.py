@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.config import FREE_KEYS, leaves, validate
+from alexnet_jax.config import FREE_KEYS, leaves, validate_training
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
 from alexnet_jax.sweep import bucket, results, space, study
 from alexnet_jax.sweep.backends import Backend
@@ -59,7 +59,7 @@ def main() -> None:
     _, *others = cli.parse_flags(sys.argv)
     _check_flags(others)
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
-    validate(config, _DEVICES.value)
+    validate_training(config, _DEVICES.value)
     table = space.load(flags.FLAGS.sweep)
     is_grid = _SEARCH.value == 'grid'
     space.check(config, table, is_grid, _DEVICES.value)

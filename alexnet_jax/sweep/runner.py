@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_collections
 from optuna.trial import Trial
 
-from alexnet_jax.config import validate
+from alexnet_jax.config import validate_training
 from alexnet_jax.errors import (
     BadInput,
     Diverged,
@@ -186,7 +186,7 @@ class Runner:
                 continue
             try:
                 # Not all points of a continuous space were validated at the start.
-                validate(running.config, self._base.devices)
+                validate_training(running.config, self._base.devices)
             except BadInput as error:
                 self._finish(running, study.FAILED, BadInput.exit_code, str(error))
                 continue

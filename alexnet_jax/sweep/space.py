@@ -29,7 +29,7 @@ from optuna.distributions import (
 )
 
 from alexnet_jax.cli import call_in_file
-from alexnet_jax.config import default_config, leaves, suggest, validate
+from alexnet_jax.config import default_config, leaves, suggest, validate_training
 from alexnet_jax.errors import BadInput
 
 EXAMPLE = 'configs/sweeps/lr_lrn.py'
@@ -216,7 +216,7 @@ def check(config: ml_collections.ConfigDict, space: Space, is_grid: bool, device
         draws = (settings(space, lambda _, what: rng.choice(_ends(what))) for _ in range(SAMPLES))
     for draw in draws:
         try:
-            validate(apply(config, draw), devices)
+            validate_training(apply(config, draw), devices)
         except BadInput as error:
             raise BadInput(f'with {describe(draw)}: {error}') from error
 

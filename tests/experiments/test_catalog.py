@@ -10,12 +10,13 @@ from experiments.made_up import record
 from helpers import ROOT
 
 from alexnet_jax.cli import load_recipe
-from alexnet_jax.config import validate
+from alexnet_jax.config import validate_training
 from alexnet_jax.experiments import authors_logs, dropout_ensemble, gradients
 from alexnet_jax.experiments.ablation import change
 from alexnet_jax.experiments.ablations import (
     DROPOUT_80SEC,
     FIVE_EPOCHS,
+    LENET5,
     LONG_80SEC,
     NARROW,
     NET_18,
@@ -90,7 +91,7 @@ def test_every_trial_is_a_valid_config(name, tmp_path):
             config = load_recipe(recipe.replace('{folder}', str(tmp_path / 'images')))
             config.update_from_flattened_dict(overrides)
             config.epochs = trial.epochs
-            validate(config)
+            validate_training(config)
         assert EXPERIMENTS[trial.home]  # whose file has the record
 
 
@@ -197,10 +198,9 @@ def test_the_error_of_a_seed_is_that_of_the_better_lenet(records):
     experiment = EXPERIMENTS['lenet']
     slow, fast = [c.label for c in experiment.comparisons]
     put(records, NARROW, [20.0] * 5)
-    lenet = change(NARROW, 'lenet5', 'lenet', variant='lenet5')
-    put(records, lenet, [30.0, 30.1, 30.2, 30.0, 30.1])
+    put(records, LENET5, [30.0, 30.1, 30.2, 30.0, 30.1])
     assert experiment.verdict(records) == 'undecided'
-    put(records, change(lenet, 'lenet5_fast', optimizer__learning_rate=0.01), [30.0, 30.1] * 3)
+    put(records, change(LENET5, 'lenet5_fast', optimizer__learning_rate=0.01), [30.0, 30.1] * 3)
     assert experiment.verdict(records) == 'supported'
     assert (slow, fast) == (
         'LeNet-5 - narrow AlexNet', 'LeNet-5, rate 0.01 - narrow AlexNet',
