@@ -403,7 +403,7 @@ def test_every_key_is_read():
         ({'data.class_weights': ('balance',)}, r'it must be \("balanced",\)'),
         (
             {'variant': 'torchvision', 'image_size': 224},
-            r"^variant='torchvision' subtracts a mean itself, .* set data\.mean='none'$",
+            r"^variant='torchvision' subtracts a mean itself, .* add --config\.data\.mean=none$",
         ),
         ({'data.mean': 'init_from'}, r"data\.mean='init_from' needs --config\.init_from=RUN"),
         ({'optimizer.freeze': ('conv9',)}, r"optimizer\.freeze: 'conv9' matches no layer; .*conv5"),

@@ -111,14 +111,13 @@ def _known_last(count: jax.Array, finite: jax.Array) -> jax.Array:
     all: 240 MB. Summing the gradients before the division also lets XLA fuse the division into the
     update. Together, the two reduce the paper's step from 1.69 to 1.56 s of CPU time (batch 32).
     """
-
-    def as_it_is(count: jax.Array, finite: jax.Array) -> jax.Array:
-        return count
-
-    def if_finite(count: jax.Array, finite: jax.Array) -> jax.Array:
-        return jnp.where(finite, count, jnp.nan)
-
-    return by_platform(count, finite, cpu=if_finite, tpu=as_it_is, gpu=as_it_is)
+    return by_platform(
+        count,
+        finite,
+        cpu=lambda count, finite: jnp.where(finite, count, jnp.nan),
+        tpu=lambda count, _: count,
+        gpu=lambda count, _: count,
+    )
 
 
 def averaged(ema: dict[str, Any], state: TrainState, decay: float) -> dict[str, Any]:

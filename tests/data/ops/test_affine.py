@@ -107,9 +107,9 @@ def test_amounts_may_be_zero():
     encoded = tf.io.encode_png(image)
     same = parse('decode|random_affine(0, 0, 0.0, 0)')(encoded, 1)[0]
     np.testing.assert_array_equal(same, image)
-    moved = parse('decode|random_affine(0, 0, 0, 2)')(encoded, 1)[0]
-    assert moved.shape == image.shape
-    assert (moved.numpy() != image).any()
+    shifted = parse('decode|random_affine(0, 0, 0, 2)')(encoded, 1)[0]
+    assert shifted.shape == image.shape
+    assert (shifted.numpy() != image).any()
 
 
 def test_in_tf_data_as_eagerly_by_seed():
