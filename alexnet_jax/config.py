@@ -105,7 +105,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.train_ops = 'decode'  # 'op|op|...': docs/data.md lists the ops
     c.data.eval_ops = 'decode'  # likewise, without random ops; may end in ten_crop or crops
     # Subtract the training set's mean image (image), the mean image that the weights of the run in
-    # init_from were trained with (init_from), or nothing (none), as for tables that normalize pixels.
+    # init_from were trained with (init_from), or nothing (none), as for tables that normalize.
     c.data.mean = 'image'
     c.data.on_bad_image = 'stop'  # or 'skip': mask it out and count it, but stop if more than a few
     # Factors on the losses of each class's examples, in label order; or ('balanced',).
@@ -204,7 +204,7 @@ def validate_training(config: ml_collections.ConfigDict, devices: int = 1) -> No
     if config.data.mean == 'image' and any(isinstance(layer, Normalize) for layer in layers):
         raise BadInput(
             f"variant={config.variant!r} subtracts a mean itself, and data.mean='image' would "
-            "subtract another before; add --config.data.mean=none"
+            'subtract another before; add --config.data.mean=none'
         )
 
 
