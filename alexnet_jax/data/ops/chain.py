@@ -201,16 +201,18 @@ def _parse_op(piece: str, text: str) -> Op | ColorOp:
     switches = [f.name for f in fields if f.type is bool]  # written as their name, at the end
     values = [f for f in fields if f.type is not bool]
     required = [f for f in values if f.default is dataclasses.MISSING]
+    refusal = f'ops {text!r}: {piece!r} does not match {kind.signature}'
     try:
         args = _arguments(piece) if match[2] else []
         on = {args.pop(): True} if args and args[-1] in switches else {}
         if not len(required) <= len(args) <= len(values):
             raise ValueError
-        return kind(*(_check(arg, f.type) for arg, f in zip(args, values, strict=False)), **on)
     except (ValueError, SyntaxError) as error:
-        raise BadInput(
-            f'ops {text!r}: {piece!r} does not match {kind.signature}; allowed: {allowed}'
-        ) from error
+        raise BadInput(f'{refusal}; allowed: {allowed}') from error
+    for arg, field in zip(args, values, strict=False):
+        if problem := _problem(arg, field.type):
+            raise BadInput(f'{refusal}: {problem}; allowed: {allowed}')
+    return kind(*args, **on)
 
 
 def _arguments(piece: str) -> list:
@@ -221,20 +223,16 @@ def _arguments(piece: str) -> list:
     return [a.id if isinstance(a, ast.Name) else ast.literal_eval(a) for a in call.args]
 
 
-def _check(value: object, kind: object) -> object:
-    """Return `value` if a field of type `kind` allows it: a positive number or one of MODES.
-
-    An `Amount` may be 0.
-    """
-    if kind is Amount and value == 0 and type(value) in (int, float):
-        return value
-    if kind is str and value in MODES:
-        return value
-    if type(value) is int and value > 0 and kind is not str:
-        return value
-    if type(value) is float and 0 < value < float('inf') and kind in (float, Amount):
-        return value
-    raise ValueError
+def _problem(value: object, kind: object) -> str | None:
+    """Return what is wrong with an op's argument for a field of type `kind`; None if nothing is."""
+    if kind is str:
+        return None if value in MODES else f'{value!r} is not one of {", ".join(MODES)}'
+    wanted = 'number' if kind in (float, Amount) else 'integer'
+    if type(value) is not int and (wanted == 'integer' or type(value) is not float):
+        return f'{value!r} is not {"a" if wanted == "number" else "an"} {wanted}'
+    if kind is Amount:
+        return None if 0 <= value < float('inf') else f'{value} is not 0 or a positive number'
+    return None if 0 < value < float('inf') else f'{value} is not a positive {wanted}'
 
 
 # What TensorFlow puts around a message; it includes the traceback of an error raised in Python.

@@ -130,8 +130,9 @@ def test_in_tf_data_as_eagerly_by_seed():
         ('random_affine(10, 1.5)', 'scale and shear at most 1'),
         ('random_affine', r'does not match random_affine\(DEGREES\) or '),
         ('random_affine(1, 1, 1, 1, 1)', 'does not match'),
-        ('random_affine(-1)', 'does not match'),
-        ('random_affine(1, False)', 'does not match'),
+        ('random_affine(-1)', r'random_affine\(DEGREES\) or .*: -1 is not 0 or a positive number'),
+        ('random_affine(1, False)', 'False is not a number; allowed: '),
+        ('random_affine(1e999)', 'inf is not 0 or a positive number'),
     ],
 )
 def test_refused(op, message):

@@ -59,6 +59,22 @@ class TestParse:
         with pytest.raises(BadInput, match=r'allowed: decode or decode\(fast\) or .*pca_shift'):
             parse(f'decode|{piece}')
 
+    @pytest.mark.parametrize(
+        ('piece', 'reason'),
+        [
+            ('center_crop(0)', '0 is not a positive integer'),
+            ('resize(3, 2.5)', '2.5 is not an integer'),
+            ('center_crop(True)', 'True is not an integer'),
+            ('pca_shift(0)', '0 is not a positive number'),
+            ('pca_shift(1e999)', 'inf is not a positive number'),
+            ('pca_shift(x)', "'x' is not a number"),
+            ('decode(slow)', "'slow' is not one of fast, stored"),
+        ],
+    )
+    def test_a_bad_argument_is_named(self, piece, reason):
+        with pytest.raises(BadInput, match=rf'does not match .*: {reason}; allowed: '):
+            parse(f'decode|{piece}')
+
     @pytest.mark.parametrize('ops', ['center_crop(3)', 'center_crop(3)|decode', 'decode|decode'])
     def test_decode_comes_first_and_once(self, ops):
         with pytest.raises(BadInput, match='decode must be the first op and appear only once'):
