@@ -97,7 +97,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.data_dir = config_dict.placeholder(str)
     c.data.train_split = 'train'  # a subfolder, or a TFDS split such as train[:90%]
     c.data.eval_split = 'validation'  # likewise
-    # For a folder without validation images: the fraction that a hash of their names sets aside.
+    # For a folder without validation images: the fraction that a hash of their paths sets aside.
     c.data.eval_fraction = 0.1
     # Whether each epoch has an order of its own; otherwise all have that of the first, as in the
     # authors' code, which takes the same images one after the other in every epoch.
@@ -214,7 +214,9 @@ def _check_batch_size(config: ml_collections.ConfigDict, devices: int) -> None:
         below = batch_size // (parts * devices) * parts * devices
         options = ' or '.join(str(b) for b in (below, below + parts * devices) if b > 0)
         over = f'{devices} devices' if parts == 1 else f'accum_steps={parts} on {devices} devices'
-        raise BadInput(f'batch_size={batch_size} does not divide over {over}; try {options}')
+        raise BadInput(
+            f'batch_size={batch_size} does not divide evenly across {over}; try {options}'
+        )
     if (config.mixup_alpha or config.cutmix_alpha) and batch_size // (parts * devices) % 2:
         raise BadInput(
             f'mixup_alpha={config.mixup_alpha} and cutmix_alpha={config.cutmix_alpha} mix pairs, '

@@ -1,6 +1,6 @@
 """Write a file completely or not at all; lock a folder against other processes.
 
-On the lowest floor, along with `errors`, because `data/` needs both and may not import `run/`.
+On the lowest level, along with `errors`, because `data/` needs both and may not import `run/`.
 """
 
 import contextlib

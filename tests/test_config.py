@@ -228,7 +228,7 @@ def test_batch_size(batch_size, devices, advice):
     with pytest.raises(BadInput) as found:
         validate(changed('batch_size', batch_size), devices)
     assert str(found.value) == (
-        f'batch_size={batch_size} does not divide over {devices} devices; try {advice}'
+        f'batch_size={batch_size} does not divide evenly across {devices} devices; try {advice}'
     )
 
 
@@ -365,7 +365,7 @@ def test_every_key_is_read():
     [
         (
             {'accum_steps': 3},
-            'batch_size=128 does not divide over accum_steps=3 on 2 devices; try 126 or 132',
+            '128 does not divide evenly across accum_steps=3 on 2 devices; try 126 or 132',
         ),
         (
             {'variant': 'alexnet_bn', 'ghost_batch_size': 48},

@@ -121,7 +121,7 @@ def test_every_check_runs_whatever_the_others_find(tmp_path):
         'config', 'devices', 'memory', 'data', 'workdir', 'disk', 'checkpoints',
     ]  # fmt: skip
     bad = failures(found)
-    assert bad[0] == 'config: batch_size=100 does not divide over 8 devices; try 96 or 104'
+    assert bad[0] == 'config: batch_size=100 does not divide evenly across 8 devices; try 96 or 104'
     assert 'ILSVRC2012_img_train.tar (missing)' in bad[1]
     assert f'{tmp_path}/file is a file' in bad[2]
     assert len(bad) == 3

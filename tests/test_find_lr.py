@@ -39,7 +39,7 @@ def command(monkeypatch, tmp_path):
         (['--output=lr.pdf'], ['--output=lr.pdf', '.png']),
         (['stray'], ['usage: python -m alexnet_jax.find_lr']),
         (['--config.batch_size=0'], ['batch_size=0']),
-        (['--config.batch_size=60'], ['batch_size=60 does not divide over 8 devices']),
+        (['--config.batch_size=60'], ['batch_size=60 does not divide evenly across 8 devices']),
     ],
 )
 def test_refused(command, args, parts):

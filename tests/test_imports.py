@@ -1,4 +1,4 @@
-"""Who may import whom: the floors of the package, its libraries, and life without TensorFlow."""
+"""Who may import whom: the levels of the package, its libraries, and life without TensorFlow."""
 
 import ast
 import functools
@@ -21,8 +21,8 @@ COMMANDS = {name for name in FILES if '.' not in name and FILES[name].stem != '_
 COMMANDS -= {'main', 'config', 'config_checks', 'saved_config', 'cli'}
 COMMANDS -= {'errors', 'files', 'platforms'}
 
-# Each floor reads those below it and none beside it; within a folder anything goes but a circle.
-FLOORS = (
+# Each level reads those below it and none beside it; within a folder anything goes but a circle.
+LEVELS = (
     {'main'},
     {'__init__', *COMMANDS, 'report', 'tour', 'serve', 'experiments', 'benchmark'},
     {'sweep', 'weights'},
@@ -97,22 +97,22 @@ def room(name: str) -> str:
     return name.split('.')[0]
 
 
-def floor(name: str) -> int:
-    """Return the floor of a module, counted from the top."""
-    (number,) = (i for i, rooms in enumerate(FLOORS) if room(name) in rooms)
+def level(name: str) -> int:
+    """Return the level of a module, counted from the top."""
+    (number,) = (i for i, rooms in enumerate(LEVELS) if room(name) in rooms)
     return number
 
 
-def test_every_module_has_its_floor():
-    rooms = [name for names in FLOORS for name in names]
+def test_every_module_has_its_level():
+    rooms = [name for names in LEVELS for name in names]
     assert len(rooms) == len(set(rooms))
     assert {room(name) for name in FILES} <= set(rooms)
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_each_floor_reads_those_below(name):
+def test_each_level_reads_those_below(name):
     read = {other for other in own(FILES[name]) if room(other) != room(name)}
-    wrong = {other for other in read if floor(other) <= floor(name)}
+    wrong = {other for other in read if level(other) <= level(name)}
     wrong |= {other for other in read if is_in(other, NEVER.get(room(name), ()))}
     assert not wrong
 
@@ -149,7 +149,7 @@ def test_checks_see_what_they_forbid(tmp_path):
     )
     assert own(path) == {'main', 'data.reader'}
     assert imports(path) >= {'orbax.checkpoint', 'jax.pmap'}
-    assert floor('main') < floor('summary') < floor('training.loop') < floor('data.reader')
+    assert level('main') < level('summary') < level('training.loop') < level('data.reader')
     assert is_in('data.reader', ['data'])
     assert not is_in('database', ['data'])
 

@@ -177,7 +177,7 @@ def _define_flags() -> None:
         'What to compare with: torch, reference (step); flax, torchvision, dali (data).',
     )
     flags.DEFINE_list('datasets', [], 'data: more datasets to time, as for --config.data.name.')
-    flags.DEFINE_bool('as_large', False, 'data: keep nothing decoded, as of a large dataset.')
+    flags.DEFINE_bool('as_large', False, 'data: keep no decoded images, as for a large dataset.')
     flags.DEFINE_string('topology', None, 'plan: chips, such as v5e:2x2 or h100:4.')
     flags.DEFINE_string('plot', None, 'collectives: PNG file to plot the figures to.')
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')

@@ -73,8 +73,8 @@ class Data:
         if remainder:
             parts = f'accum_steps={config.accum_steps} on ' if config.accum_steps > 1 else ''
             raise BadInput(
-                f'batch_size={config.batch_size} does not divide over {parts}{process_count} '
-                f'processes'
+                f'batch_size={config.batch_size} does not divide evenly across '
+                f'{parts}{process_count} processes'
             )
         if config.seed >= 2**32:
             raise BadInput(f'seed={config.seed}; it must be below 2**32')

@@ -26,7 +26,7 @@ from alexnet_jax.experiments.session import Session
 from alexnet_jax.sweep.backends.local import Local, probe
 
 _BUDGET = flags.DEFINE_float(
-    'budget', None, 'Minutes after which what runs saves and stops, to be continued another time.'
+    'budget', None, 'Minutes after which running trials save and stop; the same command continues.'
 )
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'How many seeds to run, from seed 0 on.')
 _FOLDER = flags.DEFINE_string(
@@ -56,7 +56,7 @@ def main() -> None:
     records = Records(RECORDS)
     if _REPORT.value:
         if names:
-            raise BadInput(f'--report is of all experiments; leave out {names[0]!r}')
+            raise BadInput(f'--report covers all experiments; leave out {names[0]!r}')
         print(page.update(Path('EXPERIMENTS.md'), EXPERIMENTS, records))
         for name, experiment in EXPERIMENTS.items():
             _draw(name, experiment, records)

@@ -148,7 +148,9 @@ class Rule:
 
     def words(self, unit: str) -> str:
         """Return the rule as a phrase."""
-        reaches = '' if self.matters == self.least else f' and reaches {self.matters:g}'
+        reaches = (
+            '' if self.matters == self.least else f' and its upper end reaches {self.matters:g}'
+        )
         return (
             f'supported if the 95% interval, in {unit}, lies above {self.least:g}{reaches}, not '
             f'supported if it lies below {self.matters:g}, undecided otherwise or with fewer than '

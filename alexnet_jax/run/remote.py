@@ -124,7 +124,9 @@ def check_access(url: str) -> None:
     found = store.read(name)
     store.delete(name)
     if found != content or name in store.list():
-        raise RunError(f'{url}: an object that was written could not be read, or not be deleted')
+        raise RunError(
+            f'{url}: an object that was written could not be read or could not be deleted'
+        )
 
 
 def new_copy(workdir: str) -> str:

@@ -28,7 +28,7 @@ def main() -> None:
     flags.DEFINE_string(
         'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
     )
-    flags.DEFINE_string('host', '127.0.0.1', 'The address to listen at; 0.0.0.0: every network.')
+    flags.DEFINE_string('host', '127.0.0.1', 'The address to listen on; 0.0.0.0: every network.')
     flags.DEFINE_integer('port', 8000, 'The port; 0: any free one.', 0, 65535)
     flags.DEFINE_integer('max_megabytes', 20, 'The largest image file to accept.', 1)
     flags.DEFINE_integer('max_connections', 64, 'Connections at a time; others get a 503.', 1)

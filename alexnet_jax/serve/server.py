@@ -33,7 +33,7 @@ class Server(ThreadedWSGIServer):
         """Bind the address.
 
         Args:
-          host: The name or address to listen at.
+          host: The name or address to listen on.
           port: The port; 0 for any that is free.
           app: The WSGI application.
           most: The most connections at a time.
@@ -49,7 +49,7 @@ class Server(ThreadedWSGIServer):
                 (host, port), family=family, backlog=self.request_queue_size
             )
         except OSError as error:
-            raise RunError(f'cannot listen at {host}:{port}: {error.strerror or error}') from error
+            raise RunError(f'cannot listen on {host}:{port}: {error.strerror or error}') from error
         with listening:
             super().__init__(host, listening.getsockname()[1], app, _Handler, fd=listening.fileno())
 

@@ -50,7 +50,7 @@ def main() -> None:
     if len(pictures) != 1 or not output:
         raise BadInput(USAGE)
     if workdir and config:
-        raise BadInput('--workdir and --config exclude each other: a run has its own config')
+        raise BadInput('--workdir and --config are mutually exclusive: a run has its own config')
     cli.check_output(output, ('.html',))
     configure_runtime()
     if workdir:

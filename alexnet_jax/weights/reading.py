@@ -56,8 +56,8 @@ def read(path: Path) -> File:
     """Read a file of weights, or a folder that `alexnet_jax.export --format=torch` wrote.
 
     Raises:
-      BadInput: It cannot be read, is of no known format, is damaged, or does not match the hash in
-        its name; the message names it.
+      BadInput: It cannot be read, is of no supported format, is damaged, or does not match the
+        hash in its name; the message names it.
     """
     path = path / 'model.safetensors' if path.is_dir() else path
     if not path.is_file():
@@ -166,7 +166,7 @@ def _protobuf(data: memoryview) -> Contents:
             raise ValueError('no field')
     except ValueError as error:
         raise BadInput(
-            f'it is damaged, or of no known format ({error}); known: {FORMATS}'
+            f'it is damaged, or its format is not recognized ({error}); supported: {FORMATS}'
         ) from error
     if message.is_message(caffe.LAYER):
         return caffe.read_net(message)
@@ -176,7 +176,7 @@ def _protobuf(data: memoryview) -> Contents:
         return caffe.read_net(message)
     if 5 in message.numbers():
         raise BadInput('this is a mean image; pass it as --mean, along with the .caffemodel')
-    raise BadInput(f'it is of no known format; known: {FORMATS}')
+    raise BadInput(f'its format is not recognized; supported: {FORMATS}')
 
 
 def _is_published(data: memoryview, contents: Contents, sha256: str) -> bool:

@@ -244,9 +244,9 @@ class TestChecks:
         assert '\n' not in str(error.value)
 
     def test_batch_over_processes(self, digits_config):
-        with pytest.raises(BadInput, match='batch_size=128 does not divide over 3 processes'):
+        with pytest.raises(BadInput, match='128 does not divide evenly across 3 processes'):
             Data(digits_config(), 0, 3)
-        with pytest.raises(BadInput, match='over accum_steps=4 on 3 processes'):
+        with pytest.raises(BadInput, match='across accum_steps=4 on 3 processes'):
             Data(digits_config(accum_steps=4), 0, 3)
 
     def test_mixed_sizes_need_no_mean_or_a_fixed_size(self, write_folder, folder_config):

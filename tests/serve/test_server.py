@@ -121,5 +121,5 @@ def test_an_address_of_ipv6(app):
 
 
 def test_an_address_that_is_taken(serving):
-    with pytest.raises(RunError, match=f'cannot listen at 127.0.0.1:{serving.port}: Address'):
+    with pytest.raises(RunError, match=f'cannot listen on 127.0.0.1:{serving.port}: Address'):
         Server('127.0.0.1', serving.port, lambda *_: [], 2)

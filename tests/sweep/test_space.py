@@ -98,7 +98,7 @@ def test_a_missing_file_or_function_is_refused(tmp_path):
     [
         ({'seed': [0.5]}, True, 'seed=0.5; it must be of type int'),
         ({'edits': [('no_lrn',), ('no_lnr',)]}, True, 'no_lnr'),
-        ({'batch_size': [64, 60]}, True, 'with batch_size=60: .* does not divide over 8 devices'),
+        ({'batch_size': [64, 60]}, True, 'with batch_size=60: .* evenly across 8 devices'),
         ({'optimizer.momentum': FloatDistribution(-1, 1)}, False, 'momentum=-1.0; it must not be'),
         ({'seed': IntDistribution(0, 10**6)}, True, 'more than 10,000 points; use --search='),
         ({'optimizer.momentum': FloatDistribution(0, 1)}, True, 'use a list, add a step, or use'),

@@ -109,7 +109,7 @@ def find_layout(
         eval_folder = train_folder
         lacks = f'{eval_split} folder' if train_name else f'folders {train_split} and {eval_split}'
         notes.append(
-            f'{root} has no {lacks}: a hash of the file names sets aside {_count(evaluation):,} of '
+            f'{root} has no {lacks}: a hash of the file paths sets aside {_count(evaluation):,} of '
             f'{_count(train, evaluation):,} images for validation '
             f'(--config.data.eval_fraction={eval_fraction:g})'
         )
