@@ -115,9 +115,10 @@ def _locate(recipe: str) -> list[str]:
                 f'recipe into a local file'
             )
         return [str(RECORDED), recipe]
-    if path.endswith('.json'):
-        _check_file(path, 'config')
-        return [str(RECORDED), path]
+    # A folder's name may contain a colon, as in 2026-01-31T09:30.
+    if recipe.endswith('.json') and '.py:' not in recipe:
+        _check_file(recipe, 'config')
+        return [str(RECORDED), recipe]
     if path and '/' not in path and not path.endswith('.py'):
         shipped = {file.stem: str(file) for file in sorted(CONFIGS.glob('*.py'))}
         if path not in shipped:

@@ -34,7 +34,6 @@ POSITIVE = (
 NOT_NEGATIVE = (
     'seed',
     'optimizer.warmup_epochs',
-    'optimizer.momentum',
     'optimizer.weight_decay',
     'optimizer.gamma',
     'optimizer.plateau_max_reductions',
@@ -44,7 +43,8 @@ NOT_NEGATIVE = (
     'mixup_alpha',
     'cutmix_alpha',
 )
-BELOW_ONE = ('label_smoothing', 'ema_decay', 'optimizer.beta2')  # and not negative
+# And not negative. With AdamW, the momentum is beta1.
+BELOW_ONE = ('label_smoothing', 'ema_decay', 'optimizer.momentum', 'optimizer.beta2')
 
 
 def suggest(found: str, allowed: Sequence[str] | dict) -> str:
@@ -100,17 +100,19 @@ def _check_types(expected: dict, found: dict) -> None:
             raise BadInput(
                 f'{key}={found[key]!r}; it must be a tuple of names, such as {(example,)!r}'
             )
-    if not all(_is_number(epoch) for epoch in found['optimizer.milestones']):
+    if not all(_is_number(epoch) and epoch >= 0 for epoch in found['optimizer.milestones']):
         raise BadInput(
             f'optimizer.milestones={found["optimizer.milestones"]!r}; it must be a tuple of '
-            'numbers, such as (25.0, 51.0)'
+            'epochs, such as (25.0, 51.0), none negative'
         )
     for key in ('optimizer.lr_multipliers', 'optimizer.weight_decay_multipliers'):
         for entry in found[key]:
             match entry:
-                case (str(), factor) if _is_number(factor):
+                case (str(), factor) if _is_number(factor) and factor >= 0:
                     continue
-            raise BadInput(f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0)")
+            raise BadInput(
+                f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0), with a factor from 0 on"
+            )
     for entry in found['optimizer.lr_overrides']:
         if not _is_lr_override(entry):
             raise BadInput(
@@ -135,8 +137,6 @@ def _is_number(value) -> bool:
 
 def check_adamw(optimizer: ml_collections.ConfigDict) -> None:
     """Refuse what AdamW cannot use of a config's `optimizer`."""
-    if optimizer.momentum >= 1:
-        raise BadInput(f'optimizer.momentum={optimizer.momentum}; as beta1 it must be below 1')
     if optimizer.trust_coefficient:
         raise BadInput(
             f'optimizer.trust_coefficient={optimizer.trust_coefficient} is LARS, which needs '

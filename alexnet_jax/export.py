@@ -71,13 +71,17 @@ def export(net: TrainedNet, write: Writer, output: Path) -> None:
       output: The file or folder to create, with its parents.
 
     Raises:
-      BadInput: The format cannot express the run.
+      BadInput: The format cannot express the run, or the temporary name is taken.
       RunError: It cannot be written, for instance because the disk is full.
     """
     temporary = output.with_name(f'{output.name}.tmp')
+    if os.path.lexists(temporary):
+        raise BadInput(
+            f'{temporary} exists, perhaps left by an export that was killed; remove it or choose '
+            f'another --output'
+        )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)  # left by an export that was killed
         write(net, temporary)
         temporary.rename(output)
     except OSError as error:

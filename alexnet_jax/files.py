@@ -8,6 +8,7 @@ import errno
 import fcntl
 import functools
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,9 +39,9 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name for writing a large local file, renamed to `path` on success.
 
-    If anything is raised meanwhile, nothing is left behind.
+    If anything is raised meanwhile, nothing is left behind. The name is no other file's.
     """
-    temporary = path.with_name(f'{path.name}.tmp')
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     try:
         yield temporary
         sync(temporary)

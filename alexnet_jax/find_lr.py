@@ -8,6 +8,7 @@ command that trains with it. The recipe's schedule and warmup are left out; all 
   python -m alexnet_jax.find_lr --config=configs/NAME.py [--output=find_lr.png] [--steps=300]
 """
 
+import math
 import re
 import shlex
 import sys
@@ -48,8 +49,10 @@ def main() -> None:
     found = flags.FLAGS
     if found.config is None or others:
         raise BadInput('usage: python -m alexnet_jax.find_lr --config=configs/NAME.py')
-    if found.lowest >= found.highest:
-        raise BadInput(f'--lowest={found.lowest:g} must be below --highest={found.highest:g}')
+    if not found.lowest < found.highest < math.inf:
+        raise BadInput(
+            f'--lowest={found.lowest:g} must be below --highest={found.highest:g}, and both finite'
+        )
     cli.check_output(found.output, ('.png',))
     validate_training(found.config)
     configure_runtime(found.config.deterministic)

@@ -23,7 +23,7 @@ if [ "${1:-}" = stop ]; then
   exit
 fi
 
-archive=$(mktemp --suffix=.tar.gz)
+archive=$(mktemp)
 trap 'rm -f "$archive"' EXIT
 revision=$(git rev-parse HEAD)$(git diff --quiet HEAD -- alexnet_jax configs || echo -dirty)
 git ls-files -z --cached --others --exclude-standard | tar --null -czf "$archive" -T -

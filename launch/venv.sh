@@ -24,7 +24,7 @@ use_venv() {
   [ ! -x .venv/bin/python ] || python=.venv/bin/python
   case "$(cat "$stamp" 2>/dev/null)" in
     *"$wanted"*) ;;
-    *) install_into_venv "$python" "$@" ;;
+    *) install_into_venv "$python" "$@" || return ;;  # the caller may not have set -e
   esac
   export PATH="$PWD/.venv/bin:$PATH"
 }
@@ -33,10 +33,11 @@ install_into_venv() {
   local python=$1 file arguments=()
   shift
   check_python "$python"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  [ -x .venv/bin/python ] || "$python" -m venv .venv || return
   echo "installing into .venv: $*"
   for file in "$@"; do arguments+=(-r "$file"); done
   # Python compiles what it imports; pip would compile everything, for most of a minute.
-  .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check "${arguments[@]}"
+  .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check "${arguments[@]}" ||
+    return
   cat "$@" > .venv/installed
 }

@@ -246,7 +246,14 @@ def test_batch_size(batch_size, devices, advice):
         (
             'optimizer.milestones',
             ('x', 2),
-            "optimizer.milestones=('x', 2); it must be a tuple of numbers, such as (25.0, 51.0)",
+            "optimizer.milestones=('x', 2); it must be a tuple of epochs, such as (25.0, 51.0), "
+            'none negative',
+        ),
+        (
+            'optimizer.milestones',
+            (-1.0, 2.0),
+            'optimizer.milestones=(-1.0, 2.0); it must be a tuple of epochs, such as (25.0, 51.0), '
+            'none negative',
         ),
         ('batch_size', 0, 'batch_size=0; it must be above 0'),
         ('epochs', -1.0, 'epochs=-1.0; it must be above 0'),
@@ -258,7 +265,7 @@ def test_batch_size(batch_size, devices, advice):
         ('image_size', -227, 'image_size=-227; it must be above 0'),
         ('log_every', 0, 'log_every=0; it must be above 0'),
         ('seed', -1, 'seed=-1; it must not be negative'),
-        ('optimizer.momentum', -0.9, 'optimizer.momentum=-0.9; it must not be negative'),
+        ('optimizer.momentum', -0.9, 'optimizer.momentum=-0.9; it must be at least 0 and below 1'),
         ('optimizer.gamma', -1.0, 'optimizer.gamma=-1.0; it must not be negative'),
         ('parallelism', 'model', "parallelism='model'; allowed: data, hybrid"),
         ('gradient_dtype', 'int8', "gradient_dtype='int8'; allowed: float32, bfloat16"),
@@ -312,12 +319,23 @@ class TestFactors:
         )
 
     @pytest.mark.parametrize(
-        'entry', ['ab', 5, ('*/bias',), ('*/bias', 'x'), (2.0, '*/bias'), ('*/bias', float('nan'))]
+        'entry',
+        [
+            'ab',
+            5,
+            ('*/bias',),
+            ('*/bias', 'x'),
+            (2.0, '*/bias'),
+            ('*/bias', float('nan')),
+            ('*', -1),
+        ],
     )
     def test_entry_that_is_no_pair(self, key, entry):
         with pytest.raises(BadInput) as found:
             validate(changed(key, (entry,)))
-        assert str(found.value) == f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0)"
+        assert str(found.value) == (
+            f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0), with a factor from 0 on"
+        )
 
     def test_names_of_the_network_at_hand(self, key):
         config = changed(key, (('fc10/kernel', 250.0),))
@@ -388,7 +406,7 @@ def test_every_key_is_read():
         ),
         (
             {'optimizer.name': 'adamw', 'optimizer.momentum': 1.0},
-            'optimizer.momentum=1.0; as beta1 it must be below 1',
+            'optimizer.momentum=1.0; it must be at least 0 and below 1',
         ),
         (
             {'mixup_alpha': 0.2, 'batch_size': 6},

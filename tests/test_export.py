@@ -88,9 +88,8 @@ def test_torch(workdir, command, tmp_path):
 
 
 def test_disk_full(workdir, command, tmp_path, monkeypatch):
-    """Half of the file was written; what an earlier export had left is gone too."""
+    """Half of the file was written."""
     path = tmp_path / 'net.onnx'
-    (tmp_path / 'net.onnx.tmp').mkdir()
 
     def write(net, path):
         path.write_bytes(b'half')
@@ -101,6 +100,17 @@ def test_disk_full(workdir, command, tmp_path, monkeypatch):
     assert (code, printed) == (1, [])
     assert_has(errors, str(path), 'No space left on device')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_temporary_name_may_be_taken(workdir, command, tmp_path):
+    """By an export that was killed, or by something of the user's."""
+    (tmp_path / 'net.tmp').mkdir()
+    (tmp_path / 'net.tmp' / 'mine').touch()
+    flags = (f'--workdir={workdir}', '--format=torch', f'--output={tmp_path}/net')
+    code, _, errors = command(*flags)
+    assert code == 2
+    assert_has(errors, f'{tmp_path}/net.tmp exists', 'remove it')
+    assert [path.name for path in tmp_path.rglob('*')] == ['net.tmp', 'mine']
 
 
 def test_folder_is_a_file(workdir, command, tmp_path):

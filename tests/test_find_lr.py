@@ -35,6 +35,8 @@ def command(monkeypatch, tmp_path):
     ('args', 'parts'),
     [
         (['--lowest=1', '--highest=0.1'], ['--lowest=1 must be below --highest=0.1']),
+        (['--highest=inf'], ['--highest=inf', 'finite']),
+        (['--highest=nan'], ['--highest=nan', 'finite']),
         (['--steps=3'], ['steps']),
         (['--output=lr.pdf'], ['--output=lr.pdf', '.png']),
         (['stray'], ['usage: python -m alexnet_jax.find_lr']),

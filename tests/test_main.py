@@ -188,6 +188,14 @@ class TestBeforeAnyWork:
         assert (folder / 'config.json').stat().st_mtime_ns == before
 
 
+def test_a_recorded_config_in_a_folder_with_a_colon(tmp_path):
+    config = load_recipe(str(ROOT / 'configs/quickstart.py'))
+    folder = tmp_path / '2026-01-31T09:30'
+    folder.mkdir()
+    (folder / 'config.json').write_text(config.to_json())
+    assert load_recipe(f'{folder}/config.json').to_dict() == config.to_dict()
+
+
 def test_batch_size_that_does_not_divide(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, 'alexnet_jax.data.pipeline', None)  # told before TensorFlow
     message = refused(QUICKSTART, '--config.batch_size=100')

@@ -82,6 +82,9 @@ def compute(
     Raises:
       RunError: An image cannot be used, and the reader does not skip it.
     """
+    # What is left out here is not left out of training: it can use an image of another size, and a
+    # run that is continued, or another process, would not know.
+    reader = reader.copy()
     size = len(reader.split)
     if size > BIG:
         print(f'computing the statistics of {size:,} training images (only once)', flush=True)

@@ -40,7 +40,8 @@ def examine_data(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     for split in splits.values():
         yield _decode_sample(preprocessor, split, config.data.on_bad_image)
     for name, split in splits.items():
-        yield _count_classes(name, split, dataset.class_names)
+        is_training = name == config.data.train_split
+        yield _count_classes(name, split, dataset.class_names, is_training)
     del dataset, splits, split
     data = pipeline.Data(config)
     size, count = config.image_size, len(data.class_names)
@@ -69,7 +70,9 @@ def _decode_sample(preprocessor: Preprocessor, split: Split, on_bad_image: str) 
     return False, text
 
 
-def _count_classes(name: str, split: Split, class_names: tuple[str, ...]) -> Finding:
+def _count_classes(
+    name: str, split: Split, class_names: tuple[str, ...], is_training: bool
+) -> Finding:
     """How many examples of each class a split has."""
     labels = getattr(split, 'labels', None)
     is_sample = labels is None
@@ -85,7 +88,10 @@ def _count_classes(name: str, split: Split, class_names: tuple[str, ...]) -> Fin
     if counts[low] == 0:
         empty = [class_names[i] for i in np.flatnonzero(counts == 0)]
         names = ', '.join(empty[:5]) + (' ...' if len(empty) > 5 else '')
-        return False, f'{name} has no examples of {len(empty):,} classes: {names}; add some'
+        text = f'{name} has no examples of {len(empty):,} class{"es" * (len(empty) > 1)}: {names}'
+        if is_training:
+            return False, f'{text}; add some'
+        return True, f'{text}, so that accuracy says nothing about them'
     return True, (
         f'{name}: {counts[low]:,} ({class_names[low]}) to {counts[high]:,} ({class_names[high]}) '
         f'examples per class'

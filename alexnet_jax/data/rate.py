@@ -15,7 +15,9 @@ def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.Conf
     config.data.mean = 'none'
     color_ops = {name for name, kind in KNOWN.items() if issubclass(kind, ColorOp)}
     ops = config.data.train_ops.split('|')
-    config.data.train_ops = '|'.join(op for op in ops if op.partition('(')[0] not in color_ops)
+    config.data.train_ops = '|'.join(
+        op for op in ops if op.strip().partition('(')[0] not in color_ops
+    )
     return config
 
 

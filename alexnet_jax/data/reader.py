@@ -6,6 +6,7 @@ transient one of the disk or network, and the step is retried.
 """
 
 import atexit
+import copy
 import functools
 import itertools
 import math
@@ -104,6 +105,12 @@ class Reader:
             self.placeholder = bytes(math.prod(self.shape))
         else:
             self.placeholder = encode_png(np.zeros(self.shape, np.uint8))
+
+    def copy(self) -> 'Reader':
+        """Return a reader of the same examples, which will know of its own bad ones."""
+        other = copy.copy(self)
+        other.bad = dict(self.bad)
+        return other
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of one example."""

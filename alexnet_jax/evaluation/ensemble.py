@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax import files
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.errors import BadInput, RunError, shown
 from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.class_words import display_names
@@ -32,7 +33,7 @@ from alexnet_jax.saved_config import read_config
 
 NETWORK_KEYS = ('variant', 'edits', 'num_classes', 'image_size')
 COMMON_KEYS = ('num_classes', 'image_size')  # that the nets of an ensemble share
-LONGEST_NAME = 120  # characters in the name of a file
+LONGEST_NAME = 120  # bytes in the name of a file, of the 255 that file systems allow
 
 
 class Member(NamedTuple):
@@ -102,7 +103,7 @@ def plan(
 
 
 def parse_member(text: str) -> Member:
-    """Read 'DIR@STEP' or 'DIR'.
+    """Read 'DIR@STEP' or 'DIR', which may be a run in a folder whose name looks like the former.
 
     Raises:
       BadInput: It is empty.
@@ -110,7 +111,9 @@ def parse_member(text: str) -> Member:
     if not text:
         raise BadInput('--checkpoints names no folder; it must be DIR[@STEP],DIR[@STEP],...')
     match = re.fullmatch(r'(.+)@(\d+)', text)
-    return Member(match[1], int(match[2])) if match else Member(text, None)
+    if not match or (not is_url(text) and workdir.has_run(text)):
+        return Member(text, None)
+    return Member(match[1], int(match[2]))
 
 
 def _check_member(member: Member) -> ml_collections.ConfigDict:
@@ -254,13 +257,15 @@ def _report(
 
 
 def _stem(config: ml_collections.ConfigDict, folder: str, nets: Sequence[TrainedNet]) -> epath.Path:
-    """Return the stem of the output files, distinct from that of other nets with the same names."""
+    """Return the stem of the output files, distinct from that of other nets, data or ops."""
     stem = epath.Path(folder) / 'eval' / _file_name(config, folder, nets)
     before = stem.with_name(f'{stem.name}.json')
-    ours = [[shown(net.workdir), net.step] for net in nets]
+    data = [config.data.name, config.data.eval_split, config.data.eval_ops]
+    ours = [data, [[shown(net.workdir), net.step] for net in nets]]
     if before.exists():
-        members = json.loads(before.read_text())['members']
-        if [[net['workdir'], net['step']] for net in members] != ours:
+        record = json.loads(before.read_text())
+        members = [[net['workdir'], net['step']] for net in record['members']]
+        if [[record['data'], record['split'], record['ops']], members] != ours:
             stem = stem.with_name(f'{stem.name}-{_hash(json.dumps(ours))}')
     return stem
 
@@ -273,12 +278,12 @@ def _file_name(
     config: ml_collections.ConfigDict, folder: str, nets: Sequence[TrainedNet | Member]
 ) -> str:
     """Name the data, the ops and the nets: 'digits-test-resize_36-ten_crop_28-step_1000'."""
-    _, *ops = config.data.eval_ops.split('|')
+    ops = [op for op in config.data.eval_ops.split('|') if op.strip() != 'decode']
     parts = [config.data.name, config.data.eval_split, *ops]
     for net in nets:
         run = 'step' if net.workdir == folder else epath.Path(net.workdir).name
         parts.append(f'{run} {net.step}')
     name = '-'.join(re.sub(r'\W+', '_', part).strip('_') for part in parts)
-    if len(name) > LONGEST_NAME:
-        name = f'{name[: LONGEST_NAME - 9]}-{_hash(name)}'
+    if len(encoded := name.encode()) > LONGEST_NAME:
+        name = f'{encoded[: LONGEST_NAME - 9].decode(errors="ignore")}-{_hash(name)}'
     return name

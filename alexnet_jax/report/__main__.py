@@ -36,8 +36,8 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
 
     Args:
       folders: The workdirs of the runs.
-      output: The HTML file. The figures go into a folder of the same name next to it, or, if the
-        file is in a folder of its own name, into that folder.
+      output: The HTML file, x.html. The figures go into the folder x_files next to it, or, if the
+        file is in a folder x, into that folder.
       among: The number of training images among which to search for neighbors.
 
     Raises:
@@ -45,7 +45,8 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
     """
     runs = read_runs(folders)
     path = epath.Path(output)
-    album = Album(path.parent if path.parent.name == path.stem else path.with_suffix(''))
+    is_alone = path.parent.name == path.stem
+    album = Album(path.parent if is_alone else path.with_name(f'{path.stem}_files'))
     parts = [
         pages.heading(2, 'How the runs differ' if len(runs) > 1 else 'Config'),
         _config_table(runs),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
       BadInput: A folder holds no run, or a damaged one.
     """
     folders = list(dict.fromkeys(str(folder).rstrip('/') for folder in folders))
-    short = [epath.Path(folder).name for folder in folders]
+    short = [epath.Path(os.path.abspath(folder)).name for folder in folders]  # of '.', too
     names = short if len(set(short)) == len(short) else [shown(folder) for folder in folders]
     return [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
 

@@ -29,6 +29,7 @@ def check(workdir: str) -> None:
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise BadInput(f'{workdir} exists and is not an empty folder; use a different --workdir')
     workdirs.check_writable(workdir)
+    workdirs.check_path(workdir)
 
 
 def write(

@@ -70,14 +70,15 @@ class Log:
 
     def tick(self, step: int) -> None:
         """Count a step that was started."""
-        if self._clock is None:
+        if self._clock is None:  # the first, which compiles
             self._clock = (step, time.perf_counter())
         if self._is_writer:
             self._bar.update()
 
-    def stop_clock(self) -> None:
-        """Exclude what follows, an evaluation or a save, from images_per_second."""
-        self._clock = None
+    def restart_clock(self, step: int) -> None:
+        """Exclude what came since a step, an evaluation or a save, from images_per_second."""
+        if self._clock:
+            self._clock = (step, time.perf_counter())
 
     def train(self, step: int, metrics: dict[str, float], learning_rate: float) -> None:
         """Write a train record: averages over the steps since the previous one."""
@@ -91,7 +92,7 @@ class Log:
     def eval(self, step: int, metrics: dict[str, Any]) -> None:
         """Write an eval record: the scores on the whole split."""
         self._write(step, 'eval', metrics)
-        self.stop_clock()
+        self.restart_clock(step)
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""

@@ -41,6 +41,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
           network, or lacks the mean image that `data.mean` needs.
     """
     check_writable(workdir)
+    check_path(workdir)
     if has_run(workdir):
         if read_source(workdir) is not None:
             raise BadInput(
@@ -67,6 +68,20 @@ def check_writable(workdir: str) -> None:
         raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
     if not os.access(parent, os.W_OK):
         raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
+
+
+def check_path(workdir: str) -> None:
+    """Refuse a path in which Orbax would save checkpoints that it cannot read.
+
+    Raises:
+      BadInput: It has a character of patterns. Orbax looks for its own files by patterns.
+    """
+    path = str(Path(workdir).absolute())
+    if found := [character for character in '*?[' if character in path]:
+        raise BadInput(
+            f'workdir {path} has {" and ".join(found)} in its path, where no checkpoint could be '
+            f'saved; use a path without * ? ['
+        )
 
 
 def _check_config(
@@ -155,7 +170,8 @@ def create(
       releases it, as does the end of the process.
 
     Raises:
-      BadInput: The folder is not writable or is in use, or its run had different data.
+      BadInput: The folder is not writable or is in use, or its run had a different config or
+        different data.
     """
     folder = epath.Path(workdir)
     with contextlib.ExitStack() as lock:
@@ -181,6 +197,8 @@ def _describe(
     class_names: Sequence[str],
     contents: Mapping[str, str] | None,
 ) -> None:
+    if has_run(str(folder)):  # another run may have come and gone since `check`
+        _check_config(str(folder), read_config(str(folder)), config)
     if contents is not None and (folder / CONTENTS).exists():
         _check_contents(folder, config, contents)
     if (folder / 'classes.json').exists() and read_classes(str(folder)) != list(class_names):

@@ -21,6 +21,7 @@ from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import FREE_KEYS, leaves, validate_training
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
+from alexnet_jax.run.workdir import check_path
 from alexnet_jax.sweep import bucket, results, space, study
 from alexnet_jax.sweep.backends import Backend
 from alexnet_jax.sweep.runner import Base, Runner
@@ -65,6 +66,8 @@ def main() -> None:
     space.check(config, table, is_grid, _DEVICES.value)
     if bucket.holds_run(workdir):
         raise BadInput(f'{workdir} holds a run, not a sweep; use a different --workdir')
+    if not is_url(workdir):
+        check_path(workdir)
 
     recipe = config_flags.get_config_filename(flags.FLAGS['config'])
     recipe = recipe.removeprefix(f'{cli.RECORDED}:')
@@ -90,9 +93,7 @@ def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space
     except Interrupted:
         results.write(trials, base, folder)
         raise
-    if _REPORTS.value:
-        results.make_reports(trials, folder, print)
-    print('\n'.join(results.write(trials, base, folder)))
+    results.finish(trials, base, folder, _REPORTS.value, print)
     if trials.best() is None:
         raise RunError(f'no trial finished; see {folder}/trials.csv')
 

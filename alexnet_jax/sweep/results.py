@@ -44,6 +44,23 @@ def write(study: Study, base: Base, folder: Path) -> list[str]:
     return [shown(line) for line in lines]
 
 
+def finish(
+    study: Study, base: Base, folder: Path, reports: bool, say: Callable[[str], None]
+) -> None:
+    """Write the results, and a report on each finished trial if asked to; say where they are.
+
+    Raises:
+      RunError: A report could not be written. The results are.
+    """
+    try:
+        if reports:
+            write(study, base, folder)  # before anything that takes long or may fail
+            make_reports(study, folder, say)
+    finally:
+        for line in write(study, base, folder):
+            say(line)
+
+
 def make_reports(study: Study, folder: Path, say: Callable[[str], None]) -> None:
     """Run alexnet_jax.report for each finished trial that has no report.
 

@@ -19,6 +19,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import ml_collections
@@ -164,7 +165,9 @@ def _steps(key: str, spec: Any) -> Iterable:
             return range(spec.low, spec.high + 1, spec.step)
         case FloatDistribution(step=float(step)):
             count = math.floor((spec.high - spec.low) / step + 1e-9)
-            return [spec.low + i * step for i in range(count + 1)]
+            # In decimals, in which 0.1 + 2 * 0.1 is 0.3.
+            low, exact = Decimal(str(spec.low)), Decimal(str(step))
+            return [float(low + i * exact) for i in range(count + 1)]
         case IntDistribution() | FloatDistribution():
             raise BadInput(
                 f'{key}: a grid cannot try every value of {spec}; use a list, add a step, or use '
@@ -227,7 +230,9 @@ def describe(point: Settings) -> str:
 
 
 def text(value: Any) -> str:
-    """Return a value as the command line takes it."""
+    """Return a value as the command line takes it, where nothing is None."""
+    if value is None:
+        return ''
     return value if isinstance(value, str) else repr(value)
 
 

@@ -117,7 +117,7 @@ def _clock(seconds: float) -> str:
 def _summary(study: Study, trials: Sequence[FrozenTrial], running: Sequence[Running]) -> str:
     counts = Counter(t.user_attrs['outcome'] for t in trials if t.state.is_finished())
     parts = [f'{study.size} trials', *(f'{n} {outcome}' for outcome, n in counts.items())]
-    waiting = study.size - sum(counts.values()) - len(running)
+    waiting = max(0, study.size - sum(counts.values()) - len(running))  # --trials may be lowered
     parts += [f'{len(running)} running', f'{waiting} waiting']
     if best := study.best():
         parts.append(f'best: trial {best.number}, {study.metric} {best.value:.4f}')

@@ -158,7 +158,7 @@ def train_and_evaluate(
             if due.save or stopping:
                 finite_means(state)  # a run that has diverged is not saved
                 ckpt.save(step, slices.gather(state))
-                log.stop_clock()
+                log.restart_clock(step)
             if stopping:
                 raise _interrupted(step, preemption)
             if due.eval:

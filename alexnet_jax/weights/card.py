@@ -39,8 +39,8 @@ from alexnet import AlexNet
 net = AlexNet().eval()
 net.load_state_dict(load_file('model.safetensors'))
 
-pixels = np.array({opened})
-x = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # uint8 [1, 3, height, width]
+{opened}
+x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # uint8 [1, 3, height, width]
 {preprocess}"""
 
 _TORCHVISION_EXAMPLE = """\
@@ -56,7 +56,8 @@ net.load_state_dict(load_file('model.safetensors'))
 
 preset = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.transforms  # downloads nothing
 preprocess = preset(resize_size={resize}, crop_size={size})
-x = preprocess({opened})[None]
+{opened}
+x = preprocess(image)[None]
 """
 
 _PREDICTION = """
@@ -161,7 +162,7 @@ def _introduction(layers: Table, about: dict[str, Any]) -> str:
 
 def _use(layers: Table, about: dict[str, Any], is_torchvision: bool) -> str:
     steps = preprocessing.explain(about['eval_ops'])
-    opened = preprocessing.opened(about['eval_ops'])
+    opened = '\n'.join(preprocessing.opened(about['eval_ops']))
     image = {
         'opened': opened,
         'pillow': 'Image, ImageOps' if 'ImageOps' in opened else 'Image',

@@ -27,13 +27,18 @@ def explain(ops: str) -> list[Step]:
     return [_explain(op.strip()) for op in ops.split('|')]
 
 
-def opened(ops: str) -> str:
-    """Return how Pillow opens image.jpg as the first of these ops decodes it."""
-    image = "Image.open('image.jpg')"
+def opened(ops: str) -> tuple[str, ...]:
+    """Return lines in which Pillow opens image.jpg as the first of these ops decodes it."""
     decode, *_ = ops.split('|')
-    if 'stored' not in decode:
-        image = f'ImageOps.exif_transpose({image})'
-    return f"{image}.convert('RGB')"
+    if 'stored' in decode:
+        return ("image = Image.open('image.jpg').convert('RGB')",)
+    return (
+        "image = ImageOps.exif_transpose(Image.open('image.jpg'))",
+        'if image.has_transparency_data:  # on white',
+        "    image = image.convert('RGBA')",
+        "    image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)",
+        "image = image.convert('RGB')",
+    )
 
 
 def _explain(op: str) -> Step:
@@ -42,7 +47,9 @@ def _explain(op: str) -> Step:
     antialias = 'antialias' in arguments
     match name, numbers:
         case 'decode', _:
-            shown = 'as stored' if 'stored' in arguments else 'upright by its EXIF orientation'
+            shown = 'upright by its EXIF orientation, transparency on white'
+            if 'stored' in arguments:
+                shown = 'as stored'
             return Step(f'Decode the image to RGB, 8 bits per channel, {shown}.')
         case 'resize', [height, *rest]:
             width = rest[0] if rest else height

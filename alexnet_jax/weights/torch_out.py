@@ -43,11 +43,15 @@ def write(net: TrainedNet, folder: Path, license_name: str | None = None) -> Non
         {'format': 'pt', **{key: json.dumps(value) for key, value in about.items()}},
     )
     config = describe_model(table, about, mean)
-    (folder / 'config.json').write_text(json.dumps(config, indent=2, ensure_ascii=False) + '\n')
-    (folder / 'README.md').write_text(card.to_text(table, about, genuine, license_name))
+    texts = {
+        'config.json': json.dumps(config, indent=2, ensure_ascii=False) + '\n',
+        'README.md': card.to_text(table, about, genuine, license_name),
+    }
     if not genuine:
         title = card.title_of(about['config'])
-        (folder / 'alexnet.py').write_text(torch_text.to_text(table, size, title, mean is not None))
+        texts['alexnet.py'] = torch_text.to_text(table, size, title, mean is not None)
+    for name, text in texts.items():  # names of classes may not be UTF-8
+        (folder / name).write_text(text, encoding='utf-8', errors='replace')
 
 
 def to_tensors(

@@ -25,19 +25,20 @@ def launch(tmp_path):
     python, calls = tmp_path / 'python3', tmp_path / 'calls'
     python.write_text(STAND_IN)
     python.chmod(0o755)
+    environ = os.environ | {'PYTHON': str(python), 'CALLS': str(calls)}
 
     def run(script, *args, **environment):
         calls.write_text('')
         done = subprocess.run(
             ['bash', copy / 'launch' / script, *args],
             cwd=tmp_path,
-            env=os.environ | {'PYTHON': str(python), 'CALLS': str(calls)} | environment,
+            env=environ | environment,
             capture_output=True,
             text=True,
         )
         return done, [call.splitlines() for call in calls.read_text().split('--\n')[:-1]]
 
-    run.root = copy
+    run.root, run.environ = copy, environ
     return run
 
 
@@ -130,6 +131,14 @@ class TestVenv:
         assert done.returncode == 1
         assert self.kinds(calls) == ['-m venv', '-m pip']
         assert self.kinds(launch('local.sh')[1]) == ['-m pip', '-m alexnet_jax.main']
+
+    def test_failed_install_of_a_caller_that_goes_on_after_errors(self, launch):
+        """As SkyPilot's setup may."""
+        command = '. launch/venv.sh && use_venv requirements.txt'
+        for expected in (1, 1, 0):
+            environ = launch.environ | {'PIP': str(expected)}
+            done = subprocess.run(['bash', '-c', command], cwd=launch.root, env=environ)
+            assert done.returncode == expected
 
     def refused(self, launch, *parts, **environment):
         done, calls = launch('local.sh', **environment)

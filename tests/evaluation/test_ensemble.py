@@ -186,6 +186,26 @@ def test_scores_of_nets_of_the_same_names_are_kept(make_run, tmp_path):
     assert (len(records), found) == (2, {sure: 0.0, wrong: 1.0})
 
 
+def test_scores_with_other_ops_or_data_are_kept(make_run):
+    """Though their names, of letters and digits alone, are the same."""
+    run = make_run('run', np.eye(3))
+    all_ops = ('decode', 'decode(stored)', 'decode(fast)', 'decode')
+    cases = [('images', ops) for ops in all_ops] + [('a/b-c', 'decode'), ('a/b_c', 'decode')]
+    for name, ops in cases:
+        config, members = ensemble.plan(None, run, None, ops)
+        config.data.name = name
+        ensemble.score(config, run, Pixels([[1, 0, 0]], [0]), members)
+    records = [json.loads(p.read_text()) for p in Path(run, 'eval').glob('*.json')]
+    assert sorted((record['data'], record['ops']) for record in records) == sorted(set(cases))
+
+
+def test_a_folder_whose_name_looks_like_a_step(make_run):
+    run, other = make_run('run', np.eye(3)), make_run('run@40', np.eye(3))
+    assert ensemble.parse_member(other) == (other, None)
+    assert ensemble.parse_member(f'{other}@10') == (other, 10)
+    assert ensemble.parse_member(f'{run}@10') == (run, 10)
+
+
 def test_what_concerns_training_alone_does_not_hinder(make_run):
     """Pairs on a device, and slices of 3 inputs, would not work out on two devices."""
     config = read_config(run := make_run('run', np.eye(3)))
@@ -194,12 +214,13 @@ def test_what_concerns_training_alone_does_not_hinder(make_run):
     validate(ensemble.plan(None, run, None, None)[0], devices=2)
 
 
-def test_long_names_of_files_stay_apart():
+@pytest.mark.parametrize('letter', ['x', '猫'])
+def test_long_names_of_files_stay_apart(letter):
+    runs = [f'runs/{letter * 40}{i}' for i in range(5)]
     names = {
-        ensemble._file_name(
-            default_config(), 'out', [ensemble.Member(f'runs/{"x" * 40}{i}', s) for i in range(5)]
-        )
-        for s in (100, 200)
+        ensemble._file_name(default_config(), 'out', [ensemble.Member(run, step) for run in runs])
+        for step in (100, 200)
     }
     assert len(names) == 2
-    assert {len(name) for name in names} == {ensemble.LONGEST_NAME}
+    lengths = {len(name.encode()) for name in names}
+    assert ensemble.LONGEST_NAME - 3 < min(lengths) <= max(lengths) <= ensemble.LONGEST_NAME

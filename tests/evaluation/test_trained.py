@@ -325,6 +325,10 @@ def test_images_that_cannot_be_preprocessed(crops, tmp_path):
         crops.preprocess(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(BadInput, match=r'uint8 \[4, 4, 2\]; it must be uint8'):
         crops.preprocess(np.zeros((4, 4, 2), np.uint8))
+    with pytest.raises(BadInput, match=r'uint8 \[0, 4, 3\]; it must be uint8'):
+        crops.preprocess(np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(BadInput, match='mode I, of 32 bits; convert it to 8 bits'):
+        crops.preprocess(Image.new('I', (8, 8), 30000))
     with pytest.raises(RunError, match=r'the image cannot be used: .*3'):
         crops.preprocess(np.zeros((3, 9, 3), np.uint8))
     with pytest.raises(BadInput, match=r'gone\.png cannot be read'):

@@ -193,7 +193,7 @@ def test_hostile_names(make_run, command, tmp_path):
     for name in HOSTILE:
         assert name in page.text  # as text: in the table of the most frequent mistakes
     assert 'key _<b>$y$ other seed 0 1 variant table__<b>$y$ table_other' in page.text
-    names = {path.name for path in (tmp_path / 'pages' / 'both').iterdir()}
+    names = {path.name for path in (tmp_path / 'pages' / 'both_files').iterdir()}
     assert {'curves.png', '1-__b__y_-kernels.png', '2-other-kernels.png'} <= names
 
 

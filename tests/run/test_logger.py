@@ -58,24 +58,27 @@ def test_an_eval_record(tmp_path):
     assert record == EVAL | {'step': 30, 'epoch': 1920 / 1437, 'split': 'eval'}
 
 
-def test_images_per_second_leaves_out_the_first_step_and_what_stops_the_clock(
-    tmp_path, monkeypatch
-):
+def test_images_per_second_leaves_out_the_first_step_and_saves(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, 'perf_counter', lambda: now)
     with open_log(tmp_path) as log:
+        log.restart_clock(0)  # after an evaluation that the last start did not come to
         log.tick(1)  # at 0 s; compiling took as long as it took
         now = 9.0
         log.train(10, TRAIN, 0.1)  # 9 steps in 9 s
         now = 10.0
         log.train(14, TRAIN, 0.1)  # 4 steps in 1 s
-        log.stop_clock()
-        now = 110.0
+        now = 105.0  # after a save
+        log.restart_clock(14)
         log.tick(15)
-        now = 112.0
-        log.train(20, TRAIN, 0.1)  # 5 steps in 2 s
+        now = 108.0
+        log.train(20, TRAIN, 0.1)  # 6 steps in 3 s
+        log.restart_clock(20)
+        log.tick(21)
+        now = 109.0
+        log.train(21, TRAIN, 0.1)  # with a save after every step, too: 1 step in 1 s
     records = read_records(epath.Path(tmp_path) / 'metrics.jsonl')
-    assert [record['images_per_second'] for record in records] == [64.0, 256.0, 160.0]
+    assert [record['images_per_second'] for record in records] == [64.0, 256.0, 128.0, 64.0]
 
 
 def test_records_are_on_disk_as_they_are_written(tmp_path):

@@ -127,7 +127,7 @@ def test_environment(tmp_path, monkeypatch):
     del first['earlier']
     assert second['earlier'] == [first]
 
-    create(tmp_path, default_config())
+    create(tmp_path, changed(epochs=100.0))
     third = json.loads((tmp_path / 'environment.json').read_text())
     assert [e['started'] for e in third['earlier']] == [first['started'], second['started']]
 
@@ -176,6 +176,15 @@ def test_change_that_is_refused(tmp_path, values, differences):
     message = str(found.value)
     assert f'{tmp_path} holds a run with a different config ({differences})' in message
     assert 'undo the change or use a different --workdir' in message
+    assert contents(tmp_path) == before
+
+
+def test_a_run_that_came_and_went_between_the_check_and_the_lock(tmp_path):
+    workdir.check(tmp_path, changed(seed=1))
+    create(tmp_path, default_config())
+    before = contents(tmp_path)
+    with pytest.raises(BadInput, match=r'holds a run with a different config \(seed: 0 -> 1\)'):
+        create(tmp_path, changed(seed=1))
     assert contents(tmp_path) == before
 
 
@@ -283,6 +292,14 @@ def test_a_url_is_no_folder(url):
     with pytest.raises(BadInput) as found:
         workdir.check(url, default_config())
     assert_has(str(found.value), url, 'URL')
+
+
+@pytest.mark.parametrize('name', ['lr[0.1]', 'best?', 'run*/x'])
+def test_a_path_that_is_a_pattern(tmp_path, name):
+    """Orbax would save checkpoints there that it cannot read."""
+    with pytest.raises(BadInput, match=r'in its path, .*; use a path without \* \? \['):
+        workdir.check(str(tmp_path / name), default_config())
+    assert contents(tmp_path) == {}
 
 
 def test_where_nothing_can_be_made():

@@ -84,6 +84,7 @@ def test_no_slurm(refused, monkeypatch):
         ('{url}', [], ['{url} holds a run, not a sweep']),
         ('{url}', ['--backend=slurm'], ['--backend=slurm', 'do not see', '{url}']),
         ('{url}', ['--backend=ray'], ['--backend=ray', 'do not see', '{url}']),
+        ('{run}/a[1]', [], ['{run}/a[1]', 'in its path']),
         ('ftp://x/y', [], ['ftp://x/y', 'local folder or gs:// or s3://']),
         ('{run}', ['--scratch=/tmp/x'], ['--scratch=/tmp/x is for', '{run} is local']),
     ],

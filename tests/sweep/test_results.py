@@ -157,6 +157,17 @@ def test_reports_of_those_that_have_none(make, tmp_path, monkeypatch):
     assert lines == ['report on trial 0', 'report on trial 2', 'report on trial 3']
 
 
+def test_results_are_there_even_if_a_report_fails(make, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        assert (tmp_path / 'trials.csv').exists()
+        raise RunError('report on trial 0: no data')
+
+    monkeypatch.setattr(results, 'make_reports', fail)
+    with pytest.raises(RunError, match='no data'):
+        results.finish(make(GRID, SCORES), BASE, tmp_path, True, print)
+    assert 'best    trial 3' in capsys.readouterr().out
+
+
 def test_the_live_table(make, tmp_path):
     made = make(GRID, {0: 0.25, 1: (study.DIVERGED, '')})
     trial = made.ask()
@@ -180,6 +191,15 @@ def test_the_live_table(make, tmp_path):
     console = rich.console.Console(file=io.StringIO(), width=100)
     console.print(table.render(made, [running], 1))  # a terminal of few lines
     assert '1,200 ' not in console.file.getvalue().replace('300/1,200', '')
+
+
+def test_fewer_trials_than_there_are(tmp_path):
+    """A search is continued with a lower --trials."""
+    made = study.Study(tmp_path, {}, {'seed': [0, 1]}, 'random', 2, 'top1')
+    for _ in range(2):
+        made.finish(made.ask(), study.FAILED, {'scores': {}})
+    made.size = 1
+    assert table._summary(made, made.all(), []) == '1 trials, 2 failed, 0 running, 0 waiting'
 
 
 def test_names_of_keys():

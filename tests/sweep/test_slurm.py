@@ -16,6 +16,17 @@ def test_gpus_of_the_nodes(gres, most):
     assert backend._most_gpus(gres) == most
 
 
+def test_names_of_other_jobs(monkeypatch):
+    """They may contain spaces, or be empty."""
+    lines = '12 PENDING alexnet_jax-a-000\n13 RUNNING my big job\n14 COMPLETING \n15 RUNNING\n'
+    monkeypatch.setattr(backend, '_ask', lambda *_: lines)
+    queue = backend._Queue()
+    states = [queue.state(number) for number in ('12', '13', '14', '15', '16')]
+    assert states == ['PENDING', 'RUNNING', 'COMPLETING', 'RUNNING', None]
+    assert queue.number('alexnet_jax-a-000') == '12'
+    assert queue.number('my big job') == '13'
+
+
 @pytest.mark.slow
 def test_no_controller(tmp_path, monkeypatch):
     folder = tmp_path / 'bin'

@@ -47,7 +47,7 @@ def test_steps_of_a_distribution(load):
         " 'batch_size': IntDistribution(32, 96, step=32)}"
     )
     momenta = [point['optimizer.momentum'] for point in space.grid(table)]
-    assert momenta == pytest.approx([0.5] * 3 + [0.7] * 3 + [0.9] * 3)
+    assert momenta == [0.5] * 3 + [0.7] * 3 + [0.9] * 3  # not 0.8999999999999999
     assert [point['batch_size'] for point in space.grid(table)] == [32, 64, 96] * 3
 
 
@@ -99,7 +99,7 @@ def test_a_missing_file_or_function_is_refused(tmp_path):
         ({'seed': [0.5]}, True, 'seed=0.5; it must be of type int'),
         ({'edits': [('no_lrn',), ('no_lnr',)]}, True, 'no_lnr'),
         ({'batch_size': [64, 60]}, True, 'with batch_size=60: .* evenly across 8 devices'),
-        ({'optimizer.momentum': FloatDistribution(-1, 1)}, False, 'momentum=-1.0; it must not be'),
+        ({'optimizer.momentum': FloatDistribution(-1, 1)}, False, 'momentum=1.0; it must be at l'),
         ({'seed': IntDistribution(0, 10**6)}, True, 'more than 10,000 points; use --search='),
         ({'optimizer.momentum': FloatDistribution(0, 1)}, True, 'use a list, add a step, or use'),
         # Each is well by itself: only some pairs are not.
@@ -136,3 +136,10 @@ def test_overrides_give_the_config_back(monkeypatch):
     config_flags.DEFINE_config_dict('config', default_config(), flag_values=values)
     values(argv)
     assert leaves(values.config) == leaves(changed) == leaves(default_config()) | changes
+
+
+def test_none_instead_of_the_recipes_value():
+    recipe = space.apply(default_config(), {'init_from': 'runs/a'})
+    assert space.overrides(space.apply(recipe, {'init_from': None}), recipe) == [
+        '--config.init_from='
+    ]

@@ -72,6 +72,6 @@ def test_train_rate(config, monkeypatch):
                 yield []
 
     monkeypatch.setattr(rate, 'Data', Slow)
-    config.data.train_ops += '|pca_shift(0.1)'
+    config.data.train_ops += ' | pca_shift(0.1)'
     assert 64 / 0.05 * 0.7 < rate.train_rate(config, seconds=0.3) <= 64 / 0.05
     assert config.data.mean == 'image'

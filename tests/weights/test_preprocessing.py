@@ -92,10 +92,8 @@ def test_words():
 def test_decoding_turns_photographs_unless_they_are_taken_as_stored():
     assert 'EXIF' in explain('decode|resize(8)')[0].words
     assert 'as stored' in explain('decode(stored)|resize(8)')[0].words
-    assert opened('decode(fast)|resize(8)') == (
-        "ImageOps.exif_transpose(Image.open('image.jpg')).convert('RGB')"
-    )
-    assert opened('decode(stored)|resize(8)') == "Image.open('image.jpg').convert('RGB')"
+    assert 'ImageOps.exif_transpose' in opened('decode(fast)|resize(8)')[0]
+    assert opened('decode(stored)|resize(8)') == ("image = Image.open('image.jpg').convert('RGB')",)
 
 
 def test_an_op_of_someone_else():

@@ -1,5 +1,6 @@
 """Exported folders, read by torch, genuine torchvision and the safetensors package."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -218,6 +219,30 @@ def test_the_example(make_net, tmp_path, monkeypatch, capsys, ops):
     assert [name for _, name in lines] == [name for name, _ in expected]
     found = [float(percent.rstrip('%')) for percent, _ in lines]
     np.testing.assert_allclose(found, [100 * p for _, p in expected], atol=0.3)
+
+
+@pytest.mark.parametrize('ops', [OPS, OPS.replace('decode', 'decode(stored)')])
+def test_the_example_on_a_transparent_image(make_net, tmp_path, monkeypatch, capsys, ops):
+    net = make_net(**{'data.eval_ops': ops})
+    torch_out.write(net, tmp_path / 'out')
+    noise = np.random.default_rng(3).integers(0, 256, (40, 50, 4), np.uint8)
+    noise[..., 3] = np.where(noise[..., 3] < 128, 0, 255)
+    Image.fromarray(noise).save(tmp_path / 'out' / 'image.png')
+    lines = run_example(tmp_path / 'out', monkeypatch, capsys, 'image.png')
+    expected = net.predict(tmp_path / 'out' / 'image.png')
+    found = {name: float(percent.rstrip('%')) for percent, name in (x.split(' ', 1) for x in lines)}
+    assert found.keys() == {name for name, _ in expected}
+    np.testing.assert_allclose(
+        [found[name] for name, _ in expected], [100 * p for _, p in expected], atol=0.3
+    )
+
+
+def test_class_names_that_are_not_utf8(make_net, tmp_path):
+    net = dataclasses.replace(make_net(), class_names=['cat', 'bad\udcff\udcfe', '犬'])
+    torch_out.write(net, tmp_path / 'out')
+    config = json.loads((tmp_path / 'out' / 'config.json').read_text('utf-8'))
+    assert config['label_names'] == ['cat', 'bad??', '犬']
+    assert 'bad??' in (tmp_path / 'out' / 'README.md').read_text('utf-8')
 
 
 @pytest.fixture(scope='module')

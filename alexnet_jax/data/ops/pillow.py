@@ -151,15 +151,17 @@ def to_png(image: np.ndarray | Image.Image) -> bytes:
       BadInput: The array is of another shape or dtype.
     """
     if not isinstance(image, Image.Image):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)):
+        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or not image.size:
             raise BadInput(
                 f'the image is {image.dtype} {list(image.shape)}; it must be uint8 '
                 f'[height, width, 3] or [height, width]'
             )
         image = Image.fromarray(image)
     exif = image.getexif()  # a photograph's orientation
+    if image.mode in ('I', 'F'):
+        raise BadInput(f'the image is of mode {image.mode}, of 32 bits; convert it to 8 bits first')
     if image.mode not in PNG_MODES:
-        image = image.convert('RGB')
+        image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
     buffer = io.BytesIO()
     image.save(buffer, 'PNG', compress_level=0, exif=exif)
     return buffer.getvalue()

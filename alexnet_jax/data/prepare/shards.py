@@ -196,7 +196,30 @@ def _open_writer(path: epath.Path, suffix: str) -> Any:
     """Return what writes images to a file, one after the other: bare, or each as a record."""
     if suffix == PIXELS:
         return open(path, 'wb')
-    return ArrayRecordWriter(str(path), WRITER_OPTIONS)
+    return _RecordWriter(path)
+
+
+class _RecordWriter:
+    """An ArrayRecord file. A full disk is an OSError, as for other files, not a RuntimeError."""
+
+    def __init__(self, path: epath.Path):
+        self._writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
+
+    def write(self, record: bytes) -> None:
+        with _os_error():
+            self._writer.write(record)
+
+    def close(self) -> None:
+        with _os_error():
+            self._writer.close()
+
+
+@contextlib.contextmanager
+def _os_error() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).split(';')[0]) from error
 
 
 def file_entry(path: epath.Path) -> dict:

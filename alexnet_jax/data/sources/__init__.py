@@ -43,7 +43,7 @@ def find_source(
     source: type[Source] = pkgutil.resolve_name(f'{__name__}.{place}')
     splits = (config_data.train_split, config_data.eval_split)
     fraction = config_data.eval_fraction
-    return source(name, splits, config_data.data_dir, process_index, manual_dir, fraction)
+    return source(name, splits, config_data.data_dir or None, process_index, manual_dir, fraction)
 
 
 def open_source(

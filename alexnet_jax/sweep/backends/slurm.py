@@ -169,11 +169,12 @@ class _Queue:
         if time.monotonic() - self._asked > QUEUE_EVERY:
             user = str(os.getuid())
             try:
-                output = _ask('squeue', '--noheader', '--format=%i %j %T', f'--user={user}')
+                output = _ask('squeue', '--noheader', '--format=%i %T %j', f'--user={user}')
             except BadInput:  # the controller is unreachable; the jobs keep running
                 return self._found
-            lines = [line.split() for line in output.splitlines()]
-            self._found = {number: (name, state) for number, name, state in lines}
+            # Names may contain spaces, or be empty.
+            lines = [f'{line} '.split(' ', 2) for line in output.splitlines()]
+            self._found = {number: (name.strip(), state) for number, state, name in lines}
             self._asked = time.monotonic()
         return self._found
 

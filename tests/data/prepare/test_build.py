@@ -1,5 +1,6 @@
 """Making prepared sets: what they hold, bad images, and stops at every moment."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,6 +270,13 @@ class TestContinuing:
             prepare(folder, output)
             assert contents(output) == whole, stop
         assert stop > 12
+
+    @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
+    def test_a_full_disk_is_an_os_error(self):
+        """Which the command reports in one line; the library of record files raises others."""
+        writer = shards._open_writer(epath.Path('/dev/full'), '.array_record')
+        with pytest.raises(OSError, match=r'No space left on device$'), contextlib.closing(writer):
+            writer.write(bytes(100))
 
     @pytest.mark.slow
     def test_killed_at_random_moments(self, write_folder, tmp_path, full):
