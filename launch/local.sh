@@ -8,14 +8,17 @@ cd "$(dirname "$0")/.."
 . launch/venv.sh
 use_venv requirements.txt
 
-config=configs/quickstart.py workdir=
+config=configs/quickstart.py workdir= flag=
 for argument in "$@"; do # each of the two once, and first: overrides of a key have to follow
   shift
+  argument=$flag$argument flag= # --config FILE is --config=FILE
   case "$argument" in
+    --config | --workdir) flag=$argument= ;;
     --config=*) config=${argument#--config=} ;;
     --workdir=*) workdir=${argument#--workdir=} ;;
     *) set -- "$@" "$argument" ;;
   esac
 done
+[ -z "$flag" ] || set -- "$@" "${flag%=}" # without a value, which is refused
 name=$(basename "${config%%:*}" .py)
 exec python -m alexnet_jax.main --config="$config" --workdir="${workdir:-runs/$name}" "$@"
