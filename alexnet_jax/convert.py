@@ -19,7 +19,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.config import validate
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.errors import BadInput, run_command, unwinding
 from alexnet_jax.evaluation.class_words import imagenet_ids
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import Conv
@@ -236,13 +236,14 @@ def main() -> None:
     folder = remote.new_copy(workdir)
     converted.check(folder)
     cli.show_progress(f'reading {paths[0]}')
-    try:
-        file = reading.read(Path(paths[0]))
-        cli.show_progress(f'writing {workdir}')
-        lines = convert(file, folder, mean, classes, variant)
-        remote.push_run(workdir, folder)
-    finally:
-        cli.show_progress('')
+    with unwinding():
+        try:
+            file = reading.read(Path(paths[0]))
+            cli.show_progress(f'writing {workdir}')
+            lines = convert(file, folder, mean, classes, variant)
+            remote.push_run(workdir, folder)
+        finally:
+            cli.show_progress('')
     (name, what), *rest = lines
     print(f'{name}: {what}')
     for what, text in [

@@ -1,13 +1,14 @@
 """Errors by exit code. Commands print the message as one line, without a traceback."""
 
 import atexit
+import contextlib
 import gc
 import io
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import logging
@@ -118,6 +119,22 @@ def catch_stop_signals(
     return {number: signal.signal(number, handle) for number in (*watched, *extra)}
 
 
+def unwind(number: int, _: Any) -> NoReturn:
+    """A handler for `catch_stop_signals`: raise an exception."""
+    raise KeyboardInterrupt(number)
+
+
+@contextlib.contextmanager
+def unwinding() -> Iterator[None]:
+    """Within it, a signal to stop raises an exception, so that what is half written is removed."""
+    before = catch_stop_signals(unwind)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _leave_closed_terminal() -> None:
     """Discard output to a terminal that is gone: each line would raise an error."""
     for descriptor in (1, 2):
@@ -147,8 +164,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         _stop(str(stop), stop.exit_code)
     except AlexNetError as error:
         _stop(f'error: {error}', error.exit_code)
-    except KeyboardInterrupt:  # before training began, or in a command that saves nothing
-        _stop('interrupted', 130)
+    except KeyboardInterrupt as stop:  # before training began, or in a command that saves nothing
+        _stop('interrupted', 128 + (*stop.args, signal.SIGINT)[0])
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os._exit(128 + signal.SIGPIPE)
     except OSError as error:  # for instance a full disk, where no more specific message applies

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.errors import BadInput, RunError, run_command
+from alexnet_jax.errors import BadInput, RunError, run_command, unwinding
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.parallel import hardware
@@ -137,7 +137,8 @@ def main() -> None:
     write = FORMATS[name]()
     hardware.share_gpu()
     net = TrainedNet.load(*parse_member(workdir), dtype='float32')
-    export(net, write, output)
+    with unwinding():
+        export(net, write, output)
     size = net.config.image_size
     print(
         f'wrote {output}: {net.config.variant}, step {net.step:,}, {size_of(output) / 1e6:,.1f} MB'

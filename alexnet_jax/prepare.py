@@ -21,7 +21,7 @@ from etils import epath
 from alexnet_jax import cli
 from alexnet_jax.config import default_config
 from alexnet_jax.config_checks import ON_BAD_IMAGE
-from alexnet_jax.errors import BadInput, Interrupted, RunError, catch_stop_signals, run_command
+from alexnet_jax.errors import BadInput, RunError, catch_stop_signals, run_command, unwind
 
 FORMATS = ('jpeg', 'raw')
 
@@ -63,11 +63,8 @@ def main() -> None:
         raise BadInput('pass --dataset=NAME and --data_dir=DIR, e.g. --dataset=imagenet2012')
     _check_flags()
     dataset = _full_name(_DATASET.value)
-    catch_stop_signals(_unwind)
-    try:
-        _prepare(dataset)
-    except KeyboardInterrupt as stop:
-        raise Interrupted('interrupted', stop.args[0]) from stop
+    catch_stop_signals(unwind)  # TFDS removes its unfinished files: it could not reuse them
+    _prepare(dataset)
 
 
 def _check_flags() -> None:
@@ -99,11 +96,6 @@ def _full_name(name: str) -> str:
     if kind == 'folder' and '://' not in rest:
         return f'folder:{os.path.abspath(os.path.expanduser(rest))}' if rest else name
     return name if kind in KINDS else f'tfds:{name}'
-
-
-def _unwind(number: int, _) -> NoReturn:
-    """Stop by an exception, so that TFDS removes its unfinished files: it could not reuse them."""
-    raise KeyboardInterrupt(number)
 
 
 def _leave(number: int, _) -> NoReturn:

@@ -26,7 +26,9 @@ fi
 archive=$(mktemp)
 trap 'rm -f "$archive"' EXIT
 revision=$(git rev-parse HEAD)$(git diff --quiet HEAD -- alexnet_jax configs || echo -dirty)
-git ls-files -z --cached --others --exclude-standard | tar --null -czf "$archive" -T -
+git ls-files -z --cached --others --exclude-standard |
+  while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done | # not deleted
+  tar --null -czf "$archive" -T -
 on_all_hosts scp "$archive" "$NAME:alexnet.tar.gz"
 
 # In the background and without a terminal, so that training outlives the connection.

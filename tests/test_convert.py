@@ -351,8 +351,9 @@ def test_a_failed_write_leaves_nothing(bvlc, command, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_interrupted(bvlc, tmp_path):
-    """By Ctrl-C, while the checkpoint is written."""
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(bvlc, tmp_path, number):
+    """By Ctrl-C or a scheduler, while the checkpoint is written."""
     program = (
         'import time\n'
         'from alexnet_jax import convert, errors\n'
@@ -373,11 +374,11 @@ def test_interrupted(bvlc, tmp_path):
             assert process.stdout is not None
             assert process.stdout.readline() == 'writing\n'
             time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, err) == (130, 'interrupted\n')
+    assert (process.returncode, err) == (128 + number, 'interrupted\n')
     assert contents(tmp_path) == {str(bvlc)}
 
 
