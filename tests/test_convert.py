@@ -217,7 +217,7 @@ def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
     write_report([run], str(tmp_path / 'report.html'), among=10)
     page = (tmp_path / 'report.html').read_text()
     assert_has(page, 'converted from small.caffemodel', 'metrics.jsonl has no records')
-    assert (tmp_path / 'report' / 'kernels.png').exists()
+    assert (tmp_path / 'report_files' / 'kernels.png').exists()
     assert {path for path in contents(Path(run)) if '/eval' not in path} == before
 
 

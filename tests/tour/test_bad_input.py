@@ -50,7 +50,7 @@ OUTPUT = '--output=tour.html'
         (['a.png', OUTPUT, '--language=fr'], ['language', 'fr', 'en', 'vi']),
         (
             ['a.png', OUTPUT, '--workdir=run', '--config=quickstart'],
-            ['--workdir', '--config', 'exclude'],
+            ['--workdir', '--config', 'exclusive'],
         ),
         (['a.png', OUTPUT, '--workdir=run'], ['a.png', 'does not exist']),
         (['a.png', OUTPUT, '--config=quickstart'], ['a.png', 'does not exist']),
