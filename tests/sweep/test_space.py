@@ -43,11 +43,11 @@ def test_the_grid_is_every_point_and_conditions_hold(load):
 
 def test_steps_of_a_distribution(load):
     table = load(
-        "{'optimizer.momentum': FloatDistribution(0.5, 0.9, step=0.2),"
+        "{'optimizer.momentum': FloatDistribution(0.1, 0.3, step=0.1),"
         " 'batch_size': IntDistribution(32, 96, step=32)}"
     )
     momenta = [point['optimizer.momentum'] for point in space.grid(table)]
-    assert momenta == [0.5] * 3 + [0.7] * 3 + [0.9] * 3  # not 0.8999999999999999
+    assert momenta == [0.1] * 3 + [0.2] * 3 + [0.3] * 3  # not 0.30000000000000004
     assert [point['batch_size'] for point in space.grid(table)] == [32, 64, 96] * 3
 
 
