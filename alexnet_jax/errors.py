@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -107,7 +108,7 @@ def catch_stop_signals(
 
     def handle(number: int, frame: Any) -> None:
         if number == signal.SIGHUP:
-            _leave_closed_terminal()
+            leave_closed_output()
         received.append(number)
         if number not in LIKE_SIGTERM:
             receive(number, frame)
@@ -135,15 +136,23 @@ def unwinding() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave_closed_terminal() -> None:
-    """Discard output to a terminal that is gone: each line would raise an error."""
+def leave_closed_output() -> None:
+    """Discard what is written to a terminal or a pipe that is gone: each line raises an error."""
     for descriptor in (1, 2):
-        try:
-            os.write(descriptor, b'')
-        except OSError:
+        if _is_closed(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
+
+
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.write(descriptor, b'')  # refused by a terminal that is gone, but not by a pipe
+    except OSError:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors and hang-ups are always reported
+    return bool(poll.poll(0))
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -17,7 +18,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
 from alexnet_jax import files
-from alexnet_jax.errors import RunError, shown
+from alexnet_jax.errors import RunError, leave_closed_output, shown
 from alexnet_jax.run.trackers import NO_TRACKERS, Trackers
 
 
@@ -95,10 +96,15 @@ class Log:
         self.restart_clock(step)
 
     def say(self, line: str) -> None:
-        """Print a line above the progress bar."""
-        if self._is_writer:
+        """Print a line above the progress bar; if the reader, such as `head`, is gone, stop."""
+        if not self._is_writer:
+            return
+        try:
             tqdm.write(shown(line), file=sys.stdout)
             sys.stdout.flush()
+        except BrokenPipeError:
+            leave_closed_output()
+            signal.raise_signal(signal.SIGHUP)  # as if a terminal had closed: the run is saved
 
     def __enter__(self) -> 'Log':
         return self

@@ -92,3 +92,40 @@ def test_a_terminal_that_closes(tmp_path):
         finally:
             run.kill()
     assert saved.read_text() == 'saved'
+
+
+IN_A_PIPE = """
+import sys
+from alexnet_jax.errors import Interrupted, run_command
+from alexnet_jax.run.logger import Log
+from alexnet_jax.run.signals import PreemptionHandler
+
+def main():
+    with PreemptionHandler() as preemption, Log(sys.argv[1], 0, 2, 1, 1) as log:
+        log.say('ready')
+        sys.stdin.read()  # until the reader is gone
+        for step in (1, 2):
+            scores = {'loss': 0.0, 'top1': 0.0, 'top5': 0.0, 'bad_images': 0}
+            log.eval(step, scores | {'images_per_second': 0.0})
+            assert preemption.should_stop(step)
+        raise Interrupted('stopped', preemption.number)
+
+run_command(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_gone(tmp_path):
+    """As in `... 2>&1 | head`: the run is told to stop, and can go on until it has saved."""
+    command = [sys.executable, '-c', IN_A_PIPE, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as run:
+        try:
+            assert run.stdout.readline() == b'ready\n'
+            run.stdout.close()
+            run.stdin.close()
+            assert run.wait(60) == 143
+        finally:
+            run.kill()
+    assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 2
