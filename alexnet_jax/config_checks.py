@@ -76,12 +76,17 @@ def check_values(expected: dict, found: dict) -> None:
     }.items():
         if found[key] not in allowed:
             raise BadInput(f'{key}={found[key]!r}; {suggest(str(found[key]), allowed)}')
+    for key in (*POSITIVE, *NOT_NEGATIVE):
+        if found[key] == math.inf or found[key] != found[key]:
+            raise BadInput(f'{key}={found[key]}; it must be finite')
     for key in POSITIVE:
-        if not 0 < found[key] < math.inf:
+        if found[key] <= 0:
             raise BadInput(f'{key}={found[key]}; it must be above 0')
     for key in NOT_NEGATIVE:
-        if not 0 <= found[key] < math.inf:
+        if found[key] < 0:
             raise BadInput(f'{key}={found[key]}; it must not be negative')
+    if found['seed'] >= 2**32:
+        raise BadInput(f'seed={found["seed"]}; it must be below 2**32')
     for key in BELOW_ONE:
         if not 0 <= found[key] < 1:
             raise BadInput(f'{key}={found[key]}; it must be at least 0 and below 1')
@@ -152,5 +157,5 @@ def check_class_weights(config: ml_collections.ConfigDict) -> None:
         return
     raise BadInput(
         f'data.class_weights={weights!r:.80}; it must be ("balanced",) or a number for each '
-        f'of the {config.num_classes} classes (num_classes), such as (1.0, 2.5), none negative'
+        f'of the {config.num_classes} classes (num_classes), none negative and not all 0'
     )

@@ -88,8 +88,9 @@ def _score(config: ml_collections.ConfigDict, workdir: str, data: 'Data', member
 def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> None:
     from alexnet_jax.run import place
     from alexnet_jax.run import workdir as workdirs
-    from alexnet_jax.training import loop
+    from alexnet_jax.training import loop, optimizer
 
+    optimizer.total_steps(config, data.train_size)  # refuses too many before there is a workdir
     with place.open_place(workdir, flags.FLAGS.scratch) as opened:
         folder = str(opened.folder)
         with workdirs.create(folder, config, data.class_names, data.contents):

@@ -76,9 +76,7 @@ class Data:
                 f'batch_size={config.batch_size} does not divide evenly across '
                 f'{parts}{process_count} processes'
             )
-        if config.seed >= 2**32:
-            raise BadInput(f'seed={config.seed}; it must be below 2**32')
-        train, evaluation = _parse_ops(config.data)
+        train, evaluation = parse_ops(config.data)
 
         dataset = open_source(config.data, process_index)
         self.class_names = dataset.class_names
@@ -266,7 +264,12 @@ class Data:
         return transform
 
 
-def _parse_ops(config_data: ml_collections.ConfigDict) -> tuple[Preprocessor, Preprocessor]:
+def parse_ops(config_data: ml_collections.ConfigDict) -> tuple[Preprocessor, Preprocessor]:
+    """Return the ops of training and of evaluation.
+
+    Raises:
+      BadInput: An op is unknown or misused.
+    """
     train = parse(config_data.train_ops, config_data.max_pixels)
     evaluation = parse(config_data.eval_ops, config_data.max_pixels)
     if train.ops[-1].views:

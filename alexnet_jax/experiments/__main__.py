@@ -9,12 +9,14 @@ the tables and figures of EXPERIMENTS.md anew from the records.
 """
 
 import datetime
+import os
 import sys
 from pathlib import Path
 
 from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import suggest
 from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
@@ -84,6 +86,8 @@ def _check(names: list[str], parallel: int) -> str:
         raise BadInput(f'--max_parallel={parallel}; it must be at least 1')
     if parallel > 1 and EXPERIMENTS[name].is_timed:
         raise BadInput(f'{name} measures times, undisturbed; leave out --max_parallel')
+    if _FOLDER.value and not (is_url(_FOLDER.value) or os.path.isdir(_FOLDER.value)):
+        raise BadInput(f'--folder={_FOLDER.value} is not a folder')
     if _BUDGET.value is not None and not _BUDGET.value > 0:
         raise BadInput(f'--budget={_BUDGET.value}; it must be above 0 minutes')
     return name

@@ -23,6 +23,7 @@ from decimal import Decimal
 from typing import Any
 
 import ml_collections
+import numpy as np
 from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
@@ -83,7 +84,7 @@ def _checked(space: Space, outer: Sequence[str]) -> Space:
                 f'{key}: {spec!r} is not a list of values, such as [{spec!r}], and not a range, '
                 f'FloatDistribution, IntDistribution or table'
             )
-        values = list(spec)
+        values = [v.item() if isinstance(v, np.generic) else v for v in spec]
         if not values:
             raise BadInput(f'{key} has no values')
         if len(set(map(_label, values))) < len(values):
@@ -217,11 +218,22 @@ def check(config: ml_collections.ConfigDict, space: Space, is_grid: bool, device
     else:
         rng = random.Random(0)
         draws = (settings(space, lambda _, what: rng.choice(_ends(what))) for _ in range(SAMPLES))
+    read = {_ops(config)}  # which opening the data of the sweep's config reads
     for draw in draws:
         try:
-            validate_training(apply(config, draw), devices)
+            point = apply(config, draw)
+            validate_training(point, devices)
+            if _ops(point) not in read:
+                from alexnet_jax.data.pipeline import parse_ops  # imports TensorFlow: seconds
+
+                parse_ops(point.data)
+                read.add(_ops(point))
         except BadInput as error:
             raise BadInput(f'with {describe(draw)}: {error}') from error
+
+
+def _ops(config: ml_collections.ConfigDict) -> tuple:
+    return config.data.train_ops, config.data.eval_ops, config.data.max_pixels
 
 
 def describe(point: Settings) -> str:

@@ -11,8 +11,11 @@ import ml_collections
 import numpy as np
 import optax
 
+from alexnet_jax.errors import BadInput
 from alexnet_jax.model.variants import sliced_layers
 from alexnet_jax.parallel.slices import Slices
+
+MAX_STEPS = np.iinfo(np.int32).max - 1  # steps are counted in int32; see step.NO_STEP
 
 
 def make_schedule(config: ml_collections.ConfigDict, train_size: int) -> optax.Schedule:
@@ -27,14 +30,14 @@ def make_schedule(config: ml_collections.ConfigDict, train_size: int) -> optax.S
     o = config.optimizer
     per_epoch = train_size / config.batch_size
     steps = total_steps(config, train_size)
-    warmup_steps = max(1, round(o.warmup_epochs * per_epoch))
+    warmup_steps = max(1, _step_of(o.warmup_epochs, per_epoch))
     match o.schedule:
         case 'constant' | 'plateau':
             schedule = optax.constant_schedule(o.learning_rate)
         case 'step':
             drops: dict[int, float] = {}
             for epoch in o.milestones:  # on a tiny set several can fall on one step
-                step = round(epoch * per_epoch)
+                step = _step_of(epoch, per_epoch)
                 drops[step] = drops.get(step, 1.0) * o.gamma
             schedule = optax.piecewise_constant_schedule(o.learning_rate, drops)
         case 'cosine':
@@ -55,8 +58,22 @@ def make_schedule(config: ml_collections.ConfigDict, train_size: int) -> optax.S
 
 
 def total_steps(config: ml_collections.ConfigDict, train_size: int) -> int:
-    """Return the number of steps in `config.epochs`, rounded to the nearest and at least 1."""
-    return max(1, round(config.epochs * train_size / config.batch_size))
+    """Return the number of steps in `config.epochs`, rounded to the nearest and at least 1.
+
+    Raises:
+      BadInput: There are more than MAX_STEPS.
+    """
+    steps = config.epochs * train_size / config.batch_size
+    if steps > MAX_STEPS:
+        raise BadInput(
+            f'epochs={config.epochs} is {steps:.4g} steps; a run has at most {MAX_STEPS:,}'
+        )
+    return max(1, round(steps))
+
+
+def _step_of(epoch: float, per_epoch: float) -> int:
+    """Return the step at which an epoch begins; what no run reaches is MAX_STEPS + 1."""
+    return round(min(epoch * per_epoch, MAX_STEPS + 1))
 
 
 def make_optimizer(
@@ -175,7 +192,7 @@ def _add_decayed_weights_by_lars(
 
 def _piecewise_constant(rates: Sequence[tuple[float, float]], per_epoch: float) -> optax.Schedule:
     """((0, 0.01), (67, 1e-5)): the rate from each epoch on."""
-    starts = jnp.asarray([round(epoch * per_epoch) for epoch, _ in rates])
+    starts = jnp.asarray([_step_of(epoch, per_epoch) for epoch, _ in rates], jnp.int32)
     values = jnp.asarray([rate for _, rate in rates], jnp.float32)
     return lambda step: values[jnp.searchsorted(starts, step, side='right') - 1]
 

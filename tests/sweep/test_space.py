@@ -51,6 +51,16 @@ def test_steps_of_a_distribution(load):
     assert [point['batch_size'] for point in space.grid(table)] == [32, 64, 96] * 3
 
 
+def test_numbers_of_numpy_are_numbers(load):
+    table = load(
+        "{'optimizer.learning_rate': __import__('numpy').geomspace(1e-3, 1e-1, 3),"
+        " 'seed': [__import__('numpy').int64(3)]}"
+    )
+    space.check(default_config(), table, True, 1)
+    rates = [point['optimizer.learning_rate'] for point in space.grid(table)]
+    assert rates == pytest.approx([0.001, 0.01, 0.1])
+
+
 def test_one_key_in_two_branches_has_two_names(load):
     """Optuna wants one distribution to a name, and the rates of two schedules may differ."""
     table = load(
@@ -102,6 +112,8 @@ def test_a_missing_file_or_function_is_refused(tmp_path):
         ({'optimizer.momentum': FloatDistribution(-1, 1)}, False, 'momentum=1.0; it must be at l'),
         ({'seed': IntDistribution(0, 10**6)}, True, 'more than 10,000 points; use --search='),
         ({'optimizer.momentum': FloatDistribution(0, 1)}, True, 'use a list, add a step, or use'),
+        ({'data.train_ops': ['decode', 'decode|nope']}, True, r"with .*: .*unknown op 'nope'"),
+        ({'seed': [0, 2**32]}, True, 'it must be below'),
         # Each is well by itself: only some pairs are not.
         ({'eval_every': [100, 150], 'checkpoint_every': [100, 50]}, True, 'eval_every=150 check'),
         ({'eval_every': [100, 150], 'checkpoint_every': [100, 50]}, False, 'eval_every=150 check'),

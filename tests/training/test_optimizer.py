@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import default_config
+from alexnet_jax.errors import BadInput
 from alexnet_jax.training.optimizer import (
     after_evaluation,
     make_optimizer,
@@ -175,6 +176,25 @@ def test_the_default_milestones_are_those_of_the_2012_source():
 
 def test_milestones_at_fractions_of_an_epoch():
     assert rates([2, 3], milestones=(0.3,), gamma=0.5, learning_rate=1.0) == [1.0, 0.5]
+
+
+def test_epochs_that_no_run_reaches():
+    """Their steps do not fit into int32."""
+    assert rates([899], milestones=(1e9, 1e300), learning_rate=1.0) == [1.0]
+    found = rates([0, 10**9], schedule='constant', learning_rate=1.0, warmup_epochs=1e308)
+    assert found == pytest.approx([2.0**-31, 10**9 / 2**31])
+    config = config_of(lr_overrides=(('*', ((0, 0.5), (1e9, 0.0))),), weight_decay=0.0)
+    optimizer = make_optimizer(config, make_schedule(config, 100), 100)
+    one = {'conv1': {'bias': jnp.ones(1)}}
+    updates, _ = optimizer.update(one, optimizer.init(one), one)
+    assert float(updates['conv1']['bias'][0]) == -0.5
+
+
+@pytest.mark.parametrize('epochs', [2.2e8, 1e300, 1e308])  # the last overflows a float
+def test_too_many_steps(epochs):
+    with pytest.raises(BadInput, match=r'epochs=.* steps; a run has at most 2,147,483,646'):
+        total_steps(config_of(batch_size=10, epochs=epochs), 100)
+    assert total_steps(config_of(batch_size=10, epochs=214748364.6), 100) == 2**31 - 2
 
 
 def test_cosine():

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
+from itertools import islice
 
 from etils import epath
 
@@ -227,6 +228,12 @@ def _unreadable(
     strange = [name for name, f in inside.items() if f.images and nfc(name) not in (classes or ())]
     if classes is not None and strange:
         return f'{folder}/{strange[0]} is a class without training images; remove it, {other}'
+    if classes is not None and inside and not images:
+        names = ', '.join(islice(inside, 5))
+        return (
+            f'{folder} has no images in its class folders ({names}); add some, or remove {folder}, '
+            f'so that a part of the training images is held out'
+        )
     if len(inside) == 1:
         return _one_class(folder, *inside)
     belong = f'images belong in {folder}/<class>/<image>.jpg'

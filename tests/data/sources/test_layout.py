@@ -162,6 +162,12 @@ class TestSplits:
             assert files_of(layout.eval) == ['a/y.jpg=0']
             assert any('has no images of b' in note for note in layout.notes)
 
+    @pytest.mark.parametrize('empty', [('validation/a/',), ('validation/a/', 'validation/b/')])
+    def test_a_validation_split_without_any_image(self, make, empty):
+        folder = make('train/a/1.jpg', 'train/b/1.jpg', *empty)
+        with pytest.raises(BadInput, match=r'/validation has no images in its class folders \(a'):
+            find_layout(folder)
+
     def test_an_empty_class_of_training(self, make):
         with pytest.raises(BadInput, match=r'/train/c has no images; allowed: .jpg'):
             find_layout(make(*PLAIN, 'train/c/'))
