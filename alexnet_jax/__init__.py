@@ -4,12 +4,19 @@ net = alexnet_jax.load('runs/quickstart')
 net.predict('digit.png')
 """
 
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
 
     from alexnet_jax.evaluation.trained import TrainedNet
+
+if sys.argv[0] == '-m' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # `python -m alexnet_jax.x` is about to import that, for seconds: until `run_command`, Ctrl-C
+    # ends it without the traceback of whatever is being imported.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def load(workdir: 'str | os.PathLike[str]', step: int | None = None) -> 'TrainedNet':

@@ -248,7 +248,8 @@ def check_output(path: str, endings: Sequence[str]) -> None:
       endings: The endings that name a format, such as '.csv'.
 
     Raises:
-      BadInput: It has another ending, is a URL, exists already, or is in no folder.
+      BadInput: It has another ending, is a URL, exists already, or is in no folder where files may
+        be written.
     """
     if not path.endswith(tuple(endings)):
         raise BadInput(f'--output={path}; it must end with {" or ".join(endings)}')
@@ -258,6 +259,8 @@ def check_output(path: str, endings: Sequence[str]) -> None:
         raise BadInput(f'--output={path} exists; remove it or choose another name')
     if not Path(path).parent.is_dir():
         raise BadInput(f'--output={path}: the folder {Path(path).parent} does not exist')
+    if not os.access(Path(path).parent, os.W_OK | os.X_OK):
+        raise BadInput(f'--output={path}: no permission to write in {Path(path).parent}')
 
 
 def show_progress(line: str) -> None:

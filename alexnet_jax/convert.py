@@ -206,7 +206,8 @@ def _read_names(path: Path) -> list[str]:
     try:
         if path.stat().st_size > MAX_NAMES:
             raise BadInput(f'--classes={path} has {path.stat().st_size:,} bytes, too many')
-        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+        text = path.read_text(encoding='utf-8-sig').rstrip('\r\n')
+        names = [line.strip() for line in text.splitlines()]
     except OSError as error:
         raise BadInput(f'--classes={path} cannot be read: {error.strerror or error}') from error
     except UnicodeDecodeError as error:

@@ -167,6 +167,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     gc.set_threshold(100_000)
     # At exit it would look once more: 1.1 s of a run's.
     atexit.register(gc.freeze)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see alexnet_jax/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except Interrupted as stop:

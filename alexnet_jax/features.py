@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, files
-from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.errors import BadInput, run_command, unwinding
 from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -60,7 +60,8 @@ def main() -> None:
 
     batches = images.apply(net, features, show_bar=True)
     write = _write_csv if output.endswith('.csv') else _write_npz
-    count = write(Path(output), images, shape, batches)
+    with unwinding():
+        count = write(Path(output), images, shape, batches)
     print(f'{output}: {layer} of {count:,} images, float32 {[count, *shape]}')
     images.check()
 
@@ -68,7 +69,7 @@ def main() -> None:
 def _write_csv(path: Path, images: ImageFiles, shape: Sequence[int], batches: Batches) -> int:
     """Write a line per image: path, class and the features, row by row; return their number."""
     count = 0
-    with files.replacing(path) as temporary, files.open_text(temporary) as file:
+    with files.replacing(path, is_new=True) as new, files.open_text(new) as file:
         rows = csv.writer(file, lineterminator='\n')
         rows.writerow(['path', 'class', *(f'feature_{i}' for i in range(math.prod(shape)))])
         for places, features in batches:
@@ -88,9 +89,9 @@ def _write_npz(path: Path, images: ImageFiles, shape: Sequence[int], batches: Ba
     """
     places = []
     with (
-        files.replacing(path) as temporary,
+        files.replacing(path, is_new=True) as new,
         tempfile.TemporaryFile(dir=path.parent) as raw,  # just as large, and on the same disk
-        zipfile.ZipFile(temporary, 'w') as archive,
+        zipfile.ZipFile(new, 'w') as archive,
     ):
         for found, features in batches:
             raw.write(np.ascontiguousarray(features, np.float32).data)

@@ -16,6 +16,8 @@ from typing import IO, TextIO
 
 from etils import epath
 
+from alexnet_jax.errors import RunError
+
 # Errors from file systems without locks; Lustre mounted without -o flock returns ENOSYS.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -36,18 +38,30 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
     """Yield a temporary name for writing a large local file, renamed to `path` on success.
 
     If anything is raised meanwhile, nothing is left behind. The name is no other file's.
+
+    Args:
+      path: The file.
+      is_new: Whether to replace no file that another program has made meanwhile.
+
+    Raises:
+      RunError: There is such a file; what was written got another name, which the message gives.
     """
-    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+    token = secrets.token_hex(4)
+    temporary, written = path.with_name(f'.{path.name}.{token}.tmp'), path
     try:
         yield temporary
         sync(temporary)
-        temporary.replace(path)
+        if is_new and os.path.lexists(path):
+            written = path.with_name(f'{path.stem}-{token}{path.suffix}')
+        temporary.replace(written)
     finally:
         temporary.unlink(missing_ok=True)
+    if written != path:
+        raise RunError(f'another program has written {path} meanwhile; the result is in {written}')
 
 
 def open_text(path: Path) -> TextIO:

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, files
-from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.errors import BadInput, run_command, unwinding
 from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -47,7 +47,7 @@ def main() -> None:
     net = TrainedNet.load(*parse_member(flags.FLAGS.workdir))
     top = min(flags.FLAGS.top, len(net.class_names))
     show_bar = output is not None or not sys.stdout.isatty()
-    with _open_writer(output, as_json, net, top) as write:
+    with unwinding(), _open_writer(output, as_json, net, top) as write:
         for places, log_probs in images.apply(net, net.log_probs, show_bar):
             for place, row in zip(places.tolist(), np.exp(log_probs), strict=True):
                 write(images.names[place], net.rank(row, top))
@@ -62,7 +62,7 @@ def _open_writer(output: str | None, as_json: bool, net: TrainedNet, top: int) -
     if output is None:
         yield _json_lines(net, sys.stdout) if as_json else _table(net, sys.stdout)
         return
-    with files.replacing(Path(output)) as temporary, files.open_text(temporary) as file:
+    with files.replacing(Path(output), is_new=True) as new, files.open_text(new) as file:
         yield _csv(net, file, top) if output.endswith('.csv') else _json_lines(net, file)
 
 

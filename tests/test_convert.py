@@ -325,6 +325,12 @@ def test_class_names(three_classes, refuse, tmp_path, names, parts):
     refuse(three_classes, *given, parts=(three_classes, *parts))
 
 
+@pytest.mark.parametrize('text', ['\ufeffant\r\nbee\r\ncat\r\n\r\n', 'ant\nbee\ncat\n\n'])
+def test_class_names_of_an_editor(tmp_path, text):
+    (tmp_path / 'names.txt').write_text(text, encoding='utf-8')
+    assert convert._read_names(tmp_path / 'names.txt') == ['ant', 'bee', 'cat']
+
+
 def test_class_files(three_classes, refuse, tmp_path):
     (tmp_path / 'names.bin').write_bytes(b'\xff\xfe')
     for name, part in (('absent', 'No such file'), ('names.bin', 'UTF-8')):

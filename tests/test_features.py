@@ -1,8 +1,10 @@
 """The files of `features`: values by hand of images of one pixel, and what stays out of memory."""
 
 import csv
+import shutil
 import sys
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,26 @@ def test_npz(each, make_run, images, command, tmp_path, capsys, monkeypatch):
         assert found['paths'].tolist() == [f'{images}/{path}' for path in PATHS]
         assert found['classes'].tolist() == ['bee', 'bee', 'cat', 'élan']
     assert {path.name for path in tmp_path.iterdir()} == {'run', 'images', 'found.npz'}
+
+
+@pytest.mark.parametrize('splits', [('train', 'Validation'), ('test',)])
+def test_folders_of_splits_are_no_classes(images, tmp_path, splits):
+    for split in splits:
+        shutil.copytree(images, tmp_path / 'whole' / split)
+    found = batches.ImageFiles([str(tmp_path / 'whole')])
+    assert set(found.classes) == {'bee', 'cat', 'élan'}
+    shutil.copytree(images / 'bee', tmp_path / 'whole' / 'bee')
+    found = batches.ImageFiles([str(tmp_path / 'whole')])
+    assert set(found.classes) == {'bee', *splits}
+
+
+def test_a_class_is_named_as_in_training(images, tmp_path):
+    """In the composed form of Unicode, which the folder may not have."""
+    folder = tmp_path / 'x' / unicodedata.normalize('NFD', 'élan')
+    shutil.copytree(images / 'bee', folder)
+    found = batches.ImageFiles([str(tmp_path / 'x')])
+    assert set(found.classes) == {unicodedata.normalize('NFC', 'élan')}
+    assert all(path.startswith(str(folder)) for path in found.paths)
 
 
 def test_files_have_no_classes(make_run, images, command, tmp_path):

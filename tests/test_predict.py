@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation import batches
+from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Conv, Dense, Dropout, MaxPool, ReLU
@@ -233,6 +235,11 @@ def test_patterns_limit_and_top(make_run, folder_of_images, command):
         f'{root}/a/deep/x.png',
         f'{root}/top.png',
     ]
+    lines = command('--json', '--limit=2', f'--workdir={folder}', f'{root}/*')
+    assert [json.loads(line)['image'] for line in lines] == [
+        f'{root}/a/deep/x.png',
+        f'{root}/b/00.PNG',
+    ]
 
 
 def test_bad_images_are_reported_and_left_out(
@@ -261,6 +268,38 @@ def test_no_image_can_be_used(make_run, command, tmp_path, capsys):
     call = [f'--workdir={folder}', f'--output={output}', f'{tmp_path}/*.jpg']
     assert_has(refused(lambda: command(*call), 1), 'none of the 2 images')
     assert {path.name for path in tmp_path.iterdir()} == {'run', 'a.jpg', 'b.jpg'}
+
+
+def test_a_signal_to_stop_leaves_nothing(make_run, photo, command, tmp_path, monkeypatch):
+    folder, _, _ = make_run()
+    path, _ = photo()
+    before = {entry.name for entry in tmp_path.iterdir()}
+    monkeypatch.setattr(TrainedNet, 'log_probs', lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt) as stop:
+        command(f'--workdir={folder}', f'--output={tmp_path}/found.csv', path)
+    assert stop.value.args == (signal.SIGTERM,)
+    assert {entry.name for entry in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_another_program_writes_meanwhile(
+    make_run, photo, command, tmp_path, monkeypatch
+):
+    folder, _, _ = make_run()
+    path, _ = photo()
+    output, rank = tmp_path / 'found.csv', TrainedNet.rank
+    monkeypatch.setattr(TrainedNet, 'rank', lambda *args: output.write_text('a') and rank(*args))
+    message = refused(lambda: command(f'--workdir={folder}', f'--output={output}', path), 1)
+    assert_has(message, f'has written {output} meanwhile', f'result is in {tmp_path}/found-')
+    assert output.read_text() == 'a'
+    (kept,) = tmp_path.glob('found-*.csv')
+    assert kept.read_text().splitlines()[1].startswith(path)
+
+
+def test_a_folder_without_permission(command, photo, tmp_path, monkeypatch):
+    """Root may write everywhere."""
+    monkeypatch.setattr(os, 'access', lambda path, mode: path != tmp_path)
+    call = lambda: command('--workdir=x', f'--output={tmp_path}/x.csv', photo()[0])  # noqa: E731
+    assert f'no permission to write in {tmp_path}' in refused(call, 2)
 
 
 def test_csv(make_run, photo, command, tmp_path):
@@ -300,6 +339,7 @@ def test_arguments_without_an_image(command, tmp_path):
         f'{tmp_path}/empty': 'empty has no images; allowed: .jpg',
         f'{tmp_path}/empty/*': 'matches no image',
         f'{tmp_path}/*.jpg': 'matches no image',
+        '': "an image's name is empty",
     }.items():
         assert_has(refused(lambda path=argument: command('--workdir=x', path), 2), argument, part)
 

@@ -15,7 +15,8 @@ from etils import epath
 from tqdm import tqdm
 
 from alexnet_jax.cloud import copies
-from alexnet_jax.data.sources import listing
+from alexnet_jax.data.sources import layout, listing
+from alexnet_jax.data.sources.labels import nfc
 from alexnet_jax.errors import AlexNetError, BadInput, RunError, shown
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
 from alexnet_jax.parallel import compilation, hardware, malloc
@@ -40,7 +41,8 @@ class ImageFiles:
       paths: The files, in the order of the arguments; those of a folder are sorted. From a bucket,
         they are local copies.
       names: The same as the user knows them: with URLs in place of local copies.
-      classes: The class folder of each file, for a folder of class folders; else ''.
+      classes: The class of each file, for a folder of class folders, as training names it; else
+        ''.
       bad: Why a file could not be used, by its index in `paths`.
     """
 
@@ -127,6 +129,8 @@ class ImageFiles:
 
 def _find(argument: str) -> dict[str, str]:
     """Return the image files that an argument names, each with its class folder."""
+    if not argument:
+        raise BadInput("an image's name is empty")
     argument = copies.local_path(argument)
     if epath.Path(argument).is_file():
         return {argument: ''}
@@ -136,7 +140,8 @@ def _find(argument: str) -> dict[str, str]:
     others = []
     for match in sorted(glob.glob(argument, recursive=True)):
         if os.path.isdir(match):
-            found = _below(match) | found
+            for path, name in _below(match).items():
+                found.setdefault(path, name)
         elif listing.is_image(match):
             found.setdefault(match, '')
         else:
@@ -150,6 +155,13 @@ def _find(argument: str) -> dict[str, str]:
 
 
 def _below(folder: str) -> dict[str, str]:
-    """Return the images in a folder; 'cat/tabby/1.jpg' is in the class folder 'cat'."""
+    """Return the images in a folder; 'cat/tabby/1.jpg' is of the class 'cat'.
+
+    So is 'train/cat/1.jpg', if all folders at the top are those of splits.
+    """
     names = listing.image_files(folder)
-    return {os.path.join(folder, name): name.rpartition('/')[0].split('/')[0] for name in names}
+    parts = [name.split('/')[:-1] for name in names]
+    splits = {*layout.TRAIN_NAMES, *layout.EVAL_NAMES}
+    skipped = int(all(part and part[0].lower() in splits for part in parts))
+    classes = [nfc(part[skipped]) if len(part) > skipped else '' for part in parts]
+    return {os.path.join(folder, name): cls for name, cls in zip(names, classes, strict=True)}

@@ -262,12 +262,19 @@ def _stem(config: ml_collections.ConfigDict, folder: str, nets: Sequence[Trained
     before = stem.with_name(f'{stem.name}.json')
     data = [config.data.name, config.data.eval_split, config.data.eval_ops]
     ours = [data, [[shown(net.workdir), net.step] for net in nets]]
-    if before.exists():
-        record = json.loads(before.read_text())
-        members = [[net['workdir'], net['step']] for net in record['members']]
-        if [[record['data'], record['split'], record['ops']], members] != ours:
-            stem = stem.with_name(f'{stem.name}-{_hash(json.dumps(ours))}')
+    if before.exists() and _scored(before) != ours:
+        stem = stem.with_name(f'{stem.name}-{_hash(json.dumps(ours))}')
     return stem
+
+
+def _scored(path: epath.Path) -> list | None:
+    """Return the data and the nets of a record of scores; None if it is damaged."""
+    try:
+        record = json.loads(path.read_text())
+        members = [[net['workdir'], net['step']] for net in record['members']]
+        return [[record['data'], record['split'], record['ops']], members]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _hash(text: str) -> str:

@@ -41,12 +41,12 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
       float32 [n, H, W], at least 0; on a scale of its own for each image.
 
     Raises:
-      BadInput: The network has no convolution.
+      BadInput: The network has no convolution, or a label is none of its outputs.
     """
     if last_convolution(net.model.layers) is None:
         raise BadInput(f'{net.config.variant} has no convolution, which Grad-CAM needs')
     step = _grad_cam_step(net.model)  # pyright: ignore[reportArgumentType]  modules are frozen
-    labels = np.asarray(labels, np.int32)
+    labels = _checked(net, labels)
     found = []
     for first in range(0, len(images), BATCH):
         batch, wanted = images[first : first + BATCH], labels[first : first + BATCH]
@@ -55,6 +55,17 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
         maps = step(net.variables, padded, net.mean, np.pad(wanted, (0, padding)))
         found.append(np.asarray(maps)[: len(batch)])
     return np.concatenate(found)
+
+
+def _checked(net: TrainedNet, labels: np.ndarray) -> np.ndarray:
+    """Return labels as int32; JAX would not mind those of no output."""
+    labels = np.asarray(labels, np.int32)
+    if labels.size and not 0 <= labels.min() <= labels.max() < net.config.num_classes:
+        raise BadInput(
+            f'labels from {labels.min()} to {labels.max()}; the net has '
+            f'{net.config.num_classes} outputs, numbered from 0'
+        )
+    return labels
 
 
 @functools.lru_cache(maxsize=8)
@@ -101,12 +112,13 @@ def occlusion(
       float32 [n, rows, columns] in 0 .. 1, a probability for each position of the square.
 
     Raises:
-      BadInput: The window does not fit into the image.
+      BadInput: The window does not fit into the image, or a label is none of the net's outputs.
     """
     size = net.config.image_size
     window = -(-size // 5) if window is None else window
     if not 1 <= window <= size:
         raise BadInput(f'a window of {window} pixels; it must be from 1 to {size}')
+    labels = _checked(net, labels)
     starts = range(0, size - window + 1, max(1, window // 2))
     has_mean = net.config.data.mean != 'none'
     hidden = np.rint(net.mean).astype(np.uint8) if has_mean else np.full_like(images[0], GRAY)

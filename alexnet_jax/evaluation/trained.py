@@ -274,6 +274,7 @@ class TrainedNet:
         """Apply a step to any number of images, padded to a few sizes, since each is compiled."""
         size = self.config.image_size
         fits = images.ndim in (4, 5) and images.shape[-3:] == (size, size, 3)
+        fits &= images.ndim == 4 or images.shape[1] > 0
         if images.dtype != np.uint8 or not fits:
             raise BadInput(
                 f'images are {images.dtype} {list(images.shape)}; they must be uint8 '

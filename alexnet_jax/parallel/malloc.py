@@ -37,6 +37,13 @@ def trim_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def trim_heap_above(most: int) -> None:
+    """Return free memory to the system if there are more bytes of it."""
+    mallinfo2 = _find_mallinfo2()
+    if mallinfo2 and mallinfo2().fordblks > most:
+        trim_heap()
+
+
 def bytes_in_use() -> int:
     """Return how many bytes malloc has allocated and not yet freed; 0 if the C library cannot tell.
 

@@ -9,6 +9,7 @@ GET  /healthz   ok
 import base64
 import io
 import json
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,12 @@ from alexnet_jax.drawing.pictures import overlay
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.evaluation import saliency
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
+from alexnet_jax.parallel import malloc
 from alexnet_jax.serve.batching import Batcher
 
 TOP = 5
+KEPT = 2**30  # bytes of free memory, for the temporaries of the next batch
+DECODING = 4  # images at a time: one of 100 million pixels takes gigabytes
 PAGE = Path(__file__).with_name('page.html').read_text()
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -49,6 +53,7 @@ class App:
           max_bytes: The largest request body.
         """
         self._net, self._max_bytes = net, max_bytes
+        self._decoding = threading.BoundedSemaphore(DECODING)
         self._can_map = saliency.last_convolution(net.model.layers) is not None
         self._classify = Batcher(lambda views: net.log_probs(np.stack(views)), BATCH)
         self._map = Batcher(self._heat_maps, BATCH)
@@ -62,7 +67,7 @@ class App:
     def __call__(self, environ: dict[str, Any], start_response: Callable) -> Iterable[bytes]:
         """Answer a request, as WSGI asks for it."""
         request = Request(environ)
-        request.max_content_length = self._max_bytes
+        request.max_content_length = self._max_bytes + 1  # a body of unknown length is cut there
         request.max_form_parts = 8
         try:
             with request:  # which closes what was uploaded
@@ -92,7 +97,12 @@ class App:
         raise NotFound(f'there is nothing at {request.path}; POST an image to /')
 
     def _predict(self, request: Request) -> dict[str, Any]:
-        views = self._net.preprocess(_image(request))
+        encoded = _image(request)
+        if len(encoded) > self._max_bytes:
+            raise RequestEntityTooLarge
+        with self._decoding:
+            views = self._net.preprocess(encoded)
+        malloc.trim_heap_above(KEPT)
         ranking = self._net.rank(np.exp(self._classify(views)), TOP)
         found: dict[str, Any] = {
             'classes': [

@@ -1,5 +1,6 @@
 """The server of `serve`: Werkzeug's, with limits, which finishes what is under way."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -19,6 +20,17 @@ BUSY = (
 
 class _Handler(WSGIRequestHandler):
     timeout = IDLE_SECONDS
+    server: 'Server'
+
+    def handle_one_request(self) -> None:
+        """Answer the next request of a connection."""
+        self.server.idle.add(self.connection)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Read the headers: the first line has arrived."""
+        self.server.idle.discard(self.connection)
+        return super().parse_request()
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """Write nothing: the server prints no line per request."""
@@ -41,6 +53,7 @@ class Server(ThreadedWSGIServer):
         Raises:
           RunError: The address cannot be bound.
         """
+        self.idle: set[socket.socket] = set()  # connections without a request
         self._slots = threading.BoundedSemaphore(most)
         self._most = most
         try:
@@ -70,6 +83,7 @@ class Server(ThreadedWSGIServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.idle.discard(request)
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -80,8 +94,11 @@ class Server(ThreadedWSGIServer):
         self.shutdown()
         self.server_close()
         until = time.monotonic() + IDLE_SECONDS
-        free = [
-            self._slots.acquire(timeout=max(0, until - time.monotonic())) for _ in range(self._most)
-        ]
-        for _ in filter(None, free):
+        free = 0
+        while free < self._most and time.monotonic() < until:
+            free += self._slots.acquire(timeout=0.1)
+            for connection in list(self.idle):  # what has arrived can still be read
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
+        for _ in range(free):
             self._slots.release()

@@ -85,6 +85,20 @@ def test_views_are_averaged_as_probabilities():
     np.testing.assert_allclose(found, [[21 / 40, 12 / 40, 7 / 40]] * 8, rtol=1e-6)
 
 
+@pytest.mark.parametrize('damaged', ['{', '{}', '[]', '{"members": [{}]}'])
+def test_a_damaged_record_of_earlier_scores(make_run, tmp_path, damaged):
+    """It stays, and the new scores get a name of their own."""
+    net = make_run('net', np.eye(3))
+    data = Pixels([[1, 0, 0]] * 8, [0] * 8)
+    score(tmp_path, data, net)
+    (path,) = (tmp_path / 'out/eval').glob('*.json')
+    path.write_text(damaged)
+    config, members = ensemble.plan(None, str(tmp_path / 'out'), net, None)
+    ensemble.score(config, str(tmp_path / 'out'), data, members)
+    assert path.read_text() == damaged
+    assert len(list((tmp_path / 'out/eval').glob('*.json'))) == 2
+
+
 def test_two_nets_by_hand(make_run, tmp_path, capsys):
     """One net prefers the class that is shown 9 to 1, the other the next class 2 to 1.
 

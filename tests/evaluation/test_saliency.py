@@ -86,6 +86,13 @@ def test_occlusion_is_the_probability_with_a_gray_square(make_net, window, start
             np.testing.assert_allclose(found[:, row, column], expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize('find', [saliency.grad_cam, saliency.occlusion])
+@pytest.mark.parametrize('label', [-1, 1000])
+def test_a_label_of_no_output(make_net, find, label):
+    with pytest.raises(BadInput, match=rf'labels from {min(label, 0)} to .*; the net has \d+ outp'):
+        find(make_net()[0], IMAGES, np.array([0, 0, label, 0]))
+
+
 @pytest.mark.parametrize('window', [0, 7])
 def test_a_square_that_does_not_fit(make_net, window):
     with pytest.raises(BadInput, match=f'window of {window} pixels; it must be from 1 to 6'):

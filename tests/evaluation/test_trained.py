@@ -174,6 +174,7 @@ def test_a_device_computes_no_more_views_than_a_batch(make_run, monkeypatch):
         np.zeros((1, 1, 1, 3), np.float32),
         np.zeros((1, 2, 2, 3), np.uint8),
         np.zeros((1, 1, 3), np.uint8),
+        np.zeros((1, 0, 1, 1, 3), np.uint8),
     ],
 )
 def test_images_of_another_kind(make_run, images):
@@ -277,6 +278,11 @@ def test_a_pillow_image_is_seen_as_its_file_is(crops, tmp_path):
     turned = np.rot90(photo, -1)
     for image in (tmp_path / 'a.png', Image.open(tmp_path / 'a.png'), turned.copy()):
         np.testing.assert_array_equal(crops.preprocess(image), turned[4:8, 2:6])
+    gray = np.random.RandomState(1).randint(0, 2**16, (8, 8)).astype('>u2')
+    for order in ('>u2', '<u2'):
+        wide = Image.fromarray(gray.astype(order))  # I;16B and I;16
+        assert wide.mode == {'>u2': 'I;16B', '<u2': 'I;16'}[order]
+        np.testing.assert_array_equal(crops.preprocess(wide)[..., 0], gray[2:6, 2:6] >> 8)
     cmyk = photo.convert('CMYK')
     expected = np.asarray(cmyk.convert('RGB'))[2:6, 4:8]
     np.testing.assert_array_equal(crops.preprocess(cmyk), expected)
@@ -331,6 +337,15 @@ def test_images_that_cannot_be_preprocessed(crops, tmp_path):
         crops.preprocess(Image.new('I', (8, 8), 30000))
     with pytest.raises(RunError, match=r'the image cannot be used: .*3'):
         crops.preprocess(np.zeros((3, 9, 3), np.uint8))
+    with pytest.raises(BadInput, match=r'uint8 \[8\]; it must be uint8'):
+        crops.preprocess(np.zeros(8, np.uint8))
+    Image.effect_noise((64, 64), 99).save(tmp_path / 'whole.jpg')
+    (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'whole.jpg').read_bytes()[:999])
+    with (
+        Image.open(tmp_path / 'cut.jpg') as damaged,
+        pytest.raises(RunError, match=r'the image cannot be decoded: .*truncated'),
+    ):
+        crops.preprocess(damaged)
     with pytest.raises(BadInput, match=r'gone\.png cannot be read'):
         crops.preprocess(tmp_path / 'gone.png')
     crops.config.data.eval_ops = 'decode'

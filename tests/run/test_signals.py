@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -96,6 +98,8 @@ def test_a_terminal_that_closes(tmp_path):
 
 IN_A_PIPE = """
 import sys
+import time
+from pathlib import Path
 from alexnet_jax.errors import Interrupted, run_command
 from alexnet_jax.run.logger import Log
 from alexnet_jax.run.signals import PreemptionHandler
@@ -129,3 +133,27 @@ def test_a_reader_that_is_gone(tmp_path):
         finally:
             run.kill()
     assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('is_ignored', [False, True])
+def test_ctrl_c_while_a_command_imports(is_ignored):
+    """No traceback of what it imports; nothing where SIGINT is ignored, as in the background."""
+    command = [sys.executable, '-m', 'alexnet_jax.predict', '--workdir=absent', 'x.jpg']
+    if is_ignored:
+        command = ['bash', '-c', 'trap "" INT; exec "$@"', 'bash', *command]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as run:
+        try:
+            until = time.monotonic() + 60
+            while 'jaxlib' not in Path(f'/proc/{run.pid}/maps').read_text():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            run.send_signal(signal.SIGINT)
+            errors = run.communicate(timeout=60)[1].decode()
+        finally:
+            run.kill()
+    if is_ignored:
+        assert run.returncode == 2
+        assert errors.startswith('error: ')
+    else:
+        assert (run.returncode, errors) == (-signal.SIGINT, '')

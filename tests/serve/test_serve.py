@@ -120,6 +120,16 @@ def test_bad_requests_are_told_why(client, method, path, data, status, error):
     assert error in response.json['error']
 
 
+@pytest.mark.parametrize('size', [100_000, 100_001])
+def test_a_body_of_unknown_length(client, size):
+    """Chunked, as the server passes it on."""
+    whole = png(0) + bytes(size - len(png(0)))
+    response = client.post(
+        '/', input_stream=io.BytesIO(whole), environ_overrides={'wsgi.input_terminated': True}
+    )
+    assert response.status_code == (200 if size == 100_000 else 413)
+
+
 def test_health_and_the_page(client):
     assert client.get('/healthz').text == 'ok\n'
     page = client.get('/')

@@ -98,6 +98,18 @@ def test_what_is_under_way_is_finished(serving, ask, app):
     assert not stopping.is_alive()
 
 
+def test_connections_without_a_request_do_not_delay_the_end(serving, ask, app):
+    """One that never sent any, and one whose first was answered."""
+    app.go.set()
+    answered = ask()
+    assert answered.getresponse().read() == b'done'
+    with socket.create_connection(('127.0.0.1', serving.port), timeout=30):
+        wait_for(lambda: len(serving.idle) >= 1)
+        began = time.monotonic()
+        serving.stop()
+        assert time.monotonic() - began < server.IDLE_SECONDS / 2
+
+
 def test_a_silent_connection_is_closed(monkeypatch, serving):
     monkeypatch.setattr(server._Handler, 'timeout', 0.2)
     with socket.create_connection(('127.0.0.1', serving.port), timeout=30) as silent:

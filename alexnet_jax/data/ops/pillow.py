@@ -16,7 +16,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, RunError
 
 # Formats by their first bytes. The readers are named because `Image.open` would try dozens of
 # others and has a size limit of its own.
@@ -27,7 +27,7 @@ READERS: dict[str, Callable[..., Image.Image]] = {
     'TIFF': TiffImagePlugin.TiffImageFile,
     'AVIF': AvifImagePlugin.AvifImageFile,
 }
-PNG_MODES = ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
+PNG_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
 NAMES = f'JPEG, PNG, {", ".join(list(READERS)[:-1])} or {list(READERS)[-1]}'
 
 
@@ -98,8 +98,7 @@ def _rgb(image: Image.Image, as_shown: bool) -> Image.Image:
     image.load()
     if image.mode in ('I', 'F'):
         raise ValueError('it has 32 bits per channel; convert it to 8')
-    if image.mode.startswith('I;16'):  # Pillow would clip values above 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = _narrowed(image)
     if not as_shown:
         return image.convert('RGB')
     if image.has_transparency_data or frame != (0, 0, *image.size):
@@ -109,6 +108,13 @@ def _rgb(image: Image.Image, as_shown: bool) -> Image.Image:
     else:
         shown = image.convert('RGB')
     return shown.transpose(TURNS[turn]) if (turn := _orientation(image)) in TURNS else shown
+
+
+def _narrowed(image: Image.Image) -> Image.Image:
+    """Return gray values of 16 bits as 8; Pillow would clip those above 255."""
+    if not image.mode.startswith('I;16'):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 # Transpositions by EXIF orientation, as in ImageOps.exif_transpose.
@@ -149,17 +155,24 @@ def to_png(image: np.ndarray | Image.Image) -> bytes:
 
     Raises:
       BadInput: The array is of another shape or dtype.
+      RunError: The Pillow image, which is read only now, is damaged.
     """
     if not isinstance(image, Image.Image):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or not image.size:
+        is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype != np.uint8 or not is_image or not image.size:
             raise BadInput(
                 f'the image is {image.dtype} {list(image.shape)}; it must be uint8 '
                 f'[height, width, 3] or [height, width]'
             )
         image = Image.fromarray(image)
+    try:
+        image.load()
+    except Exception as error:  # of many types
+        raise RunError(f'the image cannot be decoded: {error or type(error).__name__}') from error
     exif = image.getexif()  # a photograph's orientation
     if image.mode in ('I', 'F'):
         raise BadInput(f'the image is of mode {image.mode}, of 32 bits; convert it to 8 bits first')
+    image = _narrowed(image)
     if image.mode not in PNG_MODES:
         image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
     buffer = io.BytesIO()

@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.decode import _on_white
 from alexnet_jax.data.ops.image import BadImage
 
 RGBA = np.random.RandomState(0).randint(0, 256, (40, 30, 4)).astype(np.uint8)
@@ -45,6 +46,12 @@ def decode(encoded: bytes, ops='decode') -> np.ndarray:
 def on_white(rgba) -> np.ndarray:
     color, alpha = np.float64(rgba[..., :3]), np.float64(rgba[..., 3:]) / 255
     return np.rint(color * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def test_every_color_at_every_opacity():
+    color, alpha = np.mgrid[:256, :256].astype(np.uint8)
+    rgba = np.stack([color, color, color, alpha], axis=-1)
+    np.testing.assert_array_equal(_on_white(rgba), on_white(rgba))
 
 
 @pytest.mark.parametrize(
