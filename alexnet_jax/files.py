@@ -16,8 +16,6 @@ from typing import IO, TextIO
 
 from etils import epath
 
-from alexnet_jax.errors import RunError
-
 # Errors from file systems without locks; Lustre mounted without -o flock returns ENOSYS.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -48,7 +46,7 @@ def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
       is_new: Whether to replace no file that another program has made meanwhile.
 
     Raises:
-      RunError: There is such a file; what was written got another name, which the message gives.
+      FileExistsError: There is such a file; the message names what was written instead.
     """
     token = secrets.token_hex(4)
     temporary, written = path.with_name(f'.{path.name}.{token}.tmp'), path
@@ -61,7 +59,9 @@ def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     if written != path:
-        raise RunError(f'another program has written {path} meanwhile; the result is in {written}')
+        raise FileExistsError(
+            f'another program has written {path} meanwhile; the result is in {written}'
+        )
 
 
 def open_text(path: Path) -> TextIO:

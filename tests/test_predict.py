@@ -288,8 +288,9 @@ def test_a_file_that_another_program_writes_meanwhile(
     path, _ = photo()
     output, rank = tmp_path / 'found.csv', TrainedNet.rank
     monkeypatch.setattr(TrainedNet, 'rank', lambda *args: output.write_text('a') and rank(*args))
-    message = refused(lambda: command(f'--workdir={folder}', f'--output={output}', path), 1)
-    assert_has(message, f'has written {output} meanwhile', f'result is in {tmp_path}/found-')
+    with pytest.raises(FileExistsError) as found:  # which `run_command` prints, exit code 1
+        command(f'--workdir={folder}', f'--output={output}', path)
+    assert_has(str(found.value), f'has written {output} meanwhile', f'{tmp_path}/found-')
     assert output.read_text() == 'a'
     (kept,) = tmp_path.glob('found-*.csv')
     assert kept.read_text().splitlines()[1].startswith(path)

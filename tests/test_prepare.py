@@ -137,7 +137,9 @@ def test_help():
     assert 'python -m alexnet_jax.prepare' in output
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    'number', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)]
+)
 def test_signals_and_a_second_process(tmp_path, number):
     """Digits at 512 x 512 take some 10 s; a signal after their first is in the middle of that."""
     flags = (

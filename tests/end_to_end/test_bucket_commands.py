@@ -166,6 +166,7 @@ def test_convert_and_export(command, run, url, bucket, tmp_path):
     assert_has(text, new, 'not empty')
 
 
+@pytest.mark.exhaustive
 def test_report(command, url):
     assert command(report, url, '--neighbors_among=20')[0] == 0
     assert b'digits' in Store(url).read('report/report.html')

@@ -81,6 +81,7 @@ def test_the_run_learns(one_device):
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 1e-3
 
 
+@pytest.mark.exhaustive  # steps on eight devices are compared in tests/training, too
 def test_eight_devices_equal_one(one_device, eight_devices):
     assert_same(eight_devices, one_device)
 

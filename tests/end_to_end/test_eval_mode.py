@@ -132,6 +132,7 @@ def test_the_run_itself(evaluate, run):
     )
 
 
+@pytest.mark.exhaustive
 def test_ten_crops_of_the_workdirs_config(evaluate, run):
     record, out = evaluate(f'--workdir={run}', f'--eval_ops={TEN_CROP}', f'--checkpoints={run}@5')
     assert (record['views'], record['ops'], record['members'][0]['step']) == (10, TEN_CROP, 5)

@@ -38,12 +38,12 @@ def test_two_runs_are_the_same_bits(tmp_path, cache, finished):
 
 
 @pytest.mark.slow
-def test_a_run_is_made_again_from_its_record(tmp_path, finished, monkeypatch):
+def test_a_run_is_made_again_from_its_record(tmp_path, cache, finished, monkeypatch):
     """config.json is the recipe; environment.json has the XLA flags and the devices."""
     environment = json.loads((finished / 'environment.json').read_text())
     assert environment['hosts'] == 1
     monkeypatch.setattr(cli_runs, 'FLAGS', (f'--config={finished}/config.json',))
-    cli_runs.train(tmp_path / 'again', tmp_path / 'cache', devices=len(environment['devices']))
+    cli_runs.train(tmp_path / 'again', cache, devices=len(environment['devices']))
     assert_same_run(tmp_path / 'again', finished)
     for name in ('config.json', 'classes.json'):
         assert (tmp_path / 'again' / name).read_text() == (finished / name).read_text()

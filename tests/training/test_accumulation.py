@@ -72,6 +72,7 @@ def whole():
         return train(1)
 
 
+@pytest.mark.exhaustive
 def test_in_two_parts(whole):
     with jax.enable_x64(True):
         assert_same(train(2), whole)

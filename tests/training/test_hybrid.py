@@ -216,18 +216,20 @@ def stop_at_step_7(part: int) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_runs_resume(tmp_path):
+def test_runs_resume(tmp_path, full):
     """A hybrid run resumes bit for bit; one of data parallelism becomes hybrid."""
     train(tmp_path / 'hybrid', 'hybrid')
     expected, losses = final_state(tmp_path / 'hybrid'), losses_of(tmp_path / 'hybrid')
     assert expected["['params']['fc2']['kernel']"].shape == (72, 16)  # the whole array
     assert np.ptp(losses) > 0.01
-    for first in ('hybrid', 'data'):
+    for first in ('hybrid', 'data') if full else ('hybrid',):
         with pytest.raises(Interrupted, match='step 7 is saved'):
             train(tmp_path / f'{first} first', first, on_batch=stop_at_step_7)
         train(tmp_path / f'{first} first', 'hybrid')
     assert records(tmp_path / 'hybrid first') == records(tmp_path / 'hybrid')
     assert_same_state(final_state(tmp_path / 'hybrid first'), expected)
+    if not full:
+        return
     assert losses_of(tmp_path / 'data first') == pytest.approx(losses, rel=1e-5)
     found = final_state(tmp_path / 'data first')
     for name, value in expected.items():
