@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
     from alexnet_jax.evaluation.trained import TrainedNet
 
-if sys.argv[0] == '-m' and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+_is_command = any(word.partition('.')[0] == 'alexnet_jax' for word in sys.orig_argv)
+if (
+    sys.argv[:1] == ['-m']
+    and _is_command
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
     # `python -m alexnet_jax.x` is about to import that, for seconds: until `run_command`, Ctrl-C
     # ends it without the traceback of whatever is being imported.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
