@@ -19,8 +19,8 @@ if (
     and _is_command
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
-    # `python -m alexnet_jax.x` is about to import that, for seconds: until `run_command`, Ctrl-C
-    # ends it without the traceback of whatever is being imported.
+    # `python -m alexnet_jax.x` spends seconds on imports before `run_command`: until then, Ctrl-C
+    # ends it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

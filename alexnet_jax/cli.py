@@ -260,7 +260,7 @@ def check_output(path: str, endings: Sequence[str]) -> None:
     if not Path(path).parent.is_dir():
         raise BadInput(f'--output={path}: the folder {Path(path).parent} does not exist')
     if not os.access(Path(path).parent, os.W_OK | os.X_OK):
-        raise BadInput(f'--output={path}: no permission to write in {Path(path).parent}')
+        raise BadInput(f'--output={path}: the folder {Path(path).parent} is not writable')
 
 
 def show_progress(line: str) -> None:

@@ -137,7 +137,7 @@ def unwinding() -> Iterator[None]:
 
 
 def leave_closed_output() -> None:
-    """Discard what is written to a terminal or a pipe that is gone: each line raises an error."""
+    """Discard output to a terminal or a pipe that is gone: each line would raise an error."""
     for descriptor in (1, 2):
         if _is_closed(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)

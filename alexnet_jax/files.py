@@ -43,10 +43,10 @@ def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
 
     Args:
       path: The file.
-      is_new: Whether to replace no file that another program has made meanwhile.
+      is_new: Whether to keep a file that another program creates there meanwhile.
 
     Raises:
-      FileExistsError: There is such a file; the message names what was written instead.
+      FileExistsError: There is such a file; the message says where the result is.
     """
     token = secrets.token_hex(4)
     temporary, written = path.with_name(f'.{path.name}.{token}.tmp'), path
@@ -60,7 +60,7 @@ def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     if written != path:
         raise FileExistsError(
-            f'another program has written {path} meanwhile; the result is in {written}'
+            f'another program created {path} meanwhile; the result is in {written}'
         )
 
 

@@ -290,17 +290,17 @@ def test_a_file_that_another_program_writes_meanwhile(
     monkeypatch.setattr(TrainedNet, 'rank', lambda *args: output.write_text('a') and rank(*args))
     with pytest.raises(FileExistsError) as found:  # which `run_command` prints, exit code 1
         command(f'--workdir={folder}', f'--output={output}', path)
-    assert_has(str(found.value), f'has written {output} meanwhile', f'{tmp_path}/found-')
+    assert_has(str(found.value), f'created {output} meanwhile', f'{tmp_path}/found-')
     assert output.read_text() == 'a'
     (kept,) = tmp_path.glob('found-*.csv')
     assert kept.read_text().splitlines()[1].startswith(path)
 
 
 def test_a_folder_without_permission(command, photo, tmp_path, monkeypatch):
-    """Root may write everywhere."""
+    """`os.access` is replaced: root may write anywhere."""
     monkeypatch.setattr(os, 'access', lambda path, mode: path != tmp_path)
     call = lambda: command('--workdir=x', f'--output={tmp_path}/x.csv', photo()[0])  # noqa: E731
-    assert f'no permission to write in {tmp_path}' in refused(call, 2)
+    assert f'the folder {tmp_path} is not writable' in refused(call, 2)
 
 
 def test_csv(make_run, photo, command, tmp_path):
@@ -340,7 +340,7 @@ def test_arguments_without_an_image(command, tmp_path):
         f'{tmp_path}/empty': 'empty has no images; allowed: .jpg',
         f'{tmp_path}/empty/*': 'matches no image',
         f'{tmp_path}/*.jpg': 'matches no image',
-        '': "an image's name is empty",
+        '': 'an image argument is empty',
     }.items():
         assert_has(refused(lambda path=argument: command('--workdir=x', path), 2), argument, part)
 

@@ -41,8 +41,7 @@ class ImageFiles:
       paths: The files, in the order of the arguments; those of a folder are sorted. From a bucket,
         they are local copies.
       names: The same as the user knows them: with URLs in place of local copies.
-      classes: The class of each file, for a folder of class folders, as training names it; else
-        ''.
+      classes: The class of each file, named as in training, for a folder of class folders; else ''.
       bad: Why a file could not be used, by its index in `paths`.
     """
 
@@ -128,9 +127,9 @@ class ImageFiles:
 
 
 def _find(argument: str) -> dict[str, str]:
-    """Return the image files that an argument names, each with its class folder."""
+    """Return the image files that an argument names, each with its class."""
     if not argument:
-        raise BadInput("an image's name is empty")
+        raise BadInput('an image argument is empty; name a file, a folder or a pattern')
     argument = copies.local_path(argument)
     if epath.Path(argument).is_file():
         return {argument: ''}
@@ -157,7 +156,7 @@ def _find(argument: str) -> dict[str, str]:
 def _below(folder: str) -> dict[str, str]:
     """Return the images in a folder; 'cat/tabby/1.jpg' is of the class 'cat'.
 
-    So is 'train/cat/1.jpg', if all folders at the top are those of splits.
+    So is 'train/cat/1.jpg' if every image is in a folder of a split.
     """
     names = listing.image_files(folder)
     parts = [name.split('/')[:-1] for name in names]

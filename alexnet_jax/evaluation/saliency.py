@@ -41,7 +41,7 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
       float32 [n, H, W], at least 0; on a scale of its own for each image.
 
     Raises:
-      BadInput: The network has no convolution, or a label is none of its outputs.
+      BadInput: The network has no convolution, or a label is not one of its outputs.
     """
     if last_convolution(net.model.layers) is None:
         raise BadInput(f'{net.config.variant} has no convolution, which Grad-CAM needs')
@@ -58,12 +58,12 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def _checked(net: TrainedNet, labels: np.ndarray) -> np.ndarray:
-    """Return labels as int32; JAX would not mind those of no output."""
+    """Return labels as int32, checked to have outputs: JAX would not refuse any."""
     labels = np.asarray(labels, np.int32)
     if labels.size and not 0 <= labels.min() <= labels.max() < net.config.num_classes:
         raise BadInput(
-            f'labels from {labels.min()} to {labels.max()}; the net has '
-            f'{net.config.num_classes} outputs, numbered from 0'
+            f'labels are from {labels.min()} to {labels.max()}; they must be from 0 to '
+            f"{net.config.num_classes - 1}, the net's outputs"
         )
     return labels
 
@@ -112,7 +112,7 @@ def occlusion(
       float32 [n, rows, columns] in 0 .. 1, a probability for each position of the square.
 
     Raises:
-      BadInput: The window does not fit into the image, or a label is none of the net's outputs.
+      BadInput: The window does not fit into the image, or a label is not one of the net's outputs.
     """
     size = net.config.image_size
     window = -(-size // 5) if window is None else window

@@ -87,7 +87,7 @@ def _check(names: list[str], parallel: int) -> str:
     if parallel > 1 and EXPERIMENTS[name].is_timed:
         raise BadInput(f'{name} measures times, undisturbed; leave out --max_parallel')
     if _FOLDER.value and not (is_url(_FOLDER.value) or os.path.isdir(_FOLDER.value)):
-        raise BadInput(f'--folder={_FOLDER.value} is not a folder')
+        raise BadInput(f'--folder={_FOLDER.value}: there is no such folder; check the path')
     if _BUDGET.value is not None and not _BUDGET.value > 0:
         raise BadInput(f'--budget={_BUDGET.value}; it must be above 0 minutes')
     return name

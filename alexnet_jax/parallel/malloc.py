@@ -38,7 +38,7 @@ def trim_heap() -> None:
 
 
 def trim_heap_above(most: int) -> None:
-    """Return free memory to the system if there are more bytes of it."""
+    """Return free memory to the system if it is more than `most` bytes."""
     mallinfo2 = _find_mallinfo2()
     if mallinfo2 and mallinfo2().fordblks > most:
         trim_heap()

@@ -259,8 +259,8 @@ def _augmentation(run: Run, samples, album: Album, prefix: str) -> list[Markup]:
         return [heading, pages.paragraph(text)]
     original, versions = found
     caption = (
-        f'A training image before any random op, and as the recipe shows it in epochs 1 '
-        f'to {EPOCHS}, with the color shift added: {run.config.data.train_ops}.'
+        f'A training image before any random op, and as the recipe varies it in epochs 1 '
+        f'to {EPOCHS}, color shift included: {run.config.data.train_ops}.'
     )
     alt = f'A training image and {EPOCHS} random versions of it'
     figure = pictures.augmentation(original, versions)

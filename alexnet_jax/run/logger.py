@@ -96,7 +96,7 @@ class Log:
         self.restart_clock(step)
 
     def say(self, line: str) -> None:
-        """Print a line above the progress bar; if the reader, such as `head`, is gone, stop."""
+        """Print a line above the progress bar; if nothing reads it (`... | head`), stop the run."""
         if not self._is_writer:
             return
         try:

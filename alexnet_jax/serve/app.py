@@ -33,7 +33,7 @@ from alexnet_jax.parallel import malloc
 from alexnet_jax.serve.batching import Batcher
 
 TOP = 5
-KEPT = 2**30  # bytes of free memory, for the temporaries of the next batch
+KEPT = 2**30  # bytes of free memory not given back: the next batch needs them
 DECODING = 4  # images at a time: one of 100 million pixels takes gigabytes
 PAGE = Path(__file__).with_name('page.html').read_text()
 POLICY = (
@@ -67,7 +67,7 @@ class App:
     def __call__(self, environ: dict[str, Any], start_response: Callable) -> Iterable[bytes]:
         """Answer a request, as WSGI asks for it."""
         request = Request(environ)
-        request.max_content_length = self._max_bytes + 1  # a body of unknown length is cut there
+        request.max_content_length = self._max_bytes + 1  # chunked bodies are cut there and refused
         request.max_form_parts = 8
         try:
             with request:  # which closes what was uploaded

@@ -28,7 +28,7 @@ class _Handler(WSGIRequestHandler):
         super().handle_one_request()
 
     def parse_request(self) -> bool:
-        """Read the headers: the first line has arrived."""
+        """Read the headers; the connection is no longer idle."""
         self.server.idle.discard(self.connection)
         return super().parse_request()
 

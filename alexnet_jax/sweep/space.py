@@ -210,7 +210,7 @@ def check(config: ml_collections.ConfigDict, space: Space, is_grid: bool, device
       devices: Accelerators per trial.
 
     Raises:
-      BadInput: A point that `config.validate` refuses.
+      BadInput: A point with values or ops that training would refuse.
     """
     if is_grid:
         points = iter(grid(space))
@@ -218,7 +218,7 @@ def check(config: ml_collections.ConfigDict, space: Space, is_grid: bool, device
     else:
         rng = random.Random(0)
         draws = (settings(space, lambda _, what: rng.choice(_ends(what))) for _ in range(SAMPLES))
-    read = {_ops(config)}  # which opening the data of the sweep's config reads
+    read = {_ops(config)}  # parsed when the data of the sweep's config is opened
     for draw in draws:
         try:
             point = apply(config, draw)

@@ -66,13 +66,14 @@ def total_steps(config: ml_collections.ConfigDict, train_size: int) -> int:
     steps = config.epochs * train_size / config.batch_size
     if steps > MAX_STEPS:
         raise BadInput(
-            f'epochs={config.epochs} is {steps:.4g} steps; a run has at most {MAX_STEPS:,}'
+            f'epochs={config.epochs}; a run has at most {MAX_STEPS:,} steps, here '
+            f'{MAX_STEPS * config.batch_size / train_size:,.0f} epochs'
         )
     return max(1, round(steps))
 
 
 def _step_of(epoch: float, per_epoch: float) -> int:
-    """Return the step at which an epoch begins; what no run reaches is MAX_STEPS + 1."""
+    """Return the step at which an epoch begins; MAX_STEPS + 1 if no run reaches it."""
     return round(min(epoch * per_epoch, MAX_STEPS + 1))
 
 

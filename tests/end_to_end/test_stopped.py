@@ -30,7 +30,7 @@ def straight(tmp_path_factory, cache):
 
 @pytest.fixture(scope='module')
 def stopped(tmp_path_factory, cache, full):
-    """A run that SIGTERM, then perhaps SIGKILL ended, then finished: (workdir, what was seen)."""
+    """A run ended by SIGTERM, under --all also SIGKILL, then finished: (workdir, what was seen)."""
     workdir = tmp_path_factory.mktemp('command') / 'stopped'
     seen = {}
     with Run(workdir, cache, *REAL) as run:
@@ -48,7 +48,7 @@ def stopped(tmp_path_factory, cache, full):
         run.signal(signal.SIGCONT)
         seen['terminated'] = run.finish()
         seen['saved'] = find_steps(str(workdir))
-    if full:  # otherwise, test_buckets.py has one kill
+    if full:  # otherwise, test_buckets.py tests a kill
         with Run(workdir, cache, *REAL) as run:
             run.wait_for_step(24)
             run.signal(signal.SIGKILL)

@@ -434,7 +434,10 @@ def test_bad_input_is_one_line():
             'error: the trial dropout needs --folder=PATH, a folder of images: PATH/train/CLASS/* '
             'and PATH/validation/CLASS/*\n',
         ),
-        (['jpeg', '--folder=absent'], 'error: --folder=absent is not a folder\n'),
+        (
+            ['jpeg', '--folder=absent'],
+            'error: --folder=absent: there is no such folder; check the path\n',
+        ),
         (['dropout', '--max_parallel=0'], 'error: --max_parallel=0; it must be at least 1\n'),
         (
             ['gradients', '--max_parallel=2'],

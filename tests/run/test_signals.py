@@ -138,7 +138,7 @@ def test_a_reader_that_is_gone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('is_ignored', [False, True])
 def test_ctrl_c_while_a_command_imports(is_ignored):
-    """No traceback of what it imports; nothing where SIGINT is ignored, as in the background."""
+    """No traceback of what it imports; no effect where SIGINT is ignored, as in the background."""
     command = [sys.executable, '-m', 'alexnet_jax.predict', '--workdir=absent', 'x.jpg']
     if is_ignored:
         command = ['bash', '-c', 'trap "" INT; exec "$@"', 'bash', *command]

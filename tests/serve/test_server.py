@@ -99,7 +99,7 @@ def test_what_is_under_way_is_finished(serving, ask, app):
 
 
 def test_connections_without_a_request_do_not_delay_the_end(serving, ask, app):
-    """One that never sent any, and one whose first was answered."""
+    """One that never sent a request, and one whose first was answered."""
     app.go.set()
     answered = ask()
     assert answered.getresponse().read() == b'done'

@@ -192,7 +192,9 @@ def test_epochs_that_no_run_reaches():
 
 @pytest.mark.parametrize('epochs', [2.2e8, 1e300, 1e308])  # the last overflows a float
 def test_too_many_steps(epochs):
-    with pytest.raises(BadInput, match=r'epochs=.* steps; a run has at most 2,147,483,646'):
+    with pytest.raises(
+        BadInput, match=r'epochs=.* at most 2,147,483,646 steps, here 214,748,365 ep'
+    ):
         total_steps(config_of(batch_size=10, epochs=epochs), 100)
     assert total_steps(config_of(batch_size=10, epochs=214748364.6), 100) == 2**31 - 2
 

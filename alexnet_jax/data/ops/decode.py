@@ -129,8 +129,8 @@ def _on_white(rgba: Any) -> tf.Tensor:
     """Lay uint8 [h, w, 4] on white: uint8 [h, w, 3], rounded to nearest."""
     color, alpha = tf.cast(rgba[..., :3], tf.uint16), tf.cast(rgba[..., 3:], tf.uint16)
     sums = color * alpha + 255 * (255 - alpha) + 128
-    # (s + s / 256) / 256 rounds (s - 128) / 255 to nearest, and all of it fits into 16 bits: half
-    # the memory of int32, for the largest images that are accepted.
+    # (s + s / 256) / 256 rounds (s - 128) / 255 to nearest, and every value fits in 16 bits: half
+    # the memory of int32, which counts for the largest images.
     shift = functools.partial(tf.bitwise.right_shift, y=tf.constant(8, tf.uint16))
     return tf.cast(shift(sums + shift(sums)), tf.uint8)
 

@@ -111,7 +111,7 @@ def _rgb(image: Image.Image, as_shown: bool) -> Image.Image:
 
 
 def _narrowed(image: Image.Image) -> Image.Image:
-    """Return gray values of 16 bits as 8; Pillow would clip those above 255."""
+    """Return 16-bit gray as 8-bit, other modes as they are; Pillow would clip values above 255."""
     if not image.mode.startswith('I;16'):
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -155,7 +155,7 @@ def to_png(image: np.ndarray | Image.Image) -> bytes:
 
     Raises:
       BadInput: The array is of another shape or dtype.
-      RunError: The Pillow image, which is read only now, is damaged.
+      RunError: The Pillow image, which is decoded only here, is damaged.
     """
     if not isinstance(image, Image.Image):
         is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)

@@ -229,10 +229,10 @@ def _unreadable(
     if classes is not None and strange:
         return f'{folder}/{strange[0]} is a class without training images; remove it, {other}'
     if classes is not None and inside and not images:
-        names = ', '.join(islice(inside, 5))
+        names = ', '.join(islice(inside, 5)) + (', ...' if len(inside) > 5 else '')
         return (
-            f'{folder} has no images in its class folders ({names}); add some, or remove {folder}, '
-            f'so that a part of the training images is held out'
+            f'{folder} has no images in its class folders ({names}); add some, or remove {folder} '
+            f'to hold out part of the training images'
         )
     if len(inside) == 1:
         return _one_class(folder, *inside)
