@@ -75,7 +75,8 @@ def lay_out(folder: str | None, runs: Path, seed: int) -> None:
       seed: The seed of the trials.
 
     Raises:
-      BadInput: There is no folder, or it has too few images or images that JPEG has been through.
+      BadInput: There is no folder, it has too few images or images that JPEG has been through, or
+        another one is linked already.
     """
     if folder is None:
         raise BadInput(
@@ -95,6 +96,7 @@ def lay_out(folder: str | None, runs: Path, seed: int) -> None:
             f'--folder={folder} has {len(images):,} images; the experiment needs more than '
             f'{SIZES[-1]:,}, to have some left for the test'
         )
+    _claim(runs / 'data', Path(folder).resolve())
     compressed = [_compress(path, runs / 'data' / 'compressed' / name) for name, path in images]
     order = np.random.RandomState(seed).permutation(len(images))
     for size, (kind, paths) in itertools.product(
@@ -107,6 +109,16 @@ def lay_out(folder: str | None, runs: Path, seed: int) -> None:
             if not link.is_symlink():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(paths[index].resolve())
+
+
+def _claim(data: Path, folder: Path) -> None:
+    """Note which folder the links are to: they would mix the images of two."""
+    source = data / 'folder'
+    if not source.is_symlink():
+        data.mkdir(parents=True, exist_ok=True)
+        source.symlink_to(folder)
+    elif source.readlink() != folder:
+        raise BadInput(f'{data} is from --folder={source.readlink()}; remove it to use {folder}')
 
 
 def _compress(path: Path, folder: Path) -> Path:

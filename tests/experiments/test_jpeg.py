@@ -74,6 +74,13 @@ def test_each_seed_draws_its_own_images(folder, tmp_path):
     assert first != second
 
 
+def test_images_of_two_folders_are_not_mixed(folder, tmp_path):
+    jpeg.lay_out(str(folder), tmp_path / 'runs', 0)
+    other = folder.rename(tmp_path / 'moved')
+    with pytest.raises(BadInput, match=rf'from --folder={folder}; remove it to use {other}'):
+        jpeg.lay_out(str(other), tmp_path / 'runs', 1)
+
+
 def test_a_folder_that_will_not_do(folder, tmp_path):
     with pytest.raises(BadInput) as error:
         jpeg.lay_out(None, tmp_path / 'runs', 0)
