@@ -100,9 +100,11 @@ class App:
         encoded = _image(request)
         if len(encoded) > self._max_bytes:
             raise RequestEntityTooLarge
-        with self._decoding:
-            views = self._net.preprocess(encoded)
-        malloc.trim_heap_above(KEPT)
+        try:
+            with self._decoding:
+                views = self._net.preprocess(encoded)
+        finally:  # an image that cannot be used may have taken as much
+            malloc.trim_heap_above(KEPT)
         ranking = self._net.rank(np.exp(self._classify(views)), TOP)
         found: dict[str, Any] = {
             'classes': [

@@ -97,7 +97,7 @@ class Server(ThreadedWSGIServer):
         free = 0
         while free < self._most and time.monotonic() < until:
             free += self._slots.acquire(timeout=0.1)
-            for connection in list(self.idle):  # what has arrived can still be read
+            for connection in list(self.idle):  # on Linux, what has arrived can still be read
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RD)
         for _ in range(free):

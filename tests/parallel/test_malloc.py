@@ -29,7 +29,7 @@ block = np.ones(256 * 2**20, np.uint8)
 full = resident()
 del block
 freed = resident()
-malloc.trim_heap()
+malloc.TRIM
 print(full - before, freed - before, resident() - before)
 """
 
@@ -80,10 +80,10 @@ def test_other_c_libraries_are_left_alone(calls, monkeypatch, libc):
     assert calls == []
 
 
-def grown(keep: str) -> list[float]:
+def grown(keep: str, trim: str = 'trim_heap()') -> list[float]:
     """MiB that a process has grown by with a block of 256 MiB, without it, and given back."""
     done = subprocess.run(
-        [sys.executable, '-c', KEEP_AND_GIVE_BACK.replace('KEEP', keep)],
+        [sys.executable, '-c', KEEP_AND_GIVE_BACK.replace('KEEP', keep).replace('TRIM', trim)],
         cwd=ROOT,
         env=os.environ | {'JAX_PLATFORMS': 'cpu'},
         capture_output=True,
@@ -102,6 +102,15 @@ def test_a_freed_block_stays_until_it_is_given_back():
     assert given_back < 10
     _, freed, _ = grown('')  # what glibc does by itself
     assert freed < 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not malloc.bytes_in_use(), reason='needs glibc 2.33, and no accelerator')
+@pytest.mark.parametrize(('most', 'is_kept'), [(2**30, True), (2**27, False)])
+def test_only_much_is_given_back(most, is_kept):
+    *_, left = grown('malloc.configure_malloc()', f'trim_heap_above({most})')
+    assert (left > 250) == is_kept
+    assert is_kept or left < 10
 
 
 @pytest.mark.skipif(not malloc.bytes_in_use(), reason='needs glibc 2.33, and no accelerator')

@@ -1,6 +1,7 @@
 """The application in process, and the command as programs, browsers and hostile clients meet it."""
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -10,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +30,14 @@ from werkzeug.test import Client
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.drawing.pictures import overlay
+from alexnet_jax.errors import RunError
 from alexnet_jax.evaluation import saliency
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model import variants
+from alexnet_jax.parallel import malloc
+from alexnet_jax.serve import app
 from alexnet_jax.serve.app import App
+from alexnet_jax.serve.server import Server
 
 pytestmark = pytest.mark.slow
 CLASSES = ['<b>zero</b>', *'123456789']
@@ -120,14 +127,51 @@ def test_bad_requests_are_told_why(client, method, path, data, status, error):
     assert error in response.json['error']
 
 
-@pytest.mark.parametrize('size', [100_000, 100_001])
-def test_a_body_of_unknown_length(client, size):
-    """Chunked, as the server passes it on."""
+@pytest.fixture(scope='module')
+def port(net):
+    """That of a server in this process."""
+    server = Server('127.0.0.1', 0, App(net, 100_000), 8)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.port
+    server.stop()
+
+
+@pytest.mark.parametrize(('size', 'status'), [(100_000, 200), (100_001, 413), (300_000, 413)])
+def test_a_chunked_body(port, size, status):
+    """Its length is not known beforehand."""
     whole = png(0) + bytes(size - len(png(0)))
-    response = client.post(
-        '/', input_stream=io.BytesIO(whole), environ_overrides={'wsgi.input_terminated': True}
-    )
-    assert response.status_code == (200 if size == 100_000 else 413)
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
+    with contextlib.closing(connection):
+        pieces = (whole[first : first + 9999] for first in range(0, size, 9999))
+        connection.request('POST', '/', pieces, encode_chunked=True)
+        assert connection.getresponse().status == status
+
+
+def test_few_images_are_decoded_at_a_time(net, monkeypatch):
+    monkeypatch.setattr(app, 'DECODING', 2)
+    client = Client(App(net, 100_000))
+    decoding, most = [], []
+
+    def preprocess(net, encoded):
+        decoding.append(encoded)
+        time.sleep(0.1)
+        most.append(len(decoding))
+        decoding.remove(encoded)
+        raise RunError('damaged')
+
+    monkeypatch.setattr(TrainedNet, 'preprocess', preprocess)
+    with ThreadPoolExecutor(6) as pool:
+        codes = pool.map(lambda number: client.post('/', data=png(number)).status_code, range(6))
+    assert list(codes) == [400] * 6
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize('is_damaged', [False, True])
+def test_memory_is_given_back(net, monkeypatch, is_damaged):
+    client, trimmed = Client(App(net, 100_000)), []
+    monkeypatch.setattr(malloc, 'trim_heap_above', trimmed.append)
+    client.post('/', data=b'x' if is_damaged else png(0))
+    assert trimmed == [app.KEPT]
 
 
 def test_health_and_the_page(client):
