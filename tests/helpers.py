@@ -1,8 +1,10 @@
 """What several tests share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,3 +36,15 @@ def assert_within(actual, desired, fraction: float) -> None:
     assert actual.shape == desired.shape
     assert scale > 0
     assert np.abs(actual - desired).max() <= fraction * scale
+
+
+def write_images(folder: Path, files: Mapping[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    """Write noise as {name: (height, width), ...}; returns the pixels of each."""
+    rng = np.random.RandomState(0)
+    pixels = {}
+    for name, (height, width) in files.items():
+        pixels[name] = rng.randint(0, 256, (height, width, 3)).astype(np.uint8)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[name]).save(path)
+    return pixels

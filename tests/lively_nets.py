@@ -15,6 +15,7 @@ from alexnet_jax.data import statistics
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Dense, Sigmoid, Table
+from alexnet_jax.platforms import tracing_for
 
 SIZES = {name: size for name, size in IMAGE_SIZES.items() if size <= 32}  # others are narrowed
 SIZE = 128  # leaves more than one pixel for fc6, and conv1 of source_2012 hangs over the edge
@@ -41,7 +42,8 @@ def lively(table: Table, size: int, seed: int = 0) -> dict[str, Any]:
     With the initial weights, the sums in the norms' denominators would vanish beside their k.
     """
     image = np.zeros((1, size, size, 3), np.float32)
-    shapes = jax.eval_shape(AlexNet(table).init, jax.random.key(0), image)
+    with tracing_for('cpu'):
+        shapes = jax.eval_shape(AlexNet(table).init, jax.random.key(0), image)
     random = np.random.default_rng(seed)
     squashed = any(isinstance(layer, Sigmoid) for layer in table)
     gain = 64 if squashed else 2  # a sigmoid has a slope of at most 1/4, and no output near 0
@@ -67,7 +69,8 @@ def images(size: int, count: int = 3, seed: int = 1) -> np.ndarray:
 
 def logits_of(table: Table, variables: dict[str, Any], centered: np.ndarray) -> np.ndarray:
     """Return what Flax computes of images from which the mean is subtracted."""
-    return np.asarray(_compiled(table)(variables, centered.astype(np.float32)))
+    with tracing_for('cpu'):
+        return np.asarray(_compiled(table)(variables, centered.astype(np.float32)))
 
 
 @functools.cache

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import write_images
 from ml_collections import ConfigDict
-from PIL import Image
 
 from alexnet_jax.config import default_config
 
@@ -30,14 +30,7 @@ def write_folder(tmp_path):
     """write({'train/cat/a.jpg': (h, w), ...}) -> (folder, {file: the pixels written})."""
 
     def write(files: dict[str, tuple[int, int]]) -> tuple[Path, dict[str, np.ndarray]]:
-        rng = np.random.RandomState(0)
-        pixels = {}
-        for name, (height, width) in files.items():
-            pixels[name] = rng.randint(0, 256, (height, width, 3)).astype(np.uint8)
-            path = tmp_path / 'images' / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[name]).save(path)
-        return tmp_path / 'images', pixels
+        return tmp_path / 'images', write_images(tmp_path / 'images', files)
 
     return write
 

@@ -140,9 +140,15 @@ def _turned(pixels: tf.Tensor, encoded: tf.Tensor, mark: str) -> tf.Tensor:
 
     def turned():
         orientation = tf.ensure_shape(_call(pillow.orientation, encoded, tf.int64), [])
-        flipped = (orientation == 2) | (orientation == 4) | (orientation == 5) | (orientation == 7)
-        quarters = tf.gather([0, 0, 0, 2, 2, 3, 3, 1, 1], orientation)
-        image = tf.image.rot90(pixels, quarters)
-        return tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
+        return tf.cond(orientation == 1, lambda: pixels, lambda: _oriented(pixels, orientation))
 
     return tf.cond(_contains(encoded, mark), turned, lambda: pixels)
+
+
+def _oriented(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Exchange rows and columns and reverse them, as an EXIF orientation from 1 to 8 asks."""
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    rows = tf.reduce_any(orientation == [3, 4, 7, 8])
+    columns = tf.reduce_any(orientation == [2, 3, 6, 7])
+    # tf.reverse takes axes that are known beforehand; with it, each case would be traced.
+    return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([rows, columns, False]))

@@ -3,11 +3,13 @@
 import io
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from etils import epath
+from helpers import write_images
 from PIL import Image
 from prepared_sets import OPS, folder_of, open_set, prepare
 
@@ -23,12 +25,20 @@ from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation.steps import mirrored
 
 
+@pytest.fixture(scope='module')
+def undamaged(tmp_path_factory):
+    """The folder of a set of 20 + 5 images."""
+    folder = tmp_path_factory.mktemp('undamaged')
+    write_images(folder / 'images', folder_of(20))
+    prepare(folder / 'images', folder / 'set')
+    return folder / 'set'
+
+
 class TestOpening:
     @pytest.fixture
-    def made(self, write_folder, tmp_path):
-        """The folder of a set of 20 + 5 images."""
-        prepare(write_folder(folder_of(20))[0], tmp_path / 'set')
-        return tmp_path / 'set'
+    def made(self, undamaged, tmp_path):
+        """A copy of the set."""
+        return shutil.copytree(undamaged, tmp_path / 'set')
 
     def test_labels_alone(self, made):
         split, some = open_set(made).train, np.array([19, 0, 7, 12])
