@@ -38,17 +38,23 @@ def eight_devices(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope='module')
-def two_hosts(tmp_path_factory, cache):
-    """A run of two processes, of which SIGTERM reached one, then run again to its end."""
+def two_hosts(tmp_path_factory, cache, full):
+    """A run of two processes, of which SIGTERM reached one, then finished: by one; `full`: by two.
+
+    Two take as long to start as all the rest.
+    """
     workdir = tmp_path_factory.mktemp('devices') / 'two'
     seen = {}
     with two_processes(workdir, cache, *FLAGS) as (first, second):
-        first.wait_for_step(3)
+        first.wait_for_step(6)
         second.signal(signal.SIGTERM)
         seen['stopped'] = [first.finish(), second.finish()]
     seen['saved'] = find_steps(str(workdir))
-    with two_processes(workdir, cache, *FLAGS) as (first, second):
-        seen['finished'] = [first.finish(), second.finish()]
+    if full:
+        with two_processes(workdir, cache, *FLAGS) as (first, second):
+            seen['finished'] = [first.finish(), second.finish()]
+    else:
+        train(workdir, cache, *FLAGS)
     return workdir, seen
 
 
@@ -89,7 +95,7 @@ def test_eight_devices_equal_one(one_device, eight_devices):
 def test_sigterm_to_one_process_stops_both_at_the_same_step(two_hosts):
     _, seen = two_hosts
     (step,) = seen['saved']
-    assert 3 <= step < STEPS
+    assert 6 <= step < STEPS
     for code, _, errors in seen['stopped']:
         assert code == 143, errors
         assert errors.rstrip().endswith(f'stopped; step {step} is saved')
@@ -97,11 +103,12 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(two_hosts):
 
 def test_two_processes_equal_one(one_device, two_hosts):
     workdir, seen = two_hosts
-    for code, _, errors in seen['finished']:
+    for code, _, errors in seen.get('finished', ()):
         assert code == 0, errors
     assert_same(workdir, one_device)
 
 
+@pytest.mark.exhaustive
 def test_only_the_first_process_speaks(two_hosts):
     _, seen = two_hosts
     (_, first, _), (_, second, _) = seen['finished']

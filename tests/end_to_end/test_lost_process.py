@@ -61,6 +61,7 @@ def test_a_lost_process_ends_the_other_and_costs_nothing_else(
     assert_same_state(final_state(workdir), final_state(uninterrupted))
 
 
+@pytest.mark.exhaustive  # test_start.py: an error of the other process
 def test_an_error_of_one_process_ends_both(tmp_path, cache):
     """The workdir is in use, which only process 0 notices: it alone writes there."""
     workdir = tmp_path / 'run'
