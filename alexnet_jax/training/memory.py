@@ -64,7 +64,6 @@ def lower_step(config: ml_collections.ConfigDict, devices: int) -> jax.stages.Lo
     return lower_train_step(
         model,
         transform,
-        config.seed,
         state_shapes(config),
         parts,
         Slices(variants.sliced_layers(config)),

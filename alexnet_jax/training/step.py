@@ -75,7 +75,7 @@ def create_train_state(
     """Return the state before the first step, a function of the seed alone."""
 
     @jax.jit
-    def create() -> TrainState:
+    def create(seed: jax.Array) -> TrainState:  # not a constant: other seeds, the same program
         image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
         variables = model.init(jax.random.key(seed), image)
         params, batch_stats = variables['params'], variables.get('batch_stats', {})
@@ -85,7 +85,7 @@ def create_train_state(
         return state.replace(ema=state.variables) if with_ema else state
 
     with tracing_for(jax.default_backend()):
-        return create()
+        return create(np.uint32(seed))
 
 
 def _trained(model: AlexNet, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,18 +173,16 @@ def make_train_step(
       (donated). Gradients are summed over the parts, so the step needs the memory of one part and
       has, up to rounding, the result of the whole batch.
     """
-    accumulate, finish = _programs(
-        model, optimizer, seed, slices, gradient_dtype, objective, ema_decay
-    )
-    mean = pmap.replicate(mean)
+    accumulate, finish = _programs(model, optimizer, slices, gradient_dtype, objective, ema_decay)
+    mean, key_seed = pmap.replicate((mean, np.uint32(seed)))
 
     def train_step(state: TrainState, parts: Iterable[Batch]) -> TrainState:
         sums, last = None, None
         for part in map(pmap.shard, parts):
             if last is not None:
-                sums = accumulate(sums, state, last, mean)
+                sums = accumulate(sums, state, last, mean, key_seed)
             last = part
-        return finish(sums, state, last, mean)
+        return finish(sums, state, last, mean, key_seed)
 
     return train_step
 
@@ -192,7 +190,6 @@ def make_train_step(
 def lower_train_step(
     model: AlexNet,
     optimizer: optax.GradientTransformation,
-    seed: int,
     state: TrainState,
     parts: Sequence[Batch],
     slices: Slices = WHOLE,
@@ -205,25 +202,22 @@ def lower_train_step(
     With several parts, lower the program for the last, which needs the most memory.
 
     Args:
-      model, optimizer, seed, slices, gradient_dtype, objective, ema_decay: As for
-        `make_train_step`.
+      model, optimizer, slices, gradient_dtype, objective, ema_decay: As for `make_train_step`.
       state: The state as shapes and dtypes, before it is placed.
       parts: The parts of the global batch. Only their shapes matter.
     """
-    accumulate, finish = _programs(
-        model, optimizer, seed, slices, gradient_dtype, objective, ema_decay
-    )
+    accumulate, finish = _programs(model, optimizer, slices, gradient_dtype, objective, ema_decay)
     state = slices.placed_shapes(state)
     *others, last = map(pmap.shard, parts)
     mean = np.zeros(last['image'].shape[2:], np.float32)
-    sums = jax.eval_shape(accumulate, None, state, last, mean) if others else None
-    return finish.lower(sums, state, last, mean)
+    seed = np.uint32(0)
+    sums = jax.eval_shape(accumulate, None, state, last, mean, seed) if others else None
+    return finish.lower(sums, state, last, mean, seed)
 
 
 def _programs(
     model: AlexNet,
     optimizer: optax.GradientTransformation,
-    seed: int,
     slices: Slices,
     gradient_dtype: str,
     objective: Objective,
@@ -232,7 +226,9 @@ def _programs(
     """What runs on the devices: for the parts before the last, and for the last."""
     model = model.clone(model_axis='batch') if slices else model
 
-    def sums_over(state: TrainState, batch: dict[str, jax.Array], mean: jax.Array) -> dict:
+    def sums_over(
+        state: TrainState, batch: dict[str, jax.Array], mean: jax.Array, seed: jax.Array
+    ) -> dict:
         """Sums over the examples that count: gradients, batch statistics, loss, metrics."""
         image = mirrored(batch).astype(jnp.float32) - mean[None]
         image += batch['color_shift'][:, None, None, :]
@@ -269,14 +265,14 @@ def _programs(
             'metrics': pmap.total(metrics),
         }
 
-    def accumulate(sums: dict | None, state: TrainState, batch, mean) -> dict:
+    def accumulate(sums: dict | None, state: TrainState, batch, mean, seed) -> dict:
         """Add a part of the batch; `sums` is None before the first."""
-        more = sums_over(state, batch, mean)
+        more = sums_over(state, batch, mean, seed)
         return more if sums is None else jax.tree.map(jnp.add, sums, more)
 
-    def finish(sums: dict | None, state: TrainState, batch, mean) -> TrainState:
+    def finish(sums: dict | None, state: TrainState, batch, mean, seed) -> TrainState:
         """Add the last part and update the parameters."""
-        sums = accumulate(sums, state, batch, mean)
+        sums = accumulate(sums, state, batch, mean, seed)
         step, examples = state.step + 1, jnp.maximum(sums['examples'], 1)
         finite = jnp.isfinite(sums['metrics']['loss'])
         finite &= jnp.isfinite(slices.total(_sum_of_all(sums['gradients'])))
@@ -295,7 +291,7 @@ def _programs(
         new = TrainState(step, params, batch_stats, opt_state, metrics)
         return new.replace(ema=averaged(state.ema, new, ema_decay)) if state.ema else new
 
-    in_axes = (None, None, 0, None)
+    in_axes = (None, None, 0, None, None)
     return (
         slices.pmapped(accumulate, in_axes, donated=0),
         slices.pmapped(finish, in_axes, donated=1),

@@ -279,7 +279,7 @@ def check_lowering(config):
     """The step lowers, and its convolutions have the dtype of the config."""
     model, transform, _ = make_step(config)
     parts = [make_batch(config)]
-    lowered = lower_train_step(model, transform, config.seed, state_shapes(config), parts)
+    lowered = lower_train_step(model, transform, state_shapes(config), parts)
     text = lowered.as_text()
     result = {'float32': 'xf32>', 'bfloat16': 'xbf16>'}[config.dtype]
     convolutions = [line for line in text.splitlines() if 'stablehlo.convolution' in line]

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from fake_data import CLASSES, IMAGE_SIZE, TINY, config_of, make_batch
+from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax.evaluation import steps
 from alexnet_jax.model.alexnet import AlexNet
@@ -213,8 +214,44 @@ def test_only_several_devices_add_up(tiny, count):
     optimizer = make_optimizer(config_of(), lambda step: RATE, train_size=48)
     shapes = jax.eval_shape(lambda: state)
     with pmap.compiling_for(jax.devices()[:count]):
-        lowered = lower_train_step(AlexNet(TINY), optimizer, SEED, shapes, [batch_of()])
+        lowered = lower_train_step(AlexNet(TINY), optimizer, shapes, [batch_of()])
     assert ('all_reduce' in lowered.as_text()) == (count > 1)
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """cached() -> the names of the programs that were compiled since the test began."""
+    changed = {
+        'jax_compilation_cache_dir': str(tmp_path),
+        'jax_persistent_cache_min_compile_time_secs': 0.0,
+    }
+    before = {name: jax.config.values[name] for name in changed}
+
+    def configure(values: dict) -> None:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    configure(changed)
+    yield lambda: sorted(path.name for path in tmp_path.glob('*-cache'))
+    configure(before)
+
+
+def test_runs_with_other_seeds_and_means_compile_nothing(cached):
+    model, optimizer = AlexNet(TINY), optax.sgd(0.1)
+
+    def parameters_of(seed: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Before and after a step."""
+        mean = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), level, np.float32)
+        state = create_train_state(model, optimizer, IMAGE_SIZE, seed)
+        after = run(make_train_step(model, optimizer, mean, seed), state, batch_of())
+        return tuple(np.asarray(x.params['fc2']['kernel']) for x in (state, after))
+
+    first, compiled = parameters_of(1, 100.0), cached()
+    assert any('create' in name for name in compiled)
+    for found in (parameters_of(2, 100.0), parameters_of(1, 110.0)):
+        assert (found[1] != first[1]).any()
+    assert cached() == compiled
 
 
 def test_bad_step_is_the_first_one(tiny):
