@@ -174,15 +174,15 @@ def make_train_step(
       has, up to rounding, the result of the whole batch.
     """
     accumulate, finish = _programs(model, optimizer, slices, gradient_dtype, objective, ema_decay)
-    mean, key_seed = pmap.replicate((mean, np.uint32(seed)))
+    mean_and_seed = pmap.replicate((mean, np.uint32(seed)))
 
     def train_step(state: TrainState, parts: Iterable[Batch]) -> TrainState:
         sums, last = None, None
         for part in map(pmap.shard, parts):
             if last is not None:
-                sums = accumulate(sums, state, last, mean, key_seed)
+                sums = accumulate(sums, state, last, *mean_and_seed)
             last = part
-        return finish(sums, state, last, mean, key_seed)
+        return finish(sums, state, last, *mean_and_seed)
 
     return train_step
 
