@@ -14,7 +14,7 @@ FLAGS = (
     '--config.log_every=2',
     '--config.eval_every=5',
     '--config.checkpoint_every=5',
-    "--config.edits=('tanh',)",
+    '--config.seed=3',
 )
 
 

@@ -176,7 +176,14 @@ def start(tmp_path, variables):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('launcher', [slurm, cloud_tpu, kubernetes])
+@pytest.mark.parametrize(
+    'launcher',
+    [
+        slurm,  # what differs between launchers is tested in tests/parallel/test_launchers.py
+        pytest.param(cloud_tpu, marks=pytest.mark.exhaustive),
+        pytest.param(kubernetes, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_meet(tmp_path, launcher):
     port = free_port()
     processes = [start(tmp_path, launcher(i, port)) for i in range(2)]
