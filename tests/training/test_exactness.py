@@ -15,8 +15,7 @@ from alexnet_jax.parallel import pmap
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import NO_STEP, TrainState, make_train_step, zero_metrics
 
-# Each formulation is compared by itself in tests/model/test_formulations.py.
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
+pytestmark = pytest.mark.slow
 
 CONFIG = config_of(
     batch_size=2,
@@ -69,7 +68,11 @@ def by_path(tree) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    'layers', [pytest.param(COURSE, id='course'), pytest.param(PAPER, id='paper')]
+    'layers',
+    [
+        pytest.param(COURSE, id='course', marks=pytest.mark.exhaustive),
+        pytest.param(PAPER, id='paper'),
+    ],
 )
 def test_the_state_after_a_step_is_that_of_the_reference_ops(layers, monkeypatch):
     # One device of the eight: a copy of the state and of its step takes 2 GB.

@@ -150,5 +150,4 @@ def _oriented(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     rows = tf.reduce_any(orientation == [3, 4, 7, 8])
     columns = tf.reduce_any(orientation == [2, 3, 6, 7])
-    # tf.reverse takes axes that are known beforehand; with it, each case would be traced.
-    return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([rows, columns, False]))
+    return tf.reverse(image, tf.where(tf.stack([rows, columns]))[:, 0])
