@@ -39,10 +39,7 @@ def eight_devices(tmp_path_factory, cache):
 
 @pytest.fixture(scope='module')
 def two_hosts(tmp_path_factory, cache, full):
-    """A run of two processes, of which SIGTERM reached one, then finished: by one; `full`: by two.
-
-    Two take as long to start as all the rest.
-    """
+    """A run of two processes, stopped by SIGTERM to one; finished by one, with --all by two."""
     workdir = tmp_path_factory.mktemp('devices') / 'two'
     seen = {}
     with two_processes(workdir, cache, *FLAGS) as (first, second):
