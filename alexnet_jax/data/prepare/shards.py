@@ -65,7 +65,9 @@ class Request:
         kind, _, rest = self.dataset.partition(':')
         base = os.path.basename(rest.rstrip('/')) if kind == 'folder' else rest or kind
         quality = self.quality or ''
-        return f'{re.sub("[^A-Za-z0-9_.-]", "-", base)}-{self.size}-{self.format}{quality}'
+        # Letters of every alphabet, with their accents, but no ASCII that a shell reads.
+        plain = re.sub(r'[^\w.\-\x80-\U0010ffff]', '-', base)
+        return f'{plain}-{self.size}-{self.format}{quality}'
 
     @property
     def suffix(self) -> str:

@@ -113,10 +113,13 @@ class TestContents:
     def test_default_names(self):
         names = [
             request_for('/data/tiny10/').name,
+            request_for('/data/chó, mèo').name,
             request_for('', 'jpeg', dataset='tfds:imagenet2012', size=256).name,
             request_for('', 'jpeg', dataset='tfds:a/b:1.0.0', quality=90).name,
         ]
-        assert names == ['tiny10-16-raw', 'imagenet2012-256-jpeg95', 'a-b-1.0.0-16-jpeg90']
+        assert names == [
+            'tiny10-16-raw', 'chó--mèo-16-raw', 'imagenet2012-256-jpeg95', 'a-b-1.0.0-16-jpeg90',
+        ]  # fmt: skip
 
 
 class TestBadImages:
