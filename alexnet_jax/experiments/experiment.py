@@ -62,7 +62,8 @@ class Comparison:
     def plan(self, records: Records, seeds: int) -> str:
         """Return what difference the design detects with a number of seeds."""
         if seeds < 2 and not self.pooled:
-            return f'{self.label}: one seed has no interval and decides nothing; pass --seeds=5'
+            enough = self.rule.seeds if self.rule else Rule.seeds
+            return f'{self.label}: one seed has no interval, so pass --seeds={enough}'
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])
         known = spread.degrees >= 3

@@ -126,3 +126,9 @@ def test_figure_1_is_drawn(records):
     assert [line.get_label() for line in (relu, tanh)] == ['ReLU, rate 0.001', 'tanh, rate 0.01']
     assert relu.get_xydata()[-1].tolist() == pytest.approx([5.0, 0.2])  # over the epoch before
     assert target.get_ydata() == [0.25, 0.25]
+
+
+def test_one_seed_is_too_few(records):
+    """The plan asks for as many as the rule needs."""
+    ratio = EXPERIMENT.comparisons[0]
+    assert ratio.plan(records, 1).endswith('one seed has no interval, so pass --seeds=3')
