@@ -34,10 +34,11 @@ from alexnet_jax.training.step import (
 
 RECIPES = sorted((ROOT / 'configs').glob('*.py'))
 NAMES = [path.stem for path in RECIPES]
-# Their steps have the layers of cifar10_13pct, cifar10_18pct and imagenet, and tests of whole runs
-# take the quickstart's.
+# Their steps have the layers of cifar10_13pct, cifar10_18pct, imagenet, paper, source_2012 and, in
+# another order, bvlc; tests of whole runs take the quickstart's.
 ALIKE = {
-    'cifar10', 'cifar10_11pct', 'cifar10_14pct', 'cifar10_18pct_2011', 'finetune', 'quickstart',
+    'cifar10', 'cifar10_11pct', 'cifar10_14pct', 'cifar10_18pct_2011', 'finetune', 'folder',
+    'ablation', 'source_2012_longer', 'caffenet', 'quickstart',
 }  # fmt: skip
 BATCH = 8
 TRAIN_SIZE = 1000
