@@ -1,4 +1,4 @@
-"""Every recipe builds without data, is valid and runs for one step."""
+"""Every recipe builds without data, is valid, and its step builds; those of small nets run."""
 
 import ast
 import math

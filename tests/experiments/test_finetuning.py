@@ -145,7 +145,8 @@ def test_table_by_hand(tmp_path):
         '| --- | --- | --- | --- |',
         '| seed 0 | 50.0 | 70.0 | +20.0 |',
         '| seed 1 | 54.0 | 64.0 | +10.0 |',
-        '| mean | 52.0 ± 2.8 (2 seeds) | 67.0 ± 4.2 (2 seeds) | +15.0 ± 7.1 (2 seeds) |',
+        # Student's t of one degree of freedom: 12.706, times 7.07 / sqrt(2).
+        '| mean | 52.0 ± 2.8 (2 seeds) | 67.0 ± 4.2 (2 seeds) | +15.00 ± 63.53 points (2 seeds) |',
         '',
         'Pretraining: 12 epochs, 75.0% top-1 on its own classes.',
     ]
