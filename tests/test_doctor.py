@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import cli_runs
 import jax
 import numpy as np
+import prepared_sets
 import pytest
 from absl.testing import flagsaver
 from buckets import new_url, save_checkpoint
@@ -247,6 +248,33 @@ def test_an_image_that_does_not_decode_is_named(images):
     assert '1 of 6 images' in bad
     assert f'{root}/train/dog/1.png: ' in bad
     assert '--config.data.on_bad_image=skip' in bad
+
+
+@pytest.mark.parametrize(
+    ('count', 'parts'),
+    [
+        (1, ['1 of 6 images', 'a run skips up to 1']),
+        (2, ['2 of 6 images', 'up to 1; there are probably about 2: fix or remove them']),
+    ],
+)
+def test_images_that_are_skipped(images, count, parts):
+    root, config = images
+    config.data.on_bad_image = 'skip'
+    for number in range(count):
+        (root / f'train/dog/{number}.png').write_bytes(b'no image')
+    found = findings(config)
+    assert len(failures(found)) == count - 1
+    assert_has(found['data'][1][1], *parts)
+
+
+@pytest.mark.parametrize('encoding', ['raw', 'jpeg'])
+def test_a_prepared_set(images, tmp_path, encoding):
+    root, config = images
+    prepared_sets.prepare(root, tmp_path / 'set', encoding, size=28)
+    config.data.name = f'prepared:{tmp_path}/set'
+    found = findings(config)
+    assert failures(found) == []
+    assert f'6 images decode, from {tmp_path}/set, train:0' in found['data'][1][1]
 
 
 def test_a_class_without_examples():

@@ -7,7 +7,7 @@ import numpy as np
 
 from alexnet_jax.data import pipeline, sources
 from alexnet_jax.data.ops.chain import Preprocessor, clean, parse
-from alexnet_jax.data.reader import IMAGE_ERRORS
+from alexnet_jax.data.reader import IMAGE_ERRORS, max_bad
 from alexnet_jax.data.sources.splits import Split
 
 SAMPLE_IMAGES = 50  # how many of each split are decoded
@@ -38,7 +38,8 @@ def examine_data(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     yield True, f'{config.data.name} has {sizes} examples of {len(dataset.class_names):,} classes'
     preprocessor = parse('decode', config.data.max_pixels)
     for split in splits.values():
-        yield _decode_sample(preprocessor, split, config.data.on_bad_image)
+        specialized = preprocessor.specialize(split)  # a raw set has no images to decode
+        yield _decode_sample(specialized, split, config.data.on_bad_image)
     for name, split in splits.items():
         is_training = name == config.data.train_split
         yield _count_classes(name, split, dataset.class_names, is_training)
@@ -66,8 +67,12 @@ def _decode_sample(preprocessor: Preprocessor, split: Split, on_bad_image: str) 
     name, reason = next(iter(bad.items()))
     text = f'{len(bad)} of {len(indices)} images are unusable, the first {name}: {reason}'
     if on_bad_image == 'stop':
-        text += '; fix or remove it, or set --config.data.on_bad_image=skip'
-    return False, text
+        return False, f'{text}; fix or remove it, or set --config.data.on_bad_image=skip'
+    most = max_bad(len(split))
+    probably = len(bad) * len(split) // len(indices)
+    is_few = len(bad) == 1 or probably <= most
+    more = '' if is_few else f'; there are probably about {probably:,}: fix or remove them'
+    return is_few, f'{text}; a run skips up to {most:,}{more}'
 
 
 def _count_classes(

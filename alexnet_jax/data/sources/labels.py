@@ -8,8 +8,10 @@ ImageNet's `val_annotations.txt`, and columns such as `id,breed`.
 
 import csv
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
@@ -28,40 +30,107 @@ def nfc(name: str) -> str:
 
 
 def find_labels(
-    folder: str, root: str, images: Sequence[str], classes: Sequence[str] | None
+    folder: str,
+    root: str,
+    images: Sequence[str],
+    classes: Sequence[str] | None,
+    others: Sequence[str],
 ) -> tuple[str, list[str]] | None:
-    """Find the list that covers every image, in `folder` or in `root`.
+    """Find the list that covers every image, in `folder` or else in `root`.
 
     Args:
       folder: The folder of the images.
       root: The folder of the dataset.
       images: The images, relative to `folder`.
       classes: The known classes, sorted; None to take them from the list.
+      others: Names of other splits: lists in `root` with such a word in their names are not for
+        these images, though both may number theirs from 0.
 
     Returns:
       The path of the list, and the class of each image. None if no list names any image.
 
     Raises:
-      BadInput: A list covers only some of the images, or has an unknown class.
+      BadInput: A list covers only some of the images, has an unknown class, or two for an image; or
+        several lists cover them all and differ.
     """
-    partial = None
+    problems = []
     for place in dict.fromkeys((folder, root)):
+        found: dict[str, _Labels] = {}
         for name in files_in(place):
-            if not name.lower().endswith(FORMS):
+            if not _is_list(name, others if place != folder else ()):
                 continue
             path = os.path.join(place, name)
-            rows = _read_rows(path)
-            column, by_name = _index(rows, images)
-            found = [by_name.get(key) for key in _keys(images, by_name)]
-            missing = [image for image, row in zip(images, found, strict=True) if row is None]
-            if not missing:
-                complete = [row for row in found if row is not None]
-                return path, _classes_of(path, rows[0], complete, column, classes)
-            if len(missing) < len(images) and partial is None:
-                partial = f'{path} has no label for {missing[0]}, one of {len(missing):,} images'
-    if partial:
-        raise BadInput(f'{partial} of {folder}; add them, or remove the images')
+            try:
+                labels = _labels_of(path, folder, images, classes)
+            except BadInput as problem:
+                problems.append(problem)
+                continue
+            if labels:
+                found[path] = labels
+        # A list with boxes or sizes names the images, too.
+        if chosen := {path: x for path, x in found.items() if x.has_title} or found:
+            return _agreed(folder, images, {path: labels.names for path, labels in chosen.items()})
+    if problems:
+        raise problems[0]
     return None
+
+
+class _Labels(NamedTuple):
+    """The class of each image in a list, and whether the column has the title of classes."""
+
+    names: list[str]
+    has_title: bool
+
+
+def _is_list(name: str, others: Sequence[str]) -> bool:
+    """Tell whether a file may have labels: no form to be filled in, nor the list of others."""
+    stem, form = os.path.splitext(name)
+    words = {word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', stem)}
+    return form.lower() in FORMS and words.isdisjoint((*others, 'submission'))
+
+
+def _agreed(
+    folder: str, images: Sequence[str], found: dict[str, list[str]]
+) -> tuple[str, list[str]]:
+    """Return the first list, if the others say the same."""
+    (path, names), *others = found.items()
+    for other, differing in others:
+        for image, one, two in zip(images, names, differing, strict=True):
+            if one != two:
+                raise BadInput(
+                    f'{path} and {other} differ about {image} of {folder}: {one!r} and {two!r}; '
+                    f'keep the list that is right'
+                )
+    return path, names
+
+
+def _labels_of(
+    path: str, folder: str, images: Sequence[str], classes: Sequence[str] | None
+) -> _Labels | None:
+    """Return what a list says about the images; None if it names none of them."""
+    rows = _read_rows(path)
+    column, by_name = _index(rows, images)
+    keys = _keys(images, by_name)
+    missing = [image for image, key in zip(images, keys, strict=True) if key not in by_name]
+    if len(missing) == len(images):
+        return None
+    if missing:
+        raise BadInput(
+            f'{path} has no label for {missing[0]}, one of {len(missing):,} images of {folder}; '
+            f'add them, or remove the images'
+        )
+    told = [(key, row) for key in dict.fromkeys(keys) for row in by_name[key]]
+    names, has_title = _classes_of(path, rows[0], [row for _, row in told], column, classes)
+    found: dict[str, str] = {}
+    for (key, _), name in zip(told, names, strict=True):
+        if not name:
+            raise BadInput(f'{path} has no class for {key}; add it, or remove the image')
+        if found.setdefault(key, name) != name:
+            raise BadInput(
+                f'{path} has two classes for {key}, {found[key]!r} and {name!r}; leave one, or '
+                f'remove the image'
+            )
+    return _Labels([found[key] for key in keys], has_title)
 
 
 def _read_rows(path: str) -> Rows:
@@ -83,7 +152,7 @@ def _read_rows(path: str) -> Rows:
     return [[nfc(cell) for cell in line.rsplit(maxsplit=1)] for line in lines]
 
 
-def _keys(images: Sequence[str], names: dict[str, list[str]]) -> list[str]:
+def _keys(images: Sequence[str], names: Container[str]) -> list[str]:
     """Return what a list calls each image: its path, file name, or name without extension."""
     keys = []
     for image in map(nfc, images):
@@ -93,17 +162,16 @@ def _keys(images: Sequence[str], names: dict[str, list[str]]) -> list[str]:
     return keys
 
 
-def _index(rows: Rows, images: Sequence[str]) -> tuple[int, dict[str, list[str]]]:
-    """Return the column that has the names of images, and the row of each name."""
-    best: tuple[int, dict[str, list[str]]] = (0, {})
+def _index(rows: Rows, images: Sequence[str]) -> tuple[int, dict[str, Rows]]:
+    """Return the column that has the names of images, and the rows of each name."""
+    best: tuple[int, dict[str, Rows]] = (0, {})
     wanted = {call for i in map(nfc, images) for call in (i, i.rpartition('/')[2])}
     wanted |= {os.path.splitext(call)[0] for call in wanted}
     for column in range(max(map(len, rows), default=0)):
-        by_name = {
-            row[column].removeprefix('./'): row
-            for row in rows
-            if len(row) > max(1, column) and row[column].removeprefix('./') in wanted
-        }
+        by_name: dict[str, Rows] = {}
+        for row in rows:
+            if len(row) > max(1, column) and row[column].removeprefix('./') in wanted:
+                by_name.setdefault(row[column].removeprefix('./'), []).append(row)
         if len(by_name) > len(best[1]):
             best = column, by_name
     return best
@@ -111,25 +179,27 @@ def _index(rows: Rows, images: Sequence[str]) -> tuple[int, dict[str, list[str]]
 
 def _classes_of(
     path: str, titles: list[str], rows: Rows, name_column: int, classes: Sequence[str] | None
-) -> list[str]:
-    """Return the class in each row."""
+) -> tuple[list[str], bool]:
+    """Return the class in each row, and whether its column has the title of classes."""
     width = min(map(len, rows))
     columns = [c for c in range(width) if c != name_column]
     by_title = [c for c in columns if c < len(titles) and titles[c].lower() in TITLES]
+    columns = list(dict.fromkeys((*by_title, *columns)))
     if classes is None:
         # Kaggle's ImageNet lists have a box after the class, but a class may contain spaces too.
-        return [row[(by_title or columns)[0]] for row in rows]
-    found = ''
-    for column in dict.fromkeys((*by_title, *columns)):
+        return [row[columns[0]] for row in rows], bool(by_title)
+    # Names before numbers: those of a column beside the names need not be in sorted order.
+    for column in columns:
         for cells in ([row[column] for row in rows], [_first_word(row[column]) for row in rows]):
             if set(cells) <= set(classes):
-                return cells
-        numbers = [row[column] for row in rows]
-        if all(cell.isdecimal() and int(cell) < len(classes) for cell in numbers):
-            return [classes[int(cell)] for cell in numbers]
-        found = found or next(cell for cell in numbers if cell not in classes)
+                return cells, column in by_title
+    for column in columns:
+        cells = [row[column] for row in rows]
+        if all(cell.isdecimal() and int(cell) < len(classes) for cell in cells):
+            return [classes[int(cell)] for cell in cells], column in by_title
+    unknown = next(row[columns[0]] for row in rows if row[columns[0]] not in classes)
     raise BadInput(
-        f'{path} has the class {found!r}, which has no training images; allowed: their class '
+        f'{path} has the class {unknown!r}, which has no training images; allowed: their class '
         f'folders, such as {classes[0]!r}, or their numbers, 0 to {len(classes) - 1}'
     )
 

@@ -183,7 +183,8 @@ def _read_split(
                 f'such as {loose.images[0]}'
             )
         return _read_class_folders(folder, inside, classes is None, notes)
-    labels = find_labels(folder, root, found.images, classes) if found.images else None
+    others = EVAL_NAMES if classes is None else TRAIN_NAMES
+    labels = find_labels(folder, root, found.images, classes, others) if found.images else None
     if labels is None:
         raise BadInput(_unreadable(folder, inside, found.images, classes))
     path, names = labels
@@ -238,7 +239,10 @@ def _unreadable(
         return _one_class(folder, *inside)
     belong = f'images belong in {folder}/<class>/<image>.jpg'
     if images:
-        return f'{folder} has {len(images):,} images but no class folders; {belong}, {other}'
+        remove = '' if classes is None else f'; or remove {folder} to hold out training images'
+        return (
+            f'{folder} has {len(images):,} images but no class folders; {belong}, {other}{remove}'
+        )
     return f'{folder} has no class folders; {belong}'
 
 

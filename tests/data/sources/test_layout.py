@@ -276,6 +276,70 @@ class TestLabels:
         for file, label in zip(layout.train.files, layout.train.labels, strict=True):
             assert int(file.removesuffix('.jpg')) % 2 == label
 
+    @pytest.mark.parametrize('name', ['train.csv', 'trainLabels.csv', 'LOC_train_solution.csv'])
+    def test_both_splits_are_numbered_from_0(self, make, name):
+        folder = make(
+            *images('train/{}.jpg', 3), *images('val/{}.jpg', 3),
+            **{name: 'id,class\n0,a\n1,b\n2,a\n', 'val.csv': 'id,class\n0,b\n1,a\n2,b\n'},
+        )  # fmt: skip
+        layout = find_layout(folder)
+        assert files_of(layout.train) == ['0.jpg=0', '2.jpg=0', '1.jpg=1']
+        assert files_of(layout.eval) == ['1.jpg=0', '0.jpg=1', '2.jpg=1']
+
+    def test_a_form_to_fill_in_is_no_list(self, make):
+        """The test set of a competition has no labels."""
+        form = 'id,class\nt_1,n01\nt_2,n01\n'
+        folder = make(*PLAIN[:2], 'test/t_1.jpg', 'test/t_2.jpg', **{'sample_submission.csv': form})
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(str(error.value), 'test has 2 images', f'remove {folder}/test to hold out')
+
+    def test_lists_that_differ(self, make):
+        """A column with the title of classes decides; otherwise somebody has to."""
+        rows = [f'{i},{"ab"[i % 2]}' for i in range(4)]
+        sizes = ['id,width', *(f'{i},{64 + i}' for i in range(4))]
+        pictures = images('train/{}.jpg', 4)
+        folder = make(
+            *pictures,
+            **{'sizes.csv': '\n'.join(sizes), 'train.csv': '\n'.join(['id,breed', *rows])},
+        )
+        assert find_layout(folder).classes == ['a', 'b']
+        folder = make(*pictures, **{'train.csv': '\n'.join(['id,kind', *rows])})
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(
+            str(error.value), 'sizes.csv and', 'train.csv differ', '0.jpg of', "'64' and 'a'"
+        )
+
+    @pytest.mark.parametrize('titles', ['filename,target,category', 'file,label,name', '?,?,?'])
+    def test_names_of_classes_before_numbers_of_the_authors(self, make, titles):
+        """Who numbers n02 before n01."""
+        text = f'{titles}\nv_1.JPEG,0,n02\nv_2.JPEG,1,n01\nv_3.JPEG,1,n01\n'
+        layout = find_layout(make(*LABELED, **{'val.csv': text}))
+        assert files_of(layout.eval) == ['v_2.JPEG=0', 'v_3.JPEG=0', 'v_1.JPEG=1']
+
+    @pytest.mark.parametrize(
+        ('row', 'parts'),
+        [
+            ('3,', ['train.csv has no class for 3', 'add it']),
+            ('3,a\n3,b', ["two classes for 3, 'a' and 'b'", 'leave one']),
+        ],
+    )
+    def test_an_image_has_one_class(self, make, row, parts):
+        folder = make(
+            *images('train/{}.jpg', 4), **{'train.csv': f'id,class\n0,a\n1,b\n2,a\n{row}\n'}
+        )
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(str(error.value), *parts)
+
+    def test_an_image_named_twice(self, make):
+        """As where each row is an object."""
+        text = 'id,class\n0,a\n1,b\n0,a\n2,a\n3,b\n'
+        folder = make(*images('train/{}.jpg', 4), **{'train.csv': text})
+        layout = find_layout(folder)
+        assert len(layout.train.files) + len(layout.eval.files) == 4
+
     @pytest.mark.parametrize(
         ('text', 'parts'),
         [
