@@ -136,21 +136,32 @@ def _find(argument: str) -> dict[str, str]:
     if epath.Path(argument).is_dir():
         return _below(argument)
     found: dict[str, str] = {}
-    others = []
-    for match in sorted(glob.glob(argument, recursive=True)):
-        if os.path.isdir(match):
+    others: dict[str, None] = {}  # once, though ** matches a folder and what is in it
+    for match in _matches(argument):
+        if not os.path.isdir(match):
+            if listing.is_image(match):
+                found.setdefault(match, '')
+            else:
+                others[match] = None
+        elif (inside := listing.walk(match)).images:
             for path, name in _below(match).items():
                 found.setdefault(path, name)
-        elif listing.is_image(match):
-            found.setdefault(match, '')
         else:
-            others.append(match)
+            others |= dict.fromkeys(os.path.join(match, name) for name in inside.others)
     if not found:
         matches = 'matches no image' if glob.has_magic(argument) else 'does not exist'
         raise BadInput(f'image {argument} {matches}')
-    for note in listing.left_out_notes(argument, [listing.Found(others=others)]):
+    for note in listing.left_out_notes(argument, [listing.Found(others=list(others))]):
         listing.say(note)
     return found
+
+
+def _matches(pattern: str) -> list[str]:
+    """Return what a pattern matches, without what is ignored in folders, too."""
+    parts = pattern.split('/')
+    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    matches = sorted(glob.glob(pattern, recursive=True))
+    return [m for m in matches if not any(map(listing.is_leftover, m.split('/')[fixed:]))]
 
 
 def _below(folder: str) -> dict[str, str]:
