@@ -58,13 +58,14 @@ def check_scratch() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line into `flags.FLAGS`; return the command and its remaining arguments.
 
-    With `--help`, print the flags, and the keys of the recipe, and end the program instead.
+    A `~` at the beginning of a path in a flag is the home folder, which shells see to only outside
+    of flags. With `--help`, print the flags, and the keys of the recipe, and end the program.
 
     Raises:
       BadInput: A flag, config file or config key does not exist, a config file does not run, or a
         value does not parse.
     """
-    keys, argv = {}, list(argv)
+    keys, argv = {}, [_expand_home(arg) for arg in argv]
     wants_help = '--help' in argv or '-h' in argv
     for i, arg in enumerate(argv):
         if match := re.fullmatch(r'--?config(?:=(.*))?', arg):
@@ -84,6 +85,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except Exception as error:  # of many types, from absl and ml_collections
         raise BadInput(_flag_error(argv, keys, error)) from error
+
+
+def _expand_home(arg: str) -> str:
+    """Expand `~` in --flag=~/x, --config=folder.py:~/x and --checkpoints=~/x,~/y."""
+    home = os.path.expanduser('~')
+    return re.sub('(?<=[=:,])~(?=[/,@]|$)', lambda _: home, arg) if arg.startswith('-') else arg
 
 
 def load_recipe(recipe: str) -> ml_collections.ConfigDict:

@@ -133,8 +133,11 @@ def _prepare(dataset: str) -> None:
             request, data, output, _MANUAL_DIR.value, opened=lambda: catch_stop_signals(_leave)
         )
     except OSError as error:
+        name = str(error.filename or output)
+        is_ours = name.startswith(str(output)) or str(output).startswith(name)
+        what = f'cannot write {output}' if is_ours else f'cannot use {name}'
         raise RunError(
-            f'cannot write {output}: {error.strerror or error}; run the same command to continue'
+            f'{what}: {error.strerror or error}; run the same command to continue'
         ) from error
     seconds = timedelta(seconds=round(time.monotonic() - began))
     print(f'prepared {output} in {seconds}' if new else f'{output} is already prepared')

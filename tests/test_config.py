@@ -100,6 +100,18 @@ def parse(recipe, monkeypatch):
     return run
 
 
+def test_the_home_folder(parse, monkeypatch):
+    """Shells expand it only at the beginning of a word."""
+    monkeypatch.setenv('HOME', '/home/ada')
+    data = parse(
+        '--config.data.data_dir=~/tfds', '--config.data.name=folder:~/a~b',
+        '--config.data.train_split=~ada', '--config.data.eval_split=x~',
+    ).data  # fmt: skip
+    assert (data.data_dir, data.name) == ('/home/ada/tfds', 'folder:/home/ada/a~b')
+    assert (data.train_split, data.eval_split) == ('~ada', 'x~')
+    assert parse('--config.init_from=~').init_from == '/home/ada'
+
+
 def changed(key: str, value) -> ConfigDict:
     """The default config with one other value, whatever its type."""
     config = default_config()

@@ -110,11 +110,23 @@ def test_bad_datasets(tmp_path, full):
     assert not output.with_name('set.incomplete').exists()
 
 
-def test_unwritable_output(tmp_path):
+def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    """Whether it is read or written."""
     (tmp_path / 'file').touch()
-    code, _, errors = prepare('--dataset=digits', f'--output={tmp_path}/file/set')
-    assert (code, errors.count('\n')) == (1, 1)
-    assert 'file/set: Not a directory' in errors
+    for name in ('images/cat', 'images/dog'):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / 'images/dog/loop').symlink_to('loop')
+    written, read = outcomes(
+        'alexnet_jax.prepare',
+        ('--dataset=digits', f'--output={tmp_path}/file/set'),
+        (f'--dataset=folder:{tmp_path}/images', f'--output={tmp_path}/set'),
+    )
+    for (code, _, errors), text in (
+        (written, f'cannot write {tmp_path}/file/set: Not a directory'),
+        (read, f'cannot use {tmp_path}/images/dog/loop: Too many levels of symbolic links'),
+    ):
+        assert (code, errors.count('\n')) == (1, 1)
+        assert text in errors
 
 
 @pytest.mark.exhaustive

@@ -24,6 +24,7 @@ from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
+from alexnet_jax.data.sources.layout import expand
 from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, PreparedSplit, SplitFiles
 from alexnet_jax.data.sources.splits import Dataset, Source
 from alexnet_jax.errors import BadInput
@@ -37,7 +38,7 @@ class Prepared(Source):
     """A prepared set; its name is the folder."""
 
     def open(self) -> Dataset:
-        root = epath.Path(_fetch(self.name) if is_url(self.name) else self.name)
+        root = epath.Path(_fetch(self.name) if is_url(self.name) else expand(self.name))
         manifest = read_manifest(root)
         for split in self.splits:
             if split not in manifest['splits']:
@@ -181,7 +182,7 @@ def _no_set(root: epath.Path) -> str:
 
 def incomplete_folder(root: epath.Path) -> epath.Path:
     """Return the folder in which a set is made; it is renamed to `root` once it is complete."""
-    return root.with_name(f'{root.name}.incomplete')
+    return root.parent / f'{root.name}.incomplete'
 
 
 def _damaged(path: epath.Path, error: Exception) -> str:

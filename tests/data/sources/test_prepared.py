@@ -70,6 +70,13 @@ class TestOpening:
         (tmp_path / 'no.incomplete').mkdir()
         self.refused(tmp_path / 'no', 'is not finished: rerun the command')
 
+    @pytest.mark.parametrize('name', ['.', '/', '~', 'no/../'])
+    def test_no_set_in_a_folder_without_a_name(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv('HOME', str(tmp_path))
+        where = '/' if name == '/' else tmp_path
+        self.refused(name, rf'{where} holds no prepared set .*alexnet_jax.prepare')
+
     def test_paths_do_not_leave_the_folder(self, made):
         for name in ('../x', '/etc/passwd', '..', 'a/b', ''):
             (made / 'manifest.json').touch()
