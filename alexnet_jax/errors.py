@@ -99,7 +99,7 @@ def catch_stop_signals(
       receive: A signal handler. It gets SIGTERM for the signals treated as SIGTERM, unless another
         signal came first: systemd sends a SIGHUP right after SIGTERM.
       watched: The signals besides those treated as SIGTERM. A SIGHUP that is ignored, as under
-        nohup, stays ignored.
+        nohup, stays ignored, and so does a SIGINT, as in the background of a script.
 
     Returns:
       The previous handlers, by signal.
@@ -115,9 +115,12 @@ def catch_stop_signals(
         elif len(received) == 1:
             receive(signal.SIGTERM, frame)
 
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    extra = (number for number in LIKE_SIGTERM if number != signal.SIGHUP or not ignored)
-    return {number: signal.signal(number, handle) for number in (*watched, *extra)}
+    may_be_ignored = (signal.SIGHUP, signal.SIGINT)
+    return {
+        number: signal.signal(number, handle)
+        for number in (*watched, *LIKE_SIGTERM)
+        if number not in may_be_ignored or signal.getsignal(number) != signal.SIG_IGN
+    }
 
 
 def unwind(number: int, _: Any) -> NoReturn:

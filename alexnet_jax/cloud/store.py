@@ -97,8 +97,14 @@ class Store:
 
     def _check_bucket(self) -> None:
         bucket = self._root.split('/')[0]
-        if bucket and not self._fs.exists(bucket):
-            raise BadInput(f'{self.url}: there is no bucket {bucket}; create it, or fix the name')
+        if not bucket:
+            return
+        try:  # to list it, which needs no other permission than `list`
+            self._fs.ls(bucket)
+        except FileNotFoundError as error:
+            raise BadInput(
+                f'{self.url}: there is no bucket {bucket}; create it, or fix the name'
+            ) from error
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small object; None if there is none of that name."""

@@ -97,7 +97,7 @@ class ProcessGroup:
             print(shown(_report(error)), file=sys.stderr, flush=True)
             if jax.process_index() == 0:
                 time.sleep(GRACE_PERIOD)
-            os._exit(error.exit_code if isinstance(error, AlexNetError) else 1)
+            os._exit(_exit_code(error))
         if self._cluster:
             self._close(error)
 
@@ -154,14 +154,15 @@ def of_process_0(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
 
-def fails_alone(error: BaseException | None) -> TypeGuard[Exception]:
+def fails_alone(error: BaseException | None) -> TypeGuard[Exception | KeyboardInterrupt]:
     """Return whether an error ends this process while the others go on and wait for it.
 
     Cleanup that waits for the others has to be skipped then. Interrupted and Diverged are raised by
-    every process at the same step.
+    every process at the same step. A KeyboardInterrupt, from before there is anything to save, may
+    have been for this process only.
     """
     return (
-        isinstance(error, Exception)
+        isinstance(error, Exception | KeyboardInterrupt)
         and not isinstance(error, Interrupted | Diverged)
         and jax.distributed.is_initialized()  # without it, counting starts the devices
         and jax.process_count() > 1
@@ -224,8 +225,16 @@ def _describe_absence(cluster: Cluster, timeout: int) -> str:
     )
 
 
-def _report(error: Exception) -> str:
+def _exit_code(error: Exception | KeyboardInterrupt) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + (*error.args, signal.SIGINT)[0]
+    return error.exit_code if isinstance(error, AlexNetError) else 1
+
+
+def _report(error: Exception | KeyboardInterrupt) -> str:
     """Return an error's message or traceback, and the process that it comes from."""
+    if isinstance(error, KeyboardInterrupt):
+        return 'interrupted'
     if is_lost_process(error):
         return f'{str(error).splitlines()[0]}\n{LOST}'
     process = f'process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}'

@@ -47,8 +47,9 @@ def describe(config: ml_collections.ConfigDict, previous: dict | None) -> dict:
 
 def _versions() -> dict[str, str]:
     """Return the version of Python and of every installed package."""
-    found = {package.name: package.version for package in importlib.metadata.distributions()}
-    return {'python': sys.version} | dict(sorted(found.items()))
+    packages = [(package.name, package.version) for package in importlib.metadata.distributions()]
+    known = ((name, version) for name, version in packages if name)  # none if half uninstalled
+    return {'python': sys.version} | dict(sorted(known))
 
 
 def git_revision() -> str | None:

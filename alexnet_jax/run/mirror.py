@@ -69,6 +69,7 @@ class Mirror:
         self._error: Exception | None = None  # of the last push
         self._failure: RunError | None = None  # that ends the run
         self._stop_pushing, self._stop_beating = threading.Event(), threading.Event()
+        self._ending = threading.Lock()  # held once a thread ends the run
 
     def __enter__(self) -> 'Mirror':
         self._check_folder()
@@ -123,9 +124,14 @@ class Mirror:
         From now on, messages name the URL instead of the folder.
 
         Raises:
-          BadInput: The folder is not the scratch folder of this URL.
+          BadInput: The folder is not the scratch folder of this URL, or cannot be created.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise BadInput(
+                f'--scratch={self.folder} cannot be created: {error.strerror}; use another folder'
+            ) from error
         marker = self._read_marker()
         unfinished = f'{MARKER}.tmp'  # a marker that was cut short, as on a full disk
         found = any(path.name != unfinished for path in self.folder.iterdir())
@@ -234,8 +240,8 @@ class Mirror:
         With several processes JAX handles the signal, and all of them stop. A run that is not
         training yet has nothing to save.
         """
-        if self._stop_pushing.is_set():
-            return  # it has stopped already
+        if self._stop_pushing.is_set() or not self._ending.acquire(blocking=False):
+            return  # it has stopped, or is asked to: a second signal would kill it
         is_default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         if is_default and jax.process_count() == 1 and self._failure:
             print(f'error: {self._kept(self._failure, None)}', file=sys.stderr, flush=True)

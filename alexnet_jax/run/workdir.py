@@ -61,13 +61,22 @@ def check_writable(workdir: str) -> None:
     """
     if is_url(workdir):  # of which `place` and `remote` make local folders
         raise BadInput(f'cannot write workdir {workdir}: it is a URL; pass a local folder')
-    parent = Path(workdir).absolute()
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
+    parent = _existing(Path(workdir).absolute())
     if not parent.is_dir():
         raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
     if not os.access(parent, os.W_OK):
         raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
+
+
+def _existing(path: Path) -> Path:
+    """Return the innermost of a path and the folders above it that exists."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return _existing(path.parent)
+    except OSError as error:  # below a folder that may not be entered, or of too long a name
+        raise BadInput(f'cannot create {path}: {error.strerror}') from error
+    return path
 
 
 def check_path(workdir: str) -> None:

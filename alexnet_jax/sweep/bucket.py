@@ -7,6 +7,7 @@ its journal does not know yet do not exist. A new start needs only the trials th
 
 import contextlib
 import functools
+import os
 import re
 import tempfile
 from collections import defaultdict
@@ -71,7 +72,7 @@ def holds_run(workdir: str) -> bool:
     """Return whether there is a run, and so no sweep, in a local folder or at a URL."""
     if is_url(workdir):
         return Store(workdir).read('config.json') is not None
-    return (Path(workdir) / 'config.json').exists()
+    return os.path.exists(Path(workdir) / 'config.json')  # False where there is no permission
 
 
 class SweepPusher(Pusher):

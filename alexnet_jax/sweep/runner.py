@@ -197,7 +197,10 @@ class Runner:
     def _prepare(self, trial: Trial) -> Running:
         changes = self._study.settings(trial)
         folder = self._folder / 'trials' / f'{trial.number:03}'
-        command = (sys.executable, *self._base.command(changes, folder))
+        # Alone, whatever the environment says: on a TPU VM and in a pod of a Job, a trial would
+        # look for other processes.
+        alone = '--num_processes=1'
+        command = (sys.executable, *self._base.command(changes, folder), alone)
         # Two sweeps on a cluster may have folders of the same name.
         name = f'{self._folder.name}-{zlib.crc32(bytes(self._folder)):08x}-{trial.number:03}'
         return Running(

@@ -164,10 +164,10 @@ def kubernetes(i, port):
     }  # fmt: skip
 
 
-def start(tmp_path, variables):
+def start(tmp_path, variables, script=MEET):
     (tmp_path / 'kubernetes.py').write_text(KUBERNETES)
     return subprocess.Popen(
-        [sys.executable, '-c', MEET],
+        [sys.executable, '-c', script],
         env=os.environ
         | environment(tmp_path, devices=2)
         | {'PYTHONPATH': f'{tmp_path}:{ROOT}'}
@@ -190,6 +190,24 @@ def test_meet(tmp_path, launcher):
     for i, process in enumerate(processes):
         output, errors = process.communicate(timeout=120)
         assert output.splitlines()[-1:] == [f'{i} 2 4'], errors
+
+
+def test_ctrl_c_in_one_process_before_training(tmp_path):
+    """It ends at once, though the other waits for it."""
+    interrupted = """
+        if jax.process_index() == 1:
+            raise KeyboardInterrupt
+        processes.of_process_0(7)
+run_command(main)"""
+    script = MEET.replace('\nrun_command(main)', interrupted)
+    port = free_port()
+    first, second = (start(tmp_path, slurm(i, port), script) for i in range(2))
+    began = time.monotonic()
+    _, errors = second.communicate(timeout=120)
+    assert (second.returncode, errors.splitlines()[-1:]) == (130, ['interrupted'])
+    _, errors = first.communicate(timeout=120)
+    assert (first.returncode, errors.splitlines()[-1]) == (1, processes.LOST)
+    assert time.monotonic() - began < BOUND
 
 
 def test_what_the_launcher_does_not_reveal(tmp_path):

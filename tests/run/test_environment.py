@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import jax
 import pytest
 from helpers import ROOT
 
@@ -41,6 +42,16 @@ def test_the_commit_and_whether_code_has_changed(checkout, changed, ending):
     assert environment.git_revision() == commit
     (checkout / changed).write_text('2')
     assert environment.git_revision() == commit + ending
+
+
+def test_a_package_that_is_half_uninstalled(monkeypatch, tmp_path):
+    """Nothing but an empty folder is left of it, as on a network file system."""
+    (tmp_path / 'gone-1.0.dist-info').mkdir()
+    (tmp_path / 'other_gone-2.0.dist-info').mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    versions = environment._versions()
+    assert versions['jax'] == jax.__version__
+    assert None not in versions
 
 
 def test_outside_git(checkout, monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import signal
 import threading
 from collections import namedtuple
 from typing import Any
@@ -72,6 +73,13 @@ def test_a_run_comes_back_on_another_machine(url, store, tmp_path):
     with opened(url, tmp_path / 'b') as second:
         assert local_contents(second.folder) == kept
         assert manifest.find_corruption(second.folder / 'checkpoints' / '20') is None
+
+
+def test_a_scratch_folder_that_cannot_be(url, tmp_path):
+    (tmp_path / 'file').touch()
+    for name in ('file', 'file/a'):
+        with pytest.raises(BadInput, match=rf'{tmp_path}/{name} cannot be created'):
+            opened(url, tmp_path / name).__enter__()
 
 
 def test_messages_name_the_url(url, tmp_path):
@@ -370,6 +378,25 @@ class TestFailures:
             raise Interrupted('stopped', 15)
 
         failure_of(opened(url, tmp_path / 'a'), stopped, RunError)
+
+    def test_both_threads_notice_and_one_signal_is_sent(self, url, store, tmp_path, monkeypatch):
+        """A second one would kill the run before it has saved."""
+        monkeypatch.setattr(mirror, 'LOOK', 0.01)
+        monkeypatch.setattr(mirror, 'PERIOD', 0)
+        monkeypatch.setattr(lease, 'BEAT', 0.01)
+        monkeypatch.setattr(mirror.signal, 'getsignal', lambda _: 'training handles it')
+        killed = []
+        monkeypatch.setattr(mirror.os, 'kill', lambda pid, number: killed.append(number))
+
+        def taken_over(running):
+            store.write('lease/2', json.dumps({'pid': 7, 'host': 'elsewhere'}).encode())
+            for thread in (running._beat, running._push_periodically):
+                thread()
+            raise Interrupted('stopped', 15)
+
+        found = failure_of(opened(url, tmp_path / 'a'), taken_over, RunError)
+        assert killed == [signal.SIGTERM]
+        assert found.exit_code == 1
 
     def test_who_was_taken_over_writes_no_more(self, url, store, tmp_path):
         before = {}

@@ -40,10 +40,12 @@ def test_handlers_are_put_back(restore):
     assert [signal.getsignal(number) for number in WATCHED] == before
 
 
-def test_an_ignored_sighup_stays_ignored(restore):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGINT])
+def test_what_is_ignored_stays_ignored(restore, number):
+    """As under nohup, and in the background of a script, whose Ctrl-C reaches all it started."""
+    signal.signal(number, signal.SIG_IGN)
     with PreemptionHandler() as preemption:
-        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(number)
         assert not preemption.should_stop(1)
         signal.raise_signal(signal.SIGUSR1)
         assert preemption.should_stop(1)

@@ -287,6 +287,14 @@ def test_without_permission(tmp_path, monkeypatch):
     assert asked == [tmp_path]
 
 
+@pytest.mark.parametrize('name', ['x' * 300, 'loop'])
+def test_a_path_that_cannot_be(tmp_path, name):
+    """Of too long a name, or through a link to itself."""
+    (tmp_path / 'loop').symlink_to('loop')
+    with pytest.raises(BadInput, match=rf'^cannot create {tmp_path}/{name}'):
+        workdir.check(tmp_path / name / 'run', default_config())
+
+
 @pytest.mark.parametrize('url', ['gs://bucket/run', 's3://bucket/run'])
 def test_a_url_is_no_folder(url):
     with pytest.raises(BadInput) as found:

@@ -142,6 +142,7 @@ def test_trials_leak_nothing_into_each_other(sweep, tmp_path):
             'config.epochs': '60.0',
             'config.optimizer.learning_rate': str(RATES['optimizer.learning_rate'][number]),
             'workdir': str(folder),
+            'num_processes': '1',
         }
         cores = os.sched_getaffinity(0)
         assert len(start['cores']) == max(1, len(cores) // 2)

@@ -52,6 +52,11 @@ class Ray:
             ) from error
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
         nodes = [node for node in nodes if node.get('CPU', 0) >= 1]
+        if not nodes:
+            raise BadInput(
+                '--backend=ray: no node of this Ray cluster has a CPU for a trial; add one (ray '
+                'start --address=HOST:PORT)'
+            )
         kind = next((k for k in ('GPU', 'TPU') if any(k in node for node in nodes)), None)
         most = max((int(node.get(kind, 0)) for node in nodes), default=0)
         if devices_per_trial > max(most, 1):
