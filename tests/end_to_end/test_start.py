@@ -192,6 +192,7 @@ def test_meet(tmp_path, launcher):
         assert output.splitlines()[-1:] == [f'{i} 2 4'], errors
 
 
+@pytest.mark.exhaustive  # test_processes.py: how such a process ends
 def test_ctrl_c_in_one_process_before_training(tmp_path):
     """It ends at once, though the other waits for it."""
     interrupted = """

@@ -1,6 +1,7 @@
 """What an error of one of several processes does. `tests/end_to_end` starts and kills real ones."""
 
 import os
+import signal
 import socket
 
 import jax
@@ -39,7 +40,7 @@ def second_of_two(monkeypatch):
     monkeypatch.setattr(os, '_exit', end)
 
 
-def end_with(error: Exception) -> int:
+def end_with(error: BaseException) -> int:
     """Return the exit code of a process in which an error leaves the group."""
     with pytest.raises(Exited) as exited, ProcessGroup(None, timeout=1):
         raise error
@@ -64,6 +65,11 @@ class TestOneOfSeveral:
         first, *_, last = capsys.readouterr().err.splitlines()
         assert first == 'Traceback (most recent call last):'
         assert last == f'error: process 1 of 2 on {socket.gethostname()} failed'
+
+    @pytest.mark.parametrize(('args', 'code'), [((), 130), ((signal.SIGTERM,), 143)])
+    def test_an_interrupted_process(self, capsys, args, code):
+        assert end_with(KeyboardInterrupt(*args)) == code
+        assert capsys.readouterr().err == 'interrupted\n'
 
     def test_a_lost_process(self, capsys):
         assert end_with(jax.errors.JaxRuntimeError(GLOO)) == 1
