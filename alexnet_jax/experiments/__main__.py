@@ -23,6 +23,7 @@ from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.experiments import page
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment, NextTrial
+from alexnet_jax.experiments.fingerprint import fingerprint_of
 from alexnet_jax.experiments.records import MEASURE, Records
 from alexnet_jax.experiments.session import Session
 from alexnet_jax.sweep.backends.local import Local, probe
@@ -67,10 +68,10 @@ def main() -> None:
         print('\n'.join(_listed(name, records) for name in EXPERIMENTS))
         return
     name = _check(names, parallel.value)
-    seeds = min(parallel.value, _SEEDS.value)
-    backend = _backend(EXPERIMENTS[name], records, data_dir.value, seeds)
+    backend = _backend(EXPERIMENTS[name], records, data_dir.value, parallel.value)
     with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend) as session:
-        run(name, EXPERIMENTS[name], session, _SEEDS.value)
+        data = _fingerprint(EXPERIMENTS[name], records, data_dir.value)
+        run(name, EXPERIMENTS[name], session, _SEEDS.value, data)
 
 
 def _check(names: list[str], parallel: int) -> str:
@@ -97,23 +98,40 @@ def _backend(
     experiment: Experiment, records: Records, data_dir: str | None, parallel: int
 ) -> Local | None:
     """Return where several seeds run at a time; None for one at a time."""
-    first = next(filter(None, (experiment.next_trial(records, s) for s in range(parallel))), None)
-    if parallel == 1 or first is None:
+    left = [trial for s in range(_SEEDS.value) if (trial := experiment.next_trial(records, s))]
+    parallel = min(parallel, len(left))
+    if parallel <= 1:
         return None
-    if first.config.startswith(MEASURE) or '{' in first.config:
+    first = left[0]
+    data = first.overrides.get('data.name', '')
+    if first.config.startswith(MEASURE) or '{' in f'{first.config} {data}':
         return Local(*probe(['--config=quickstart']), 1, parallel)
     flag = [f'--config.data.data_dir={data_dir}'] if data_dir else []
     return Local(*probe([f'--config={first.config}', *flag]), 1, parallel)
 
 
-def run(name: str, experiment: Experiment, session: Session, seeds: int) -> None:
+def _fingerprint(experiment: Experiment, records: Records, data_dir: str | None) -> str:
+    """Return what tells the data of trials that are left; '' if the experiment lays them out."""
+    trials = (experiment.next_trial(records, seed) for seed in range(_SEEDS.value))
+    first = next(filter(None, trials), None)
+    needs_folder = '--folder' in experiment.flags
+    if first is None or experiment.lay_out or (needs_folder and not _FOLDER.value):
+        return ''
+    config = 'cifar10' if first.config.startswith(MEASURE) else first.config
+    if needs_folder:
+        config = f'folder:{_FOLDER.value}'
+    flag = [f'--config.data.data_dir={data_dir}'] if data_dir else []
+    return fingerprint_of([f'--config={config}', *flag])
+
+
+def run(name: str, experiment: Experiment, session: Session, seeds: int, data: str = '') -> None:
     """Run the trials that are left, within the session's budget; print and draw the result.
 
     Raises:
       Interrupted: SIGINT or SIGTERM was received; what was done is recorded.
       RunError, BadInput: A trial failed.
     """
-    records = Records(RECORDS)
+    records = Records(RECORDS, data)
     print(plan(experiment, records, seeds), flush=True)
     for next_trial in experiment.stages or (experiment.next_trial,):
         _run_stage(name, experiment, next_trial, session, records, seeds)

@@ -70,6 +70,7 @@ def ten_crops(trial: Trial) -> Trial:
         'home': trial.home,
         'trial': trial.name,
         'seeds': 1,
+        'step': 1,
         'eval_ops': 'decode(stored)|ten_crop(24)',
     }
     return Trial(trial.home, f'{trial.name}_ten_crops', f'{MEASURE}test_scores', options, 1.0)

@@ -30,6 +30,7 @@ class Comparison:
       pooled: Errors of nets whose seeds give the standard deviation, where runs are too long for
         many seeds; none: the differences give their own.
       terms: The runs in a difference, where it is pooled: 2, or 1 for a net and a figure.
+      seeds_each: How many seeds it takes to give one difference.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Comparison:
     unit: str = 'points'
     pooled: Sequence[Values] = ()
     terms: int = 2
+    seeds_each: int = 1
 
     def spread(self, records: Records) -> Spread | None:
         """Return the standard deviation of a difference where it is pooled; else None."""
@@ -61,8 +63,9 @@ class Comparison:
 
     def plan(self, records: Records, seeds: int) -> str:
         """Return what difference the design detects with a number of seeds."""
+        seeds //= self.seeds_each
         if seeds < 2 and not self.pooled:
-            enough = self.rule.seeds if self.rule else Rule.seeds
+            enough = self.seeds_each * (self.rule.seeds if self.rule else Rule.seeds)
             return f'{self.label}: one seed has no interval, so pass --seeds={enough}'
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])

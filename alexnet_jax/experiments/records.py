@@ -54,6 +54,7 @@ class Record:
       eval: The evaluation curve.
       scores: The last eval record; of a measurement, what was measured.
       device: The kind of device at its last start, 'cpu' or 'NVIDIA H100 80GB HBM3'.
+      data: The fingerprint of the data; '' if it is not known, or laid out by the experiment.
     """
 
     trial: str
@@ -69,6 +70,7 @@ class Record:
     eval: Curve
     scores: dict
     device: str = 'cpu'  # as all were before records had it
+    data: str = ''
 
     def is_of(self, trial: Trial) -> bool:
         """Return whether the trial, as it is now, would repeat this run."""
@@ -86,10 +88,16 @@ class Record:
 
 
 class Records:
-    """The records of all experiments: HOME.jsonl in a folder, a line for each trial and seed."""
+    """The records of all experiments: HOME.jsonl in a folder, a line for each trial and seed.
 
-    def __init__(self, folder: Path):
+    Args:
+      folder: The folder.
+      data: The fingerprint of the data that trials run on now; '' to take records of any data.
+    """
+
+    def __init__(self, folder: Path, data: str = ''):
         self._folder = folder
+        self._data = data
         self._read: dict[str, dict[tuple[str, int], Record]] = {}
 
     def path(self, home: str) -> Path:
@@ -111,7 +119,7 @@ class Records:
         """Return the record of a trial, if there is one.
 
         Raises:
-          BadInput: It was made with another config or other overrides.
+          BadInput: It was made with another config, other overrides or other data.
         """
         record = self._all(trial.home).get((trial.name, seed))
         if record and not record.is_of(trial):
@@ -119,6 +127,12 @@ class Records:
                 f'{self.path(trial.home)}: {trial.name} was run with {record.config} '
                 f'{record.overrides}, but is now {trial.config} {trial.overrides}; rename the '
                 'trial or delete its line'
+            )
+        if record and self._data and record.data not in ('', self._data):
+            raise BadInput(
+                f'{self.path(trial.home)}: {trial.name}, seed {seed}, was run on other data '
+                f'(fingerprint {record.data}; here {self._data}), and differences between runs on '
+                f'both say nothing; move that file away to start anew, or use the same data'
             )
         return record
 
@@ -141,12 +155,15 @@ class Records:
         return sorted({r.device for r in self._all(home).values() if r.device})
 
     def put(self, home: str, record: Record) -> None:
-        """Store a record. It replaces the trial's earlier one unless that went further."""
+        """Store a record. It replaces the trial's earlier one unless that is worth more."""
         records = self._all(home)
         before = records.get((record.trial, record.seed))
         if before and before.epoch > record.epoch:  # restarted on a machine without the workdir
             return
-        records[record.trial, record.seed] = record
+        # To train longer, and stopped before it came further.
+        if before and before.epoch == record.epoch and record.state == 'stopped':
+            return
+        records[record.trial, record.seed] = dataclasses.replace(record, data=self._data)
         self._folder.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(dataclasses.asdict(r)) + '\n' for r in records.values())
         files.write(self.path(home), ''.join(lines))

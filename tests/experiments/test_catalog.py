@@ -49,7 +49,7 @@ def all_trials(name: str, tmp_path: Path) -> list[Trial]:
         scores = made_up_scores(trial)
         records.put(trial.home, record(trial, 0.2, train=[(1.0, 0.5, 1), (trial.epochs, 0.2, 1)],
                                        scores=scores))  # fmt: skip
-        for seed in range(1, 5) if name == 'dropout_ensemble' else ():
+        for seed in range(1, 10) if name == 'dropout_ensemble' else ():
             records.put(trial.home, record(trial, 0.2, seed, scores=scores))
     assert EXPERIMENTS[name].table(records)
     assert EXPERIMENTS[name].verdict(records) in VERDICTS
@@ -173,24 +173,44 @@ def test_a_published_figure_is_reached_if_the_error_rounds_to_it(records):
 
 def test_one_net_with_dropout_beside_averages(records):
     for seed in range(5):
-        scores = {'errors': [24.0, 21.0 + 0.1 * seed, 20.0, 19.8, 19.7]}
-        records.put('dropout_ensemble', record(dropout_ensemble.TRIAL, seed=seed, scores=scores))
+        scores = {'errors': [24.0, 21.0 + 0.1 * seed]}
+        records.put('dropout_ensemble', record(dropout_ensemble.PAIR, seed=seed, scores=scores))
+    scores = {'errors': [24.5, 21.5, *[20.0] * 8]}
+    records.put('dropout_ensemble', record(dropout_ensemble.ALL, scores=scores))
     put(records, DROPOUT_80SEC, [20.0] * 5)
     experiment = EXPERIMENTS['dropout_ensemble']
     # 1.0 to 1.4: mean 1.2, deviation 0.158.
     assert experiment.summary(records) == '+1.20 ± 0.20 points (5 seeds)'
     assert experiment.verdict(records) == 'supported'
-    assert '| average of 3 without dropout | 3 | 20.00 ± 0.00 (5 seeds) |' in (
-        experiment.table(records)
-    )
+    table = experiment.table(records)
+    assert '| average of 2 without dropout | 2 | 21.20 ± 0.16 (5 seeds) |' in table
+    assert '| average of 3 without dropout | 3 | 20.00 (1 seed) |' in table
+    (comparison,) = experiment.comparisons
+    assert comparison.plan(records, 3).endswith('so pass --seeds=10')
+    assert '5 seeds show' in comparison.plan(records, 10)
 
 
 def test_averages_wait_for_all_nets(records):
-    put(records, DROPOUT_80SEC, [20.0])
-    put(records, LONG_80SEC, [24.0] * 4)
-    assert not EXPERIMENTS['dropout_ensemble'].next_trial(records, 0)
+    next_trial = EXPERIMENTS['dropout_ensemble'].next_trial
+    put(records, DROPOUT_80SEC, [20.0] * 5)
     put(records, LONG_80SEC, [24.0] * 5)
-    assert EXPERIMENTS['dropout_ensemble'].next_trial(records, 0) == dropout_ensemble.TRIAL
+    assert not next_trial(records, 0)
+    put(records, LONG_80SEC, [24.0] * 6)
+    assert next_trial(records, 0) == dropout_ensemble.PAIR
+    assert not next_trial(records, 1)
+    assert next_trial(records, 9) == LONG_80SEC  # without dropout only
+    put(records, LONG_80SEC, [24.0] * 10)
+    scores = {'errors': [24.0, 21.0]}
+    records.put('dropout_ensemble', record(dropout_ensemble.PAIR, scores=scores))
+    assert next_trial(records, 0) == dropout_ensemble.ALL
+    assert next_trial(records, 1) == dropout_ensemble.PAIR
+
+
+def test_ten_crops_come_last(tmp_path):
+    """A verdict does not wait for workdirs that somebody else has."""
+    names = [trial.name for trial in all_trials('augmentation', tmp_path)]
+    assert names[:4] == ['both', 'crop', 'mirror', 'none']
+    assert all(name.endswith('_ten_crops') for name in names[4:])
 
 
 def test_the_error_of_a_seed_is_that_of_the_better_lenet(records):

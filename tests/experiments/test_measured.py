@@ -58,15 +58,24 @@ def test_a_workdir_that_is_gone(runs):
 
 @pytest.mark.slow
 def test_scores_of_averages(runs):
-    """One net, then the average of both, in a cycle from the seed's."""
-    found = nets.test_scores(task(runs, seed=1, seeds=2, eval_ops=None))['errors']
-    loaded = [nets.load_last(str(runs / 'home' / f'net_seed{seed}')) for seed in (1, 0)]
+    """One net, then the average of both."""
+    found = nets.test_scores(task(runs, seed=0, seeds=2, step=1, eval_ops=None))['errors']
+    loaded = [nets.load_last(str(runs / 'home' / f'net_seed{seed}')) for seed in (0, 1)]
     pixels, labels = features.load_images(loaded[0].config, 'test')
     assert (labels == load_digits().target[-360:]).all()
     probabilities = [net.probabilities(pixels) for net in loaded]
     for members, error in enumerate(found, 1):
         guesses = np.mean(probabilities[:members], axis=0).argmax(axis=1)
         assert error == pytest.approx(100 * np.mean(guesses != labels))
+
+
+@pytest.mark.parametrize(
+    ('seed', 'seeds', 'step', 'expected'),
+    [(0, 1, 1, [0]), (3, 1, 1, [3]), (2, 2, 5, [2, 7]), (0, 4, 1, [0, 1, 2, 3])],
+)
+def test_each_seed_scores_its_own_nets(tmp_path, seed, seeds, step, expected):
+    found = nets.scored_runs(task(tmp_path, seed, seeds=seeds, step=step))
+    assert found == [f'{tmp_path}/home/net_seed{number}' for number in expected]
 
 
 @pytest.mark.exhaustive

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from experiments.made_up import record
+from helpers import assert_has
 
+from alexnet_jax.errors import BadInput
 from alexnet_jax.experiments.records import Records, Trial, epochs_to, smooth
 from alexnet_jax.experiments.tables import spread
 
@@ -39,6 +41,34 @@ def test_a_trial_begun_again_elsewhere_keeps_the_further_record(tmp_path):
     records.put('x', record(TRIAL, state='stopped', train=[(7.0, 0.5, 1)]))
     (line,) = Path(tmp_path, 'x.jsonl').read_text().splitlines()
     assert json.loads(line)['epoch'] == 7.0
+
+
+def test_a_finished_trial_that_is_to_train_longer_stays_finished_until_it_does(tmp_path):
+    """Stopped before its first new record, it has come no further."""
+    records = Records(tmp_path)
+    short = dataclasses.replace(TRIAL, epochs=4.0)
+    swept = dataclasses.replace(record(short, train=[(3.9987, 0.5, 1)]), epoch=3.9987)
+    records.put('x', swept)
+    records.put('x', dataclasses.replace(swept, epochs=60.0, state='stopped'))
+    assert records.is_done(short, 0)
+    records.put('x', dataclasses.replace(swept, epochs=60.0, epoch=4.1, state='stopped'))
+    assert records.find(short, 0).epoch == 4.1
+
+
+def test_runs_on_other_data_are_not_compared(tmp_path):
+    records = Records(tmp_path, data='jpeg')
+    records.put('x', record(TRIAL))
+    records.put('x', record(TRIAL, seed=1))
+    assert [found.data for found in Records(tmp_path).of(TRIAL)] == ['jpeg', 'jpeg']
+    assert Records(tmp_path, data='jpeg').is_done(TRIAL, 1)
+    with pytest.raises(BadInput) as error:
+        Records(tmp_path, data='original').is_done(TRIAL, 1)
+    assert_has(
+        str(error.value), f'{tmp_path}/x.jsonl', 'seed 1', 'jpeg; here original', 'move that'
+    )
+    path = tmp_path / 'x.jsonl'
+    path.write_text(path.read_text().replace('"jpeg"', '""'))  # of before records had it
+    assert Records(tmp_path, data='original').is_done(TRIAL, 1)
 
 
 def test_a_stopped_trial_whose_training_error_is_zero_goes_on():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from cli_runs import outcomes
+from experiments import made_up
 from helpers import ROOT
+from PIL import Image
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
@@ -19,7 +25,8 @@ from alexnet_jax.experiments import outcome, statistics
 from alexnet_jax.experiments import session as sessions
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment
-from alexnet_jax.experiments.records import Record, Trial, epochs_to
+from alexnet_jax.experiments.fingerprint import fingerprint_of
+from alexnet_jax.experiments.records import Record, Records, Trial, epochs_to
 from alexnet_jax.experiments.session import Session
 from alexnet_jax.experiments.tables import of_list
 from alexnet_jax.sweep.backends.local import Local
@@ -96,6 +103,7 @@ def test_trials_run_for_each_seed_and_leave_their_records(capsys):
             'examples': 100, 'bad_images': 0, 'images_per_second': 50.0,
         },
         'device': '',
+        'data': '',
     }  # fmt: skip
     output = capsys.readouterr().out
     assert 'the table' in output
@@ -421,6 +429,67 @@ def test_without_a_name_it_lists_them():
     assert [line.split()[0] for line in lines[::2]] == list(EXPERIMENTS)
     assert all('done; next: ' in line for line in lines[1::2])
     assert {line.strip().split(';')[0] for line in lines[1::2]} <= set(statistics.VERDICTS)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The recipes that were opened, to count devices or to tell the data."""
+    found = []
+    monkeypatch.setattr(experiments, 'probe', lambda flags: found.append(flags) or ('cpu', 1))
+    monkeypatch.setattr(experiments, 'fingerprint_of', lambda flags: found.append(flags) or 'abc')
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver():
+        yield found
+
+
+@pytest.mark.parametrize(('seeds', 'parallel'), [(5, 2), (4, 2), (3, None), (2, None)])
+def test_seeds_that_are_left_share_the_machine(asked, seeds, parallel):
+    """Two are done; one alone has all of it."""
+    trial = Trial('x', 'a', 'configs/a.py', {'data.name': 'folder:{runs}/data'}, 1.0)
+    records = Records(Path('results'))
+    for seed in (0, 1):
+        records.put('x', made_up.record(trial, seed=seed))
+    experiment = Experiment('', '', '', of_list([trial]), (), str, minutes=1.0)
+    flags.FLAGS.seeds = seeds
+    backend = experiments._backend(experiment, records, None, 2)
+    assert (backend and backend.parallel) == parallel
+    assert asked == [['--config=quickstart']] * bool(parallel)  # the data are not there yet
+
+
+@pytest.mark.parametrize(
+    ('name', 'folder', 'expected'),
+    [
+        ('norms', None, ['--config=cifar10_18pct', '--config.data.data_dir=data']),
+        ('norms', 'photos', ['--config=cifar10_18pct', '--config.data.data_dir=data']),
+        ('features', None, ['--config=cifar10', '--config.data.data_dir=data']),
+        ('features_folder', 'photos', ['--config=folder:photos', '--config.data.data_dir=data']),
+        ('features_folder', None, None),  # which is refused when it starts
+        ('jpeg', 'photos', None),  # every seed has its own
+    ],
+)
+def test_which_data_records_are_of(asked, name, folder, expected):
+    flags.FLAGS.folder = folder
+    found = experiments._fingerprint(EXPERIMENTS[name], Records(Path('results')), 'data')
+    assert (found, asked) == (('abc', [expected]) if expected else ('', []))
+
+
+@pytest.mark.slow
+def test_the_fingerprint_is_that_of_the_pixels(tmp_path):
+    for folder, level in (('one', 3), ('same', 3), ('other', 4)):
+        for name in ('a', 'b'):
+            path = tmp_path / folder / 'train' / name / '0.png'
+            path.parent.mkdir(parents=True)
+            pixels = np.full((8, 8, 3), level, np.uint8)
+            Image.fromarray(pixels).save(path, compress_level=level)
+            (tmp_path / folder / 'validation' / name).mkdir(parents=True)
+            shutil.copy(path, tmp_path / folder / 'validation' / name)
+    one, same, other = (
+        fingerprint_of([f'--config=folder:{tmp_path}/{name}']) for name in ('one', 'same', 'other')
+    )
+    assert one == same != other
+    assert len(one) == 16
+    with pytest.raises(RunError, match='cannot be read'):
+        fingerprint_of([f'--config=folder:{tmp_path}/absent'])
 
 
 @pytest.mark.slow

@@ -45,20 +45,23 @@ def kernel_means(task: Task) -> dict[str, dict[str, float]]:
     }
 
 
+def scored_runs(task: Task) -> list[str]:
+    """Return the workdirs of the nets of `test_scores`."""
+    options = task.options
+    seeds = (task.seed + options['step'] * i for i in range(options['seeds']))
+    return [task.workdir(options['home'], options['trial'], seed) for seed in seeds]
+
+
 def test_scores(task: Task) -> dict[str, Any]:
     """Return the test errors in percent of the averages of one net, of two, ... of all.
 
-    Options: home, trial, seeds (how many nets: this seed's, and those of the seeds after it in a
-    cycle), eval_ops (None for those of the runs).
+    Options: home, trial, seeds (how many nets), step (the nets are of this seed, and of those that
+    are `step` seeds apart from it), eval_ops (None for those of the runs).
     """
     from alexnet_jax.data.pipeline import Data  # importing TensorFlow takes seconds
 
     options = task.options
-    count = options['seeds']
-    nets = [
-        load_last(task.workdir(options['home'], options['trial'], (task.seed + i) % count))
-        for i in range(count)
-    ]
+    nets = [load_last(workdir) for workdir in scored_runs(task)]
     config = nets[0].config
     config.data.data_dir = task.data_dir
     config.data.eval_ops = options['eval_ops'] or config.data.eval_ops
