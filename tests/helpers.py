@@ -13,10 +13,12 @@ STAND_IN = """#!/usr/bin/env bash
 { printf '%s\\n' "$(basename "$0")" "$@"; echo --; } >> "$CALLS"
 case "$*" in
   '--version') echo Python 3.9.1 ;;
+  '-c import pip') exit "${NO_PIP:-0}" ;;
   '-c '*) exit "${OLD:-0}" ;;
   '-m venv '*)
     mkdir -p "$3/bin"
     for name in python ruff pyright; do cp "$0" "$3/bin/$name"; done ;;
+  '-m ensurepip') exit "${NO_ENSUREPIP:-0}" ;;
   '-m pip '*) exit "${PIP:-0}" ;;
   '-m alexnet_jax.main '* | '-m pytest'*) exit "${MAIN:-0}" ;;
 esac

@@ -240,7 +240,8 @@ def _peak_bytes() -> int:
     if (torch := sys.modules.get('torch')) and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     in_use = (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
-    return in_use or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return in_use or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ class TestVenv:
     def test_is_made_and_filled_once(self, launch):
         done, calls = launch('local.sh')
         assert self.kinds(calls) == ['-m venv', '-m pip', '-m alexnet_jax.main']
-        pip = calls[2]
+        pip = next(call for call in calls if 'pip' in call)
         assert pip[-2:] == ['-r', 'requirements.txt']
         assert 'installing into .venv: requirements.txt' in done.stdout
         done, calls = launch('local.sh')
@@ -143,6 +143,15 @@ class TestVenv:
             environ = launch.environ | {'PIP': str(expected)}
             done = subprocess.run(['bash', '-c', command], cwd=launch.root, env=environ)
             assert done.returncode == expected
+
+    def test_a_venv_without_pip_gets_it(self, launch):
+        """As where Debian's python3-venv was missing, or making .venv was cut short."""
+        done, calls = launch('local.sh', NO_PIP='1', NO_ENSUREPIP='1')
+        assert done.returncode == 1
+        assert_has(done.stderr, 'error: .venv has no pip', 'python3-venv', 'remove .venv')
+        assert self.kinds(calls) == ['-m venv', '-m ensurepip']
+        _, calls = launch('local.sh', NO_PIP='1')
+        assert self.kinds(calls) == ['-m ensurepip', '-m pip', '-m alexnet_jax.main']
 
     def refused(self, launch, *parts, **environment):
         done, calls = launch('local.sh', **environment)

@@ -99,6 +99,14 @@ class TestSlurm:
         assert calls[1] == ['scontrol', 'requeue', '7']
 
     @pytest.mark.slow
+    def test_only_the_task_of_an_array_is_queued_again(self, tmp_path):
+        """Of one task, the job has the number of the array."""
+        array = {'SLURM_ARRAY_JOB_ID': '7', 'SLURM_ARRAY_TASK_ID': '3'}
+        done, calls = self.sbatch(tmp_path, *FLAGS, code=143, **array)
+        assert done.returncode == 143
+        assert calls[1] == ['scontrol', 'requeue', '7_3']
+
+    @pytest.mark.slow
     @pytest.mark.parametrize('code', [0, 1, 2, 3, 130, 137])
     def test_other_ends(self, tmp_path, code):
         done, calls = self.sbatch(tmp_path, *FLAGS, code=code)
