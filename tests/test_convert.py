@@ -165,6 +165,23 @@ def test_an_empty_folder_is_taken(bvlc, make_run, tmp_path):
     assert workdir.has_run(make_run(bvlc))
 
 
+def test_an_empty_folder_that_cannot_be_replaced(tmp_path, monkeypatch):
+    (tmp_path / 'volume').mkdir()
+    (tmp_path / 'link').symlink_to('volume')
+    converted.check(str(tmp_path / 'link'))
+    monkeypatch.setattr(Path, 'is_mount', lambda path: path.name == 'volume')
+    for name in ('volume', 'link'):
+        with pytest.raises(BadInput, match=rf'use a new one, such as {tmp_path}/{name}/run'):
+            converted.check(str(tmp_path / name))
+
+
+def test_a_link_to_an_empty_folder_is_taken(bvlc, make_run, tmp_path):
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'run').symlink_to('elsewhere')
+    assert workdir.has_run(make_run(bvlc))
+    assert (tmp_path / 'elsewhere/config.json').exists()
+
+
 @pytest.fixture
 def three_classes(tmp_path) -> Path:
     """BVLC's net fine-tuned to three classes."""

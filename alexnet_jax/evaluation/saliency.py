@@ -100,7 +100,7 @@ def occlusion(
     """Return the probability of a class as a square moves over the image (Zeiler and Fergus 2014).
 
     Where it falls, the net needs what the square hides. The square shows the mean image, or gray if
-    the run subtracts none, and moves by half its width.
+    the run subtracts none, and moves by half its width or a little less, from edge to edge.
 
     Args:
       net: The net.
@@ -115,11 +115,11 @@ def occlusion(
       BadInput: The window does not fit into the image, or a label is not one of the net's outputs.
     """
     size = net.config.image_size
-    window = -(-size // 5) if window is None else window
+    window = _usual_window(size) if window is None else window
     if not 1 <= window <= size:
         raise BadInput(f'a window of {window} pixels; it must be from 1 to {size}')
     labels = _checked(net, labels)
-    starts = range(0, size - window + 1, max(1, window // 2))
+    starts = _starts(size, window)
     has_mean = net.config.data.mean != 'none'
     hidden = np.rint(net.mean).astype(np.uint8) if has_mean else np.full_like(images[0], GRAY)
 
@@ -131,3 +131,30 @@ def occlusion(
             views[view][where] = hidden[where]
         found.append(net.probabilities(views)[:, label].reshape(len(starts), -1))
     return np.stack(found)
+
+
+def at_pixels(maps: np.ndarray, size: int, window: int | None = None) -> np.ndarray:
+    """Return maps of `occlusion` pixel by pixel, interpolated between the centers of the squares.
+
+    Args:
+      maps: [n, rows, columns].
+      size: The width of the images in pixels.
+      window: As in `occlusion`.
+
+    Returns:
+      float64 [n, size, size].
+    """
+    window = _usual_window(size) if window is None else window
+    centers = [start + (window - 1) / 2 for start in _starts(size, window)]
+    weights = [np.interp(range(size), centers, unit) for unit in np.eye(len(centers))]
+    return np.einsum('nrc,ri,cj->nij', maps, weights, weights)
+
+
+def _usual_window(size: int) -> int:
+    return -(-size // 5)
+
+
+def _starts(size: int, window: int) -> list[int]:
+    """Return where squares begin: half their width or a little less apart, from edge to edge."""
+    count = -(-(size - window) // max(1, window // 2)) + 1
+    return np.rint(np.linspace(0, size - window, count)).astype(int).tolist()

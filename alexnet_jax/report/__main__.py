@@ -28,6 +28,7 @@ from alexnet_jax.report.one_run import parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 from alexnet_jax.run import remote
 
+LONGEST_NAME = 100  # bytes of a run's name in those of its figures, which may have 255
 USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --output=report.html'
 
 
@@ -58,7 +59,7 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
         *_throughput(runs, album),
     ]
     for number, run in enumerate(runs, 1):
-        name = re.sub(r'[^\w.-]', '_', run.name)
+        name = re.sub(r'[^\w.-]', '_', run.name).encode()[:LONGEST_NAME].decode(errors='ignore')
         prefix = f'{number}-{name}-' if len(runs) > 1 else ''
         parts += [pages.heading(2, f'Run {run.name}')]
         parts += parts_of(run, album, prefix, among)

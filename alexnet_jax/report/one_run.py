@@ -154,6 +154,7 @@ def _heat_maps(
     guesses = log_probs[shown].argmax(1)
     before = np.exp(log_probs[shown, guesses])[:, None, None]
     lost = 1 - saliency.occlusion(net, images, guesses) / before
+    lost = saliency.at_pixels(lost, net.config.image_size)
     rows = [
         ('Grad-CAM', saliency.normalized(saliency.grad_cam(net, images, guesses))),
         ('occlusion', lost),

@@ -30,6 +30,12 @@ def check(workdir: str) -> None:
         raise BadInput(f'{workdir} exists and is not an empty folder; use a different --workdir')
     workdirs.check_writable(workdir)
     workdirs.check_path(workdir)
+    place = path.resolve()
+    if place.is_dir() and (place.is_mount() or not os.access(place.parent, os.W_OK)):
+        raise BadInput(
+            f'{workdir} is an empty folder, but not one that can be replaced; use a new one, such '
+            f'as {workdir}/run'
+        )
 
 
 def write(
@@ -54,7 +60,7 @@ def write(
       RunError: The checkpoint could not be written, for instance because the disk is full.
       OSError: Another file could not be written.
     """
-    target = Path(workdir).absolute()
+    target = Path(workdir).resolve()
     folder = target.with_name(f'{target.name}.incomplete-{os.getpid()}')
     try:
         with workdirs.create(str(folder), config, class_names):

@@ -90,13 +90,18 @@ class Server(ThreadedWSGIServer):
         """Ignore a connection that broke off."""
 
     def stop(self) -> None:
-        """Accept nothing more, and wait until every answer has been sent."""
+        """Accept nothing more, and wait until every answer has been sent.
+
+        Give up only if IDLE_SECONDS pass in which no connection ends.
+        """
         self.shutdown()
         self.server_close()
         until = time.monotonic() + IDLE_SECONDS
         free = 0
         while free < self._most and time.monotonic() < until:
-            free += self._slots.acquire(timeout=0.1)
+            if self._slots.acquire(timeout=0.1):
+                free += 1
+                until = time.monotonic() + IDLE_SECONDS
             for connection in list(self.idle):  # on Linux, what has arrived can still be read
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RD)

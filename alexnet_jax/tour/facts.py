@@ -126,9 +126,13 @@ def _augmentation(subject: Subject) -> dict[str, Any]:
     own, own_shift = augmented.only_crops(ops), augmented.color_op(ops)
     paper_ops = f'{PAPER_CROPS}|{own_shift or PAPER_SHIFT}'
 
+    colors_of_run = subject.statistics
+    if colors_of_run and not colors_of_run.eigenvalues.any():  # of converted weights: not known
+        colors_of_run = None
+
     def crop(ops: str) -> augmented.Augmented:
         picture = augmented.original(subject.encoded, ops, limit, subject.picture)
-        axes = (subject.statistics or _statistics(picture)).axes
+        axes = (colors_of_run or _statistics(picture)).axes
         return augmented.augment(picture, ops, subject.config.seed, CROPS, axes)
 
     try:
@@ -142,7 +146,7 @@ def _augmentation(subject: Subject) -> dict[str, Any]:
         'ops': ops if own else PAPER_CROPS,
         'own': own,
         'own_colors': own_shift is not None,
-        'from_run': subject.statistics is not None,
+        'from_run': colors_of_run is not None,
         'size': found.size,
         'original': found.original,
         'crops': [[top, left, mirrored] for top, left, mirrored in found.crops],

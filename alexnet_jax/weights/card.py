@@ -66,9 +66,10 @@ with torch.no_grad():
 probabilities = logits.softmax(1)[0]
 
 with open('config.json') as file:
-    names = json.load(file)['label_names']
+    config = json.load(file)
+names, words = config['label_names'], config.get('label_descriptions', {})
 for probability, name in sorted(zip(probabilities.tolist(), names), reverse=True)[:5]:
-    print(f'{probability:.1%} {name}')"""
+    print(f'{probability:.1%} {words.get(name, name)}')"""
 
 CITATION = """\
 @inproceedings{krizhevsky2012imagenet,

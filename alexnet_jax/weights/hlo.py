@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export
+from jax import export, lax
 
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model.alexnet import AlexNet
@@ -36,6 +36,8 @@ def to_exported(model: AlexNet, variables: Mapping[str, Any], mean: np.ndarray) 
       variables: Its collections, on the host: they become constants of the program.
       mean: The image subtracted from every input, float32 [S, S, 3].
     """
+
+    model = model.clone(precision=lax.Precision.HIGHEST)  # float32 on GPUs and TPUs, too
 
     def scores(images: jax.Array) -> dict[str, jax.Array]:
         logits = jnp.asarray(model.apply(variables, images.astype(jnp.float32) - mean[None]))

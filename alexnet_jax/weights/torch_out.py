@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model.layers import Dense, Dropout, Layer, Normalize, Table, Weighted
 from alexnet_jax.model.shapes import layer_infos
@@ -108,13 +109,17 @@ def describe_model(layers: Table, about: dict[str, Any], mean: np.ndarray | None
     size, config = about['image_size'], about['config']
     weighted = [layer.name for layer in layers if isinstance(layer, Weighted)]
     *_, head = layer_infos(layers, size)
+    names = about['class_names']
+    words = dict(zip(names, display_names(names), strict=True))
+    described = {'label_descriptions': words} if any(k != v for k, v in words.items()) else {}
     return {
         'architecture': 'alexnet',
         'variant': config['variant'],
         'edits': config['edits'],
         'num_classes': head.output[-1],
         'num_features': int(np.prod(head.input)),
-        'label_names': about['class_names'],
+        'label_names': names,
+        **described,
         'pretrained_cfg': {
             'input_size': [3, size, size],
             'normalizes': not is_torchvision(layers, size, mean),

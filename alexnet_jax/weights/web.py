@@ -97,7 +97,7 @@ def write(net: TrainedNet, path: Path, runtime: Runtime) -> None:
     about = describe(net)
     page = {
         'size': net.config.image_size,
-        'classes': net.class_names,
+        'classes': net.display_names,
         'steps': steps(net.config.data.eval_ops),
     }
     packed = {'runtime': runtime.code, 'wasm': runtime.wasm, 'model': onnx_out.to_bytes(net)}

@@ -1,5 +1,7 @@
 """Heat maps against NumPy: a convolution of 1 x 1 pixels, a ReLU and a fully connected layer."""
 
+import itertools
+
 import numpy as np
 import pytest
 from trained_runs import save_run
@@ -84,6 +86,23 @@ def test_occlusion_is_the_probability_with_a_gray_square(make_net, window, start
             hidden[:, top : top + width, left : left + width] = 128
             expected = probabilities(hidden)[range(4), LABELS]
             np.testing.assert_allclose(found[:, row, column], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('size', 'window'), [(227, None), (224, None), (28, 6), (6, 5), (5, 5)])
+def test_squares_reach_every_edge(size, window):
+    width = window or 46 if size == 227 else window or 45
+    starts = saliency._starts(size, width)
+    assert (starts[0], starts[-1]) == (0, size - width)
+    assert all(1 <= b - a <= max(1, width // 2) for a, b in itertools.pairwise(starts))
+
+
+def test_occlusion_is_drawn_where_the_squares_were():
+    """Squares of 4 of 10 pixels begin at 0, 2, 4 and 6: their centers are 1.5, 3.5, 5.5 and 7.5."""
+    rows = np.array([0.0, 4.0, 0.0, 8.0])
+    found = saliency.at_pixels((rows[:, None] + [100, 100, 100, 200])[None], 10, 4)
+    down = [0, 0, 1, 3, 3, 1, 2, 6, 8, 8]
+    across = [100, 100, 100, 100, 100, 100, 125, 175, 200, 200]
+    np.testing.assert_allclose(found, np.add.outer(down, across)[None])
 
 
 @pytest.mark.parametrize('find', [saliency.grad_cam, saliency.occlusion])

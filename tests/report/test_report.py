@@ -293,6 +293,8 @@ def test_first_kernels():
     [
         ('tfds:cifar10:3.0.2', 'cifar10'),
         ('tfds:cifar100', 'cifar100'),
+        ('tfds:cifar10_corrupted/fog_5:1.0.0', 'cifar10_corrupted'),
+        ('tfds:imagenet2012_subset/10pct', 'imagenet2012_subset'),
         ('prepared:/data/imagenet2012-256-jpeg95/', 'imagenet2012'),
         ('folder:/home/cifar10/mine', 'mine'),
         ('digits', ''),

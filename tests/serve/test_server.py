@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,6 +95,25 @@ def test_what_is_under_way_is_finished(serving, ask, app):
     assert stopping.is_alive()
     app.go.set()
     assert connection.getresponse().read() == b'done'
+    stopping.join(30)
+    assert not stopping.is_alive()
+
+
+def test_answers_may_take_longer_together_than_one(serving, ask, app, monkeypatch):
+    """What counts is the time since the last connection ended."""
+    monkeypatch.setattr(server, 'IDLE_SECONDS', 1)
+    one_more = threading.Semaphore(0)
+    app.go = SimpleNamespace(wait=lambda seconds: one_more.acquire(timeout=seconds), set=int)
+    asked = [ask(), ask()]
+    for _ in asked:
+        assert app.asked.acquire(timeout=30)
+    stopping = threading.Thread(target=serving.stop)
+    stopping.start()
+    for _ in asked:
+        time.sleep(0.7)
+        assert stopping.is_alive()
+        one_more.release()
+    assert [connection.getresponse().read() for connection in asked] == [b'done', b'done']
     stopping.join(30)
     assert not stopping.is_alive()
 

@@ -1,6 +1,7 @@
 """The numbers that stand in the page, against the network in NumPy."""
 
 import base64
+import dataclasses
 import gzip
 import itertools
 import re
@@ -13,6 +14,7 @@ from numpy.testing import assert_allclose
 from small_tours import SIZE, small_subject
 from torch.nn import functional
 
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.model.layers import LRN, Activation, Conv, Dense, Dropout, MaxPool
 from alexnet_jax.model.shapes import layer_names
 from alexnet_jax.tour import facts
@@ -237,6 +239,17 @@ def test_crops_and_colors_are_each_the_run_s_or_the_paper_s(photo, ops, own, sig
     assert (found['own'], found['own_colors']) == (own, sigma is not None)
     assert found['size'] == (SIZE if own else 227)
     assert_allclose(found['shifts'], np.multiply(paper['shifts'], (sigma or 0.1) / 0.1), rtol=1e-5)
+
+
+def test_colors_of_converted_weights_are_the_picture_s(photo):
+    """Their file of statistics has a mean image only."""
+    this = small_subject(photo, 'course')
+    expected = facts._augmentation(dataclasses.replace(this, statistics=None))
+    known = Statistics(np.zeros((SIZE, SIZE, 3), np.float32), np.zeros(3), np.eye(3), 'elsewhere')
+    found = facts._augmentation(dataclasses.replace(this, statistics=known))
+    assert not found['from_run']
+    assert np.abs(found['shifts']).max() > 1
+    assert_allclose(found['shifts'], expected['shifts'])
 
 
 @pytest.mark.exhaustive

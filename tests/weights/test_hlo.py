@@ -1,6 +1,7 @@
 """A StableHLO export, run by a process that has neither this package nor Flax."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -72,5 +73,9 @@ def test_every_layer_takes_a_symbolic_batch_size(variant):
     assert str(exported.in_avals[0]) == f'uint8[n,{size},{size},3]'
     outputs = table[-1].features
     assert [str(a) for a in exported.out_avals] == [f'float32[n,{outputs}]'] * 2
+    # The default of GPUs is TF32, of TPUs bfloat16.
+    products = re.findall('.*stablehlo.(?:convolution|dot_general).*', exported.mlir_module())
+    assert len(products) >= 7
+    assert all('HIGHEST' in line and 'DEFAULT' not in line for line in products)
     assert not exported.disabled_safety_checks
     assert not exported.ordered_effects
