@@ -201,7 +201,8 @@ def validate_training(config: ml_collections.ConfigDict, devices: int = 1) -> No
     """
     validate(config, devices)
     layers = variants.build(config.variant, config.edits, config.num_classes)
-    if config.data.mean == 'image' and any(isinstance(layer, Normalize) for layer in layers):
+    means = [layer.mean for layer in layers if isinstance(layer, Normalize)]
+    if config.data.mean == 'image' and any(map(any, means)):
         raise BadInput(
             f"variant={config.variant!r} subtracts a mean itself, and data.mean='image' would "
             'subtract another before; add --config.data.mean=none'

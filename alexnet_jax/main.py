@@ -14,7 +14,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.config import validate, validate_training
 from alexnet_jax.errors import BadInput, device_error, run_command
-from alexnet_jax.parallel import compilation, launchers, malloc, pmap, processes
+from alexnet_jax.parallel import compilation, hardware, launchers, malloc, pmap, processes
 from alexnet_jax.run import trackers
 
 # Orbax and TensorFlow take seconds to import and --help needs neither: see the functions.
@@ -57,7 +57,7 @@ _INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
 def main() -> None:
     """Check the command line, join the other processes, then train or score."""
     config, folder, members = _read_command_line()
-    _configure_runtime(config)
+    _configure_runtime(config, scores=bool(members))
     with processes.ProcessGroup(_detect_cluster(), _INITIALIZATION_TIMEOUT.value):
         devices = _count_devices()
         if members:
@@ -143,8 +143,10 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
         checkpoint.check_weights(remote.local_copy(config.init_from))
 
 
-def _configure_runtime(config: ml_collections.ConfigDict) -> None:
+def _configure_runtime(config: ml_collections.ConfigDict, scores: bool) -> None:
     """Set what has to be set before JAX starts the devices."""
+    if scores:  # perhaps while the run trains
+        hardware.share_gpu()
     malloc.configure_malloc()
     compilation.set_xla_flags(config.deterministic)
     compilation.enable_compilation_cache()

@@ -15,9 +15,8 @@ ImageNet Training in Minutes, arXiv 1709.05011). Not run here.
 
 From NVIDIA's Caffe of that time (commit b66e1ede), models/alexnet_bn/solver_32k.prototxt: a rate
 that rises for 400 iterations and is then 32 (1 - done)^2, a trust coefficient of 0.001, a weight
-decay of 0.0005 (conv1's is larger here, since its weights are smaller: see ALEXNET_BN). There the
-warmup begins at 1, here near 0; and there LARS scales the biases too, while here their rate is a
-thousandth of the schedule's, at most 0.032.
+decay of 0.0005. There the warmup begins at 1, here near 0; and there LARS scales the biases too,
+while here their rate is a thousandth of the schedule's, at most 0.032.
 """
 
 import ml_collections
@@ -51,5 +50,4 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.warmup_epochs = 400 * c.batch_size / 1_281_167
     c.optimizer.trust_coefficient = 0.001
     c.optimizer.lr_multipliers = (('*/bias', 0.001),)
-    c.optimizer.weight_decay_multipliers = (('conv1/kernel', 256.0**2),)
     return c

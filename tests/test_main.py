@@ -1,6 +1,7 @@
 """Bad input to `main`: one line on stderr, the exit code, and no workdir."""
 
 import fcntl
+import os
 import sys
 
 import jax
@@ -11,6 +12,7 @@ from PIL import Image
 
 from alexnet_jax import errors, main
 from alexnet_jax.cli import load_recipe
+from alexnet_jax.config import default_config
 from alexnet_jax.model.variants import EDITS, VARIANTS
 from alexnet_jax.run import workdir
 from alexnet_jax.saved_config import read_config
@@ -303,6 +305,19 @@ def test_workdir_in_use(refused, tmp_path):
         message = refused(QUICKSTART, f'--workdir={folder}')
     assert_has(message, str(folder), 'in use', '--workdir')
     assert [p.name for p in folder.iterdir()] == ['.lock']
+
+
+@pytest.mark.parametrize('scores', [False, True])
+def test_scoring_leaves_the_memory_of_a_gpu_to_a_run(monkeypatch, scores):
+    monkeypatch.delenv('XLA_PYTHON_CLIENT_PREALLOCATE', raising=False)
+    for module, name in (
+        (main.malloc, 'configure_malloc'),
+        (main.compilation, 'set_xla_flags'),
+        (main.compilation, 'enable_compilation_cache'),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    main._configure_runtime(default_config(), scores)
+    assert os.environ.pop('XLA_PYTHON_CLIENT_PREALLOCATE', None) == ('false' if scores else None)
 
 
 def test_checks_passed(command, monkeypatch, tmp_path):

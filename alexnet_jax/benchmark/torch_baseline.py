@@ -8,7 +8,7 @@ config asks for it; the compiled version adds torch.compile on top.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import ml_collections
@@ -89,10 +89,25 @@ def _module(info: LayerInfo, tuned: bool) -> nn.Module:
             return _WithinChannelLRN(layer, tuned)
         case BatchNorm(_, epsilon):
             return nn.BatchNorm2d(info.input[2], epsilon, affine=False)
-        case Conv() | Dense() | Local() | Normalize() as layer:
+        case Normalize(mean, std):
+            return _Normalize(mean, std)
+        case Conv() | Dense() | Local() as layer:
             raise ValueError(f'PyTorch has no layer for {layer}')
         case _:
             assert_never(info.layer)
+
+
+class _Normalize(nn.Module):
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer('mean', torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer('std', torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
 
 
 class _LRN(nn.Module):

@@ -92,9 +92,16 @@ def check_shapes(layers: Table, image_size: int) -> None:
     """Check that every layer can take the image.
 
     Raises:
-      BadInput: Names the first layer whose output would be empty.
+      BadInput: Names the first layer whose output would be empty, or whose towers would not be of
+        one width.
     """
     for info in layer_infos(layers, image_size):
+        towers, widths = getattr(info.layer, 'groups', 1), (info.input[-1], info.output[-1])
+        if any(width % towers for width in widths):
+            raise BadInput(
+                f'{info.name} has {towers} towers, among which its {widths[0]} input and '
+                f'{widths[1]} output channels do not divide evenly; leave out one of the edits'
+            )
         if min(info.output) < 1:
             raise BadInput(
                 f'image_size={image_size}: the input of {info.name} is {info.input[0]}x'

@@ -129,11 +129,11 @@ CIFAR10_18PCT: Table = (
 )  # fmt: skip
 
 # The towers with batch norm instead of LRN, after NVIDIA's Caffe (models/alexnet_bn): a norm before
-# every convolution except the first. Caffe divides the images by 256; here conv1's initial weights
-# are divided instead, which is equivalent under LARS with 256^2 times conv1's weight decay, as in
-# the recipe. 60,965,224 parameters.
+# every convolution except the first; the images, less their mean, are divided by 256. 60,965,224
+# parameters.
 ALEXNET_BN: Table = (
-    Conv('conv1', 96, 11, stride=4, bias=0.01, std=0.01 / 256), ReLU(), MaxPool(3, 2),
+    Normalize(mean=(0, 0, 0), std=(256, 256, 256)),
+    Conv('conv1', 96, 11, stride=4, bias=0.01), ReLU(), MaxPool(3, 2),
     BatchNorm('bn2'), Conv('conv2', 256, 5, pad=2, groups=2, bias=0.01), ReLU(), MaxPool(3, 2),
     BatchNorm('bn3'), Conv('conv3', 384, 3, pad=1, bias=0.01), ReLU(),
     BatchNorm('bn4'), Conv('conv4', 384, 3, pad=1, groups=2, bias=0.01), ReLU(),

@@ -146,8 +146,8 @@ def test_bad_input_is_one_line():
         (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
         (('step', QUICKSTART, '--output=configs'), ['--output=configs', 'must be a file']),
         (
-            ('step', '--config=configs/torchvision.py', '--baselines=torch'),
-            ['--baselines=torch', 'Normalize', 'leave it out or edit the table'],
+            ('step', '--config=configs/cifar10_13pct.py', '--baselines=torch'),
+            ['--baselines=torch', 'Local', 'leave it out or edit the table'],
         ),
         (
             ('data', QUICKSTART, '--baselines=flax'),

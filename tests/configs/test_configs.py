@@ -15,7 +15,7 @@ from helpers import ROOT
 
 from alexnet_jax import cli
 from alexnet_jax.cli import load_recipe
-from alexnet_jax.config import validate
+from alexnet_jax.config import validate, validate_training
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.ops.torchvision import Torchvision
 from alexnet_jax.errors import BadInput
@@ -78,7 +78,7 @@ def one_device(monkeypatch):
 def test_valid(load, name):
     config = load(name)
     validate(config)
-    validate(config, devices=8)
+    validate_training(config, devices=8)
 
 
 def test_folder_counts_the_classes(load, tmp_path):

@@ -57,6 +57,13 @@ class Halve(nn.Module):
         return x * 0.5
 
 
+class Scale(nn.Module):
+    """Caffe's `scale: 0.00390625`."""
+
+    def forward(self, x):
+        return x * 0.00390625
+
+
 class Normalize(nn.Module):
     """torchvision's normalization, of pixels scaled to 0 .. 1."""
 
@@ -168,7 +175,7 @@ def alexnet_bn(hidden: int) -> list[nn.Module]:
         return nn.BatchNorm2d(channels, 1e-4, affine=False)
 
     return [
-        *(nn.Conv2d(3, 96, 11, 4), nn.ReLU(), nn.MaxPool2d(3, 2), norm(96)),
+        *(Scale(), nn.Conv2d(3, 96, 11, 4), nn.ReLU(), nn.MaxPool2d(3, 2), norm(96)),
         *(nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2), norm(256)),
         *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(), norm(384)),
         *(nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(), norm(384)),

@@ -24,7 +24,7 @@ from alexnet_jax.model.shapes import (
     parameter_names,
     training_flops,
 )
-from alexnet_jax.model.variants import COURSE, VARIANTS
+from alexnet_jax.model.variants import COURSE, VARIANTS, build
 
 SMALL = (
     Conv('first', 4, 3, groups=3), ReLU(), LRN(), MaxPool(2, 2), BatchNorm('bn'),
@@ -95,6 +95,16 @@ def test_pools_that_only_fit_with_ceil_mode():
     check_shapes((MaxPool(3, 2, ceil_mode=True), AvgPool(3, 2, ceil_mode=True)), 4)
     with pytest.raises(BadInput, match='pool2 is 1x1'):
         check_shapes((MaxPool(3, 2), AvgPool(3, 2)), 4)
+
+
+@pytest.mark.parametrize(
+    'edits', [('half_width', 'no_tower_communication'), ('no_tower_communication', 'half_width')]
+)
+def test_towers_are_of_one_width(edits):
+    """Half of LeNet-5's six maps are three, which two towers cannot share."""
+    with pytest.raises(BadInput, match=r'has 2 towers, .* 3 .* do not divide evenly'):
+        check_shapes(build('lenet5', edits, 10), 28)
+    check_shapes(build('paper', edits, 1000), 227)
 
 
 # Slices of kernels

@@ -302,23 +302,6 @@ def test_lars_by_hand():
     np.testing.assert_allclose(updates['fc8']['kernel'], 0.9 * first + first, rtol=1e-6)
 
 
-def test_smaller_weights_take_the_same_steps_under_lars():
-    """Pixels divided by 256 in the weights instead: with 256^2 times the decay, the same net."""
-    config = config_of(
-        schedule='constant',
-        weight_decay=0.5,
-        weight_decay_multipliers=(('conv1/kernel', 256.0**2),),
-        trust_coefficient=0.01,
-    )
-    kernel, gradient = jnp.float32([3.0, 4.0]), jnp.float32([12.0, 5.0])
-    params = {'conv1': {'kernel': kernel / 256}, 'fc8': {'kernel': kernel}}
-    gradients = {'conv1': {'kernel': gradient * 256}, 'fc8': {'kernel': gradient}}
-    optimizer = make_optimizer(config, make_schedule(config, 100), 100)
-    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    small, plain = updates['conv1']['kernel'], updates['fc8']['kernel']
-    np.testing.assert_allclose(256 * small, plain, rtol=1e-6)
-
-
 # AdamW and clipping
 
 
