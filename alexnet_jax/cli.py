@@ -58,8 +58,8 @@ def check_scratch() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line into `flags.FLAGS`; return the command and its remaining arguments.
 
-    A `~` at the beginning of a path in a flag is the home folder, which shells see to only outside
-    of flags. With `--help`, print the flags, and the keys of the recipe, and end the program.
+    A `~` where a path in a flag begins is the home folder; shells expand it only where a word
+    begins. With `--help`, print the flags, and the keys of the recipe, and end the program.
 
     Raises:
       BadInput: A flag, config file or config key does not exist, a config file does not run, or a

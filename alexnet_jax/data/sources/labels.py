@@ -34,6 +34,7 @@ def find_labels(
     root: str,
     images: Sequence[str],
     classes: Sequence[str] | None,
+    own: Sequence[str],
     others: Sequence[str],
 ) -> tuple[str, list[str]] | None:
     """Find the list that covers every image, in `folder` or else in `root`.
@@ -43,8 +44,8 @@ def find_labels(
       root: The folder of the dataset.
       images: The images, relative to `folder`.
       classes: The known classes, sorted; None to take them from the list.
-      others: Names of other splits: lists in `root` with such a word in their names are not for
-        these images, though both may number theirs from 0.
+      own, others: The usual names of this split, and of others. A list in `root` that is named
+        after another split alone is not for these images: both may be numbered from 0.
 
     Returns:
       The path of the list, and the class of each image. None if no list names any image.
@@ -57,7 +58,7 @@ def find_labels(
     for place in dict.fromkeys((folder, root)):
         found: dict[str, _Labels] = {}
         for name in files_in(place):
-            if not _is_list(name, others if place != folder else ()):
+            if not _is_list(name) or (place != folder and _is_for(name, others, own)):
                 continue
             path = os.path.join(place, name)
             try:
@@ -82,11 +83,20 @@ class _Labels(NamedTuple):
     has_title: bool
 
 
-def _is_list(name: str, others: Sequence[str]) -> bool:
-    """Tell whether a file may have labels: no form to be filled in, nor the list of others."""
-    stem, form = os.path.splitext(name)
-    words = {word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', stem)}
-    return form.lower() in FORMS and words.isdisjoint((*others, 'submission'))
+def _is_list(name: str) -> bool:
+    """Tell whether a file may have labels, and is not a form to fill in."""
+    return name.lower().endswith(FORMS) and 'submission' not in _words(name)
+
+
+def _is_for(name: str, some: Sequence[str], others: Sequence[str]) -> bool:
+    """Tell whether a file is named after some splits and not after others."""
+    words = _words(name)
+    return not words.isdisjoint(some) and words.isdisjoint(others)
+
+
+def _words(name: str) -> set[str]:
+    """'LOC_trainLabels.csv' -> loc, train, labels, csv."""
+    return {word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', name)}
 
 
 def _agreed(

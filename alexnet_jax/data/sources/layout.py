@@ -183,14 +183,14 @@ def _read_split(
                 f'such as {loose.images[0]}'
             )
         return _read_class_folders(folder, inside, classes is None, notes)
-    others = EVAL_NAMES if classes is None else TRAIN_NAMES
-    labels = find_labels(folder, root, found.images, classes, others) if found.images else None
+    names = (TRAIN_NAMES, EVAL_NAMES) if classes is None else (EVAL_NAMES, TRAIN_NAMES)
+    labels = find_labels(folder, root, found.images, classes, *names) if found.images else None
     if labels is None:
         raise BadInput(_unreadable(folder, inside, found.images, classes))
-    path, names = labels
-    notes.append(f'{folder}: reading the labels of {len(names):,} images from {path}')
+    path, labels_of_images = labels
+    notes.append(f'{folder}: reading the labels of {len(found.images):,} images from {path}')
     files: dict[str, list[str]] = {}
-    for image, name in zip(found.images, names, strict=True):
+    for image, name in zip(found.images, labels_of_images, strict=True):
         files.setdefault(name, []).append(image)
     return files
 

@@ -286,6 +286,13 @@ class TestLabels:
         assert files_of(layout.train) == ['0.jpg=0', '2.jpg=0', '1.jpg=1']
         assert files_of(layout.eval) == ['1.jpg=0', '0.jpg=1', '2.jpg=1']
 
+    def test_a_list_of_both_splits(self, make):
+        rows = 'id,class\n0,a\n1,b\n2,b\n3,a\n'
+        names = [*images('train/{}.jpg', 2), 'val/2.jpg', 'val/3.jpg']
+        layout = find_layout(make(*names, **{'train_and_val.csv': rows}))
+        assert files_of(layout.train) == ['0.jpg=0', '1.jpg=1']
+        assert files_of(layout.eval) == ['3.jpg=0', '2.jpg=1']
+
     def test_a_form_to_fill_in_is_no_list(self, make):
         """The test set of a competition has no labels."""
         form = 'id,class\nt_1,n01\nt_2,n01\n'
