@@ -211,6 +211,7 @@ class Session:
             f'--config={trial.config}',
             f'--workdir={runs / f"{trial.name}_seed{seed}"}',
             *(f'--config.{key}={value}' for key, value in flags.items()),
+            '--num_processes=1',  # alone, as a trial of a sweep
         )
         names = {'{folder}': self._folder or '', '{runs}': str(runs), '{seed}': str(seed)}
         for name, value in names.items():
