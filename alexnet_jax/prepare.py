@@ -112,6 +112,7 @@ def _leave(number: int, _) -> NoReturn:
 
 def _prepare(dataset: str) -> None:
     from alexnet_jax.data.prepare import build  # TensorFlow takes seconds to import
+    from alexnet_jax.data.sources.prepared import incomplete_folder
 
     request = build.Request(
         dataset=dataset,
@@ -133,9 +134,10 @@ def _prepare(dataset: str) -> None:
             request, data, output, _MANUAL_DIR.value, opened=lambda: catch_stop_signals(_leave)
         )
     except OSError as error:
-        name = str(error.filename or output)
-        is_ours = name.startswith(str(output)) or str(output).startswith(name)
-        what = f'cannot write {output}' if is_ours else f'cannot use {name}'
+        place, ours = Path(error.filename or output), Path(output)
+        ends = (ours, Path(incomplete_folder(output)))
+        is_ours = place in ours.parents or any(end in (place, *place.parents) for end in ends)
+        what = f'cannot write {output}' if is_ours else f'cannot use {place}'
         raise RunError(
             f'{what}: {error.strerror or error}; run the same command to continue'
         ) from error

@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     written, read = outcomes(
         'alexnet_jax.prepare',
         ('--dataset=digits', f'--output={tmp_path}/file/set'),
-        (f'--dataset=folder:{tmp_path}/images', f'--output={tmp_path}/set'),
+        (f'--dataset=folder:{tmp_path}/images', f'--output={tmp_path}/images-set'),
     )
     for (code, _, errors), text in (
         (written, f'cannot write {tmp_path}/file/set: Not a directory'),

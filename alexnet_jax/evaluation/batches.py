@@ -4,10 +4,11 @@ Files are decoded ahead of the network, and only a few batches are in memory at 
 cannot be used is reported and skipped.
 """
 
+import fnmatch
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -157,11 +158,20 @@ def _find(argument: str) -> dict[str, str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    """Return what a pattern matches, without what is ignored in folders, too."""
+    """Return what a pattern matches, without what is ignored in folders, unless it is named."""
     parts = pattern.split('/')
+    named = {part for part in parts if listing.is_leftover(part) or not glob.has_magic(part)}
     fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    matches = sorted(glob.glob(pattern, recursive=True))
-    return [m for m in matches if not any(map(listing.is_leftover, m.split('/')[fixed:]))]
+
+    def is_ignored(match: str) -> bool:
+        some = match.split('/')[fixed:]
+        return any(listing.is_leftover(part) and not _is_named(part, named) for part in some)
+
+    return [m for m in sorted(glob.glob(pattern, recursive=True)) if not is_ignored(m)]
+
+
+def _is_named(part: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(part, pattern) for pattern in patterns)
 
 
 def _below(folder: str) -> dict[str, str]:

@@ -69,8 +69,8 @@ def main() -> None:
         return
     name = _check(names, parallel.value)
     backend = _backend(EXPERIMENTS[name], records, data_dir.value, parallel.value)
+    data = _fingerprint(EXPERIMENTS[name], records, data_dir.value)
     with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend) as session:
-        data = _fingerprint(EXPERIMENTS[name], records, data_dir.value)
         run(name, EXPERIMENTS[name], session, _SEEDS.value, data)
 
 

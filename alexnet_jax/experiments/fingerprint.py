@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.errors import RunError, run_command
+from alexnet_jax.errors import BadInput, RunError, run_command
 
 IMAGES = 16  # of the training split, evenly spaced
 
@@ -22,12 +22,13 @@ def fingerprint_of(config_flags: Sequence[str]) -> str:
     """Return the fingerprint of a recipe's data, which are downloaded if they are not there yet.
 
     Raises:
-      RunError: The data cannot be read; the process has said why.
+      BadInput, RunError: The data cannot be read; the process has said why.
     """
     command = [sys.executable, '-m', 'alexnet_jax.experiments.fingerprint', *config_flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise RunError('the data cannot be read: see above')
+        error = BadInput if done.returncode == BadInput.exit_code else RunError
+        raise error('the data cannot be read: see above')
     return done.stdout.split()[-1]
 
 

@@ -114,7 +114,9 @@ class ProcessGroup:
         notice = threading.Timer(NOTICE_AFTER, _report_waiting, [cluster, self._timeout])
         notice.daemon = True
         notice.start()
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would run after the wait
+        before = signal.getsignal(signal.SIGINT)
+        if before != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would run after the wait
         try:
             jax.distributed.initialize(
                 cluster.coordinator_address,

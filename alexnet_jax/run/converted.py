@@ -29,8 +29,8 @@ def check(workdir: str) -> None:
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise BadInput(f'{workdir} exists and is not an empty folder; use a different --workdir')
     workdirs.check_writable(workdir)
-    workdirs.check_path(workdir)
     place = path.resolve()
+    workdirs.check_path(str(place))
     if place.is_dir() and (place.is_mount() or not os.access(place.parent, os.W_OK)):
         raise BadInput(
             f'{workdir} is an empty folder, but not one that can be replaced; use a new one, such '

@@ -25,7 +25,9 @@ def test_a_pattern_matches_what_its_folder_holds(photos, pattern, capsys):
 
 
 def test_a_folder_that_is_named_is_not_ignored(photos):
-    assert ImageFiles([f'{photos}/@eaDir/*']).paths == [f'{photos}/@eaDir/1.jpg']
+    for pattern in ('@eaDir/*', 'ca?/../@eaDir/1.jpg', '*/.x.jpg', 'c*/.*.jpg'):
+        (found,) = ImageFiles([f'{photos}/{pattern}']).paths
+        assert found.endswith(('@eaDir/1.jpg', 'cat/.x.jpg'))
 
 
 def test_a_pattern_without_images(photos):

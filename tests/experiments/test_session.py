@@ -488,7 +488,7 @@ def test_the_fingerprint_is_that_of_the_pixels(tmp_path):
     )
     assert one == same != other
     assert len(one) == 16
-    with pytest.raises(RunError, match='cannot be read'):
+    with pytest.raises(BadInput, match='cannot be read'):
         fingerprint_of([f'--config=folder:{tmp_path}/absent'])
 
 

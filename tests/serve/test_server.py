@@ -101,7 +101,7 @@ def test_what_is_under_way_is_finished(serving, ask, app):
 
 def test_answers_may_take_longer_together_than_one(serving, ask, app, monkeypatch):
     """What counts is the time since the last connection ended."""
-    monkeypatch.setattr(server, 'IDLE_SECONDS', 1)
+    monkeypatch.setattr(server, 'IDLE_SECONDS', 2)
     one_more = threading.Semaphore(0)
     app.go = SimpleNamespace(wait=lambda seconds: one_more.acquire(timeout=seconds), set=int)
     asked = [ask(), ask()]
@@ -110,7 +110,7 @@ def test_answers_may_take_longer_together_than_one(serving, ask, app, monkeypatc
     stopping = threading.Thread(target=serving.stop)
     stopping.start()
     for _ in asked:
-        time.sleep(0.7)
+        time.sleep(1.5)
         assert stopping.is_alive()
         one_more.release()
     assert [connection.getresponse().read() for connection in asked] == [b'done', b'done']

@@ -21,6 +21,11 @@ from alexnet_jax.errors import BadInput
 FORMS = ('.csv', '.tsv', '.txt')
 # Headers of the class column, if there are several columns.
 TITLES = ('label', 'labels', 'class', 'category', 'target', 'species', 'breed', 'wnid', 'synset')
+# Names of splits, in lower case; those in a row mean the same.
+SPLITS = (
+    ('train', 'training'), ('validation', 'val', 'valid', 'dev', 'eval'), ('test', 'testing')
+)  # fmt: skip
+OWN, NEUTRAL, OTHER = range(3)  # whether a list is named after a split
 Rows = list[list[str]]
 
 
@@ -34,53 +39,67 @@ def find_labels(
     root: str,
     images: Sequence[str],
     classes: Sequence[str] | None,
-    own: Sequence[str],
-    others: Sequence[str],
+    training: Sequence[str] = (),
 ) -> tuple[str, list[str]] | None:
     """Find the list that covers every image, in `folder` or else in `root`.
+
+    Lists in `root` that are named after the split of the images come first, then those that are
+    named after none. A list that is named after another split may be for both, unless the images of
+    both have the same names: they may be numbered from 0. A column with the title of classes counts
+    for more than any other column: lists of boxes and sizes name the images, too.
 
     Args:
       folder: The folder of the images.
       root: The folder of the dataset.
       images: The images, relative to `folder`.
       classes: The known classes, sorted; None to take them from the list.
-      own, others: The usual names of this split, and of others. A list in `root` that is named
-        after another split alone is not for these images: both may be numbered from 0.
+      training: The training images, if these are others.
 
     Returns:
       The path of the list, and the class of each image. None if no list names any image.
 
     Raises:
-      BadInput: A list covers only some of the images, has an unknown class, or two for an image; or
-        several lists cover them all and differ.
+      BadInput: A list covers only some of the images, has an unknown class, or none or two for an
+        image; or two lists that count for the same differ.
     """
-    problems = []
-    for place in dict.fromkeys((folder, root)):
-        found: dict[str, _Labels] = {}
-        for name in files_in(place):
-            if not _is_list(name) or (place != folder and _is_for(name, others, own)):
-                continue
+    found = []
+    for distance, place in enumerate(dict.fromkeys((folder, root))):
+        for name in filter(_is_list, files_in(place)):
+            rank = _rank(name, folder) if distance else 0
             path = os.path.join(place, name)
-            try:
-                labels = _labels_of(path, folder, images, classes)
-            except BadInput as problem:
-                problems.append(problem)
-                continue
+            labels = _labels_of(path, folder, images, classes)
+            if labels and rank == OTHER and _clash(images, training):
+                problem = (
+                    f'{path} names the images of {folder}, but has the name of another split; '
+                    f'rename it if it is for these images, too'
+                )
+                labels = _Labels([], False, problem)
             if labels:
-                found[path] = labels
-        # A list with boxes or sizes names the images, too.
-        if chosen := {path: x for path, x in found.items() if x.has_title} or found:
-            return _agreed(folder, images, {path: labels.names for path, labels in chosen.items()})
-    if problems:
-        raise problems[0]
-    return None
+                is_partial = labels.has_title is None
+                order = (is_partial, distance, rank, not labels.has_title, bool(labels.problem))
+                found.append((order, path, labels))
+    if not found:
+        return None
+    best = min(order for order, *_ in found)
+    chosen = {path: labels for order, path, labels in found if order == best}
+    for labels in chosen.values():
+        if labels.problem:
+            raise BadInput(labels.problem)
+    return _agreed(folder, images, {path: labels.names for path, labels in chosen.items()})
 
 
 class _Labels(NamedTuple):
-    """The class of each image in a list, and whether the column has the title of classes."""
+    """What a list says.
+
+    Attributes:
+      names: The class of each image.
+      has_title: Whether the column has the title of classes; None if the list lacks images.
+      problem: Why the list cannot be used, if it cannot.
+    """
 
     names: list[str]
-    has_title: bool
+    has_title: bool | None
+    problem: str = ''
 
 
 def _is_list(name: str) -> bool:
@@ -88,15 +107,24 @@ def _is_list(name: str) -> bool:
     return name.lower().endswith(FORMS) and 'submission' not in _words(name)
 
 
-def _is_for(name: str, some: Sequence[str], others: Sequence[str]) -> bool:
-    """Tell whether a file is named after some splits and not after others."""
-    words = _words(name)
-    return not words.isdisjoint(some) and words.isdisjoint(others)
+def _rank(name: str, folder: str) -> int:
+    """Tell whether a list is named after the split of a folder, after none, or after another."""
+    split, words = os.path.basename(folder).lower(), _words(name)
+    own = next((names for names in SPLITS if split in names), (split,))
+    if not words.isdisjoint(own):
+        return OWN
+    return NEUTRAL if all(words.isdisjoint(names) for names in SPLITS) else OTHER
 
 
 def _words(name: str) -> set[str]:
     """'LOC_trainLabels.csv' -> loc, train, labels, csv."""
     return {word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', name)}
+
+
+def _clash(images: Sequence[str], training: Sequence[str]) -> bool:
+    """Tell whether images have the names of training images; if there are none, they may."""
+    names = {os.path.basename(image) for image in training}
+    return not names or any(os.path.basename(image) in names for image in images)
 
 
 def _agreed(
@@ -125,21 +153,24 @@ def _labels_of(
     if len(missing) == len(images):
         return None
     if missing:
-        raise BadInput(
-            f'{path} has no label for {missing[0]}, one of {len(missing):,} images of {folder}; '
-            f'add them, or remove the images'
-        )
+        text = f'{path} has no label for {missing[0]}, one of {len(missing):,} images of {folder}'
+        return _Labels([], None, f'{text}; add them, or remove the images')
     told = [(key, row) for key in dict.fromkeys(keys) for row in by_name[key]]
-    names, has_title = _classes_of(path, rows[0], [row for _, row in told], column, classes)
+    names, has_title = _classes_of(rows[0], [row for _, row in told], column, classes)
     found: dict[str, str] = {}
     for (key, _), name in zip(told, names, strict=True):
         if not name:
-            raise BadInput(f'{path} has no class for {key}; add it, or remove the image')
+            text = f'{path} has no class for {key}; add it, or remove the image'
+            return _Labels([], has_title, text)
         if found.setdefault(key, name) != name:
-            raise BadInput(
-                f'{path} has two classes for {key}, {found[key]!r} and {name!r}; leave one, or '
-                f'remove the image'
-            )
+            text = f'{path} has two classes for {key}, {found[key]!r} and {name!r}'
+            return _Labels([], has_title, f'{text}; leave one, or remove the image')
+    if classes and (unknown := [name for name in names if name not in classes]):
+        text = (
+            f'{path} has the class {unknown[0]!r}, which has no training images; allowed: their '
+            f'class folders, such as {classes[0]!r}, or their numbers, 0 to {len(classes) - 1}'
+        )
+        return _Labels([], has_title, text)
     return _Labels([found[key] for key in keys], has_title)
 
 
@@ -188,9 +219,12 @@ def _index(rows: Rows, images: Sequence[str]) -> tuple[int, dict[str, Rows]]:
 
 
 def _classes_of(
-    path: str, titles: list[str], rows: Rows, name_column: int, classes: Sequence[str] | None
+    titles: list[str], rows: Rows, name_column: int, classes: Sequence[str] | None
 ) -> tuple[list[str], bool]:
-    """Return the class in each row, and whether its column has the title of classes."""
+    """Return the class in each row, and whether its column has the title of classes.
+
+    Where no column has known classes only, those of the likeliest column.
+    """
     width = min(map(len, rows))
     columns = [c for c in range(width) if c != name_column]
     by_title = [c for c in columns if c < len(titles) and titles[c].lower() in TITLES]
@@ -198,20 +232,20 @@ def _classes_of(
     if classes is None:
         # Kaggle's ImageNet lists have a box after the class, but a class may contain spaces too.
         return [row[columns[0]] for row in rows], bool(by_title)
-    # Names before numbers: those of a column beside the names need not be in sorted order.
+    # Names before numbers: those of a column beside the names need not be in sorted order. But a
+    # column of numbers, such as folds, may be names of classes by chance.
     for column in columns:
-        for cells in ([row[column] for row in rows], [_first_word(row[column]) for row in rows]):
-            if set(cells) <= set(classes):
-                return cells, column in by_title
+        cells = [row[column] for row in rows]
+        if by_title and column not in by_title and all(map(str.isdecimal, cells)):
+            continue
+        for names in (cells, [_first_word(cell) for cell in cells]):
+            if set(names) <= set(classes):
+                return names, column in by_title
     for column in columns:
         cells = [row[column] for row in rows]
         if all(cell.isdecimal() and int(cell) < len(classes) for cell in cells):
             return [classes[int(cell)] for cell in cells], column in by_title
-    unknown = next(row[columns[0]] for row in rows if row[columns[0]] not in classes)
-    raise BadInput(
-        f'{path} has the class {unknown!r}, which has no training images; allowed: their class '
-        f'folders, such as {classes[0]!r}, or their numbers, 0 to {len(classes) - 1}'
-    )
+    return [row[columns[0]] for row in rows], bool(by_title)
 
 
 def _first_word(cell: str) -> str:

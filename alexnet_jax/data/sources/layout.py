@@ -18,7 +18,7 @@ from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.data.sources.labels import find_labels, nfc
+from alexnet_jax.data.sources.labels import SPLITS, find_labels, nfc
 from alexnet_jax.data.sources.listing import (
     EXTENSIONS,
     Found,
@@ -30,8 +30,7 @@ from alexnet_jax.data.sources.listing import (
 from alexnet_jax.errors import BadInput
 
 # The folders that are looked for, in any case; the first is the name in a config.
-TRAIN_NAMES = ('train', 'training')
-EVAL_NAMES = ('validation', 'val', 'valid', 'dev', 'eval', 'test', 'testing')
+TRAIN_NAMES, EVAL_NAMES = SPLITS[0], (*SPLITS[1], *SPLITS[2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +115,7 @@ def find_layout(
         )
     else:
         eval_folder = os.path.join(root, eval_name)
-        evaluation = _read_split(root, eval_folder, classes, notes, all_found)
+        evaluation = _read_split(root, eval_folder, train, notes, all_found)
         if absent := [name for name in classes if not evaluation.get(name)]:
             some = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
             notes.append(f'{eval_folder} has no images of {some} ({len(absent):,} classes)')
@@ -155,16 +154,21 @@ def _one_class(folder: str, name: str) -> str:
 
 
 def _read_split(
-    root: str, folder: str, classes: Sequence[str] | None, notes: list[str], all_found: list[Found]
+    root: str,
+    folder: str,
+    train: dict[str, list[str]] | None,
+    notes: list[str],
+    all_found: list[Found],
 ) -> dict[str, list[str]]:
     """Return the images of each class, relative to the split's folder.
 
     Args:
       root: The folder of the dataset.
       folder: The folder of the split.
-      classes: The classes of the training split, sorted; None to find them.
+      train: Those of the training split; None to read that one, and to find the classes.
       notes, all_found: Lists to add to: messages, and everything that was found.
     """
+    classes = None if train is None else sorted(train)
     found = walk(folder)
     all_found.append(found)
     inside = _by_top_folder(folder, found)
@@ -183,8 +187,8 @@ def _read_split(
                 f'such as {loose.images[0]}'
             )
         return _read_class_folders(folder, inside, classes is None, notes)
-    names = (TRAIN_NAMES, EVAL_NAMES) if classes is None else (EVAL_NAMES, TRAIN_NAMES)
-    labels = find_labels(folder, root, found.images, classes, *names) if found.images else None
+    training = [file for files in (train or {}).values() for file in files]
+    labels = find_labels(folder, root, found.images, classes, training) if found.images else None
     if labels is None:
         raise BadInput(_unreadable(folder, inside, found.images, classes))
     path, labels_of_images = labels

@@ -286,6 +286,46 @@ class TestLabels:
         assert files_of(layout.train) == ['0.jpg=0', '2.jpg=0', '1.jpg=1']
         assert files_of(layout.eval) == ['1.jpg=0', '0.jpg=1', '2.jpg=1']
 
+    @pytest.mark.parametrize('split', ['train', 'dev'])
+    def test_the_split_that_is_read_tells_which_list_is_its_own(self, make, split):
+        rows = 'id,class\n0,a\n1,b\n'
+        folder = make(*images(f'{split}/{{}}.jpg', 2), *PLAIN[2:], **{f'{split}.csv': rows})
+        layout = find_layout(folder, train_split=split, eval_split=split)
+        assert files_of(layout.train) == files_of(layout.eval) == ['0.jpg=0', '1.jpg=1']
+
+    def test_three_splits_are_numbered_from_0(self, make):
+        rows = {'train': 'ab', 'val': 'ba', 'test': 'aa'}
+        lists = {f'{s}.csv': f'id,class\n0,{x}\n1,{y}\n' for s, (x, y) in rows.items()}
+        layout = find_layout(make(*(f'{s}/{i}.jpg' for s in rows for i in (0, 1)), **lists))
+        assert files_of(layout.train) == ['0.jpg=0', '1.jpg=1']
+        assert files_of(layout.eval) == ['1.jpg=0', '0.jpg=1']
+
+    @pytest.mark.parametrize('are_the_same', [False, True])
+    def test_images_that_were_moved_into_another_split(self, make, are_the_same):
+        """Which the list of the first still has, unless the names are of others."""
+        rows = 'id,class\n0,a\n1,b\n2,b\n3,a\n'
+        moved = images('val/{}.jpg', 2) if are_the_same else ['val/2.jpg', 'val/3.jpg']
+        folder = make(*images('train/{}.jpg', 2), *moved, **{'train.csv': rows})
+        if are_the_same:
+            with pytest.raises(BadInput, match=r'train\.csv names the images of .*val, but has'):
+                find_layout(folder)
+        else:
+            assert files_of(find_layout(folder).eval) == ['3.jpg=0', '2.jpg=1']
+
+    @pytest.mark.parametrize('row', ['3,', '3,a\n3,b'])
+    def test_a_list_of_labels_with_a_mistake_is_not_replaced_by_another(self, make, row):
+        sizes = 'id,width\n0,64\n1,65\n2,64\n3,65\n'
+        labels = f'id,label\n0,a\n1,b\n2,a\n{row}\n'
+        folder = make(*images('train/{}.jpg', 4), **{'labels.csv': labels, 'sizes.csv': sizes})
+        with pytest.raises(BadInput, match=r'labels\.csv has (no class|two classes) for 3'):
+            find_layout(folder)
+
+    def test_folds_are_no_names_of_classes(self, make):
+        rows = 'id,label,fold\nv0,0,1\nv1,1,1\n'
+        names = ['train/1/x.jpg', 'train/2/x.jpg', 'val/v0.jpg', 'val/v1.jpg']
+        layout = find_layout(make(*names, **{'val.csv': rows}))
+        assert files_of(layout.eval) == ['v0.jpg=0', 'v1.jpg=1']
+
     def test_a_list_of_both_splits(self, make):
         rows = 'id,class\n0,a\n1,b\n2,b\n3,a\n'
         names = [*images('train/{}.jpg', 2), 'val/2.jpg', 'val/3.jpg']
@@ -308,15 +348,13 @@ class TestLabels:
         pictures = images('train/{}.jpg', 4)
         folder = make(
             *pictures,
-            **{'sizes.csv': '\n'.join(sizes), 'train.csv': '\n'.join(['id,breed', *rows])},
+            **{'sizes.csv': '\n'.join(sizes), 'tags.csv': '\n'.join(['id,breed', *rows])},
         )
         assert find_layout(folder).classes == ['a', 'b']
-        folder = make(*pictures, **{'train.csv': '\n'.join(['id,kind', *rows])})
+        folder = make(*pictures, **{'tags.csv': '\n'.join(['id,kind', *rows])})
         with pytest.raises(BadInput) as error:
             find_layout(folder)
-        assert_has(
-            str(error.value), 'sizes.csv and', 'train.csv differ', '0.jpg of', "'64' and 'a'"
-        )
+        assert_has(str(error.value), 'sizes.csv and', 'tags.csv differ', '0.jpg of', "'64' and 'a'")
 
     @pytest.mark.parametrize('titles', ['filename,target,category', 'file,label,name', '?,?,?'])
     def test_names_of_classes_before_numbers_of_the_authors(self, make, titles):
