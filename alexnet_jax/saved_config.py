@@ -59,6 +59,13 @@ def parse_config(
         config.update(found)
     except (TypeError, ValueError) as error:
         raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
+    # configs/lars.py, when conv1's weights were a 256th of what they are.
+    decay = ('conv1/kernel', 256.0**2)
+    if config.variant == 'alexnet_bn' and decay in config.optimizer.weight_decay_multipliers:
+        raise BadInput(
+            f'{where} is from another version of alexnet_jax, whose alexnet_bn divided the pixels '
+            f'by 256 in the weights of conv1: {remedy}'
+        )
     return config
 
 

@@ -72,8 +72,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     c.optimizer.weight_decay_multipliers = (('*/bias', 0.0),)
 
     say(
-        f'configs/finetune.py: {before.variant} of {run}, {images:,} + {len(layout.eval.files):,} '
-        f'images in {c.num_classes:,} classes, so batch_size={c.batch_size} epochs={c.epochs:g}; '
+        f'configs/finetune.py: {before.variant} of {run}, {layout.count} images in '
+        f'{c.num_classes:,} classes, so batch_size={c.batch_size} epochs={c.epochs:g}; '
         f'--config.KEY=VALUE overrides'
     )
     return c

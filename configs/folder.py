@@ -57,7 +57,7 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
     c.optimizer.warmup_epochs = c.epochs / 30
 
     say(
-        f'configs/folder.py: {images:,} + {len(layout.eval.files):,} images in {classes:,} '
+        f'configs/folder.py: {layout.count} images in {classes:,} '
         f'classes, so batch_size={c.batch_size} epochs={c.epochs:g} eval_every={c.eval_every} '
         f'checkpoint_every={c.checkpoint_every} log_every={c.log_every} optimizer.learning_rate='
         f'{c.optimizer.learning_rate:g} optimizer.warmup_epochs={c.optimizer.warmup_epochs:.2g}; '

@@ -105,6 +105,8 @@ class Store:
             raise BadInput(
                 f'{self.url}: there is no bucket {bucket}; create it, or fix the name'
             ) from error
+        except OSError:  # only a part of it may be listed
+            return
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small object; None if there is none of that name."""

@@ -46,7 +46,7 @@ def pick(section: Section) -> dict[tuple[int, ...], str]:
         add('middle', (*middle, np.abs(output[middle]).argmax()))
         add('corner', (0, 0, np.abs(output[0, 0]).argmax()))
     else:
-        order = np.argsort(-output, kind='stable')
+        order = np.argsort(-np.abs(output), kind='stable')
         add('second', order[1:2] if len(order) > 1 else order[:1])
         add('first', (0,))
     if any(isinstance(info.layer, Activation) for info in section.followers):

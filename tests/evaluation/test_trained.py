@@ -288,6 +288,24 @@ def test_a_pillow_image_is_seen_as_its_file_is(crops, tmp_path):
     np.testing.assert_array_equal(crops.preprocess(cmyk), expected)
 
 
+def test_only_the_orientation_of_a_pillow_image_is_kept(crops, tmp_path):
+    """Other tags may be malformed, and a profile may be larger than what is searched for it."""
+    photo = Image.fromarray(np.random.RandomState(0).randint(0, 256, (8, 12, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = np.random.RandomState(1).bytes(300_000)
+    photo.save(tmp_path / 'a.png', exif=exif, icc_profile=profile)
+    expected = np.rot90(photo, -1)[4:8, 2:6]
+    with Image.open(tmp_path / 'a.png') as image:
+        np.testing.assert_array_equal(crops.preprocess(image), expected)
+    # In TIFF's form: big-endian, one entry, the orientation as a byte instead of a short.
+    malformed = b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x01\0\0\0\x01\x06\0\0\0\0\0\0\0'
+    photo.save(tmp_path / 'b.jpg', exif=malformed)
+    with Image.open(tmp_path / 'b.jpg') as image:
+        expected = crops.preprocess(tmp_path / 'b.jpg')
+        np.testing.assert_array_equal(crops.preprocess(image), expected)
+
+
 def test_predict(crops):
     """The fourth output has no name; e**3 : e : 1 for the others, out of e**9 more."""
     classes = crops.predict(np.zeros((4, 4, 3), np.uint8), top=2)

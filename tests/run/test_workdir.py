@@ -238,6 +238,18 @@ def test_a_run_of_another_version_is_refused_by_name(tmp_path, text, problem):
     assert contents(tmp_path) == {str(tmp_path / 'config.json'): text.encode()}
 
 
+def test_a_net_of_another_version_is_refused(tmp_path):
+    """Its weights would load, and the pixels would be divided twice."""
+    config = changed(variant='alexnet_bn')
+    config.optimizer.weight_decay_multipliers = (('conv1/kernel', 65536.0),)
+    (tmp_path / 'config.json').write_text(config.to_json())
+    with pytest.raises(BadInput, match='from another version of alexnet_jax, whose alexnet_bn'):
+        recorded_config.get_config(f'{tmp_path}/config.json')
+    config.variant = 'paper'
+    (tmp_path / 'config.json').write_text(config.to_json())
+    recorded_config.get_config(f'{tmp_path}/config.json')
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [

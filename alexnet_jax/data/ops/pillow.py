@@ -169,12 +169,14 @@ def to_png(image: np.ndarray | Image.Image) -> bytes:
         image.load()
     except Exception as error:  # of many types
         raise RunError(f'the image cannot be decoded: {error or type(error).__name__}') from error
-    exif = image.getexif()  # a photograph's orientation
+    exif = Image.Exif()  # with the orientation alone: other tags may be malformed
+    if (orientation := _orientation(image)) in TURNS:
+        exif[ExifTags.Base.Orientation] = orientation
     if image.mode in ('I', 'F'):
         raise BadInput(f'the image is of mode {image.mode}, of 32 bits; convert it to 8 bits first')
     image = _narrowed(image)
     if image.mode not in PNG_MODES:
         image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
     buffer = io.BytesIO()
-    image.save(buffer, 'PNG', compress_level=0, exif=exif)
+    image.save(buffer, 'PNG', compress_level=0, exif=exif, icc_profile=None)
     return buffer.getvalue()

@@ -9,7 +9,6 @@ Four layouts are supported, and each split may have its own:
 """
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -18,6 +17,7 @@ from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
+from alexnet_jax.data.sources.hash_split import split_by_hash
 from alexnet_jax.data.sources.labels import SPLITS, find_labels, nfc
 from alexnet_jax.data.sources.listing import (
     EXTENSIONS,
@@ -63,6 +63,13 @@ class Layout:
     eval: Listing
     notes: list[str]
 
+    @property
+    def count(self) -> str:
+        """How many images there are; of both splits, where each has a folder."""
+        train, evaluation = len(self.train.files), len(self.eval.files)
+        is_one = self.train.folder == self.eval.folder
+        return f'{train + evaluation:,}' if is_one else f'{train:,} + {evaluation:,}'
+
 
 def expand(path: str) -> str:
     """Return the absolute path of a folder, with `~` expanded; a URL stays as it is."""
@@ -105,7 +112,7 @@ def find_layout(
     if len(classes) < 2:
         raise BadInput(_one_class(train_folder, classes[0]))
     if eval_name is None:
-        train, evaluation = _split_by_hash(train, eval_fraction)
+        train, evaluation = split_by_hash(train, eval_fraction)
         eval_folder = train_folder
         lacks = f'{eval_split} folder' if train_name else f'folders {train_split} and {eval_split}'
         notes.append(
@@ -116,9 +123,16 @@ def find_layout(
     else:
         eval_folder = os.path.join(root, eval_name)
         evaluation = _read_split(root, eval_folder, train, notes, all_found)
-        if absent := [name for name in classes if not evaluation.get(name)]:
-            some = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
-            notes.append(f'{eval_folder} has no images of {some} ({len(absent):,} classes)')
+    if absent := [name for name in classes if not evaluation.get(name)]:
+        some = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
+        where = f'{eval_folder} has no images' if eval_name else 'there are no validation images'
+        kind = 'class' if len(absent) == 1 else 'classes'
+        notes.append(f'{where} of {some} ({len(absent):,} {kind})')
+    if train_name and not eval_name and (beside := _beside(root, train_name)):
+        notes.append(
+            f'{root}: reading only the folder {train_name}, and not {beside}; if {train_name} is '
+            f'one of the classes, rename it'
+        )
     for found, wanted in ((train_name, train_split), (eval_name, eval_split)):
         if found not in (None, wanted):
             notes.append(f'{root}: reading the split {wanted} from the folder {found}')
@@ -136,6 +150,12 @@ def _find(root: str, wanted: str, names: Sequence[str]) -> str | None:
     there = {name.lower(): name for name in reversed(folders_in(root))}
     usual = names if wanted == names[0] else ()
     return next((there[name] for name in usual if name in there), None)
+
+
+def _beside(root: str, split: str) -> str:
+    """Return the names of other folders in which there are images, '' if there are none."""
+    others = (name for name in folders_in(root) if name != split)
+    return ', '.join(islice((n for n in others if walk(os.path.join(root, n)).images), 5))
 
 
 def _missing(root: str, split: str, key: str) -> str:
@@ -248,41 +268,6 @@ def _unreadable(
             f'{folder} has {len(images):,} images but no class folders; {belong}, {other}{remove}'
         )
     return f'{folder} has no class folders; {belong}'
-
-
-def _split_by_hash(
-    files: dict[str, list[str]], fraction: float
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the images of each class that train, and those that are for validation.
-
-    Where an image goes depends on its own path only, so that it stays there when others are added.
-    But every class keeps an image to train with, and if no image were for validation, one of each
-    class is.
-    """
-    train: dict[str, list[str]] = {}
-    evaluation: dict[str, list[str]] = {}
-    for name, paths in files.items():
-        hashes = {path: _hash(path) for path in paths}
-        chosen = {path for path in paths if hashes[path] < fraction}
-        if len(chosen) == len(paths):
-            chosen.discard(max(hashes, key=hashes.__getitem__))
-        train[name] = [path for path in paths if path not in chosen]
-        evaluation[name] = [path for path in paths if path in chosen]
-    if not any(evaluation.values()):
-        for name, paths in train.items():
-            if len(paths) > 1:
-                first = min(paths, key=_hash)
-                paths.remove(first)
-                evaluation[name] = [first]
-    if not any(evaluation.values()):
-        raise BadInput('no class has two images, so none is left for validation; add images')
-    return train, evaluation
-
-
-def _hash(path: str) -> float:
-    """Return a number from 0 to 1 that depends on a path in NFC, the same on every machine."""
-    digest = hashlib.sha256(nfc(path).encode('utf-8', 'surrogateescape')).digest()
-    return int.from_bytes(digest[:8]) / 2**64
 
 
 def _count(*splits: dict[str, list[str]]) -> int:

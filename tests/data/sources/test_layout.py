@@ -198,6 +198,18 @@ class TestSplits:
         assert sorted(many.train.labels) == [0, 1]
         assert many.eval.labels == [0]
 
+    def test_by_hash_a_class_may_have_no_validation_image(self, make):
+        layout = find_layout(make(*images('a/{}.jpg', 40), 'b/1.jpg', 'b/2.jpg'))
+        assert set(layout.eval.labels) == {0}
+        assert 'there are no validation images of b (1 class)' in layout.notes
+
+    def test_a_class_with_the_name_of_a_split(self, make):
+        """A vehicle; its folder has folders, and is taken for a split."""
+        names = [f'train/{year}/{i}.jpg' for year in (2023, 2024) for i in range(9)]
+        folder = make(*names, 'bus/1.jpg', 'car/1.jpg', 'notes/x.txt')
+        (note,) = [note for note in find_layout(folder).notes if 'rename it' in note]
+        assert_has(note, 'only the folder train, and not bus, car; if train is one of the classes')
+
     def test_one_image_per_class(self, make):
         with pytest.raises(BadInput, match='no class has two images'):
             find_layout(make('a/1.jpg', 'b/1.jpg'))
