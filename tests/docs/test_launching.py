@@ -79,7 +79,7 @@ def dry_run(monkeypatch):
     monkeypatch.setattr(workdir, 'check', lambda *_: None)
     # It would look into gs://BUCKET.
     monkeypatch.setattr(remote, 'local_copy', lambda folder, *_, **__: folder)
-    monkeypatch.setattr(main, '_configure_runtime', lambda _: None)
+    monkeypatch.setattr(main, '_configure_runtime', lambda *_, **__: None)
     monkeypatch.setattr(processes.ProcessGroup, '__init__', meet)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)  # libtpu, kubernetes
     monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')  # no TPU here
