@@ -193,7 +193,7 @@ def test_the_output_of_a_trial_is_printed_once(capfd, tmp_path):
     loud = tmp_path / 'loud.py'
     loud.write_text(
         'import runpy, sys\n'
-        f'print("epochs", sys.argv[-1].split("=")[1], flush=True)\n'
+        f'print("epochs", next(a.split("=")[1] for a in sys.argv if "epochs" in a), flush=True)\n'
         f'runpy.run_path({str(FAKE[1])!r})\n'
     )
     with Session(Path('runs'), trainer=(sys.executable, str(loud))) as session:
