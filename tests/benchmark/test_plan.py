@@ -22,6 +22,13 @@ from alexnet_jax.training.memory import lower_step
 QUICKSTART = f'{ROOT}/configs/quickstart.py'
 
 
+@pytest.fixture(autouse=True)
+def with_a_cache_again():
+    """A plan compiles anew; the tests after it, in this process, do not."""
+    yield
+    jax.config.update('jax_enable_compilation_cache', True)
+
+
 @pytest.mark.parametrize(
     ('topology', 'parts'),
     [
