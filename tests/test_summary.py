@@ -82,6 +82,7 @@ def test_layers_that_only_a_relative_has():
     assert 'MAX POOL3 6x6x256 3x3, stride 2 (overlapping), sigmoid (13 - 3)/2 + 1 = 6' in lines
     scaling = 'SCALE1 224x224x3 less 123.7 116.3 103.5, over 58.4 57.1 57.4'
     assert scaling in lines_of('torchvision')
+    assert 'SCALE1 227x227x3 over 256.0 256.0 256.0' in lines_of('alexnet_bn')
 
 
 def test_fully_connected_layers_in_towers():

@@ -110,7 +110,8 @@ def describe(info: LayerInfo) -> tuple[str, str]:
         case BatchNorm(_, epsilon):
             return f'batch norm, epsilon={epsilon:g}', ''
         case Normalize(mean, std):
-            return f'less {_listed(mean)}, over {_listed(std)}', ''
+            less = f'less {_listed(mean)}, ' if any(mean) else ''
+            return f'{less}over {_listed(std)}', ''
         case Dropout(rate):
             return f'dropout {rate:g}', ''
         case ReLU():
