@@ -59,12 +59,12 @@ def parse_config(
         config.update(found)
     except (TypeError, ValueError) as error:
         raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
-    # configs/lars.py, when conv1's weights were a 256th of what they are.
+    # From configs/lars.py when conv1's initial weights were 256 times smaller.
     decay = ('conv1/kernel', 256.0**2)
     if config.variant == 'alexnet_bn' and decay in config.optimizer.weight_decay_multipliers:
         raise BadInput(
-            f'{where} is from another version of alexnet_jax, whose alexnet_bn divided the pixels '
-            f'by 256 in the weights of conv1: {remedy}'
+            f'{where} is from an earlier version of alexnet_jax, whose alexnet_bn divided '
+            f"conv1's weights by 256 instead of the pixels: {remedy}"
         )
     return config
 

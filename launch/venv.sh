@@ -34,7 +34,7 @@ install_into_venv() {
   shift
   check_python "$python"
   [ -x .venv/bin/python ] || "$python" -m venv .venv || return
-  # None where making .venv was cut short, or Debian's python3-venv was missing.
+  # There is no pip if making .venv was cut short, or Debian's python3-venv was missing.
   .venv/bin/python -c 'import pip' 2> /dev/null || .venv/bin/python -m ensurepip > /dev/null || {
     echo "error: .venv has no pip; on Debian and Ubuntu, install python3-venv; or remove .venv" >&2
     return 1

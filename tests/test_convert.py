@@ -175,6 +175,13 @@ def test_an_empty_folder_that_cannot_be_replaced(tmp_path, monkeypatch):
             converted.check(str(tmp_path / name))
 
 
+def test_a_link_into_a_folder_where_nothing_can_be_saved(tmp_path):
+    (tmp_path / 'disk[1]').mkdir()
+    (tmp_path / 'link').symlink_to('disk[1]')
+    with pytest.raises(BadInput, match=r'use a path without'):
+        converted.check(str(tmp_path / 'link/run'))
+
+
 def test_a_link_to_an_empty_folder_is_taken(bvlc, make_run, tmp_path):
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'run').symlink_to('elsewhere')

@@ -158,7 +158,7 @@ def _find(argument: str) -> dict[str, str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    """Return what a pattern matches, without what is ignored in folders, unless it is named."""
+    """Return what a pattern matches, less leftovers that it does not name."""
     parts = pattern.split('/')
     named = {part for part in parts if listing.is_leftover(part) or not glob.has_magic(part)}
     fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))

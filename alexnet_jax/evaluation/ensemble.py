@@ -27,7 +27,7 @@ from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.parallel import processes
-from alexnet_jax.run import remote, saved, workdir
+from alexnet_jax.run import remote, saved, workdir, writable
 from alexnet_jax.run.logger import track
 from alexnet_jax.saved_config import read_config
 
@@ -78,7 +78,7 @@ def plan(
     """
     if not folder:
         raise BadInput("pass --workdir=DIR, the run's folder")
-    workdir.check_writable(remote.local_copy(folder, weights=False))
+    writable.check_writable(remote.local_copy(folder, weights=False))
     texts = checkpoints.split(',') if checkpoints else [folder]
     members = [parse_member(text) if checkpoints else Member(text, None) for text in texts]
     members = [Member(remote.local_copy(*member), member.step) for member in members]

@@ -111,7 +111,7 @@ def _backend(
 
 
 def _fingerprint(experiment: Experiment, records: Records, data_dir: str | None) -> str:
-    """Return what tells the data of trials that are left; '' if the experiment lays them out."""
+    """Return the fingerprint of the remaining trials' data; '' if none, or made here."""
     trials = (experiment.next_trial(records, seed) for seed in range(_SEEDS.value))
     first = next(filter(None, trials), None)
     needs_folder = '--folder' in experiment.flags

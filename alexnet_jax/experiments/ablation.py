@@ -108,7 +108,7 @@ def ablation(
         claim,
         source,
         published,
-        # Ten crops decide nothing, and need the workdirs of runs that may be recorded without them.
+        # Ten crops last: they decide nothing, and need workdirs that recorded runs may have lost.
         of_list([*(arm.trial for arm in arms), *(arm.ten_crops for arm in arms if arm.ten_crops)]),
         comparisons,
         table,

@@ -20,7 +20,7 @@ ALL = Trial('dropout_ensemble', 'all', _SCORES, {**_NETS, 'seeds': 2 * PAIRS, 's
 
 
 def next_trial(records: Records, seed: int) -> Trial | None:
-    """Train the seed's nets, the first five with dropout too; average when those are there."""
+    """Train the seed's net, for the first five seeds one with dropout too; then average."""
     trials = [LONG_80SEC, DROPOUT_80SEC] if seed < PAIRS else [LONG_80SEC]
     if left := first_left(trials, records, seed):
         return left

@@ -63,16 +63,16 @@ class Comparison:
 
     def plan(self, records: Records, seeds: int) -> str:
         """Return what difference the design detects with a number of seeds."""
-        seeds //= self.seeds_each
-        if seeds < 2 and not self.pooled:
+        count = seeds // self.seeds_each  # of differences
+        if count < 2 and not self.pooled:
             enough = self.seeds_each * (self.rule.seeds if self.rule else Rule.seeds)
-            return f'{self.label}: one seed has no interval, so pass --seeds={enough}'
+            return f'{self.label}: too few seeds for an interval; pass --seeds={enough}'
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])
         known = spread.degrees >= 3
-        degrees = spread.degrees if self.pooled and known else max(seeds - 1, 0)
+        degrees = spread.degrees if self.pooled and known else max(count - 1, 0)
         spread = Spread(spread.deviation if known else self.deviation, degrees)
-        least = statistics.detectable(spread, seeds)
+        least = statistics.detectable(spread, count)
         where = f'measured, {spread.degrees} degrees of freedom' if known else 'assumed'
         return (
             f'{self.label}: {seeds} seed{"s"[: seeds != 1]} show {least:.2g} {self.unit} with '

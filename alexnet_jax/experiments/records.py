@@ -131,8 +131,8 @@ class Records:
         if record and self._data and record.data not in ('', self._data):
             raise BadInput(
                 f'{self.path(trial.home)}: {trial.name}, seed {seed}, was run on other data '
-                f'(fingerprint {record.data}; here {self._data}), and differences between runs on '
-                f'both say nothing; move that file away to start anew, or use the same data'
+                f'(fingerprint {record.data}; here {self._data}), and cannot be compared; move '
+                f'that file away to start over, or use the same data'
             )
         return record
 
@@ -155,12 +155,12 @@ class Records:
         return sorted({r.device for r in self._all(home).values() if r.device})
 
     def put(self, home: str, record: Record) -> None:
-        """Store a record. It replaces the trial's earlier one unless that is worth more."""
+        """Store a record. It replaces the trial's earlier one unless it adds nothing."""
         records = self._all(home)
         before = records.get((record.trial, record.seed))
         if before and before.epoch > record.epoch:  # restarted on a machine without the workdir
             return
-        # To train longer, and stopped before it came further.
+        # Restarted to train longer, but stopped before it got any further.
         if before and before.epoch == record.epoch and record.state == 'stopped':
             return
         records[record.trial, record.seed] = dataclasses.replace(record, data=self._data)

@@ -99,8 +99,8 @@ def check_shapes(layers: Table, image_size: int) -> None:
         towers, widths = getattr(info.layer, 'groups', 1), (info.input[-1], info.output[-1])
         if any(width % towers for width in widths):
             raise BadInput(
-                f'{info.name} has {towers} towers, among which its {widths[0]} input and '
-                f'{widths[1]} output channels do not divide evenly; leave out one of the edits'
+                f'{info.name}: its {widths[0]} input and {widths[1]} output channels cannot be '
+                f'split evenly between {towers} towers; leave out one of the edits'
             )
         if min(info.output) < 1:
             raise BadInput(

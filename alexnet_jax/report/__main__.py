@@ -28,7 +28,7 @@ from alexnet_jax.report.one_run import parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 from alexnet_jax.run import remote
 
-LONGEST_NAME = 100  # bytes of a run's name in those of its figures, which may have 255
+LONGEST_NAME = 100  # bytes of a run's name in its figures' file names, which may have 255
 USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --output=report.html'
 
 

@@ -14,6 +14,7 @@ from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.run import workdir as workdirs
+from alexnet_jax.run import writable
 from alexnet_jax.run.checkpoint import Checkpoints
 
 
@@ -28,9 +29,9 @@ def check(workdir: str) -> None:
     path = Path(workdir)
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise BadInput(f'{workdir} exists and is not an empty folder; use a different --workdir')
-    workdirs.check_writable(workdir)
+    writable.check_writable(workdir)
     place = path.resolve()
-    workdirs.check_path(str(place))
+    writable.check_path(str(place))
     if place.is_dir() and (place.is_mount() or not os.access(place.parent, os.W_OK)):
         raise BadInput(
             f'{workdir} is an empty folder, but not one that can be replaced; use a new one, such '

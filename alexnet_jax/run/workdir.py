@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ import ml_collections
 from etils import epath
 
 from alexnet_jax import files
-from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
@@ -23,6 +21,7 @@ from alexnet_jax.model import variants
 from alexnet_jax.model.comparison import first_difference
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import environment, remote
+from alexnet_jax.run.writable import check_path, check_writable
 from alexnet_jax.saved_config import read_config, read_json
 
 LAG = 60  # seconds after which NFS, by default, has refreshed its listing of a folder
@@ -51,46 +50,6 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
         check_init_from(config)
-
-
-def check_writable(workdir: str) -> None:
-    """Refuse a folder that cannot be created or written. Writes nothing.
-
-    Raises:
-      BadInput: With the reason.
-    """
-    if is_url(workdir):  # of which `place` and `remote` make local folders
-        raise BadInput(f'cannot write workdir {workdir}: it is a URL; pass a local folder')
-    parent = _existing(Path(workdir).absolute())
-    if not parent.is_dir():
-        raise BadInput(f'cannot create workdir {workdir}: {parent} is a file')
-    if not os.access(parent, os.W_OK):
-        raise BadInput(f'cannot write workdir {workdir}: no permission in {parent}')
-
-
-def _existing(path: Path) -> Path:
-    """Return the innermost of a path and the folders above it that exists."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return _existing(path.parent)
-    except OSError as error:  # below a folder that may not be entered, or of too long a name
-        raise BadInput(f'cannot create {path}: {error.strerror}') from error
-    return path
-
-
-def check_path(workdir: str) -> None:
-    """Refuse a path in which Orbax would save checkpoints that it cannot read.
-
-    Raises:
-      BadInput: It has a character of patterns. Orbax looks for its own files by patterns.
-    """
-    path = str(Path(workdir).absolute())
-    if found := [character for character in '*?[' if character in path]:
-        raise BadInput(
-            f'workdir {path} has {" and ".join(found)} in its path, where no checkpoint could be '
-            f'saved; use a path without * ? ['
-        )
 
 
 def _check_config(

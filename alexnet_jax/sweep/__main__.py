@@ -21,7 +21,7 @@ from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import FREE_KEYS, leaves, validate_training
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
-from alexnet_jax.run.workdir import check_path
+from alexnet_jax.run.writable import check_path
 from alexnet_jax.sweep import bucket, results, space, study
 from alexnet_jax.sweep.backends import Backend
 from alexnet_jax.sweep.runner import Base, Runner

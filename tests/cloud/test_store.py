@@ -37,6 +37,21 @@ def test_objects_come_and_go(store):
     assert list(store.list()) == ['a']
 
 
+@pytest.mark.parametrize('error', [OSError('Forbidden'), PermissionError('Access Denied')])
+def test_a_bucket_of_which_a_part_may_be_listed(store, monkeypatch, error):
+    """That it exists is not known, and the part is empty."""
+
+    def refuse(path):
+        raise error
+
+    monkeypatch.setattr(store._fs, 'ls', refuse)
+    store._root = 'bucket/team/run'
+    store._check_bucket()
+    error = FileNotFoundError()
+    with pytest.raises(BadInput, match='there is no bucket'):
+        store._check_bucket()
+
+
 def test_create_never_overwrites(store):
     assert store.create('lease/1', b'first')
     assert not store.create('lease/1', b'second')

@@ -131,4 +131,4 @@ def test_figure_1_is_drawn(records):
 def test_one_seed_is_too_few(records):
     """The plan asks for as many as the rule needs."""
     ratio = EXPERIMENT.comparisons[0]
-    assert ratio.plan(records, 1).endswith('one seed has no interval, so pass --seeds=3')
+    assert ratio.plan(records, 1).endswith('too few seeds for an interval; pass --seeds=3')

@@ -9,6 +9,7 @@ import pytest
 
 from alexnet_jax.errors import BadInput, Diverged, Interrupted
 from alexnet_jax.parallel import processes
+from alexnet_jax.parallel.launchers import Cluster
 from alexnet_jax.parallel.processes import ProcessGroup, fails_alone, is_lost_process
 
 # Raised by jaxlib 0.10.2 in a process whose peer was killed, and by a broken program.
@@ -85,6 +86,27 @@ class TestOneOfSeveral:
         assert not fails_alone(Diverged('nan'))
         assert fails_alone(KeyboardInterrupt())
         assert not fails_alone(None)
+
+
+@pytest.mark.parametrize('is_ignored', [False, True])
+def test_ctrl_c_while_processes_meet(monkeypatch, is_ignored):
+    """It ends the process at once, unless the shell made it ignore Ctrl-C."""
+    found = []
+    monkeypatch.setattr(
+        jax.distributed,
+        'initialize',
+        lambda *_, **__: found.append(signal.getsignal(signal.SIGINT)),
+    )
+    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
+    before = signal.getsignal(signal.SIGINT)
+    handler = signal.SIG_IGN if is_ignored else signal.default_int_handler
+    try:
+        signal.signal(signal.SIGINT, handler)
+        ProcessGroup(Cluster('Slurm', num_processes=2, process_id=1), timeout=1).__enter__()
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == [signal.SIG_IGN if is_ignored else signal.SIG_DFL]
 
 
 def test_errors_of_a_single_process_pass():

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
-from alexnet_jax.run import recorded_config, workdir
+from alexnet_jax.run import recorded_config, workdir, writable
 from alexnet_jax.saved_config import read_config
 
 CLASSES = ['cat', 'dog']
@@ -243,7 +243,7 @@ def test_a_net_of_another_version_is_refused(tmp_path):
     config = changed(variant='alexnet_bn')
     config.optimizer.weight_decay_multipliers = (('conv1/kernel', 65536.0),)
     (tmp_path / 'config.json').write_text(config.to_json())
-    with pytest.raises(BadInput, match='from another version of alexnet_jax, whose alexnet_bn'):
+    with pytest.raises(BadInput, match='from an earlier version of alexnet_jax, whose alexnet_bn'):
         recorded_config.get_config(f'{tmp_path}/config.json')
     config.variant = 'paper'
     (tmp_path / 'config.json').write_text(config.to_json())
@@ -292,7 +292,7 @@ def test_under_a_file(tmp_path):
 
 def test_without_permission(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(workdir.os, 'access', lambda path, mode: asked.append(path) and False)
+    monkeypatch.setattr(writable.os, 'access', lambda path, mode: asked.append(path) and False)
     with pytest.raises(BadInput) as found:
         workdir.check(tmp_path / 'a' / 'b', default_config())
     assert str(found.value) == (f'cannot write workdir {tmp_path}/a/b: no permission in {tmp_path}')

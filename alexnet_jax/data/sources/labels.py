@@ -44,9 +44,9 @@ def find_labels(
     """Find the list that covers every image, in `folder` or else in `root`.
 
     Lists in `root` that are named after the split of the images come first, then those that are
-    named after none. A list that is named after another split may be for both, unless the images of
-    both have the same names: they may be numbered from 0. A column with the title of classes counts
-    for more than any other column: lists of boxes and sizes name the images, too.
+    named after none. A list that is named after another split may cover both, unless their images
+    share names, as when both are numbered from 0. A column with one of TITLES as its header beats
+    any other, since lists of boxes and sizes name the images, too.
 
     Args:
       folder: The folder of the images.
@@ -60,7 +60,7 @@ def find_labels(
 
     Raises:
       BadInput: A list covers only some of the images, has an unknown class, or none or two for an
-        image; or two lists that count for the same differ.
+        image; or two lists of the same rank disagree.
     """
     found = []
     for distance, place in enumerate(dict.fromkeys((folder, root))):
@@ -223,7 +223,7 @@ def _classes_of(
 ) -> tuple[list[str], bool]:
     """Return the class in each row, and whether its column has the title of classes.
 
-    Where no column has known classes only, those of the likeliest column.
+    If no column has only known classes, use the likeliest column.
     """
     width = min(map(len, rows))
     columns = [c for c in range(width) if c != name_column]
@@ -232,8 +232,8 @@ def _classes_of(
     if classes is None:
         # Kaggle's ImageNet lists have a box after the class, but a class may contain spaces too.
         return [row[columns[0]] for row in rows], bool(by_title)
-    # Names before numbers: those of a column beside the names need not be in sorted order. But a
-    # column of numbers, such as folds, may be names of classes by chance.
+    # Names before numbers: a list that has both may number its classes in another order. But
+    # numbers, such as folds, may match class names by chance.
     for column in columns:
         cells = [row[column] for row in rows]
         if by_title and column not in by_title and all(map(str.isdecimal, cells)):

@@ -55,8 +55,8 @@ def scored_runs(task: Task) -> list[str]:
 def test_scores(task: Task) -> dict[str, Any]:
     """Return the test errors in percent of the averages of one net, of two, ... of all.
 
-    Options: home, trial, seeds (how many nets), step (the nets are of this seed, and of those that
-    are `step` seeds apart from it), eval_ops (None for those of the runs).
+    Options: home, trial, seeds (how many nets), step (from the seed of one net to the next,
+    starting with this one), eval_ops (None for those of the runs).
     """
     from alexnet_jax.data.pipeline import Data  # importing TensorFlow takes seconds
 
