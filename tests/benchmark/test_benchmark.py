@@ -131,7 +131,7 @@ def test_json_instead_of_tables():
 
 
 @pytest.mark.slow
-def test_bad_input_is_one_line():
+def test_bad_input_is_one_line(tmp_path):
     cases = [
         (('step',), ['usage: python -m alexnet_jax.benchmark step|data|plan|collectives']),
         (('speed', QUICKSTART), ['usage: ', 'step|data|plan']),
@@ -143,7 +143,10 @@ def test_bad_input_is_one_line():
             ('data', QUICKSTART, '--baselines=torch'),
             ['data', 'torch', 'allowed: flax, torchvision, dali'],
         ),
-        (('step', QUICKSTART, '--output=/nowhere/x.json'), ['--output=/nowhere/x.json', 'folder']),
+        (
+            ('step', QUICKSTART, f'--output={tmp_path}/nowhere/x.json'),
+            [f'--output={tmp_path}/nowhere/x.json', 'folder'],
+        ),
         (('step', QUICKSTART, '--output=configs'), ['--output=configs', 'must be a file']),
         (
             ('step', '--config=configs/cifar10_13pct.py', '--baselines=torch'),

@@ -70,7 +70,7 @@ def file_that_is_a_folder(folder, rng):
 def link(folder, rng):
     """To nowhere, to itself, to the outside, to a folder above: a walk must end."""
     path = rng.choice(files(folder))
-    target = rng.choice(['/nowhere', path, '/etc/hostname', folder, '..'])
+    target = rng.choice([folder / 'nowhere', path, '/etc/hostname', folder, '..'])
     path.unlink()
     path.symlink_to(target)
 
