@@ -36,6 +36,10 @@ USAGE = (
 # it in place of the mean image.
 CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
 CAFFE_SIZE = 256  # height and width of Caffe's mean images, before the crop
+UNEDITED = (
+    'tensors alone do not tell nonlinearities, norms and pools: those of {} without edits are '
+    'assumed'
+)
 MAX_NAMES = 10_000_000  # bytes of --classes
 
 
@@ -96,6 +100,8 @@ def convert(
         )
     if file.contents.note:
         lines.append(('note', file.contents.note))
+    elif file.contents.rows is file.contents.metadata is None and config.variant != 'torchvision':
+        lines.append(('note', UNEDITED.format(config.variant)))
     return lines
 
 

@@ -286,6 +286,16 @@ def test_weights_that_are_not_finite(refuse, tmp_path):
         refuse(path, parts=(path, 'fc7/bias', '2 values', 'not finite'))
 
 
+def test_what_a_state_dict_does_not_tell(command, tmp_path):
+    """Of an export, its metadata do; torchvision's names do, too."""
+    found = lively_tensors(variants.DIGITS, 28)
+    tensors.write(tmp_path / 'x', found | {'mean': np.zeros((3, 28, 28))}, {})
+    names = names_file(tmp_path, *'0123456789')
+    code, out, _ = command(tmp_path / 'x', f'--classes={names}', f'--workdir={tmp_path / "run"}')
+    assert code == 0
+    assert_has(out, 'note', 'those of digits without edits are assumed')
+
+
 def test_doubles_beyond_float32(refuse, tmp_path):
     found = lively_tensors(variants.DIGITS, 28)
     found['fc8.bias'] = np.full(10, 1e300)

@@ -50,14 +50,25 @@ import torch
 import torchvision
 from PIL import {pillow}
 from safetensors.torch import load_file
+from torch import nn
 
 net = torchvision.models.alexnet(num_classes={classes}).eval()
 net.load_state_dict(load_file('model.safetensors'))
 
+{opened}
+"""
+
+_PRESET = """\
 preset = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.transforms  # downloads nothing
 preprocess = preset(resize_size={resize}, crop_size={size})
-{opened}
 x = preprocess(image)[None]
+"""
+
+_NO_PRESET = """\
+x = torchvision.transforms.functional.pil_to_tensor(image)[None]
+{preprocess}
+mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+x = torchvision.transforms.functional.normalize(x / 255, mean, std)
 """
 
 _PREDICTION = """
@@ -168,21 +179,21 @@ def _use(layers: Table, about: dict[str, Any], is_torchvision: bool) -> str:
         'opened': opened,
         'pillow': 'Image, ImageOps' if 'ImageOps' in opened else 'Image',
     }
+    lines = [line for step in steps for line in step.code]
     if is_torchvision:
         *_, head = layer_infos(layers, about['image_size'])
-        example = _TORCHVISION_EXAMPLE.format(
-            classes=head.output[-1],
-            size=about['image_size'],
-            resize=next((step.resize for step in steps if step.resize), about['image_size']),
-            **image,
-        )
+        example = _TORCHVISION_EXAMPLE.format(classes=head.output[-1], **image)
+        if _fits_preset(about['eval_ops']):
+            resize = next(step.resize for step in steps if step.resize)
+            example += _PRESET.format(resize=resize, size=about['image_size'])
+        else:
+            example += _NO_PRESET.format(preprocess='\n'.join(lines))
         needs = 'torch torchvision safetensors pillow'
     else:
-        lines = [line for step in steps for line in step.code]
         example = _EXAMPLE.format(preprocess='\n'.join([*lines, '']), **image)
-        if 'nn.' not in '\n'.join(lines):
-            example = example.replace('from torch import nn\n', '')
         needs = 'torch safetensors pillow numpy'
+    if 'nn.functional' not in example:
+        example = example.replace('from torch import nn\n', '')
     files = ['`model.safetensors` contains the weights', '`config.json` the classes']
     if not is_torchvision:
         files.append('`alexnet.py` the module, which needs only PyTorch')
@@ -197,9 +208,7 @@ def _use(layers: Table, about: dict[str, Any], is_torchvision: bool) -> str:
 def _preprocessing(layers: Table, about: dict[str, Any], is_torchvision: bool) -> str:
     steps = [step.words for step in preprocessing.explain(about['eval_ops'])]
     if is_torchvision:
-        steps.append(
-            "Divide by 255 and normalize with ImageNet's mean and deviation; the preset does this."
-        )
+        steps.append("Divide by 255 and normalize with ImageNet's mean and deviation.")
         ending = _preset_note(about['eval_ops'])
     else:
         size, inside = about['image_size'], _inside(layers, about['config'])
@@ -219,10 +228,18 @@ def _inside(layers: Table, config: dict[str, Any]) -> str:
     return 'Nothing is subtracted from the pixels.'
 
 
+def _fits_preset(eval_ops: str) -> bool:
+    """Whether torchvision's preset resizes and crops as these ops do, or nearly so."""
+    _, *ops = (op.strip().partition('(')[0] for op in eval_ops.split('|'))
+    return ops in (['torchvision'], ['resize_short', 'center_crop'])
+
+
 def _preset_note(eval_ops: str) -> str:
-    if 'torchvision(' in eval_ops:
-        return 'The preset produces these pixels to within one level of 255.'
-    return "The preset's resizing is antialiased, so its pixels differ from these."
+    if not _fits_preset(eval_ops):
+        return "torchvision's preset resizes and crops differently."
+    if 'torchvision(' in eval_ops or 'antialias' in eval_ops:
+        return 'The preset does all of this; its pixels are these to within one level of 255.'
+    return 'The preset does the same, except that its resizing is antialiased: its pixels differ.'
 
 
 def _evaluation(about: dict[str, Any]) -> str:

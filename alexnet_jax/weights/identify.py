@@ -68,6 +68,12 @@ def identify(contents: Contents, variant: str | None) -> Identified:
     fitting = [name for name, found in candidates.items() if not found.differences]
     if not fitting:
         nearest = min(candidates, key=lambda name: len(candidates[name].differences))
+        if not any(candidate.shares_a_name for candidate in candidates.values()):
+            raise BadInput(
+                f'it is not a known network: its tensors are {_listed(list(contents.tensors))}; '
+                "expected names are those of torchvision's alexnet, such as features.0.weight, or "
+                'of an export, such as conv1.weight'
+            )
         raise BadInput(
             f'it is not a known network; nearest is {nearest}: {candidates[nearest].differences[0]}'
         )
@@ -98,6 +104,7 @@ class _Candidate(NamedTuple):
     config: ml_collections.ConfigDict
     tensors: dict[str, np.ndarray]
     differences: list[str]
+    shares_a_name: bool
 
     @classmethod
     def of(cls, name: str, contents: Contents) -> '_Candidate':
@@ -111,7 +118,8 @@ class _Candidate(NamedTuple):
         differences = list(_tensor_differences(tensors, table, config))
         if contents.rows is not None:
             differences += _row_differences(contents.rows, table, name)
-        return cls(config, tensors, differences)
+        expected = layout.tensor_shapes(table, config.image_size)
+        return cls(config, tensors, differences, bool(expected.keys() & tensors.keys()))
 
 
 def _renamed(contents: Contents, table: Table, variant: str) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The metadata of an exported net, the same in every format."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import ml_collections
 
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.run import saved, workdir
+from alexnet_jax.saved_config import read_config
 
 
 def describe(net: TrainedNet) -> dict[str, Any]:
@@ -22,15 +24,21 @@ def describe(net: TrainedNet) -> dict[str, Any]:
         the checkpoint's step.
       scores: The checkpoint's evaluation record; empty if it was never evaluated.
     """
-    source = workdir.read_source(net.workdir) or {'run': Path(net.workdir).name, 'step': net.step}
+    source = workdir.read_source(net.workdir) or {'run': run_name(net), 'step': net.step}
     return {
         'class_names': net.class_names,
         'image_size': net.config.image_size,
         'eval_ops': net.config.data.eval_ops,
-        'config': _without_folders(net.config),
+        # As trained: the net may have been loaded in another dtype.
+        'config': _without_folders(read_config(net.workdir)),
         'source': source,
         'scores': saved.read_scores(net.workdir).get(net.step, {}),
     }
+
+
+def run_name(net: TrainedNet) -> str:
+    """Return the name of the run's folder."""
+    return Path(os.path.abspath(net.workdir)).name  # that of `.` is empty
 
 
 def _without_folders(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -76,6 +76,11 @@ def _zoo(graph: Message, tensors: dict[str, Message]) -> Contents:
         attributes = {each.text(1): each for each in node.messages(5)}
         rows.append(Row(KINDS[kind], name, _settings(KINDS[kind], attributes)))
         if kind in ('Conv', 'Gemm'):
+            if len(node.texts(1)) != 3:
+                raise BadInput(
+                    f'{name[:80]} has {len(node.texts(1))} inputs, not an image, a weight and a '
+                    'bias'
+                )
             _, weight, bias = node.texts(1)
             for given in (weight, bias):
                 if given not in tensors:

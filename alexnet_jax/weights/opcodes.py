@@ -1,7 +1,8 @@
 """Read a pickle as data: `pickletools` lists its opcodes, and a few of them are understood here.
 
 No global is looked up and nothing is called, so nothing in a pickle can run. The contents of
-PyTorch's state dicts become dicts, tuples, numbers, and the types below.
+PyTorch's state dicts become dicts, tuples, numbers, and the types below; the objects that
+checkpoints hold beside them, such as an argparse.Namespace, become `Unsupported`.
 """
 
 import io
@@ -21,6 +22,15 @@ DTYPES: dict[str, Any] = {
     'torch BFloat16Storage': ml_dtypes.bfloat16,
     'torch LongStorage': '<i8',  # BatchNorm's num_batches_tracked
 }
+ALLOWED = ', '.join(name.split()[1] for name in DTYPES)
+# Not of weights; a checkpoint may have them beside those, such as the state of a generator.
+OTHER_DTYPES: dict[str, Any] = {
+    'torch ByteStorage': 'u1',
+    'torch CharStorage': 'i1',
+    'torch ShortStorage': '<i2',
+    'torch IntStorage': '<i4',
+    'torch BoolStorage': '?',
+}
 ORDERED_DICT = 'collections OrderedDict'
 REBUILD = ('torch._utils _rebuild_tensor_v2', 'torch._utils _rebuild_tensor')
 PARAMETER = 'torch._utils _rebuild_parameter'
@@ -33,9 +43,9 @@ class _Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """Numbers that are stored elsewhere in the file."""
+    """Numbers that are stored elsewhere in the file; `kind` is one of the names above."""
 
-    dtype: Any
+    kind: str
     key: str
     size: int
 
@@ -49,6 +59,18 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+class Unsupported(NamedTuple):
+    """What unpickling would have to call something for.
+
+    Attributes:
+      reason: A sentence for the user who needs it.
+      parts: What it would be made of: arguments, state and items.
+    """
+
+    reason: str
+    parts: list[Any]
+
+
 class _Mark:
     """What MARK puts on the stack."""
 
@@ -57,7 +79,7 @@ def read_pickle(data: bytes) -> tuple[Any, int]:
     """Return the value of a pickle, in plain types and those above, and its size in bytes.
 
     Raises:
-      BadInput: It would call something, or build an object.
+      BadInput: It has something that no state dict or checkpoint has.
       Exception: It is damaged; of many types.
     """
     stack: list[Any] = []
@@ -109,10 +131,10 @@ def read_pickle(data: bytes) -> tuple[Any, int]:
                 stack.append(found)
             case 'APPEND':
                 item = stack.pop()
-                _of(list, stack[-1]).append(item)
+                _extend(stack[-1], [item])
             case 'APPENDS':
                 items = pop_mark()
-                _of(list, stack[-1]).extend(items)
+                _extend(stack[-1], items)
             case 'SETITEM':
                 item, key = stack.pop(), stack.pop()
                 _set_items(stack[-1], [key, item])
@@ -130,14 +152,18 @@ def read_pickle(data: bytes) -> tuple[Any, int]:
             case 'REDUCE':
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_reduced(function, arguments))
-            case 'BUILD':  # a state dict has an attribute, `_metadata`, which is not needed
-                stack.pop()
-                _of(dict, stack[-1])
+            case 'BUILD':
+                state = stack.pop()
+                if isinstance(stack[-1], Unsupported):
+                    stack[-1].parts.append(state)
+                else:  # a state dict has an attribute, `_metadata`, which is not needed
+                    _of(dict, stack[-1])
             case 'STOP':
                 return stack.pop(), file.tell()
             case 'NEWOBJ':
-                stack.pop()
-                raise BadInput(f'it is a whole module, {_name(stack.pop())}; {ADVICE}')
+                arguments, kind = stack.pop(), stack.pop()
+                reason = f'it is a whole module, {_name(kind)}; {ADVICE}'
+                stack.append(Unsupported(reason, [arguments]))
             case name:
                 raise BadInput(f'its pickle has {name}, which no state dict has; {ADVICE}')
     raise ValueError('its pickle does not end')
@@ -150,7 +176,14 @@ def _of(kind: type, value: Any) -> Any:
     return value
 
 
+def _extend(target: Any, items: list[Any]) -> None:
+    (target.parts if isinstance(target, Unsupported) else _of(list, target)).extend(items)
+
+
 def _set_items(target: Any, items: list[Any]) -> None:
+    if isinstance(target, Unsupported):
+        target.parts.extend(items)
+        return
     for key, item in zip(items[::2], items[1::2], strict=True):
         # The hash of nested tuples could take forever.
         if not isinstance(key, str | int):
@@ -169,10 +202,9 @@ def _storage(identifier: Any) -> Storage:
             raise BadInput(f'it is a whole module, {_name(module)}; {ADVICE}')
         case _:
             raise BadInput(f'its pickle refers to something other than numbers; {ADVICE}')
-    if name not in DTYPES:
-        known = ', '.join(each.split()[1] for each in DTYPES)
-        raise BadInput(f'its numbers are a {name[:80]}; allowed: {known}')
-    return Storage(DTYPES[name], key, size)
+    if name not in DTYPES | OTHER_DTYPES:
+        raise BadInput(f'its numbers are a {name[:80]}; allowed: {ALLOWED}')
+    return Storage(name, key, size)
 
 
 def _reduced(function: Any, arguments: Any) -> Any:
@@ -180,11 +212,17 @@ def _reduced(function: Any, arguments: Any) -> Any:
     match function, arguments:
         case _Global(name), () if name == ORDERED_DICT:
             return {}
+        case _Global(name), [[*pairs]] if name == ORDERED_DICT:  # Python 2 passed the items
+            found = {}
+            for pair in pairs:
+                _set_items(found, pair)
+            return found
         case _Global(name), [Storage(), int(), tuple(), tuple(), *_] if name in REBUILD:
             return Tensor(*arguments[:4])
         case _Global(name), [Tensor() as tensor, *_] if name == PARAMETER:
             return tensor
-    raise BadInput(f'it would call {_name(function)}, which no state dict does; {ADVICE}')
+    reason = f'it would call {_name(function)}, which no state dict does; {ADVICE}'
+    return Unsupported(reason, [arguments])
 
 
 def _name(value: Any) -> str:

@@ -17,11 +17,23 @@ import numpy as np
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.weights.contents import Contents
-from alexnet_jax.weights.opcodes import ADVICE, Storage, Tensor, read_pickle
+from alexnet_jax.weights.opcodes import (
+    ADVICE,
+    ALLOWED,
+    DTYPES,
+    OTHER_DTYPES,
+    Storage,
+    Tensor,
+    Unsupported,
+    read_pickle,
+)
 
 MAX_PICKLE = 1_000_000  # bytes; torchvision's has 2,059, one with the optimizer's state some 20,000
 MAX_ENTRIES = 10_000  # of an archive; torchvision's has 22
 MAX_DIMENSIONS = 8
+# Where a checkpoint has the state dict: PyTorch's ImageNet example, torchvision's scripts,
+# PyTorch's tutorial.
+CHECKPOINT_KEYS = ('state_dict', 'model', 'model_state_dict')
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -86,7 +98,7 @@ def read_legacy(data: memoryview) -> Contents:
             raise ValueError(f'a storage has a {type(key).__name__} as its key')
         storage = stored[key]
         count, place = int.from_bytes(data[place : place + 8], 'little'), place + 8
-        size = storage.size * np.dtype(storage.dtype).itemsize
+        size = storage.size * np.dtype((DTYPES | OTHER_DTYPES)[storage.kind]).itemsize
         if count != storage.size or size > len(data) - place:
             raise ValueError(f'storage {key} does not have the {storage.size:,} numbers announced')
         numbers[key] = data[place : place + size]
@@ -95,11 +107,14 @@ def read_legacy(data: memoryview) -> Contents:
 
 
 def _contents(format: str, value: Any, read: Callable[[Storage], Any]) -> Contents:
-    """Return the tensors of a state dict, or of the one in a checkpoint under 'state_dict'."""
-    for key in ('state_dict', 'model'):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
+    """Return the tensors of a state dict, or of the one in a checkpoint."""
+    for key in CHECKPOINT_KEYS:
+        if isinstance(value, dict) and isinstance(value.get(key), dict | Unsupported):
             value = value[key]
             break
+    for each in [value, *(value.values() if isinstance(value, dict) else ())]:
+        if isinstance(each, Unsupported):
+            raise BadInput(each.reason)
     if not isinstance(value, dict) or not any(isinstance(v, Tensor) for v in value.values()):
         raise BadInput(f'it holds a {type(value).__name__} without tensors; {ADVICE}')
     loaded: dict[str, Any] = {}
@@ -110,10 +125,11 @@ def _contents(format: str, value: Any, read: Callable[[Storage], Any]) -> Conten
                 f'{reprlib.repr(name)} is a {type(tensor).__name__}, not a tensor; {ADVICE}'
             )
         storage = tensor.storage
+        if storage.kind not in DTYPES:
+            raise BadInput(f'{name[:80]} is a {storage.kind}; allowed: {ALLOWED}')
         if storage.key not in loaded:
-            loaded[storage.key] = np.frombuffer(read(storage), storage.dtype)
-        # nn.DataParallel adds a prefix; PyTorch's ImageNet example puts it on `features` only.
-        tensors[name.replace('module.', '')] = _strided(name, tensor, loaded[storage.key])
+            loaded[storage.key] = np.frombuffer(read(storage), DTYPES[storage.kind])
+        tensors[name] = _strided(name, tensor, loaded[storage.key])
     return Contents(format, tensors)
 
 
@@ -140,7 +156,7 @@ def _storages(value: Any) -> list[Storage]:
         each = waiting.pop()
         if isinstance(each, Tensor):
             found.append(each.storage)
-        elif isinstance(each, dict | list | tuple) and id(each) not in seen:
+        elif isinstance(each, dict | list | tuple) and id(each) not in seen:  # or `Unsupported`
             seen.add(id(each))
             waiting += each.values() if isinstance(each, dict) else each
     return found

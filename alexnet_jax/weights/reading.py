@@ -93,7 +93,10 @@ def read_mean(path: Path) -> np.ndarray:
 def _contents(path: Path, data: memoryview) -> Contents:
     """Return what a file holds; every failure names it."""
     try:
-        return _with_mean(_parse(path, data))
+        contents = _parse(path, data)
+        if contents.rows is None:
+            contents = contents._replace(tensors=_without_wrappers(contents.tensors))
+        return _with_mean(contents)
     except AlexNetError as error:
         named = str(error).startswith(str(path))
         raise BadInput(str(error) if named else f'{path}: {error}') from error
@@ -147,6 +150,17 @@ def _safetensors(path: Path) -> Contents:
         key: json.loads(text) for key, text in texts.items() if key != 'format'
     }
     return Contents('safetensors, exported here', found, metadata=metadata)
+
+
+def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tensors without the prefixes that torch.compile and nn.DataParallel add.
+
+    PyTorch's ImageNet example wraps `features` only, so `module.` may be inside a name.
+    """
+    return {
+        name.replace('_orig_mod.', '').replace('module.', ''): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _with_mean(contents: Contents) -> Contents:

@@ -152,9 +152,9 @@ def _crop(eval_ops: str) -> dict[str, Any]:
     """Interpolation and crop in timm's words."""
     steps = preprocessing.explain(eval_ops)
     resize = next((step.resize for step in steps if step.resize), None)
-    crop = next((step.crop for step in steps if step.crop), resize)
-    if resize is None or crop is None:
+    if resize is None:
         return {}
+    *_, crop = resize, *(step.crop for step in steps if step.crop)  # crops of crops: the last
     mode = 'squash' if any(step.squashes for step in steps) else 'center'
     return {
         'interpolation': 'bilinear',

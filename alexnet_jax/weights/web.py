@@ -18,7 +18,7 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.weights import onnx_out
-from alexnet_jax.weights.metadata import describe
+from alexnet_jax.weights.metadata import describe, run_name
 
 TEMPLATE = Path(__file__).with_name('web.html')
 PACKAGE = 'onnxruntime-web-1.30.0.tgz'  # what `npm pack onnxruntime-web@1.30.0` downloads
@@ -105,10 +105,11 @@ def write(net: TrainedNet, path: Path, runtime: Runtime) -> None:
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     ).from_string(TEMPLATE.read_text(encoding='utf-8'))
     html = template.render(
-        title=f'{net.config.variant}: {about["source"].get("run") or Path(net.workdir).name}',
+        title=f'{net.config.variant}: {about["source"].get("run") or run_name(net)}',
         rows=_rows(net, about),
         version=runtime.version,
         page=page,
+        stored='stored' in net.config.data.eval_ops.split('|')[0],
         packed={name: _pack(content) for name, content in packed.items()},
     )
     path.write_text(html, encoding='utf-8', errors='replace')
@@ -118,6 +119,11 @@ def _pack(content: bytes) -> str:
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
 
 
+def _listed(source: dict[str, Any]) -> str:
+    """What is known of the weights; of a converted export, not what it knew of its own source."""
+    return ', '.join(f'{key} {value}' for key, value in source.items() if type(value) is not dict)
+
+
 def _rows(net: TrainedNet, about: dict[str, Any]) -> list[tuple[str, str]]:
     """The page's rows about the net."""
     config, scores = net.config, about['scores']
@@ -125,12 +131,13 @@ def _rows(net: TrainedNet, about: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ('Network', ', '.join([config.variant, *config.edits])),
         ('Parameters', f'{parameters:,}'),
-        ('Weights', ', '.join(f'{key} {value}' for key, value in about['source'].items())),
+        ('Weights', _listed(about['source'])),
         ('Classes', f'{len(net.class_names):,}'),
         ('Preprocessing', config.data.eval_ops),
     ]
     if scores:
-        split = f'{config.data.name}, {config.data.eval_split}'
+        data = about['config']['data']  # without the folders of this machine
+        split = f'{data["name"]}, {data["eval_split"]}'
         figures = f'{scores["top1"]:.2%} top-1, {scores["top5"]:.2%} top-5 ({split})'
         rows.append(('Accuracy', figures))
     return rows

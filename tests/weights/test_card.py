@@ -141,6 +141,24 @@ def test_the_preset_of_torchvision():
         image_size=224,
     )
     assert 'to within one level' in section(text, 'Preprocessing')
+    text = text_of(
+        is_torchvision=True,
+        table=variants.TORCHVISION,
+        eval_ops='decode|resize_short(256, antialias)|center_crop(224)',
+        image_size=224,
+    )
+    assert 'to within one level' in section(text, 'Preprocessing')
+
+
+@pytest.mark.parametrize('ops', ['decode|resize(224)', 'decode(stored)|center_crop(224)'])
+def test_ops_that_torchvision_s_preset_does_not_have(ops):
+    text = text_of(is_torchvision=True, table=variants.TORCHVISION, eval_ops=ops, image_size=224)
+    use = section(text, 'Use')
+    assert 'preset' not in use
+    assert ('from torch import nn' in use) == ('interpolate' in use) == ('resize' in ops)
+    assert ('top : top + 224' in use) == ('crop' in ops)
+    assert 'normalize(x / 255, mean, std)' in use
+    assert 'differently' in section(text, 'Preprocessing')
 
 
 def test_citation():

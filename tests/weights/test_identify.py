@@ -60,6 +60,13 @@ def test_ambiguous():
         assert part in message
 
 
+def test_not_a_name_in_common():
+    message = refusal({'layers.0.w': np.zeros(3), 'layers.0.b': np.zeros(3)})
+    for part in ('layers.0.w, layers.0.b', 'features.0.weight', 'conv1.weight'):
+        assert part in message
+    assert 'nearest' not in message
+
+
 def test_the_head_may_have_any_size():
     found = identify.identify(Contents('x', state_dict('digits', classes=7)), None)
     assert found.config.num_classes == 7

@@ -58,6 +58,17 @@ def test_nothing_of_the_machine(net, name, said):
     assert (config['data']['data_dir'], config['init_from']) == ('tfds', 'a')
 
 
+def test_a_run_s_dtype_is_the_one_that_it_trained_in(net):
+    trained = TrainedNet.load(net(dtype='bfloat16').workdir, dtype='float32')
+    assert trained.config.dtype == 'float32'
+    assert describe(trained)['config']['dtype'] == 'bfloat16'
+
+
+def test_the_current_folder_has_a_name(net, monkeypatch):
+    monkeypatch.chdir(net().workdir)
+    assert describe(TrainedNet.load('.'))['source'] == {'run': 'run', 'step': 10}
+
+
 def test_where_a_converted_run_came_from(net):
     trained = net()
     source = {'name': 'bvlc_alexnet.caffemodel', 'sha256': 'abc'}

@@ -76,6 +76,14 @@ def test_quantized(tmp_path, model):
     assert 'quantized' in refusal(tmp_path, model)
 
 
+def test_without_a_bias(tmp_path, model):
+    (conv,) = (node for node in model.graph.node if 'conv1_w_0' in node.input)
+    del conv.input[2]
+    message = refusal(tmp_path, model)
+    assert 'has 2 inputs, not an image, a weight and a bias' in message
+    assert 'damaged' not in message
+
+
 def test_another_net(tmp_path, model):
     model.graph.node[1].op_type = 'Sigmoid'
     assert 'node 1 is a Sigmoid' in refusal(tmp_path, model)

@@ -1,11 +1,12 @@
 """PyTorch's files, written by torch.save, against torch.load; and pickles that want to run."""
 
+import argparse
 import io
 import os
 import pickle
 import tarfile
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,34 @@ class TestGenuineFiles:
         assert found.keys() == {'features.0.weight', 'fc.bias'}
         np.testing.assert_array_equal(found['features.0.weight'], parameter.detach().numpy())
 
+    def test_a_checkpoint_of_torchvision_s_script(self, tmp_path, legacy):
+        """It has objects beside the weights: its arguments, and a schedule with a Counter."""
+        parameter = torch.nn.Parameter(torch.ones(2, 2))
+        optimizer = torch.optim.SGD([parameter], 0.1)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [30, 60])
+        value = {
+            'model': {'weight': parameter},
+            'lr_scheduler': schedule.state_dict(),
+            'milestones': Counter([30, 60]),
+            'args': argparse.Namespace(lr=0.1, device='cuda', arch=[torch.zeros(3)]),
+            'rng_state': torch.get_rng_state(),  # bytes
+            'seen': torch.tensor([True, False]),
+        }
+        found = tensors_of(save(tmp_path / 'checkpoint.pth', value, legacy))
+        assert list(found) == ['weight']
+        np.testing.assert_array_equal(found['weight'], np.ones((2, 2)))
+
+    def test_a_checkpoint_of_the_tutorial(self, tmp_path, legacy):
+        value = {'epoch': 3, 'model_state_dict': state_dict(), 'loss': torch.tensor(0.5)}
+        found = tensors_of(save(tmp_path / 'model.pt', value, legacy))
+        assert list(found) == list(state_dict())
+
+    def test_prefixes_of_wrappers(self, tmp_path, legacy):
+        """torch.compile's, alone and inside nn.DataParallel."""
+        value = {'_orig_mod.fc.weight': torch.ones(2), 'module._orig_mod.fc.bias': torch.ones(2)}
+        found = tensors_of(save(tmp_path / 'net.pth', value, legacy))
+        assert list(found) == ['fc.weight', 'fc.bias']
+
     def test_parameters_of_a_module(self, tmp_path, legacy):
         module = torch.nn.Sequential(torch.nn.Linear(3, 2))
         found = tensors_of(save(tmp_path / 'net.pth', module.state_dict(), legacy))
@@ -92,6 +121,10 @@ class TestGenuineFiles:
         [
             (
                 torch.nn.Linear(2, 2),
+                ('whole module', 'torch.nn.modules.linear.Linear', 'state_dict'),
+            ),
+            (
+                {'epoch': 1, 'model': torch.nn.Linear(2, 2)},
                 ('whole module', 'torch.nn.modules.linear.Linear', 'state_dict'),
             ),
             ([torch.ones(2)], ('list', 'state_dict')),
@@ -125,6 +158,21 @@ def test_a_flipped_bit_of_an_archive_is_seen(tmp_path):
     path.write_bytes(data)
     with pytest.raises(BadInput, match='CRC'):
         tensors_of(path)
+
+
+def test_a_state_dict_of_python_2(tmp_path):
+    """Whose OrderedDict pickled itself as a call with a list of pairs, [key, value]."""
+    storage = b'(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ'
+    tensor = (
+        b'ctorch._utils\n_rebuild_tensor_v2\n(' + storage + b'K\0K\x02\x85K\x01\x85\x89'
+        b'ccollections\nOrderedDict\n]\x85RtR'
+    )
+    pickled = b'\x80\x02ccollections\nOrderedDict\n]](X\x06\0\0\0weight' + tensor + b'ea\x85R.'
+    path = archive(tmp_path / 'net.pth', pickled, **{'0': TWO})
+    with zipfile.ZipFile(path, 'a') as file:
+        file.writestr('net/version', '3')
+    assert torch.load(path, weights_only=False)['weight'].tolist() == [1, 2]
+    assert tensors_of(path)['weight'].tolist() == [1, 2]
 
 
 # Hostile ones

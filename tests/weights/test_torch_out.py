@@ -157,6 +157,10 @@ def test_mean_and_std_of_the_config():
     assert (found['mean'], found['std']) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert (found['normalizes'], found['crop_pct'], found['crop_mode']) == (False, 0.875, 'center')
 
+    ops = 'decode(stored)|resize_short(256)|center_crop(256)|center_crop(227)'
+    found = torch_out.describe_model(variants.COURSE, about | {'eval_ops': ops}, None)
+    assert found['pretrained_cfg']['crop_pct'] == 0.8867  # 227 / 256
+
     about = about | {'config': {'variant': 'bvlc', 'edits': ()}, 'eval_ops': 'decode'}
     color = np.full((224, 224, 3), (51, 102, 127.5), np.float32)
     found = torch_out.describe_model(variants.BVLC, about, color)['pretrained_cfg']

@@ -62,6 +62,25 @@ def test_page_carries_what_it_needs(net, tmp_path):
     assert_has(html, 'decode|resize(36)|center_crop(28)')
 
 
+def test_nothing_of_the_machine_is_on_a_page(tmp_path):
+    folder = lively_nets.save_digits_run(tmp_path / 'run', {'data.name': 'folder:/home/ann/photos'})
+    source = {'name': 'a.onnx', 'source': {'run': 'b'}, 'scores': {'recall': [0.5]}}
+    (folder / 'source.json').write_text(json.dumps(source))
+    web.write(TrainedNet.load(folder, dtype='float32'), tmp_path / 'net.html', RUNTIME)
+    html = (tmp_path / 'net.html').read_text()
+    assert '/home/ann' not in html
+    assert_has(html, 'folder:photos', 'a.onnx')
+    assert 'recall' not in html
+    assert 'as they are stored' not in html
+
+
+def test_a_page_says_that_it_turns_images(tmp_path):
+    ops = 'decode(stored)|resize(36)|center_crop(28)'
+    folder = lively_nets.save_digits_run(tmp_path / 'run', {'data.eval_ops': ops})
+    web.write(TrainedNet.load(folder, dtype='float32'), tmp_path / 'net.html', RUNTIME)
+    assert 'as they are stored' in (tmp_path / 'net.html').read_text()
+
+
 def _tensors_and_mean(net):
     tensors = onnx_out.layout.to_torch(net.model.layers, 28, {'params': net.params})
     return tensors, net.mean
