@@ -204,8 +204,8 @@ def validate_training(config: ml_collections.ConfigDict, devices: int = 1) -> No
     means = [layer.mean for layer in layers if isinstance(layer, Normalize)]
     if config.data.mean == 'image' and any(map(any, means)):
         raise BadInput(
-            f"variant={config.variant!r} subtracts a mean itself, and data.mean='image' would "
-            'subtract another before; add --config.data.mean=none'
+            f"variant={config.variant!r} already subtracts a mean, and data.mean='image' "
+            'would subtract another; add --config.data.mean=none'
         )
 
 

@@ -3,7 +3,8 @@
 Trains for 300 steps, at a rate that rises from 1e-5 to 1 or until the loss explodes, and draws the
 loss over the rate. It suggests a tenth of the rate at which the loss is lowest, and prints the
 command that trains with it. The recipe's schedule and warmup are left out; all else, `init_from`,
-`freeze` and overrides of the rate included, is as in training. Nothing is written but the plot.
+`freeze` and overrides of the rate included, is as in training. Besides compiled steps, nothing is
+written but the plot.
 
   python -m alexnet_jax.find_lr --config=configs/NAME.py [--output=find_lr.png] [--steps=300]
 """

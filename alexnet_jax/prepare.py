@@ -50,7 +50,7 @@ _STORED = flags.DEFINE_boolean(
 _TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'Like config.data.train_split.')
 _EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'Like config.data.eval_split.')
 _ON_BAD_IMAGE = flags.DEFINE_string(
-    'on_bad_image', 'stop', 'stop, or skip: skip bad images and list them, up to 1 % or a few.'
+    'on_bad_image', 'stop', 'stop, or skip: skip bad images and list them, up to 1% or a few.'
 )
 
 

@@ -14,7 +14,7 @@ compared with its net 145):
     no_color_shift          "over 1" of top-1 (section 4.1)
     no_dropout, no_augmentation   "substantial overfitting" (sections 4.2 and 4.1)
     without_conv4           about 2 of top-1 ("any of the middle layers", section 7)
-    tanh                    six times as many epochs to 25 % training error on CIFAR-10 (figure 1)
+    tanh                    six times as many epochs to 25% training error on CIFAR-10 (figure 1)
     one_tower, half_width, sigmoid, leaky_relu, elu, average_pool, he_init   nothing published
     relu, max_pool, full_window_average, dropout   nothing to change in this net
 

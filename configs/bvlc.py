@@ -7,8 +7,8 @@ DATA is a TFDS folder with ILSVRC-2012 at full size: Caffe squeezes images to 25
 their aspect ratio, while prepared ones are cropped to squares.
 
 Time: a week on a K40 (published for CaffeNet: 26.5 seconds per 20 iterations, Caffe's ImageNet
-tutorial). Expected: top-1 accuracy 57.1 %, top-5 80.2 % on the validation set, center crop, at
-iteration 360,000 of 450,000; 57.258 % at best (published, the model's readme). Not run here.
+tutorial). Expected: top-1 accuracy 57.1%, top-5 80.2% on the validation set, center crop, at
+iteration 360,000 of 450,000; 57.258% at best (published, the model's readme). Not run here.
 
 Caffe feeds BGR images, which amounts to the same net with conv1's channels in another order, and
 has no color shift. One thing differs: Caffe subtracts from each crop, before mirroring, the part of

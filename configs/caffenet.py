@@ -6,8 +6,8 @@
 Everything but the network is as in `configs/bvlc.py`, which explains what DATA is.
 
 Time: a week on a K40 (published: 26.5 seconds per 20 iterations, Caffe's ImageNet tutorial).
-Expected: top-1 accuracy 57.4 %, top-5 80.4 % on the validation set, center crop, at iteration
-310,000 of 450,000; 57.412 % at best (published, the model's readme). Not run here.
+Expected: top-1 accuracy 57.4%, top-5 80.4% on the validation set, center crop, at iteration
+310,000 of 450,000; 57.412% at best (published, the model's readme). Not run here.
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
-"""The 18 % net of AlexNet's authors (cuda-convnet, layers-18pct.cfg) on CIFAR-10, in 20 epochs.
+"""The 18% net of AlexNet's authors (cuda-convnet, layers-18pct.cfg) on CIFAR-10, in 20 epochs.
 
     python -m alexnet_jax.main --config=configs/cifar10.py --workdir=runs/cifar10
 
-Time: 41 minutes on two busy CPU cores. Expected: 22.2 % test error (measured: top-1 77.76 %, seed
+Time: 41 minutes on two busy CPU cores. Expected: 22.2% test error (measured: top-1 77.76%, seed
 0, on a JPEG copy of the images).
 
 The authors' own recipe is `configs/cifar10_18pct.py`: a rate of 0.001 with batches of 128, lowered

@@ -1,13 +1,13 @@
-"""The 11 % net of AlexNet's authors on CIFAR-10 (cuda-convnet, layers-conv-local-11pct.cfg).
+"""The 11% net of AlexNet's authors on CIFAR-10 (cuda-convnet, layers-conv-local-11pct.cfg).
 
     python -m alexnet_jax.main --config=configs/cifar10_11pct.py --workdir=runs/cifar10_11pct
     python -m alexnet_jax.main --mode=eval --workdir=runs/cifar10_11pct \
         --eval_ops='decode(stored)|ten_crop(24)'
 
-Time: about 8 hours on two CPU cores, estimated. Expected: 11 % test error (published, "in 75
+Time: about 8 hours on two CPU cores, estimated. Expected: 11% test error (published, "in 75
 minutes"), which the second command measures. Not run here.
 
-The paper's section 3.3 gives 13 % without and 11 % with norms, "specified precisely" by this net
+The paper's section 3.3 gives 13% without and 11% with norms, "specified precisely" by this net
 and that of `configs/cifar10_13pct.py`. They differ in more than the norms: local3 has 64 filters
 instead of 32, fc10 a weight decay of 0.01 instead of 0.004, and training takes 520 epochs instead
 of 160: 350 on four fifths of the images, 150 on all, and 10 and 10 with a tenth and a hundredth of

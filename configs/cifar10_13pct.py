@@ -1,11 +1,11 @@
-"""The 13 % net of AlexNet's authors on CIFAR-10 (cuda-convnet, layers-conv-local-13pct.cfg).
+"""The 13% net of AlexNet's authors on CIFAR-10 (cuda-convnet, layers-conv-local-13pct.cfg).
 
     python -m alexnet_jax.main --config=configs/cifar10_13pct.py --workdir=runs/cifar10_13pct
     python -m alexnet_jax.main --mode=eval --workdir=runs/cifar10_13pct \
         --eval_ops='decode(stored)|ten_crop(24)'
 
-Time: about 2 hours on two CPU cores, estimated. Expected: 13 % test error (published, "in 25
-minutes"; the run in the wiki has 12.6 %), which the second command measures. Not run here.
+Time: about 2 hours on two CPU cores, estimated. Expected: 13% test error (published, "in 25
+minutes"; the run in the wiki has 12.6%), which the second command measures. Not run here.
 
 Two convolutions and two locally connected layers, no norms, on random crops of 24 pixels, half of
 them mirrored. Rates of 0.001 for weights and 0.002 for biases; weight decay 0.004 except in the

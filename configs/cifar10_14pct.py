@@ -1,17 +1,17 @@
-"""The 19 % net of AlexNet's authors on crops of CIFAR-10, without weight decay: 14.2 %.
+"""The 19% net of AlexNet's authors on crops of CIFAR-10, without weight decay: 14.2%.
 
     python -m alexnet_jax.main --config=configs/cifar10_14pct.py --workdir=runs/cifar10_14pct
     python -m alexnet_jax.main --mode=eval --workdir=runs/cifar10_14pct \
         --eval_ops='decode(stored)|ten_crop(24)'
 
-Time: about 50 minutes on two CPU cores, estimated. Expected: 14.2 % test error (published), which
+Time: about 50 minutes on two CPU cores, estimated. Expected: 14.2% test error (published), which
 the second command measures. Not run here.
 
-All that the authors say of it is a comment in layer-params-19pct.cfg: "Set wc to 0 for translations
--- 14.2%". Their translations are random crops of 24 pixels, half of them mirrored; tests take the
-center while training and the ten crops of the paper at the end (cuda-convnet's wiki, TrainingNet).
+All the authors say about it is a comment in layer-params-19pct.cfg: "Set wc to 0 for translations
+-- 14.2%". Their translations are random crops of 24 pixels, half of them mirrored; scoring takes
+the center in training and the paper's ten crops at the end (cuda-convnet's wiki, TrainingNet).
 The net is that of `configs/cifar10_19pct.py`, whose pools lead from 24 to 12, 6 and 3 pixels. The
-schedule is not stated: this one is that of the 13 % net, `configs/cifar10_13pct.py`.
+schedule is not stated: this one is that of the 13% net, `configs/cifar10_13pct.py`.
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
-"""The 18 % net of AlexNet's authors (cuda-convnet, layers-18pct.cfg) on CIFAR-10: their recipe.
+"""The 18% net of AlexNet's authors (cuda-convnet, layers-18pct.cfg) on CIFAR-10: their recipe.
 
     python -m alexnet_jax.main --config=configs/cifar10_18pct.py --workdir=runs/cifar10_18pct
 
-Time: 81 minutes on two CPU cores. Expected: 18 % test error without augmentation (published, "in 20
-minutes"); 18 to 21 % in ports of it to Caffe, SINGA and Mocha; 19.63 % measured (seed 0, on a JPEG
+Time: 81 minutes on two CPU cores. Expected: 18% test error without augmentation (published, "in 20
+minutes"); 18 to 21% in ports of it to Caffe, SINGA and Mocha; 19.63% measured (seed 0, on a JPEG
 copy of the images, so not directly comparable). `configs/cifar10.py` trains the same net in 20
 epochs, `configs/cifar10_19pct.py` the net without norms.
 

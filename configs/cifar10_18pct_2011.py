@@ -1,8 +1,8 @@
-"""The 18 % net of AlexNet's authors on CIFAR-10, as their code of September 2011 trained it.
+"""The 18% net of AlexNet's authors on CIFAR-10, as their code of September 2011 trained it.
 
     python -m alexnet_jax.main --config=configs/cifar10_18pct_2011.py --workdir=runs/cifar10_2011
 
-Time: as `configs/cifar10_18pct.py`, 81 minutes on two CPU cores. Expected: 18 % test error
+Time: as `configs/cifar10_18pct.py`, 81 minutes on two CPU cores. Expected: 18% test error
 (published, "in 20 minutes"). Not run here.
 
 It differs from that recipe in three points, all read in cuda-convnet's history:

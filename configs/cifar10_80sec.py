@@ -1,9 +1,9 @@
-"""The 26 % net of AlexNet's authors on CIFAR-10 (cuda-convnet, layers-80sec.cfg).
+"""The 26% net of AlexNet's authors on CIFAR-10 (cuda-convnet, layers-80sec.cfg).
 
     python -m alexnet_jax.main --config=configs/cifar10_80sec.py --workdir=runs/cifar10_80sec
 
-Time: 5 minutes on two CPU cores. Expected: 26 % test error without augmentation (published, "in 80
-seconds"); 26.7 % measured (mean of 5 seeds, 26.2 to 27.4; on a JPEG copy of the images, so not
+Time: 5 minutes on two CPU cores. Expected: 26% test error without augmentation (published, "in 80
+seconds"); 26.7% measured (mean of 5 seeds, 26.2 to 27.4; on a JPEG copy of the images, so not
 directly comparable).
 
 The optimizer is that of `configs/cifar10_18pct.py` except for its decay and schedule

@@ -8,7 +8,7 @@ training ops are the eval ops with a random crop and mirroring. The last layer s
 unless the classes are the same.
 
 Time: half a minute for 300 steps of 32 images at 32 x 32 on two CPU cores. Expected: it depends on
-the run and the images; on 20 images of each of three classes, 86.9 % top-1 versus 71.0 % from
+the run and the images; on 20 images of each of three classes, 86.9% top-1 versus 71.0% from
 scratch (measured, five seeds: docs/finetuning.md).
 
 The rates follow Caffe's models/finetune_flickr_style: 0.001, a tenth of the rate its nets were

@@ -7,7 +7,7 @@ of their paths sets aside a tenth of them for validation; docs/your-images.md wa
 Batch size, epochs and intervals are derived from the number of images and classes.
 
 Time: 7 minutes on two CPU cores for 2 epochs of 5,000 images. Expected: it depends on the images;
-after 2 epochs on ten classes of Tiny ImageNet, 37.8 % top-1 (measured).
+after 2 epochs on ten classes of Tiny ImageNet, 37.8% top-1 (measured).
 
 On small datasets, the paper's initial weights and rate do not learn (a loss of ln 10 after 60 steps
 on those ten classes), so this recipe uses He initialization, `he_init`, and a fifth of the rate, in

@@ -6,8 +6,8 @@
 `docs/data.md` describes how to make DIR from the official archives.
 
 Time: two CPU cores train 37 images/s (measured), at which 90 epochs would take five weeks: this
-needs an accelerator, and it has not been timed on one. Expected: top-1 error 40.7 %, top-5
-18.2 % on the validation set with ten crops (published for the paper's two towers, section 6.1). Not
+needs an accelerator, and it has not been timed on one. Expected: top-1 error 40.7%, top-5
+18.2% on the validation set with ten crops (published for the paper's two towers, section 6.1). Not
 run here.
 
 Three things differ from `configs/paper.py`: there is one tower instead of two, the rate drops at

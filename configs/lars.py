@@ -9,7 +9,7 @@ runs on one GPU as well as on eight (which then take 64 images each at a time); 
 consecutive images, as on each of eight GPUs with the original's train_val2.prototxt (with its
 half-precision train_val2_fp16.prototxt, 256).
 
-Time: 11 minutes on 1,024 CPUs (published). Expected: 58 % top-1, 80 % top-5 accuracy on the
+Time: 11 minutes on 1,024 CPUs (published). Expected: 58% top-1, 80% top-5 accuracy on the
 validation set, center crop, after 100 epochs (published: You, Zhang, Hsieh, Demmel and Keutzer,
 ImageNet Training in Minutes, arXiv 1709.05011). Not run here.
 

@@ -1,10 +1,10 @@
-"""LeNet-5 (LeCun et al. 1998) on CIFAR-10, to set deeper networks beside.
+"""LeNet-5 (LeCun et al. 1998) on CIFAR-10, a baseline for deeper nets.
 
     python -m alexnet_jax.main --config=configs/lenet5.py --workdir=runs/lenet5
 
-Time: about 5 minutes on two CPU cores. Expected: 37.6 % test error after 14 of the 20 epochs
+Time: about 5 minutes on two CPU cores. Expected: 37.6% test error after 14 of the 20 epochs
 (measured: seed 0, on a JPEG copy of the images), a little less at the end. With the doubled rate of
-biases that `configs/cifar10.py` has, five seeds end at 38.0 % (EXPERIMENTS.md). Its authors
+biases that `configs/cifar10.py` has, five seeds end at 38.0% (EXPERIMENTS.md). Its authors
 published nothing for it on CIFAR-10.
 
 `alexnet_jax/model/variants.py` says how the net differs from the publication. To give it the

@@ -6,8 +6,8 @@
 `docs/data.md` describes how to make DIR from the official archives. Without that override the
 full-size images are read from TFDS (`--config.data.data_dir=DATA`) and resized in every epoch.
 
-Time: five to six days on the authors' two GTX 580 (published). Expected: top-1 error 40.7 %, top-5
-18.2 % on the validation set, averaged over ten crops (published, section 6.1, one net). Not run
+Time: five to six days on the authors' two GTX 580 (published). Expected: top-1 error 40.7%, top-5
+18.2% on the validation set, averaged over ten crops (published, section 6.1, one net). Not run
 here.
 
 The paper does not state how long the error has to stall: here it is five evaluations, about five

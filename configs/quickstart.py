@@ -3,16 +3,16 @@
     bash launch/local.sh        (or: python -m alexnet_jax.main --config=configs/quickstart.py
                                  --workdir=runs/quickstart)
 
-Time: 80 seconds on two CPU cores. Expected: 98.2 % test top-1 (measured: mean of 20 seeds, standard
-deviation 0.3, 97.5 to 98.9 %; `configs/sweeps/seeds.py`). One of the 360 test digits is 0.3 %, and
+Time: 80 seconds on two CPU cores. Expected: 98.2% test top-1 (measured: mean of 20 seeds, standard
+deviation 0.3, 97.5 to 98.9%; `configs/sweeps/seeds.py`). One of the 360 test digits is 0.3%, and
 rounding moves a few of them as seeds do.
 
 Five convolutions, two local response norms, overlapping pools, two dropout layers, and the paper's
 color shift, which here varies the brightness. Digits fill their images, so that crops would cut
 them; they are rotated, scaled, sheared and shifted a little instead. There is no mirroring: a
 mirrored 2 is not a 2. The augmentation and the learning rate were chosen on held-out quarters of
-the training digits: 99.2 % on the first and on the last, where crops at a rate of 0.004 have 93.6
-and 98.1 % (`data.train_split=train[25%:]`, `data.eval_split=train[:25%]`). The test set is the last
+the training digits: 99.2% on the first and on the last, where crops at a rate of 0.004 have 93.6
+and 98.1% (`data.train_split=train[25%:]`, `data.eval_split=train[:25%]`). The test set is the last
 360 digits in the file's order. Unlike the paper, this recipe uses batches of 64, a warmup, a
 schedule of about a minute, and larger initial weights (see DIGITS).
 """

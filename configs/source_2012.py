@@ -4,12 +4,12 @@
         --config.data.name=prepared:DIR
 
 `docs/data.md` describes how to make DIR. Time: five to six days on the authors' two GTX 580
-(published, in the paper). Expected: top-1 error 40.66 %, top-5 18.21 %, cross-entropy 1.7415 on the
+(published, in the paper). Expected: top-1 error 40.66%, top-5 18.21%, cross-entropy 1.7415 on the
 validation set with ten crops (published, layer-params-145.cfg). Not run here.
 
-Other nets of the source, as edits: `--config.edits="('no_lrn',)"` is net 148 (42.03, 19.36 %),
-`no_tower_communication` is net 150 (41.83, 19.33 %), `non_overlapping_pool` is net 147 (41.06,
-18.51 %; its conv2 and conv5 also have one pixel less of padding, to make the sizes work out). Each
+Other nets of the source, as edits: `--config.edits="('no_lrn',)"` is net 148 (42.03, 19.36%),
+`no_tower_communication` is net 150 (41.83, 19.33%), `non_overlapping_pool` is net 147 (41.06,
+18.51%; its conv2 and conv5 also have one pixel less of padding, to make the sizes work out). Each
 net had its own schedule. In net 148, the weights' rate drops at epochs 22, 44 and 86, and training
 ends at 97; in net 150, at 25, 49 and 79 (conv1's also at 66), ending at 92; in net 147, at 23, 51
 and 79. The net for ILSVRC-2010 has drops at 23, 51 and 78 and ends at 93, with a final rate of

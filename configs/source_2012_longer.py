@@ -4,7 +4,7 @@
         --config.init_from=runs/source_2012 --config.data.name=prepared:DIR
 
 It starts from the weights of a run of `configs/source_2012.py`, which describes DIR. Time: half as
-long as that run. Expected: top-1 error 40.25 %, top-5 17.99 %, cross-entropy 1.7257 on the
+long as that run. Expected: top-1 error 40.25%, top-5 17.99%, cross-entropy 1.7257 on the
 validation set of ILSVRC-2012 with ten crops (published, layer-params-145.cfg). Not run here.
 
 The log says "start epsw 0.001 (still 0 on conv1), color noise put back to 0.1"; the rate is divided

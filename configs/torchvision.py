@@ -3,9 +3,9 @@
     python -m alexnet_jax.main --config=configs/torchvision.py --workdir=runs/torchvision \
         --config.data.data_dir=DATA
 
-DATA is a TFDS folder with ILSVRC-2012 at full size: the random crops cover 8 to 100 % of an image.
+DATA is a TFDS folder with ILSVRC-2012 at full size: the random crops cover 8 to 100% of an image.
 
-Time: not published and not measured here. Expected: top-1 accuracy 56.522 %, top-5 79.066 % on the
+Time: not published and not measured here. Expected: top-1 accuracy 56.522%, top-5 79.066% on the
 validation set, center crop (published for the IMAGENET1K_V1 weights). Not run here.
 
 A batch of 256 is 32 on each of 8 GPUs. Evaluation uses torchvision's own pixels, to within one

@@ -347,7 +347,7 @@ class TestFactors:
         with pytest.raises(BadInput) as found:
             validate(changed(key, (entry,)))
         assert str(found.value) == (
-            f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0), with a factor from 0 on"
+            f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0), with a factor of at least 0"
         )
 
     def test_names_of_the_network_at_hand(self, key):
@@ -434,7 +434,7 @@ def test_every_key_is_read():
         ({'data.class_weights': ('balance',)}, r'it must be \("balanced",\)'),
         (
             {'variant': 'torchvision', 'image_size': 224},
-            r"^variant='torchvision' subtracts a mean itself, .* add --config\.data\.mean=none$",
+            r"^variant='torchvision' already subtracts a mean, .* add --config\.data\.mean=none$",
         ),
         ({'data.mean': 'init_from'}, r"data\.mean='init_from' needs --config\.init_from=RUN"),
         ({'optimizer.freeze': ('conv9',)}, r"optimizer\.freeze: 'conv9' matches no layer; .*conv5"),

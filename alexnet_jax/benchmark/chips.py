@@ -1,7 +1,7 @@
 """Published figures of chips that a step can be compiled for without having one.
 
 TPUs: cloud.google.com/tpu/docs, the page of each version. Clocks are not published: with these, the
-compiler's estimate of a product of two 8192 x 8192 matrices is 88 % of a v5e's peak. GPUs: NVIDIA's
+compiler's estimate of a product of two 8192 x 8192 matrices is 88% of a v5e's peak. GPUs: NVIDIA's
 data sheets (without sparsity) and the table of compute capabilities in the CUDA programming guide.
 """
 

@@ -1,7 +1,7 @@
 """torchvision's input pipeline with Pillow, for `benchmark data --baselines=torchvision`.
 
 As in torchvision's reference scripts: a `DataLoader` with a worker process per core, images decoded
-and resized by Pillow, then cropped, mirrored, made tensors and normalized; here after the
+and resized by Pillow, then cropped, mirrored, converted and normalized; here after the
 course's ops. Unlike this project's pipeline, it resizes with antialiasing, as Pillow does, and
 converts and normalizes each image to float32 on the host.
 """

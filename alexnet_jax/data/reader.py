@@ -283,6 +283,6 @@ class Reader:
 
 
 def max_bad(size: int) -> int:
-    """Return how many images of a split may be skipped: 1 %, or a few of a small split."""
+    """Return how many images of a split may be skipped: 1%, or a few of a small split."""
     few = min(FEW_BAD, max(1, int(MAX_FEW_BAD * size)))
     return min(max(int(MAX_BAD * size), few), size - 1)

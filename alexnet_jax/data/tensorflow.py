@@ -11,7 +11,7 @@ if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 # Else TensorFlow imports Keras, and Keras SciPy, scikit-learn and Matplotlib where they are
-# installed: 40 % of the time that the import takes. `tf.keras` reads the variable anew.
+# installed: 40% of the time that the import takes. `tf.keras` reads the variable anew.
 _keras = os.environ.get('TF_USE_LEGACY_KERAS')
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
 try:

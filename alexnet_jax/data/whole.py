@@ -2,8 +2,8 @@
 
 What is random is drawn as numbers for all examples of a few batches; then crops are copied out of
 memory, by several threads. NumPy copies without Python's lock, so the threads wait for each other
-only while they draw and plan: of the 40 microseconds that an image of 227 x 227 takes in batches of
-128, for 5 (`benchmark data` measures it). The mirror is left to the device: reversed, an image
+only while they draw and plan: for 5 of the 40 microseconds that a 227 x 227 image takes in batches
+of 128 (`benchmark data` measures it). The mirror is left to the device: reversed, an image
 takes NumPy 20 times as long to copy, and XLA no time that could be measured.
 """
 

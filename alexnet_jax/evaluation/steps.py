@@ -8,7 +8,7 @@ and for training
   position     int32 [b], position in the global batch
   color_shift  float32 [b, 3], added to every pixel of the image
   color_scale  float32 [b], multiplies the result
-  mirror       bool [b], which images are mirrored, left to right, first; none if it is absent
+  mirror       bool [b], which images to mirror left to right first; if absent, none
 """
 
 from collections.abc import Callable

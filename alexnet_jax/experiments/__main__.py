@@ -1,6 +1,6 @@
 """Check a claim about AlexNet: `python -m alexnet_jax.experiments NAME`.
 
-An experiment is a set of training runs and a rule, written before them, that says what they would
+An experiment is a set of training runs and a rule, written beforehand, for what they would
 show. Runs recorded in results/ are not repeated, and unfinished ones in runs/experiments/ continue:
 stop it with Ctrl-C or a --budget, and run the same command later. First it prints the rule, the
 cost, and the difference that it can detect; at the end, a table of measured and published figures
@@ -86,7 +86,7 @@ def _check(names: list[str], parallel: int) -> str:
     if parallel < 1:
         raise BadInput(f'--max_parallel={parallel}; it must be at least 1')
     if parallel > 1 and EXPERIMENTS[name].is_timed:
-        raise BadInput(f'{name} measures times, undisturbed; leave out --max_parallel')
+        raise BadInput(f'{name} is a timing experiment; leave out --max_parallel')
     if _FOLDER.value and not (is_url(_FOLDER.value) or os.path.isdir(_FOLDER.value)):
         raise BadInput(f'--folder={_FOLDER.value}: there is no such folder; check the path')
     if _BUDGET.value is not None and not _BUDGET.value > 0:

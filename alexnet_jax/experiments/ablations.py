@@ -9,7 +9,7 @@ from alexnet_jax.experiments.statistics import Rule
 EPOCH_18PCT, EPOCH_80SEC, EPOCH_NARROW, EPOCH_LOCAL = 35 / 60, 30 / 60, 28 / 60, 55 / 60
 AT_24 = (24 / 32) ** 2  # the share of the work that is left at 24 pixels instead of 32
 
-# The 18 % net and its like at full length: 80 minutes a run, so that the seeds' standard deviation
+# The 18% net and its like at full length: 80 minutes a run, so that the seeds' standard deviation
 # is pooled over all of them.
 NET_18 = Trial('cifar10_18pct', 'published', 'cifar10_18pct', {}, epochs=140.0)
 NET_18_NO_NORMS = change(NET_18, 'no_lrn', 'norms', edits=('no_lrn',))
@@ -29,7 +29,7 @@ LOCAL = Trial(
 LOCAL_NO_NORMS = change(LOCAL, 'no_lrn', edits=('no_lrn',))
 LOCAL_ERRORS: list[Values] = [final_errors(t) for t in (LOCAL, LOCAL_NO_NORMS)]
 
-# The 18 % net in 20 epochs.
+# The 18% net in 20 epochs.
 SHORT = Trial('overlapping_pools', 'overlapping', 'cifar10', {}, epochs=20.0)
 
 # The course net, narrowed, on CIFAR-10: five convolutions, max pools, norms across channels.

@@ -41,7 +41,7 @@ def make_trial(net: str, activation: str) -> Trial:
         'optimizer.warmup_epochs': 0.0,
         'optimizer.learning_rate': 0.001,
         'optimizer.weight_decay': 5e-4,
-        'optimizer.weight_decay_multipliers': (),  # the recipe's name layers of the 18 % net
+        'optimizer.weight_decay_multipliers': (),  # the recipe's name layers of the 18% net
     }
     options = {'recipe': 'cifar10', 'overrides': overrides, 'steps': STEPS}
     return Trial('gradients', f'{net}_{activation}', f'{MEASURE}gradients', options, epochs=1.0)

@@ -41,7 +41,7 @@ def _forward(x, window_sum, k, alpha, beta, recompute):
 
 
 def _backward(window_sum, k, alpha, beta, recompute, x, gradient):
-    # Autodiff would store the denominators: 0.4 GiB more for a batch of 128, and 5 % slower on CPU.
+    # Autodiff would store the denominators: 0.4 GiB more for a batch of 128, and 5% slower on CPU.
     if recompute:
         x = lax.optimization_barrier(x)
     wide, gradient = widened(x), widened(gradient)

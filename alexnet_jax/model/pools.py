@@ -127,7 +127,7 @@ def _add_to_pixels(elements: list[jax.Array], axis: int, stride: int, size: int)
     The pixels 0, stride, 2 stride ... are one phase, those after them the next. A phase is a sum of
     shifted arrays, and the phases are interleaved by a reshape. Padding each array with zeros in
     between, as the gradient of a strided slice does, is slower: 18.2 ms instead of 12.1 for values
-    and gradients of pool1 in the 18 % net (batch 128, one CPU core).
+    and gradients of pool1 in the 18% net (batch 128, one CPU core).
 
     Args:
       elements: For each position in a window, an array that has the windows along the axis.

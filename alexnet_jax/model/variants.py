@@ -117,7 +117,7 @@ TORCHVISION: Table = (
     Dense('fc8', 1000, **_TORCH),
 )  # fmt: skip
 
-# The authors' 18 % net for CIFAR-10 (cuda-convnet, layers-18pct.cfg): pools hang over the edge,
+# The authors' 18% net for CIFAR-10 (cuda-convnet, layers-18pct.cfg): pools hang over the edge,
 # pool1 comes before its ReLU, and norms work within channels. 89,578 parameters.
 CIFAR10_18PCT: Table = (
     Conv('conv1', 32, 5, pad=2, std=1e-4), MaxPool(3, 2, ceil_mode=True), ReLU(),  # 32 -> 16
@@ -143,7 +143,7 @@ ALEXNET_BN: Table = (
     Dense('fc8', 1000, bias=0.01),
 )  # fmt: skip
 
-# The authors' 26 % net for CIFAR-10 (cuda-convnet, layers-80sec.cfg): no norms, 64 hidden features.
+# The authors' 26% net for CIFAR-10 (cuda-convnet, layers-80sec.cfg): no norms, 64 hidden features.
 # 145,578 parameters.
 CIFAR10_80SEC: Table = (
     Conv('conv1', 32, 5, pad=2, std=1e-4), ReLU(), MaxPool(3, 2, ceil_mode=True),
@@ -153,7 +153,7 @@ CIFAR10_80SEC: Table = (
     Dense('fc10', 10, std=0.1),
 )  # fmt: skip
 
-# The authors' 13 % net for CIFAR-10 (cuda-convnet, layers-conv-local-13pct.cfg): two convolutions
+# The authors' 13% net for CIFAR-10 (cuda-convnet, layers-conv-local-13pct.cfg): two convolutions
 # and two layers with filters of their own at each position. Section 3.3 of the paper calls this
 # kind "a four-layer CNN". 1,116,490 parameters, on crops of 24 pixels.
 CIFAR10_13PCT: Table = (
@@ -164,7 +164,7 @@ CIFAR10_13PCT: Table = (
     Dense('fc10', 10),
 )  # fmt: skip
 
-# Their 11 % net (layers-conv-local-11pct.cfg): norms across channels, whose alpha is divided by the
+# Their 11% net (layers-conv-local-11pct.cfg): norms across channels, whose alpha is divided by the
 # 9 channels in the window, and twice as many filters in local3. 2,112,970 parameters.
 CIFAR10_11PCT: Table = (
     Conv('conv1', 64, 5, pad=2, std=1e-4), ReLU(), MaxPool(3, 2, ceil_mode=True),  # 24 -> 12

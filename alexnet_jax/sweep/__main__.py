@@ -6,8 +6,8 @@
 Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is stopped or killed,
 the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
 prints the command line of the best trial. WORKDIR may be gs://BUCKET/FOLDER or s3://BUCKET/FOLDER,
-if the trials run on this machine. Exit codes: 0; 1 if no trial finished; 2 for bad input;
-130 and 143 after SIGINT and SIGTERM.
+if the trials run on this machine. Exit codes: 0; 1 if no trial finished or an accelerator
+could not be started; 2 for bad input; 130 and 143 after SIGINT and SIGTERM.
 """
 
 import sys
@@ -43,8 +43,9 @@ _DEVICES = flags.DEFINE_integer('devices_per_trial', 1, 'Accelerators per trial.
 _PARALLEL = flags.DEFINE_integer(
     'max_parallel',
     None,
-    'Trials at a time; by default as many as can each have their own devices (one on a CPU), or 16 '
-    'Slurm jobs. If they outnumber the GPUs, they share them; a TPU cannot be shared.',
+    'Trials at a time; by default as many as can each have their own devices (one on a CPU, one '
+    'per node of a Ray cluster without accelerators), or 16 Slurm jobs. If they outnumber the '
+    'GPUs, they share them; a TPU cannot be shared.',
 )
 _SBATCH = flags.DEFINE_multi_string(
     'sbatch',

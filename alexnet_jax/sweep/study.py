@@ -23,8 +23,8 @@ METRICS: dict[str, Literal['maximize', 'minimize']] = {
 }
 JOURNAL = 'study.journal'
 SEARCHES = ('grid', 'random', 'tpe')
-# Successive halving: the best third continues after 12 % of a trial, and again after 36 %. A third
-# rung, at 108 %, would come too late to save anything.
+# Successive halving: the best third continues after 12% of a trial, and again after 36%. A third
+# rung, at 108%, would come too late to save anything.
 FIRST_RUNG = 12
 REDUCTION = 3
 

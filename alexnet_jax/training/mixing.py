@@ -3,7 +3,7 @@
 The partner of an example is its neighbor: positions 0 and 1 of the batch are a pair, 2 and 3, and
 so on. A batch is a piece of a random permutation, so that its neighbors are a random pair, another
 one in every epoch; and since a device computes an even number of consecutive examples at once, no
-pair is torn apart, whatever the number of devices or parts.
+pair is split, whatever the number of devices or parts.
 """
 
 from typing import NamedTuple

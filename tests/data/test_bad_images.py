@@ -42,7 +42,7 @@ def link_to_nowhere(path):
 
 
 class TestBadImages:
-    """200 images; 2 of them may be bad, which is 1 %."""
+    """200 images; 2 of them may be bad, which is 1%."""
 
     @pytest.fixture
     def broken(self, write_folder, folder_config):
@@ -99,7 +99,7 @@ class TestBadImages:
         [(1, 0), (2, 1), (9, 1), (29, 2), (50, 5), (500, 5), (501, 5), (700, 7), (10_000, 100)],
     )
     def test_how_many_may_be_skipped(self, size, allowed):
-        """1 %, but of a small set up to 5, and not more than a tenth."""
+        """1%, but of a small set up to 5, and not more than a tenth."""
         assert reader.max_bad(size) == allowed
 
     def test_skip_stops_above_one_percent(self, broken, monkeypatch):

@@ -86,7 +86,7 @@ def test_color_shift_of_a_batch_uses_the_axes(digits_config, tmp_path):
     np.testing.assert_allclose(shifts[:, 0], shifts[:, 2], atol=1e-3)
     images = [tf.io.decode_png(image) for image in data._train.split.images]
     # 0.1 sqrt(lambda) / sqrt(3) in each channel, and lambda is 3 times a channel's variance;
-    # 1,000 draws estimate a deviation within 7 % (3 standard deviations)
+    # 1,000 draws estimate a deviation within 7% (3 standard deviations)
     np.testing.assert_allclose(shifts[:, 0].std(), 0.1 * np.std(images), rtol=0.07)
 
 

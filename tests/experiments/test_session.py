@@ -510,7 +510,7 @@ def test_bad_input_is_one_line():
         (['dropout', '--max_parallel=0'], 'error: --max_parallel=0; it must be at least 1\n'),
         (
             ['gradients', '--max_parallel=2'],
-            'error: gradients measures times, undisturbed; leave out --max_parallel\n',
+            'error: gradients is a timing experiment; leave out --max_parallel\n',
         ),
         (['dropout', '--budget=-1'], 'error: --budget=-1.0; it must be above 0 minutes\n'),
     ]

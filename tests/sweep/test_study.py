@@ -122,7 +122,7 @@ def test_outcomes(tmp_path):
 
 
 def test_successive_halving(tmp_path):
-    """At 12 % the best third of those that came so far goes on; so again at 36 %, not after."""
+    """At 12% the best third of those that came so far goes on; so again at 36%, not after."""
     with open_study(tmp_path, {'seed': range(6)}) as opened:
         trials = [opened.ask() for _ in range(6)]
         scores = zip(trials, (5, 4, 6, 7, 3, 6.5), strict=True)

@@ -97,7 +97,7 @@ def test_receptive_fields(shown):
 
 @pytest.mark.slow
 def test_locally_connected_layers(photo):
-    """Of the 13 % net, by hand: local3 makes 6 x 6 x 32 values of 6 x 6 x 64, local4 of x 32."""
+    """Of the 13% net, by hand: local3 makes 6 x 6 x 32 values of 6 x 6 x 64, local4 of x 32."""
     config = load_recipe('cifar10_13pct')
     config.data.eval_ops = 'decode|resize_short(24)|center_crop(24)'
     sections = activations.sections(subject.from_recipe(photo, config))

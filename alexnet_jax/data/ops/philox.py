@@ -1,6 +1,6 @@
 """The draws of `tf.random.stateless_*` for many seeds at once, in NumPy.
 
-TensorFlow draws for one seed per call, which takes longer than to copy a crop. Its generator is
+TensorFlow draws for one seed per call, which takes longer than copying a crop. Its generator is
 Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), keyed by what
 Philox makes of the seed; TensorFlow promises that the numbers stay the same. Integers are
 little-endian, as on every machine that JAX runs on.

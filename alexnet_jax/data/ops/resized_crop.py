@@ -12,7 +12,7 @@ ATTEMPTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop(Op):
-    """Cut a box of 8 to 100 % of the area and of shape 3:4 to 4:3, resized to N x N; bilinear.
+    """Cut a box of 8 to 100% of the area and of shape 3:4 to 4:3, resized to N x N; bilinear.
 
     Szegedy et al. 2014, by torchvision's rule: the first of ten random boxes that fits; if none
     does, the largest centered box of an allowed shape.

@@ -52,7 +52,7 @@ def test_where_no_box_fits_the_center_is_taken(height, width, box):
 
 
 def test_the_first_that_fits_is_taken():
-    # 100 x 200: the whole area at 3:4 is 163 high, and does not fit; 8 % at 3:4 is 46 x 35.
+    # 100 x 200: the whole area at 3:4 is 163 high, and does not fit; 8% at 3:4 is 46 x 35.
     draws = np.array([[1, 0, 0, 0], [0, 0, 0.999, 0], [0, 1, 0, 0]])
     assert tuple(_box(draws, [100, 200]).numpy()) == (54, 0, 46, 35)
 
@@ -80,7 +80,7 @@ def test_in_tf_data_as_eagerly_by_seed():
         assert (np.diff(image[:, 0, 0].astype(int)) >= 0).all()
         assert (np.diff(image[0, :, 1].astype(int)) >= 0).all()
         assert (image[..., 2] == 7).all()
-        # 8 to 100 % of 80 x 100 pixels, as the colors at the edges tell.
+        # 8 to 100% of 80 x 100 pixels, as the colors at the edges tell.
         height = (image[-1, 0, 0] - int(image[0, 0, 0])) / 2 * 24 / 23
         width = (image[0, -1, 1] - int(image[0, 0, 1])) / 2 * 24 / 23
         assert 0.06 < height * width / 8000 < 1.02
