@@ -116,7 +116,8 @@ def _check_types(expected: dict, found: dict) -> None:
                 case (str(), factor) if _is_number(factor) and factor >= 0:
                     continue
             raise BadInput(
-                f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0), with a factor of at least 0"
+                f"{key}: {entry!r} is not a pair such as ('*/bias', 2.0), with a factor of at "
+                'least 0'
             )
     for entry in found['optimizer.lr_overrides']:
         if not _is_lr_override(entry):

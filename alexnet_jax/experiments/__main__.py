@@ -70,7 +70,9 @@ def main() -> None:
     name = _check(names, parallel.value)
     backend = _backend(EXPERIMENTS[name], records, data_dir.value, parallel.value)
     data = _fingerprint(EXPERIMENTS[name], records, data_dir.value)
-    with Session(RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend) as session:
+    with Session(
+        RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend, data=data
+    ) as session:
         run(name, EXPERIMENTS[name], session, _SEEDS.value, data)
 
 

@@ -38,7 +38,7 @@ COMPARISON = Comparison(
     difference(measured(PAIR, 'errors', 1), final_errors(DROPOUT_80SEC)),
     Rule(matters=-0.5, least=-0.5),
     deviation=0.5,
-    seeds_each=2,
+    pairs=lambda seeds: min(PAIRS, max(seeds - PAIRS, 0)),
 )
 
 

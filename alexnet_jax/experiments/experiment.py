@@ -1,6 +1,8 @@
 """An experiment: a claim, the runs that test it, and the rule that decides."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ class Comparison:
       pooled: Errors of nets whose seeds give the standard deviation, where runs are too long for
         many seeds; none: the differences give their own.
       terms: The runs in a difference, where it is pooled: 2, or 1 for a net and a figure.
-      seeds_each: How many seeds it takes to give one difference.
+      pairs: How many differences a number of seeds gives; None: one each.
     """
 
     label: str
@@ -40,7 +42,7 @@ class Comparison:
     unit: str = 'points'
     pooled: Sequence[Values] = ()
     terms: int = 2
-    seeds_each: int = 1
+    pairs: Callable[[int], int] | None = None
 
     def spread(self, records: Records) -> Spread | None:
         """Return the standard deviation of a difference where it is pooled; else None."""
@@ -63,16 +65,17 @@ class Comparison:
 
     def plan(self, records: Records, seeds: int) -> str:
         """Return what difference the design detects with a number of seeds."""
-        count = seeds // self.seeds_each  # of differences
+        rule, pairs = self.rule or Rule(0.0), self.pairs or (lambda seeds: seeds)
+        count = pairs(seeds)
         if count < 2 and not self.pooled:
-            enough = self.seeds_each * (self.rule.seeds if self.rule else Rule.seeds)
+            enough = next(n for n in itertools.count(1) if pairs(n) >= rule.seeds)
             return f'{self.label}: too few seeds for an interval; pass --seeds={enough}'
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])
         known = spread.degrees >= 3
         degrees = spread.degrees if self.pooled and known else max(count - 1, 0)
         spread = Spread(spread.deviation if known else self.deviation, degrees)
-        least = statistics.detectable(spread, count)
+        least = rule.least + statistics.detectable(spread, count)
         where = f'measured, {spread.degrees} degrees of freedom' if known else 'assumed'
         return (
             f'{self.label}: {seeds} seed{"s"[: seeds != 1]} show {least:.2g} {self.unit} with '
@@ -156,11 +159,17 @@ class Experiment:
 
 
 def final_errors(trial: Trial) -> Values:
-    """Return a function to the test errors of a trial's finished runs, in percent."""
+    """Return a function to the test errors of a trial's finished runs, in percent.
+
+    That of a run that diverged is NaN: without it, a net that often diverges would look better than
+    it is.
+    """
 
     def values(records: Records) -> dict[int, float]:
-        finished = [r for r in records.of(trial) if r.state == 'finished' and r.fulfils(trial)]
-        return {r.seed: 100 * r.eval[-1][1] for r in finished if r.eval}
+        found = records.of(trial)
+        errors = {r.seed: math.nan for r in found if r.state == 'diverged'}
+        finished = [r for r in found if r.state == 'finished' and r.fulfils(trial)]
+        return errors | {r.seed: 100 * r.eval[-1][1] for r in finished if r.eval}
 
     return values
 
@@ -216,6 +225,6 @@ def intervals(comparisons: Sequence[Comparison], records: Records) -> Figure | N
     bars = [
         figures.Bar(c.label, found.mean, found.half_width)
         for c in comparisons
-        if (found := c.estimate(records))
+        if (found := c.estimate(records)) and math.isfinite(found.mean)
     ]
     return figures.intervals(bars, f'difference, {comparisons[0].unit}') if bars else None

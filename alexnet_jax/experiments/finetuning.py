@@ -112,7 +112,7 @@ def _link(folder: Path, split: str, path: Path) -> None:
 def table(records: Records) -> str:
     """Tabulate the accuracy of each pair and the mean gain."""
     scratch, finetuned = (
-        {r.seed: 100 * (1 - r.eval[-1][1]) for r in records.of(trial) if r.eval}
+        {seed: 100 - error for seed, error in final_errors(trial)(records).items()}
         for trial in (SCRATCH, FINETUNED)
     )
     seeds = sorted(scratch.keys() & finetuned.keys())

@@ -4,9 +4,11 @@ Each seed draws its training images from all images of a folder, and is tested o
 that the interval covers the choice of the images too.
 """
 
+import hashlib
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +98,7 @@ def lay_out(folder: str | None, runs: Path, seed: int) -> None:
             f'--folder={folder} has {len(images):,} images; the experiment needs more than '
             f'{SIZES[-1]:,}, to have some left for the test'
         )
-    _claim(runs / 'data', Path(folder).resolve())
+    _claim(runs / 'data', Path(folder).resolve(), [str(path) for _, path in images])
     compressed = [_compress(path, runs / 'data' / 'compressed' / name) for name, path in images]
     order = np.random.RandomState(seed).permutation(len(images))
     for size, (kind, paths) in itertools.product(
@@ -111,14 +113,19 @@ def lay_out(folder: str | None, runs: Path, seed: int) -> None:
                 link.symlink_to(paths[index].resolve())
 
 
-def _claim(data: Path, folder: Path) -> None:
-    """Note which folder the links are to: they would mix the images of two."""
+def _claim(data: Path, folder: Path, images: Sequence[str]) -> None:
+    """Note which images the links are to: with others, train and test would mix."""
     source = data / 'folder'
     if not source.is_symlink():
         data.mkdir(parents=True, exist_ok=True)
         source.symlink_to(folder)
     elif source.readlink() != folder:
         raise BadInput(f'{data} is from --folder={source.readlink()}; remove it to use {folder}')
+    listing, sha256 = data / 'sha256', hashlib.sha256('\n'.join(images).encode()).hexdigest()
+    if not listing.exists():
+        files.write(listing, sha256)
+    elif listing.read_text() != sha256:
+        raise BadInput(f'{folder} has other images than when {data} was made; remove {data.parent}')
 
 
 def _compress(path: Path, folder: Path) -> Path:

@@ -82,7 +82,11 @@ class Record:
         return (
             self.state == 'diverged'
             or (self.state == 'finished' and self.epochs >= trial.epochs)
-            or self.epoch >= trial.epochs
+            # Stopped after its last step, it lacks its last evaluation, unless it was to go on.
+            or (
+                self.epoch >= trial.epochs
+                and (self.state != 'stopped' or self.epochs > trial.epochs)
+            )
             or (trial.until > 0 and epochs_to(self.train, trial.until) is not None)
         )
 
@@ -156,17 +160,19 @@ class Records:
 
     def put(self, home: str, record: Record) -> None:
         """Store a record. It replaces the trial's earlier one unless it adds nothing."""
-        records = self._all(home)
-        before = records.get((record.trial, record.seed))
-        if before and before.epoch > record.epoch:  # restarted on a machine without the workdir
-            return
-        # Restarted to train longer, but stopped before it got any further.
-        if before and before.epoch == record.epoch and record.state == 'stopped':
-            return
-        records[record.trial, record.seed] = dataclasses.replace(record, data=self._data)
         self._folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(dataclasses.asdict(r)) + '\n' for r in records.values())
-        files.write(self.path(home), ''.join(lines))
+        with files.lock(self._folder / f'.{home}.lock', wait=True):
+            self._read.pop(home, None)  # another command may have added to them
+            records = self._all(home)
+            before = records.get((record.trial, record.seed))
+            if before and before.epoch > record.epoch:  # restarted on a machine without the workdir
+                return
+            # Restarted to train longer, but stopped before it got any further.
+            if before and before.epoch == record.epoch and record.state == 'stopped':
+                return
+            records[record.trial, record.seed] = dataclasses.replace(record, data=self._data)
+            lines = (json.dumps(dataclasses.asdict(r)) + '\n' for r in records.values())
+            files.write(self.path(home), ''.join(lines))
 
 
 def smooth(curve: Curve) -> list[tuple[float, float]]:

@@ -171,7 +171,8 @@ def _sweep_table(records: Records) -> str:
     for label, those in trials.items():
         cells = {}
         for trial in those:
-            if record := records.find(trial, 0):
+            record = records.find(trial, 0)
+            if record and (record.epoch >= 2 - 0.05 or record.state == 'diverged'):
                 errors = [_error_at(record, epochs) for epochs in (2.0, SWEEP_EPOCHS)]
                 is_long = record.epoch >= SWEEP_EPOCHS - 0.05
                 texts = [_percent(e) for e in errors[: 1 + is_long]]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_jax import files
 from alexnet_jax.errors import BadInput, Interrupted, catch_stop_signals
 from alexnet_jax.experiments.outcome import MEASURED, curve, read_outcome, trains
 from alexnet_jax.experiments.records import MEASURE, Record, Trial, epochs_to
@@ -17,6 +18,7 @@ from alexnet_jax.sweep.backends.local import Local
 
 TRAINER = (sys.executable, '-m', 'alexnet_jax.main')
 MEASURER = (sys.executable, '-m', 'alexnet_jax.experiments.measure')
+FINGERPRINT = 'data_fingerprint.txt'  # of what a workdir's net was trained on
 POLL = 1.0  # seconds between looks at a running trial
 
 
@@ -63,6 +65,7 @@ class Session:
       data_dir: Where TFDS keeps its datasets; None for its default.
       trainer: The command that trains.
       backend: Where trials run; None: one at a time, on every device and core of this machine.
+      data: The fingerprint of the data that trials run on; '' if it is not known.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Session:
         data_dir: str | None = None,
         trainer: Sequence[str] = TRAINER,
         backend: Backend | None = None,
+        data: str = '',
     ):
         self._runs = runs
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -80,6 +84,7 @@ class Session:
         self._data_dir = data_dir
         self._trainer = trainer
         self._backend = backend or Local.undivided()
+        self._data = data
         self._signal: int | None = None  # the last one received
         self._is_ended = False
         self.running: list[Running] = []
@@ -139,7 +144,7 @@ class Session:
         """Start or continue a trial.
 
         Raises:
-          BadInput: It needs a folder of images.
+          BadInput: It needs a folder of images, or its workdir is of a run on other data.
         """
         if '{folder}' in trial.config and not self._folder:
             raise BadInput(
@@ -147,6 +152,8 @@ class Session:
                 f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
             )
         workdir = self._runs / trial.home / f'{trial.name}_seed{seed}'
+        if trains(trial) and self._data:
+            self._claim(workdir)
         command = self._training(trial, seed) if trains(trial) else self._measuring(trial, seed)
         (workdir / MEASURED).unlink(missing_ok=True)  # of an earlier start
         job = Job(workdir.name, command, workdir, Path.cwd())
@@ -154,6 +161,19 @@ class Session:
         began = time.monotonic()
         handle = self._backend.start(job)
         self.running.append(Running(trial, seed, job, handle, git_revision(), began, printed))
+
+    def _claim(self, workdir: Path) -> None:
+        """Refuse a workdir of a run on other data: two copies of a dataset may have one name."""
+        path = workdir / FINGERPRINT
+        found = path.read_text() if path.exists() else self._data
+        if found != self._data:
+            raise BadInput(
+                f'{workdir} is a run on other data (fingerprint {found}; here {self._data}); move '
+                'it away to start over, or use the same data'
+            )
+        if not workdir.exists():
+            workdir.mkdir(parents=True)
+            files.write(path, self._data)
 
     def wait(self) -> tuple[Trial, int, Record | None]:
         """Wait until a running trial ends, and print meanwhile what the trials print.

@@ -58,17 +58,21 @@ def student(degrees: int, confidence: float = CONFIDENCE) -> float:
 
 
 def pool(groups: Iterable[Sequence[float]]) -> Spread:
-    """Return the standard deviation within groups, such as the seeds of each of several nets."""
-    sizes = [group for group in groups if len(group) > 1]
-    degrees = sum(len(group) - 1 for group in sizes)
+    """Return the standard deviation within groups, such as the seeds of each of several nets.
+
+    Values that are not finite, of runs that diverged, are left out.
+    """
+    finite = [[value for value in group if math.isfinite(value)] for group in groups]
+    several = [group for group in finite if len(group) > 1]
+    degrees = sum(len(group) - 1 for group in several)
     if not degrees:
         return Spread(math.nan, 0)
-    squares = sum((len(group) - 1) * np.var(group, ddof=1) for group in sizes)
+    squares = sum((len(group) - 1) * np.var(group, ddof=1) for group in several)
     return Spread(math.sqrt(squares / degrees), degrees)
 
 
 def estimate(differences: Sequence[float], spread: Spread | None = None) -> Estimate | None:
-    """Return the mean difference of pairs; None without any.
+    """Return the mean difference of pairs; None without any. It is NaN if one of them is.
 
     Args:
       differences: A difference for each seed.
@@ -122,8 +126,8 @@ class Rule:
     """How a verdict follows from an estimate; written before the runs.
 
     Supported: the 95% interval lies above `least` and reaches `matters`. Not supported: it lies
-    below `matters`, so that an effect that matters is ruled out. Otherwise, or with too few seeds,
-    undecided.
+    below `matters`, so that an effect that matters is ruled out. Otherwise, with too few seeds, or
+    if a run diverged, undecided.
 
     Attributes:
       matters: The smallest effect that matters, in the direction of the claim.

@@ -43,6 +43,8 @@ def estimated(found: Estimate | None, unit: str, is_pooled: bool = False) -> str
     seeds = f'{found.count} seed{"s"[: found.count != 1]}'
     if is_pooled and found.degrees:
         seeds += f', {found.degrees} degrees of freedom'
+    if not math.isfinite(found.mean):
+        return f'runs diverged ({seeds})'
     if math.isinf(found.half_width):
         return f'{found.mean:+.2f} {unit} ({seeds})'
     return f'{found.mean:+.2f} ± {found.half_width:.2f} {unit} ({seeds})'

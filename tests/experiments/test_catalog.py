@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from alexnet_jax.experiments.ablations import (
     NET_18,
     NET_18_NO_NORMS,
     NET_19,
+    ten_crops,
 )
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.measure import MEASUREMENTS
@@ -164,6 +166,52 @@ def test_long_runs_pool_the_deviation_of_the_seeds(records):
     assert EXPERIMENTS['cifar10_18pct'].verdict(records) == 'not supported'
 
 
+def test_a_net_that_diverges_decides_nothing(records):
+    """Five pairs would decide without the sixth, whose net without dropout has no error."""
+    put(records, LONG_80SEC, [24.0, 23.0, 24.0, 25.0, 24.0])
+    put(records, DROPOUT_80SEC, [20.0] * 6)
+    experiment = EXPERIMENTS['dropout']
+    assert experiment.verdict(records) == 'supported'
+    records.put('dropout', record(LONG_80SEC, seed=5, state='diverged'))
+    assert experiment.verdict(records) == 'undecided'
+    assert experiment.summary(records) == 'runs diverged (6 seeds)'
+    assert '24.00 ± 0.71 (5 seeds), 1 diverged' in experiment.table(records)
+
+
+def test_a_net_that_diverges_leaves_the_pooled_deviation_alone(records):
+    put(records, NET_18, [19.0, 19.2])
+    put(records, NET_18_NO_NORMS, [20.0, 20.2])
+    put(records, NET_19, [19.5, 19.7])
+    records.put('cifar10_19pct', record(NET_19, seed=2, state='diverged'))
+    assert EXPERIMENTS['norms'].summary(records) == (
+        '+1.00 ± 0.45 points (2 seeds, 3 degrees of freedom)'
+    )
+    assert EXPERIMENTS['cifar10_19pct'].verdict(records) == 'undecided'
+
+
+@pytest.mark.parametrize(('percent', 'seeds'), [('14', 3), ('13', 2), ('11', 2)])
+def test_ten_crops_decide_with_the_seeds_that_are_asked_for(records, percent, seeds):
+    """Their own scatter counts: nothing else on such a net may have been run."""
+    experiment = EXPERIMENTS[f'cifar10_{percent}pct']
+    name = f'cifar10_{percent}pct'
+    crops = ten_crops(Trial(name, 'published', name, {}, 1.0))
+    for seed in range(seeds):
+        records.put(name, record(crops, seed=seed, scores={'errors': [20.0 + 0.1 * seed]}))
+    assert experiment.seeds == seeds
+    assert experiment.verdict(records) == 'not supported'
+    assert f'{seeds - 1} degree' in experiment.summary(records)
+
+
+def test_what_a_design_detects_counts_from_its_threshold(records):
+    """A ratio that the interval must leave 3 below."""
+    (ratio,) = EXPERIMENTS['relu_vs_tanh'].comparisons
+    shown = re.search(r'3 seeds show ([\d.]+) times', ratio.plan(records, 3))
+    assert shown
+    assert 3 < float(shown[1]) < 5
+    (average,) = EXPERIMENTS['dropout_ensemble'].comparisons
+    assert 'too few seeds' in average.plan(records, 6)  # one pair: seeds 0 and 5
+
+
 def test_a_published_figure_is_reached_if_the_error_rounds_to_it(records):
     trial = Trial('cifar10_80sec', 'published', 'cifar10_80sec', {}, 10.0)
     put(records, trial, [26.2, 26.3, 26.2, 26.3, 26.2])
@@ -277,6 +325,20 @@ def test_gradients_lost_from_the_last_layer_to_the_first(records):
     assert '| course net, narrowed | ReLU | 0.1 | 0.1 | 0.1 | 1.50 ' in experiment.table(records)
     panels = experiment.figure(records).axes
     assert [len(axes.lines) for axes in panels] == [2, 2, 2, 2]
+
+
+def test_gradients_that_are_lost_altogether(records):
+    """Where the sigmoid's become 0, float32's smallest number stands for them."""
+    for seed in range(5):
+        for net, (name, first) in itertools.product(
+            gradients.NETS, [('relu', 0.1), ('sigmoid', 0.0)]
+        ):
+            scores = {'layers': ['conv1', 'fc8'], 'norms': [[first, 1.0]] * 3, 'losses': [2] * 3}
+            trial = gradients.make_trial(net, name)
+            records.put('gradients', record(trial, seed=seed, scores=scores))
+    narrow, *_ = EXPERIMENTS['gradients'].comparisons
+    assert narrow.estimate(records).mean == pytest.approx(44.0)
+    assert narrow.verdict(records) == 'supported'
 
 
 def test_nets_without_gradients_are_counted_and_not_drawn(records):

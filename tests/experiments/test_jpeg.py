@@ -1,6 +1,7 @@
 """What JPEG costs: the images of each trial, and the table by hand."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +80,16 @@ def test_images_of_two_folders_are_not_mixed(folder, tmp_path):
     other = folder.rename(tmp_path / 'moved')
     with pytest.raises(BadInput, match=rf'from --folder={folder}; remove it to use {other}'):
         jpeg.lay_out(str(other), tmp_path / 'runs', 1)
+
+
+def test_images_that_came_later_are_not_mixed_in(folder, tmp_path):
+    """They change which images each seed draws, and the links of before stay."""
+    jpeg.lay_out(str(folder), tmp_path / 'runs', 0)
+    links = set((tmp_path / 'runs').rglob('*'))
+    shutil.copy(folder / 'train/ant/0.png', folder / 'train/ant/00.png')
+    with pytest.raises(BadInput, match='has other images than when'):
+        jpeg.lay_out(str(folder), tmp_path / 'runs', 1)
+    assert set((tmp_path / 'runs').rglob('*')) == links
 
 
 def test_a_folder_that_will_not_do(folder, tmp_path):

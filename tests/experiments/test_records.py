@@ -78,6 +78,28 @@ def test_a_stopped_trial_whose_training_error_is_zero_goes_on():
     assert stopped.fulfils(dataclasses.replace(TRIAL, until=0.25))
 
 
+def test_a_trial_stopped_in_its_last_evaluation_goes_on(tmp_path):
+    """Unless the run was to be longer than the trial, as a race is than its sweep."""
+    stopped = record(TRIAL, state='stopped', evals=[(11.0, 0.3, 1)])
+    assert stopped.epoch == TRIAL.epochs
+    assert not stopped.fulfils(TRIAL)
+    assert stopped.fulfils(dataclasses.replace(TRIAL, epochs=4.0))
+    records = Records(tmp_path)
+    records.put('x', stopped)
+    records.put('x', record(TRIAL, 0.25))
+    assert records.is_done(TRIAL, 0)
+
+
+def test_two_commands_add_to_the_same_records(tmp_path):
+    one, other = Records(tmp_path), Records(tmp_path)
+    assert one.of(TRIAL) == other.of(TRIAL) == []  # both have read the file
+    one.put('x', record(TRIAL, seed=0))
+    other.put('x', record(TRIAL, seed=1))
+    one.put('x', record(TRIAL, seed=2))
+    for records in (one, Records(tmp_path)):
+        assert [found.seed for found in records.of(TRIAL)] == [0, 1, 2]
+
+
 def test_experiments_share_trials(tmp_path):
     """A record lies with its trial's home, and is read from there."""
     Records(tmp_path).put('x', record(TRIAL, 0.25, seed=3))

@@ -120,6 +120,21 @@ def test_what_is_recorded_is_skipped_though_its_workdir_is_gone():
 
 
 @pytest.mark.slow
+def test_a_workdir_of_other_data_is_refused():
+    """Two copies of a dataset may have one name and size, and the trainer would go on."""
+    trial = Trial('x', 'a', 'configs/a.py', {}, 1.0)
+
+    def start(data: str) -> Record | None:
+        with Session(Path('runs/experiments'), trainer=FAKE, data=data) as session:
+            return one(session, trial)
+
+    assert start('jpeg')
+    assert start('jpeg')
+    with pytest.raises(BadInput, match=r'a_seed0 is a run on other data .*jpeg; here original'):
+        start('original')
+
+
+@pytest.mark.slow
 def test_more_epochs_continue_from_the_workdir():
     run(Trial('x', 'a', 'configs/a.py', {}, 2.0))
     found = run(Trial('x', 'a', 'configs/a.py', {}, 3.0))
