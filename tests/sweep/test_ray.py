@@ -18,3 +18,28 @@ def test_a_cluster_without_a_node_for_trials(monkeypatch, resources):
     monkeypatch.setitem(sys.modules, 'ray', ray)
     with pytest.raises(BadInput, match='no node of this Ray cluster has a CPU'):
         Ray(devices_per_trial=1, max_parallel=None)
+
+
+@pytest.mark.parametrize(
+    ('resources', 'parallel', 'cores'),
+    [
+        ([{'CPU': 64.0}, {'CPU': 64.0, 'GPU': 8.0}], 8, 8),  # the head has no GPUs, and no trials
+        ([{'CPU': 2.0}, {'CPU': 64.0, 'GPU': 8.0}], 8, 8),
+        ([{'CPU': 16.0, 'GPU': 4.0}, {'CPU': 64.0, 'GPU': 8.0}], 12, 4),
+        ([{'CPU': 16.0}, {'CPU': 64.0}], 2, 16),
+        ([{'CPU': 16.0, 'GPU': 0.0}], 1, 16),
+    ],
+)
+def test_cores_of_a_trial(monkeypatch, resources, parallel, cores):
+    """As many trials run as have devices of their own; they share the cores of their node."""
+    asked = {}
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    ray = SimpleNamespace(
+        init=lambda *_, **__: None,
+        nodes=lambda: [{'Alive': True, 'Resources': found} for found in resources],
+        remote=lambda **options: asked.update(options) or (lambda function: function),
+    )
+    monkeypatch.setitem(sys.modules, 'ray', ray)
+    assert Ray(devices_per_trial=1, max_parallel=None).parallel == parallel
+    assert asked['num_cpus'] == cores
+    assert asked['num_gpus'] == (1 if parallel > 2 else 0)

@@ -1,10 +1,12 @@
 """What the Slurm backend makes of the answers of Slurm; sweeps on a real one are in end_to_end."""
 
 import os
+import pickle
 
 import pytest
 
 from alexnet_jax.errors import BadInput
+from alexnet_jax.sweep.backends import LOST
 from alexnet_jax.sweep.backends import slurm as backend
 
 
@@ -25,6 +27,17 @@ def test_names_of_other_jobs(monkeypatch):
     assert states == ['PENDING', 'RUNNING', 'COMPLETING', 'RUNNING', None]
     assert queue.number('alexnet_jax-a-000') == '12'
     assert queue.number('my big job') == '13'
+
+
+@pytest.mark.parametrize(('result', 'code'), [(('success', 3), 3), (('error', 'OSError'), LOST)])
+def test_a_node_that_cannot_start_its_trial(tmp_path, result, code):
+    """As where it has no file handles left: the sweep goes on, and starts the trial again."""
+    submitit = pytest.importorskip('submitit')
+    job, note = submitit.SlurmJob(tmp_path, '12'), tmp_path / 'slurm_job'
+    job.paths.result_pickle.write_bytes(pickle.dumps(result))
+    note.write_text('12')
+    assert backend._SlurmJob(job, backend._Queue(), note).poll() == code
+    assert not note.exists()
 
 
 @pytest.mark.slow

@@ -57,14 +57,17 @@ class Ray:
                 '--backend=ray: no node of this Ray cluster has a CPU for a trial; add one (ray '
                 'start --address=HOST:PORT)'
             )
-        kind = next((k for k in ('GPU', 'TPU') if any(k in node for node in nodes)), None)
+        kind = next((k for k in ('GPU', 'TPU') if any(n.get(k, 0) >= 1 for n in nodes)), None)
         most = max((int(node.get(kind, 0)) for node in nodes), default=0)
         if devices_per_trial > max(most, 1):
             raise BadInput(
                 f'--devices_per_trial={devices_per_trial}, but no node of this Ray cluster has '
                 f'more than {most} GPUs or TPU chips'
             )
-        groups = sum(int(node.get(kind, 0)) // devices_per_trial if kind else 1 for node in nodes)
+        if kind:  # a head without devices gets no trials
+            nodes = [node for node in nodes if node.get(kind, 0) >= devices_per_trial]
+        places = [int(node[kind]) // devices_per_trial if kind else 1 for node in nodes]
+        groups = sum(places)
         self.parallel = max_parallel or groups
         share = 1 / math.ceil(self.parallel / groups)
         if share < 1 and devices_per_trial > 1:
@@ -72,8 +75,10 @@ class Ray:
                 f'--max_parallel={max_parallel}, but {groups} trials of --devices_per_trial='
                 f'{devices_per_trial} fill this Ray cluster; only single devices can be shared'
             )
-        fewest = min(int(node['CPU']) for node in nodes)
-        cores = max(1, fewest // math.ceil(self.parallel / len(nodes)))
+        cores = min(
+            max(1, int(node['CPU']) // math.ceil(self.parallel * own / groups))
+            for node, own in zip(nodes, places, strict=True)
+        )
         self._environ = threads(cores)
         if kind and share < 1:
             self._environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] = f'{SHARED_MEMORY * share:.3f}'

@@ -128,7 +128,12 @@ class _SlurmJob:
 
     def _code(self) -> int | None:
         if self._job.paths.result_pickle.exists():
-            return self._job.result()
+            from submitit.core.utils import UncompletedJobError
+
+            try:
+                return self._job.result()
+            except UncompletedJobError:  # its node could not start the trial
+                return LOST
         if self._queue.state(self._job.job_id):
             self._gone_since = None
             return None
