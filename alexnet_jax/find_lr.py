@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import jax
 import ml_collections
 import numpy as np
 from absl import flags
@@ -29,6 +28,7 @@ from alexnet_jax.config import validate_training
 from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.evaluation.batches import configure_runtime
+from alexnet_jax.parallel import processes
 from alexnet_jax.run import checkpoint, remote
 from alexnet_jax.run import workdir as workdirs
 from alexnet_jax.training import init_from, lr_range
@@ -57,7 +57,7 @@ def main() -> None:
     cli.check_output(found.output, ('.png',))
     validate_training(found.config)
     configure_runtime(found.config.deterministic)
-    validate_training(found.config, jax.device_count())
+    validate_training(found.config, processes.count_devices())
     rates = np.geomspace(found.lowest, found.highest, found.steps)
     losses, chance = _range_test(found.config, rates)
     if len(losses) < 2:

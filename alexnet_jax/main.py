@@ -13,9 +13,9 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import validate, validate_training
-from alexnet_jax.errors import BadInput, device_error, run_command
+from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.parallel import compilation, hardware, launchers, malloc, pmap, processes
-from alexnet_jax.run import trackers
+from alexnet_jax.run import agreement, trackers
 
 # Orbax and TensorFlow take seconds to import and --help needs neither: see the functions.
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def main() -> None:
     config, folder, members = _read_command_line()
     _configure_runtime(config, scores=bool(members))
     with processes.ProcessGroup(_detect_cluster(), _INITIALIZATION_TIMEOUT.value):
-        devices = _count_devices()
+        devices = processes.count_devices()
         if members:
             from alexnet_jax.evaluation import ensemble
 
@@ -69,6 +69,7 @@ def main() -> None:
         from alexnet_jax.data.pipeline import Data
 
         data = Data(config, jax.process_index(), jax.process_count())
+        agreement.check(config, data)
         if members:
             _score(config, folder, data, members)
         else:
@@ -156,19 +157,6 @@ def _detect_cluster() -> launchers.Cluster | None:
     return launchers.detect_launcher(
         os.environ, _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
-
-
-def _count_devices() -> int:
-    """Return the number of accelerators of all hosts."""
-    try:
-        count = jax.device_count()
-    except (RuntimeError, AssertionError) as error:  # the latter for JAX_PLATFORMS=cuda, no GPU
-        if processes.is_lost_process(error):
-            raise
-        reason = str(error) or f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
-        raise device_error(error) or BadInput(f'JAX found no devices: {reason}') from error
-    processes.require_platform()
-    return count
 
 
 if __name__ == '__main__':

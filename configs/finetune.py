@@ -43,7 +43,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     before = read_config(run)
     c = default_config()
     c.init_from = run
-    for key in ('variant', 'edits', 'image_size', 'dtype'):
+    for key in ('variant', 'edits', 'image_size', 'dtype', 'precision'):
         c[key] = before[key]
     layout = find_layout(path)
     images = len(layout.train.files)

@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 from absl import flags
 
@@ -33,7 +32,7 @@ from alexnet_jax.config import validate
 from alexnet_jax.drawing.figures import to_png
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.model import variants
-from alexnet_jax.parallel import hardware
+from alexnet_jax.parallel import hardware, processes
 
 BASELINES = {
     'step': ('torch', 'reference'),
@@ -79,7 +78,7 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
     from alexnet_jax.benchmark import throughput  # TensorFlow takes seconds to import
     from alexnet_jax.data import rate
 
-    validate(config, jax.device_count())
+    validate(config, processes.count_devices())
     config = rate.without_statistics(config)
     found = throughput.measure(
         config,

@@ -14,7 +14,7 @@ from alexnet_jax.data.pipeline import permutation
 from alexnet_jax.data.reader import PADDING, Reader, Transform
 from alexnet_jax.data.sources import find_source
 from alexnet_jax.data.sources.splits import Split
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, RunError
 
 BATCH = 64
 
@@ -131,6 +131,8 @@ class Examples:
 
         places, order = np.full((1, epochs), index, np.int64), np.arange(epochs)[None]
         batch = next(_read(self._train, places, order, transform))
+        if not batch['mask'].all():
+            raise RunError(f'{self._train.split.describe(index)} is an image that the run skips')
         shifted = batch['image'] - self.mean + batch['shift'][:, None, None]
         shown = np.rint(self.mean + shifted * batch['scale'][:, None, None, None])
         original, _ = preprocess.prefix(self._train.encoded(index))

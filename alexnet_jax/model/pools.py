@@ -6,7 +6,7 @@ maximum goes to the first maximum of its window, in row-major order.
 
 from collections.abc import Iterable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def separable_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) 
 
 
 def indexed_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
-    """Pool by maxima of strided slices; an int8 per window records where its maximum was.
+    """Pool by maxima of strided slices; a byte per window records where its maximum was.
 
     The gradient needs those bytes instead of the images and the maxima.
     """
@@ -218,11 +218,17 @@ def _indexed_max_forward(x, window, stride, height, width):
         for pixel in _window_slices(row, 2, window, stride)
     ]
     result, *others = pixels
-    index = jnp.zeros(result.shape, jnp.int8)
+    small = _index_type(window)
+    index = jnp.zeros(result.shape, small)
     for k, other in enumerate(others, 1):
-        index = jnp.where(other > result, jnp.int8(k), index)
+        index = jnp.where(other > result, small(k), index)
         result = jnp.maximum(result, other)
     return result, index
+
+
+def _index_type(window: int) -> Any:
+    """Return the smallest type for a position in a window, and for the marks below 0."""
+    return jnp.int8 if window**2 <= 128 else jnp.int32
 
 
 def _indexed_max_backward(window, stride, height, width, index, gradient):
@@ -250,7 +256,7 @@ def _indexed_max_backward(window, stride, height, width, index, gradient):
     for ago in np.ndindex(reach, reach):
         i, j = row % stride + ago[0] * stride, column % stride + ago[1] * stride
         inside = (i < window) & (j < window)
-        position = np.where(inside, i * window + j, -1).astype(np.int8)[None, :, :, None]
+        position = np.where(inside, i * window + j, -1)[None, :, :, None].astype(index.dtype)
         chosen = spread(index, ago, -2) == position
         total += jnp.where(chosen, spread(gradient, ago, 0), zero)
     return (total,)

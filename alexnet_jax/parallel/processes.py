@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeGuard
 
@@ -23,6 +23,7 @@ from alexnet_jax.errors import (
     Interrupted,
     NoDevice,
     RunError,
+    device_error,
     shown,
 )
 from alexnet_jax.parallel.launchers import ALONE, PLATFORM, Cluster
@@ -30,6 +31,8 @@ from alexnet_jax.parallel.launchers import ALONE, PLATFORM, Cluster
 # Seconds without a heartbeat after which a process counts as lost; JAX's default is 100. JAX sends
 # them from its own threads, so a long step or a slow disk does not count.
 HEARTBEAT_TIMEOUT = 60
+# Seconds for which those that have ended wait for process 0, which may still write to a bucket.
+SHUTDOWN_TIMEOUT = 1800
 NOTICE_AFTER = 10  # seconds of waiting for the others before this process reports it
 GRACE_PERIOD = 3  # seconds that process 0, the coordinator, stays so that the others see its error
 
@@ -43,6 +46,30 @@ LOST = (
 LOST_PATTERNS = (
     'Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'heartbeat', 'Connection'
 )  # fmt: skip
+
+
+def count_devices() -> int:
+    """Return the number of accelerators of all hosts.
+
+    Raises:
+      BadInput: There are none, or the processes do not have equally many.
+      NoDevice: This process could not start the one that a sweep gave it.
+    """
+    try:
+        count = jax.device_count()
+    except (RuntimeError, AssertionError) as error:  # the latter for JAX_PLATFORMS=cuda, no GPU
+        if is_lost_process(error):
+            raise
+        reason = str(error) or f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
+        raise device_error(error) or BadInput(f'JAX found no devices: {reason}') from error
+    require_platform()
+    counts = [len(jax.local_devices(process)) for process in range(jax.process_count())]
+    if len(set(counts)) > 1:
+        raise BadInput(
+            f'the processes have {" and ".join(map(str, counts))} devices, but each needs equally '
+            'many; see CUDA_VISIBLE_DEVICES on each host'
+        )
+    return count
 
 
 def require_platform() -> None:
@@ -124,6 +151,7 @@ class ProcessGroup:
                 cluster.process_id,
                 initialization_timeout=self._timeout,
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+                shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
             )
         except Exception as error:  # of many types: from JAX, requests, the Kubernetes client
             _handle_abort(None)
@@ -135,7 +163,8 @@ class ProcessGroup:
             signal.signal(signal.SIGINT, before)
             notice.cancel()
         if cluster.takes_all_gpus:
-            jax.config.update('jax_cuda_visible_devices', 'all')
+            for vendor in ('cuda', 'rocm'):
+                jax.config.update(f'jax_{vendor}_visible_devices', 'all')
         self._last_words = LOST
 
     def _close(self, error: BaseException | None) -> None:
@@ -151,9 +180,15 @@ class ProcessGroup:
 
 def of_process_0(number: int) -> int:
     """Return process 0's number on every process; from 0 to 2^32 - 1. All have to call it."""
+    return all_of_process_0([number])[0]
+
+
+def all_of_process_0(numbers: Sequence[int]) -> list[int]:
+    """Return process 0's numbers, as `of_process_0`; every process has to give equally many."""
     if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+        return list(numbers)
+    found = multihost_utils.broadcast_one_to_all(np.array(numbers, np.uint32))
+    return [int(number) for number in found]
 
 
 def fails_alone(error: BaseException | None) -> TypeGuard[Exception | KeyboardInterrupt]:

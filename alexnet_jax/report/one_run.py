@@ -152,7 +152,8 @@ def _heat_maps(
     yield pages.heading(3, 'Where it looks')
     _, images, _ = samples.images('eval', indices[shown])
     guesses = log_probs[shown].argmax(1)
-    before = np.exp(log_probs[shown, guesses])[:, None, None]
+    # Of this view alone: several may have been averaged for the guess.
+    before = net.probabilities(images)[np.arange(len(images)), guesses][:, None, None]
     lost = 1 - saliency.occlusion(net, images, guesses) / before
     lost = saliency.at_pixels(lost, net.config.image_size)
     rows = [

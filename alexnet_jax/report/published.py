@@ -66,13 +66,13 @@ PUBLISHED = (
 def dataset_of(name: str) -> str:
     """Return the data set behind a `data.name`, '' if there is none.
 
-    It is the name of a TFDS dataset, or the first word of letters and digits in the last part of a
-    path: 'tfds:cifar10:3.0.2' and 'prepared:DIR/cifar10-jpeg95' -> 'cifar10'.
+    It is the name of a TFDS dataset, or the first word in the last part of a path:
+    'tfds:cifar10:3.0.2' and 'prepared:DIR/cifar10-jpeg95' -> 'cifar10'.
     """
     kind, _, rest = name.partition(':')
     is_path = kind in ('folder', 'prepared')
     place = rest.rstrip('/').split('/')[-1 if is_path else 0]
-    found = re.match(r'[a-z0-9]+' if is_path else r'\w+', place.lower())  # cifar10_1 is another
+    found = re.match(r'\w+', place.lower())  # cifar10_1 is another
     return found[0] if found else ''
 
 

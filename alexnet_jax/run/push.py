@@ -99,6 +99,8 @@ class Pusher:
         is_same = functools.cache(self._is_same)
         for name in names:
             match = STEP.fullmatch(name)
+            if not (downloaded or match or (self._folder / name).exists()):
+                continue  # somebody has put it into the bucket
             known = downloaded or (match and is_same(self._manifest(int(match[1]))))
             self._pushed[name] = signature_of(self._folder / name) if known else None
 

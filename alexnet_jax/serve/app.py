@@ -62,7 +62,7 @@ class App:
         for exponent in range(BATCH.bit_length()):
             net.log_probs(np.stack([views] * 2**exponent))
         if self._can_map:
-            self._heat_maps([(self._first_view(views), 0)])
+            self._heat_maps([(self._central_view(views), 0)])
 
     def __call__(self, environ: dict[str, Any], start_response: Callable) -> Iterable[bytes]:
         """Answer a request, as WSGI asks for it."""
@@ -117,12 +117,16 @@ class App:
             ]
         }
         if request.args.get('heat_map') == '1' and self._can_map:
-            view, (label, _) = self._first_view(views), ranking[0]
+            view, (label, _) = self._central_view(views), ranking[0]
             found['heat_map'] = _data_url(overlay(view, self._map((view, label))))
         return found
 
-    def _first_view(self, views: np.ndarray) -> np.ndarray:
-        return views if views.ndim == 3 else views[0]
+    def _central_view(self, views: np.ndarray) -> np.ndarray:
+        """Return the crop of the center: among ten, the corners come before it."""
+        if views.ndim == 3:
+            return views
+        *_, last = self._net.config.data.eval_ops.split('|')
+        return views[4 if last.strip().startswith('ten_crop') else 0]
 
     def _heat_maps(self, asked: Iterable[tuple[np.ndarray, int]]) -> np.ndarray:
         views, labels = zip(*asked, strict=True)

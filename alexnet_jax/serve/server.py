@@ -12,6 +12,8 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from alexnet_jax.errors import RunError
 
 IDLE_SECONDS = 20  # after which a connection that sends or takes nothing is closed
+ARRIVAL_SECONDS = 120  # in which a request must have arrived, however little it sends at a time
+DRAIN_SECONDS = 2  # for which a client that is turned away may go on sending
 BUSY = (
     b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n'
     b'Content-Type: application/json\r\n\r\n{"error": "busy; try again"}\n'
@@ -55,6 +57,7 @@ class Server(ThreadedWSGIServer):
         """
         self.idle: set[socket.socket] = set()  # connections without a request
         self._slots = threading.BoundedSemaphore(most)
+        self._turning_away = threading.BoundedSemaphore(most)
         self._most = most
         try:
             family = socket.AF_INET6 if ':' in host else socket.AF_INET
@@ -68,21 +71,45 @@ class Server(ThreadedWSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hand a connection to a thread of its own, or turn it away."""
-        if self._slots.acquire(blocking=False):
-            super().process_request(request, client_address)
-            return
+        slots, serve = self._slots, super().process_request
+        if not slots.acquire(blocking=False):
+            slots, serve = self._turning_away, self._turn_away
+            if not slots.acquire(blocking=False):
+                self.shutdown_request(request)
+                return
         try:
-            request.settimeout(0)
-            request.send(BUSY)
+            serve(request, client_address)
+        except BaseException:  # there are too many threads
+            slots.release()
+            raise
+
+    def _turn_away(self, request: Any, _: Any) -> None:
+        threading.Thread(target=self._answer_busy, args=[request], daemon=True).start()
+
+    def _answer_busy(self, request: Any) -> None:
+        """Send BUSY, and read what the client still sends: a reset would undo the answer."""
+        try:
+            request.settimeout(DRAIN_SECONDS / 4)
+            request.sendall(BUSY)
+            request.shutdown(socket.SHUT_WR)
+            until = time.monotonic() + DRAIN_SECONDS
+            while time.monotonic() < until and request.recv(2**16):
+                pass
         except OSError:
             pass
-        self.shutdown_request(request)
+        finally:
+            self.shutdown_request(request)
+            self._turning_away.release()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection."""
+        late = threading.Timer(ARRIVAL_SECONDS, _stop_reading, [request])
+        late.daemon = True
+        late.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            late.cancel()
             self.idle.discard(request)
             self._slots.release()
 
@@ -102,8 +129,13 @@ class Server(ThreadedWSGIServer):
             if self._slots.acquire(timeout=0.1):
                 free += 1
                 until = time.monotonic() + IDLE_SECONDS
-            for connection in list(self.idle):  # on Linux, what has arrived can still be read
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RD)
+            for connection in list(self.idle):
+                _stop_reading(connection)
         for _ in range(free):
             self._slots.release()
+
+
+def _stop_reading(connection: socket.socket) -> None:
+    """Let a connection end; on Linux, what has arrived can still be read."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)

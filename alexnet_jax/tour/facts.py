@@ -11,7 +11,7 @@ from alexnet_jax.tour import activations, layer_table, nonlinearities
 from alexnet_jax.tour.activations import Section
 from alexnet_jax.tour.dropout import dropout, softmax
 from alexnet_jax.tour.subject import GRAY, Subject
-from alexnet_jax.tour.units import units
+from alexnet_jax.tour.units import average, units
 
 TOP = 5  # classes
 NEURONS = 12  # bars with a number
@@ -114,7 +114,7 @@ def _pooled(section: Section, layer: MaxPool | AvgPool) -> dict[str, Any]:
         'stride': layer.stride,
         'before': before,
         'max': np.array([[window.max() for window in row] for row in windows]),
-        'average': np.array([[window.mean() for window in row] for row in windows]),
+        'average': np.array([[average(window, layer) for window in row] for row in windows]),
     }
 
 

@@ -16,7 +16,7 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'ReLU': nn.relu,
     'sigmoid': nn.sigmoid,
     'tanh': nn.tanh,
-    'leaky ReLU': nn.leaky_relu,
+    'leaky ReLU': lambda x: jnp.where(x > 0, x, 0.01 * x),  # as the layer; Flax's differs at 0
     'ELU': nn.elu,
 }
 REACH, POINTS = 5.0, 101  # of the graphs: -5 .. 5

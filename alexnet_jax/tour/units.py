@@ -210,12 +210,18 @@ def _pool(section: Section, layer: MaxPool | AvgPool, index: tuple[int, ...]) ->
         'values': _rows(window),
         'at': [int(i) for i in _argmax(window)],
         'max': float(window.max()),
-        'average': float(window.mean(dtype=np.float64)),
+        'average': float(average(window, layer)),
         'shared': [
             max(0, layer.window - layer.stride) if place + 1 < size else 0
             for place, size in zip(index, section.info.output[:2], strict=False)
         ],
     }
+
+
+def average(window: np.ndarray, layer: MaxPool | AvgPool) -> np.float64:
+    """Return the mean over a window, as the layer takes it where the window hangs over the edge."""
+    is_full = isinstance(layer, AvgPool) and layer.count_include_pad
+    return window.sum(dtype=np.float64) / (layer.window**2 if is_full else window.size)
 
 
 def _standardized(section, index, mean, variance, epsilon: float) -> Unit:

@@ -38,6 +38,8 @@ def load(
     """
     url, other = other, remote.local_copy(other)
     step = processes.of_process_0(saved.find_step(other))  # it may train: all load the same
+    if step not in saved.find_steps(other):  # this process's copy is older or newer
+        other = remote.local_copy(url, step)
     found = checkpoint.load_variables(other, step)
     head = layer_names(model.layers)[-1]
     params = {name: found['params'].get(name) for name in state.params}

@@ -31,12 +31,18 @@ def load(tmp_path):
 
 
 def test_the_network_is_the_runs_and_the_classes_the_folders(load, tmp_path):
-    changes = {'edits': ('half_width', 'no_dropout'), 'image_size': 99, 'dtype': 'bfloat16'}
+    changes = {
+        'edits': ('half_width', 'no_dropout'),
+        'image_size': 99,
+        'dtype': 'bfloat16',
+        'precision': 'highest',
+    }
     config = load('caffenet', changes)
     assert config.init_from == f'{tmp_path}/run'
     assert config.data.name == f'folder:{tmp_path}/images'
     assert (config.variant, config.num_classes, config.image_size) == ('caffenet', 3, 99)
     assert (config.edits, config.dtype) == (('half_width', 'no_dropout'), 'bfloat16')
+    assert config.precision == 'highest'
     assert config.optimizer.freeze == ()
 
 

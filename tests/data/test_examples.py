@@ -1,12 +1,14 @@
 """Examples against the pipeline that they stand for."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from alexnet_jax.data import statistics
 from alexnet_jax.data.examples import Examples
 from alexnet_jax.data.pipeline import Data
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation.steps import mirrored
 
 TRAIN = 1437  # digits
@@ -71,6 +73,18 @@ def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
 def test_no_augmentation(digits_config):
     config = digits_config(**{'data.mean': 'none'})
     assert Examples(config, 'nowhere').augmented(0, 3) is None
+
+
+def test_an_image_that_the_run_skips_is_not_shown(write_folder, folder_config):
+    places = itertools.product(('train', 'validation'), 'ab', range(20))
+    folder, _ = write_folder({f'{split}/{name}/{i}.png': (8, 8) for split, name, i in places})
+    (folder / 'train/a/11.png').write_bytes(b'no image')
+    values = {'data.on_bad_image': 'skip', 'data.mean': 'none'}
+    config = folder_config(folder, **values | {'data.train_ops': 'decode|random_mirror'})
+    samples = Examples(config, 'nowhere')
+    assert samples.augmented(0, 2) is not None
+    with pytest.raises(RunError, match=r'11\.png.* is an image that the run skips'):
+        samples.augmented(3, 2)  # 0, 1, 10, 11
 
 
 def test_nothing_is_downloaded_or_computed(digits_config, tmp_path):

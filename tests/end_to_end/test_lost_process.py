@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from cli_runs import assert_same_state, final_state, records, train, two_processes
+from cli_runs import Run, assert_same_state, final_state, free_port, records, train, two_processes
 
 from alexnet_jax.parallel import processes
 
@@ -107,3 +107,20 @@ def test_four_devices_then_others(tmp_path, cache, four_devices, devices):
     for have, want in zip(found, expected, strict=True):
         assert have['loss'] == pytest.approx(want['loss'], rel=1e-5)
         assert have['examples'] == want['examples']
+
+
+def test_processes_with_different_recipes_are_refused(tmp_path, cache):
+    """Each would apply its own rate to the sum of all gradients, and process 0's would be saved."""
+    workdir, port = tmp_path / 'run', free_port()
+    flags = (*FLAGS, f'--coordinator_address=127.0.0.1:{port}', '--num_processes=2')
+    with (
+        Run(workdir, cache, *flags, '--process_id=0') as first,
+        Run(workdir, cache, *flags, '--process_id=1', '--config.seed=9') as second,
+    ):
+        code, _, errors = second.finish()
+        other, _, _ = first.finish()
+    assert (code, other) == (2, 1)
+    assert errors.splitlines()[-1].endswith(
+        'seed=9 is not what process 0 has; start all processes with the same recipe and flags'
+    )
+    assert 'Traceback' not in errors

@@ -123,6 +123,15 @@ def test_max_pools_are_the_reference_on_the_shape_of_pool1(pool):
     assert_same(lambda x: pool(x, 3, 2, False), lambda x: reference_ops.max_pool(x, 3, 2), x, 1e-6)
 
 
+@pytest.mark.slow
+def test_a_window_with_more_positions_than_a_byte_counts():
+    """Pooling whole maps of 12 x 12: the maximum of the last image is at position 143."""
+    x = normal(3, 12, 12, 2)
+    x[-1, 11, 11] = 9.0
+    pool = partial(pools.indexed_max_pool, window=12, stride=1, ceil_mode=False)
+    assert_same(pool, lambda x: reference_ops.max_pool(x, 12, 1), x, 1e-6)
+
+
 @pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-6), ('float64', 1e-10)])
 @pytest.mark.parametrize('ceil_mode', [False, True])
 @pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (5, 3), (3, 1), (2, 3)])

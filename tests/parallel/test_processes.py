@@ -88,6 +88,27 @@ class TestOneOfSeveral:
         assert not fails_alone(None)
 
 
+def test_hosts_with_different_numbers_of_devices(monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    devices = jax.local_devices()
+    monkeypatch.setattr(jax, 'local_devices', lambda i=0: [*devices, *devices][: (8, 4)[i]])
+    with pytest.raises(BadInput, match='the processes have 8 and 4 devices, but'):
+        processes.count_devices()
+    monkeypatch.setattr(jax, 'local_devices', lambda i=0: devices)
+    assert processes.count_devices() == jax.device_count()
+
+
+@pytest.mark.parametrize('error', [AssertionError(), RuntimeError('no CUDA')])
+def test_no_device(monkeypatch, error):
+    def count():
+        raise error
+
+    monkeypatch.setattr(jax, 'device_count', count)
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+    with pytest.raises(BadInput, match=f'JAX found no devices: {error or "JAX_PLATFORMS=cuda"}'):
+        processes.count_devices()
+
+
 @pytest.mark.parametrize('is_ignored', [False, True])
 def test_ctrl_c_while_processes_meet(monkeypatch, is_ignored):
     """It ends the process at once, unless the shell made it ignore Ctrl-C."""

@@ -21,6 +21,7 @@ from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.report import __main__ as report
+from alexnet_jax.report import one_run
 from alexnet_jax.report.published import PUBLISHED, dataset_of, find
 from alexnet_jax.report.run import differences, first_kernels, nearest, training_minutes
 
@@ -141,6 +142,26 @@ def test_one_run(make_run, command):
     assert 'among 40 drawn at random, the training images' in page.text
     assert 'run, best table_run digits, test: decode 0.40 37.50% 25.00% 0.8750' in page.text
     assert 'run, last table_run digits, test: decode 0.60 62.50% 25.00% 1.1250' in page.text
+
+
+def test_hiding_nothing_costs_nothing(make_run, command, monkeypatch):
+    """Though the guess is the average of ten views, and the map is of the center alone."""
+    folder, _ = make_run(values={'data.eval_ops': 'decode|resize(10)|ten_crop(8)'})
+    lost = []
+
+    def occlusion(net, images, labels):
+        kept = net.probabilities(images)[np.arange(len(images)), labels]
+        return np.broadcast_to(kept[:, None, None], (len(images), 3, 3))
+
+    def at_pixels(maps, size):
+        lost.append(maps)
+        return np.zeros((len(maps), size, size))
+
+    monkeypatch.setattr(one_run.saliency, 'occlusion', occlusion)
+    monkeypatch.setattr(one_run.saliency, 'at_pixels', at_pixels)
+    assert command(folder, '--neighbors_among=40') == (0, '')
+    (maps,) = lost
+    np.testing.assert_allclose(maps, 0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -297,6 +318,8 @@ def test_first_kernels():
         ('tfds:imagenet2012_subset/10pct', 'imagenet2012_subset'),
         ('prepared:/data/imagenet2012-256-jpeg95/', 'imagenet2012'),
         ('folder:/home/cifar10/mine', 'mine'),
+        ('prepared:/data/imagenet2012_subset-10pct-256-jpeg95', 'imagenet2012_subset'),
+        ('prepared:cifar10_corrupted-fog_5-jpeg95', 'cifar10_corrupted'),
         ('digits', ''),
     ],
 )

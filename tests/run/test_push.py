@@ -119,6 +119,15 @@ def test_objects_of_others_are_left_alone(folder, store):
     assert {'eval/digits.json', 'report/report.html'} <= store.list().keys()
 
 
+def test_what_others_put_there_between_two_starts_is_left_alone(folder, store):
+    Pusher(store, folder).push()
+    store.write('README.md', b'about this run')
+    pusher = Pusher(store, folder)
+    pusher.adopt(pusher.sort_out(store.list(), here=True).needed, downloaded=False)
+    pusher.push()
+    assert {'README.md', 'config.json'} <= store.list().keys()
+
+
 @pytest.mark.parametrize('requests', range(10))
 def test_wherever_it_is_cut_short_every_checkpoint_with_a_manifest_is_whole(
     folder, store, seen, requests

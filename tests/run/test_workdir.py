@@ -499,7 +499,7 @@ class TestSeenByAllHosts:
     @pytest.fixture
     def check(self, tmp_path, monkeypatch):
         create(tmp_path, default_config())
-        written = np.uint32(zlib.crc32((tmp_path / 'environment.json').read_bytes()))
+        written = [zlib.crc32((tmp_path / 'environment.json').read_bytes())]
         monkeypatch.setattr(jax, 'process_count', lambda: 2)
         monkeypatch.setattr(multihost_utils, 'broadcast_one_to_all', lambda mine: written)
         monkeypatch.setattr(workdir, 'LAG', 1)

@@ -107,6 +107,19 @@ def test_a_heat_map_is_that_of_the_first_class(client, net):
     assert np.abs(difference).max() <= 1
 
 
+def test_the_heat_map_of_ten_crops_is_that_of_the_center(workdir):
+    net = TrainedNet.load(workdir)
+    net.config.data.eval_ops = 'decode|resize(36)|ten_crop(28)'
+    views = net.preprocess(png(1))
+    answer = Client(App(net, 100_000)).post('/?heat_map=1', data=png(1)).json
+    label = CLASSES.index(answer['classes'][0]['class'])
+    maps = saliency.normalized(saliency.grad_cam(net, views[4][None], np.array([label])))
+    pixels = np.asarray(Image.open(io.BytesIO(b64decode(answer['heat_map'].split(',')[1]))))
+    net.config.data.eval_ops = 'decode|resize(36)|center_crop(28)'
+    np.testing.assert_array_equal(views[4], net.preprocess(png(1)))
+    assert np.abs(pixels.astype(int) - overlay(views[4], maps[0])).max() <= 1
+
+
 @pytest.mark.parametrize(
     ('method', 'path', 'data', 'status', 'error'),
     [

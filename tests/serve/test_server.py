@@ -1,5 +1,6 @@
 """The server: its limit of connections, and how it ends."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -84,6 +85,61 @@ def test_too_many_connections_are_turned_away(ask, app):
     app.go.set()
     assert [connection.getresponse().read() for connection in kept] == [b'done', b'done']
     wait_for(lambda: ask().getresponse().status == 200)  # there is room again
+
+
+@pytest.mark.parametrize('size', [10_000, 1_000_000])
+def test_an_image_that_is_turned_away_is_told_so(serving, ask, app, size):
+    """A connection closed before the body was read would be reset, and the answer lost."""
+    for _ in range(2):
+        ask()
+        assert app.asked.acquire(timeout=30)
+    for _ in range(3):
+        connection = http.client.HTTPConnection('127.0.0.1', serving.port, timeout=30)
+        connection.request('POST', '/', bytes(size))
+        assert connection.getresponse().status == 503
+        connection.close()
+
+
+def test_a_request_that_arrives_too_slowly_is_ended(monkeypatch):
+    monkeypatch.setattr(server, 'ARRIVAL_SECONDS', 0.5)
+    ended = threading.Event()
+
+    def read(environ, start_response):
+        assert len(environ['wsgi.input'].read(1000)) < 1000
+        ended.set()
+        start_response('400 Bad Request', [])
+        return []
+
+    serving = Server('127.0.0.1', 0, read, 1)
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread.start()
+    with socket.create_connection(('127.0.0.1', serving.port), timeout=30) as slow:
+        slow.send(b'POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n')
+        for _ in range(200):  # a byte at a time, it is never silent
+            with contextlib.suppress(OSError):
+                slow.send(b'x')
+            if ended.wait(0.1):
+                break
+        assert ended.is_set()
+    serving.stop()
+    thread.join(30)
+
+
+def test_a_connection_without_a_thread_gives_its_place_back(serving, ask, app, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread is not threading.main_thread() and 'process_request' in str(thread._target):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, 'start', refuse)
+    for _ in range(3):
+        with pytest.raises((ConnectionError, http.client.BadStatusLine)):
+            ask().getresponse()
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    app.go.set()
+    assert ask().getresponse().read() == b'done'
 
 
 def test_what_is_under_way_is_finished(serving, ask, app):

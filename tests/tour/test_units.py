@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.model.layers import Dense
+from alexnet_jax.model.layers import AvgPool, Dense, MaxPool
 from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.tour.activations import Section
-from alexnet_jax.tour.units import pick
+from alexnet_jax.tour.units import average, pick
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_neurons_of_the_last_layer(scores, expected):
     (info,) = layer_infos((Dense('fc', len(scores)),), 1)
     section = Section(info, (), np.zeros(3), (np.array(scores),), None)
     assert pick(section) == {(neuron,): why for neuron, why in expected.items()}
+
+
+def test_averages_at_the_edge():
+    """Of a window of 3 x 3 that has two pixels only: by two, or by nine as in the code of 2011."""
+    window = np.array([[3.0], [6.0]])
+    assert average(window, AvgPool(3, 2)) == 4.5
+    assert average(window, AvgPool(3, 2, count_include_pad=True)) == 1.0
+    assert average(window, MaxPool(3, 2)) == 4.5

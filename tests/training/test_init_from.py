@@ -129,6 +129,25 @@ def test_all_processes_start_from_the_checkpoint_of_process_0(tmp_path, monkeypa
     assert_equal(state.params, params[0])
 
 
+def test_a_process_whose_copy_lacks_that_checkpoint_fetches_it(tmp_path, monkeypatch):
+    """Copies of a bucket, made at different moments of the run that writes to it."""
+    for step, folder in ((1, 'then'), (2, 'now')):
+        variables = {'params': fresh_state(model_of(), step).params}
+        save_run(tmp_path / folder, config_of(), NAMES, {step: (variables, 0.5)})
+    asked = []
+
+    def local_copy(url, step=None):
+        asked.append((url, step))
+        return str(tmp_path / ('then' if step == 1 else 'now'))
+
+    monkeypatch.setattr(init_from.remote, 'local_copy', local_copy)
+    monkeypatch.setattr(init_from.processes, 'of_process_0', {2: 1}.__getitem__)
+    run = str(tmp_path / 'now')
+    state = init_from.load('gs://b/run', run, model_of(), fresh_state(model_of(), 5), print)
+    assert asked == [('gs://b/run', None), ('gs://b/run', 1)]
+    assert_equal(state.params, fresh_state(model_of(), 1).params)
+
+
 def test_the_same_classes_but_more_outputs(load):
     state, (_, head) = load(model_of(12), NAMES)
     assert_equal(state.params['fc3'], fresh_state(model_of(12), 5).params['fc3'])

@@ -67,20 +67,22 @@ def prepare(
       False if the set already existed.
 
     Raises:
-      BadInput: output is something else or in use, or the dataset cannot be opened.
+      BadInput: output is something else or in use, the dataset cannot be opened, or its folder no
+        longer has the images of the set.
       RunError: An image cannot be used, or a download failed.
       OSError: The folder cannot be written.
     """
+    config_data = ml_collections.ConfigDict(config_data)
+    config_data.update(
+        name=request.dataset, train_split=request.train_split, eval_split=request.eval_split
+    )
     if is_finished(output, request):
+        _check_folder(output, request, config_data)
         return False
     work = incomplete_folder(output)
     with _lock(work):
         if is_finished(output, request):  # another process finished it meanwhile
             return False
-        config_data = ml_collections.ConfigDict(config_data)
-        config_data.update(
-            name=request.dataset, train_split=request.train_split, eval_split=request.eval_split
-        )
         dataset = open_source(config_data, manual_dir=manual_dir)
         opened()
         _check_recipe(work, _recipe(request, dataset, shard_size))
@@ -112,6 +114,24 @@ def is_finished(output: epath.Path, request: Request) -> bool:
     )  # fmt: skip
     check_files(output, manifest['files'])
     return True
+
+
+def _check_folder(
+    output: epath.Path, request: Request, config_data: ml_collections.ConfigDict
+) -> None:
+    """Refuse a set of a folder in which images have come, gone or moved since."""
+    kind, _, place = request.dataset.partition(':')
+    if kind != 'folder' or not os.path.isdir(place):
+        return
+    try:
+        now = open_source(config_data).version
+    except BadInput:  # emptied, once the set was made
+        return
+    if now != read_manifest(output)['version']:
+        raise BadInput(
+            f'{output} holds a set of other images than {place} has now; remove it to prepare it '
+            'again, or use a different --output'
+        )
 
 
 def _refuse_changes(before: dict, now: dict, what: str, remedy: str) -> None:

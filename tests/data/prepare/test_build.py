@@ -315,6 +315,15 @@ class TestContinuing:
         folder, _ = write_folder(folder_of(6))
         assert prepare(folder, tmp_path / 'set')
         before = (tmp_path / 'set/manifest.json').read_bytes()
+        image = next((folder / 'train/a').iterdir())
+        image.rename(folder / 'train/b/moved.png')
+        with pytest.raises(BadInput, match=r'holds a set of other images than .*; remove it'):
+            prepare(folder, tmp_path / 'set')
+        (folder / 'train/b/moved.png').rename(image)
+        assert not prepare(folder, tmp_path / 'set')
+        for split in ('train', 'validation'):
+            shutil.rmtree(folder / split)
+        assert not prepare(folder, tmp_path / 'set')
         shutil.rmtree(folder)  # the originals are not needed
         assert not prepare(folder, tmp_path / 'set')
         assert (tmp_path / 'set/manifest.json').read_bytes() == before
