@@ -37,7 +37,7 @@ USAGE = (
 CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
 CAFFE_SIZE = 256  # height and width of Caffe's mean images, before the crop
 UNEDITED = (
-    'tensors alone do not tell nonlinearities, norms and pools: those of {} without edits are '
+    'a state dict does not specify nonlinearities, norms or pools; those of {}, without edits, are '
     'assumed'
 )
 MAX_NAMES = 10_000_000  # bytes of --classes
@@ -98,9 +98,10 @@ def convert(
         lines.append(
             ('pixels', 'RGB: the first layer took BGR, so its input channels were reversed')
         )
-    if file.contents.note:
-        lines.append(('note', file.contents.note))
-    elif file.contents.rows is file.contents.metadata is None and config.variant != 'torchvision':
+    found = file.contents
+    if found.note:
+        lines.append(('note', found.note))
+    elif found.rows is None and found.metadata is None and config.variant != 'torchvision':
         lines.append(('note', UNEDITED.format(config.variant)))
     return lines
 

@@ -293,7 +293,7 @@ def test_what_a_state_dict_does_not_tell(command, tmp_path):
     names = names_file(tmp_path, *'0123456789')
     code, out, _ = command(tmp_path / 'x', f'--classes={names}', f'--workdir={tmp_path / "run"}')
     assert code == 0
-    assert_has(out, 'note', 'those of digits without edits are assumed')
+    assert_has(out, 'note', 'those of digits, without edits, are assumed')
 
 
 def test_doubles_beyond_float32(refuse, tmp_path):

@@ -1,6 +1,7 @@
 """Experiments that compare a net with others that lack a part of it."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from alexnet_jax.drawing import figures
 from alexnet_jax.experiments.experiment import (
     Comparison,
     Experiment,
+    NextTrial,
     Values,
     difference,
     final_errors,
@@ -19,7 +21,14 @@ from alexnet_jax.experiments.experiment import (
 )
 from alexnet_jax.experiments.records import Records, Trial, smooth
 from alexnet_jax.experiments.statistics import Rule
-from alexnet_jax.experiments.tables import estimated, markdown, of_list, reached, spread
+from alexnet_jax.experiments.tables import (
+    estimated,
+    first_left,
+    markdown,
+    number,
+    reached,
+    spread,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +118,25 @@ def ablation(
         source,
         published,
         # Ten crops last: they decide nothing, and need workdirs that recorded runs may have lost.
-        of_list([*(arm.trial for arm in arms), *(arm.ten_crops for arm in arms if arm.ten_crops)]),
+        nets_then_crops([(arm.trial, arm.ten_crops) for arm in arms]),
         comparisons,
         table,
         minutes,
         figure=figure,
         **settings,
     )
+
+
+def nets_then_crops(pairs: Sequence[tuple[Trial, Trial | None]]) -> NextTrial:
+    """Return the `next_trial` of nets, then of their scorings, unless a net diverged."""
+
+    def next_trial(records: Records, seed: int) -> Trial | None:
+        if left := first_left([net for net, _ in pairs], records, seed):
+            return left
+        crops = (crops for net, crops in pairs if crops and records.is_finished(net, seed))
+        return first_left(crops, records, seed)
+
+    return next_trial
 
 
 def published_net(
@@ -142,7 +163,14 @@ def published_net(
       pooled: As in `Comparison`.
       crops: A scoring of ten crops, whose error counts; None: that of the last evaluation counts.
     """
-    errors = measured(crops, 'errors', 0) if crops else final_errors(trial)
+    final = final_errors(trial)
+
+    def errors(records: Records) -> dict[int, float]:
+        if not crops:
+            return final(records)
+        diverged = {seed: error for seed, error in final(records).items() if math.isnan(error)}
+        return measured(crops, 'errors', 0)(records) | diverged
+
     limit = figure + (0.5 if figure == round(figure) else 0.05)
 
     def below(records: Records) -> dict[int, float]:
@@ -158,16 +186,17 @@ def published_net(
         return estimated(found._replace(mean=limit - found.mean), '%', bool(pooled)).lstrip('+')
 
     def table(records: Records) -> str:
+        by_seed = errors(records)
         rows = [
             [
                 f'seed {r.seed}',
                 reached([r]),
-                f'{errors(records)[r.seed]:.2f}' if r.seed in errors(records) else 'not finished',
+                number(by_seed[r.seed], '.2f') if r.seed in by_seed else 'not finished',
                 f'{figure:g}',
             ]
             for r in records.of(trial)
         ]
-        found = list(errors(records).values())
+        found = list(by_seed.values())
         rows.append(['mean of the finished', '', spread(found, '.2f'), f'{figure:g}'])
         return markdown([name, 'epochs', 'test error, %', 'published, %'], rows)
 
@@ -175,7 +204,7 @@ def published_net(
         f'{name}: {figure:g}% test error',
         "the authors' CIFAR-10 page and code",
         f'{figure:g}%{note}',
-        of_list([trial, crops] if crops else [trial]),
+        nets_then_crops([(trial, crops)]),
         [comparison],
         table,
         minutes,

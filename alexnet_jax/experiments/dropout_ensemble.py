@@ -25,9 +25,10 @@ def next_trial(records: Records, seed: int) -> Trial | None:
     if left := first_left(trials, records, seed):
         return left
     averages = []
-    if seed < PAIRS and records.is_done(LONG_80SEC, seed + PAIRS):
+    nets = [records.is_finished(LONG_80SEC, other) for other in range(2 * PAIRS)]
+    if seed < PAIRS and nets[seed] and nets[seed + PAIRS]:
         averages.append(PAIR)
-    if seed == 0 and all(records.is_done(LONG_80SEC, other) for other in range(2 * PAIRS)):
+    if seed == 0 and all(nets):
         averages.append(ALL)
     return first_left(averages, records, seed)
 
@@ -38,7 +39,7 @@ COMPARISON = Comparison(
     difference(measured(PAIR, 'errors', 1), final_errors(DROPOUT_80SEC)),
     Rule(matters=-0.5, least=-0.5),
     deviation=0.5,
-    pairs=lambda seeds: min(PAIRS, max(seeds - PAIRS, 0)),
+    first_seeds=PAIRS,
 )
 
 

@@ -1,7 +1,6 @@
 """An experiment: a claim, the runs that test it, and the rule that decides."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ class Comparison:
       pooled: Errors of nets whose seeds give the standard deviation, where runs are too long for
         many seeds; none: the differences give their own.
       terms: The runs in a difference, where it is pooled: 2, or 1 for a net and a figure.
-      pairs: How many differences a number of seeds gives; None: one each.
+      first_seeds: How many seeds it takes before another one gives a difference.
     """
 
     label: str
@@ -42,7 +41,7 @@ class Comparison:
     unit: str = 'points'
     pooled: Sequence[Values] = ()
     terms: int = 2
-    pairs: Callable[[int], int] | None = None
+    first_seeds: int = 0
 
     def spread(self, records: Records) -> Spread | None:
         """Return the standard deviation of a difference where it is pooled; else None."""
@@ -65,10 +64,10 @@ class Comparison:
 
     def plan(self, records: Records, seeds: int) -> str:
         """Return what difference the design detects with a number of seeds."""
-        rule, pairs = self.rule or Rule(0.0), self.pairs or (lambda seeds: seeds)
-        count = pairs(seeds)
+        rule = self.rule or Rule(0.0)
+        count = max(seeds - self.first_seeds, 0)
         if count < 2 and not self.pooled:
-            enough = next(n for n in itertools.count(1) if pairs(n) >= rule.seeds)
+            enough = self.first_seeds + rule.seeds
             return f'{self.label}: too few seeds for an interval; pass --seeds={enough}'
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])

@@ -11,7 +11,7 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.experiments.experiment import Comparison, Experiment, difference, final_errors
 from alexnet_jax.experiments.records import Records, Trial
 from alexnet_jax.experiments.statistics import Rule
-from alexnet_jax.experiments.tables import first_left, markdown, reached, spread
+from alexnet_jax.experiments.tables import first_left, markdown, number, reached, spread
 
 NEW = ('convertible', 'lifeboat', 'persian_cat')  # of Tiny ImageNet
 SHOTS = 20  # training images of each; the others are for validation
@@ -118,7 +118,12 @@ def table(records: Records) -> str:
     seeds = sorted(scratch.keys() & finetuned.keys())
     gains = [finetuned[seed] - scratch[seed] for seed in seeds]
     rows = [
-        [f'seed {seed}', f'{scratch[seed]:.1f}', f'{finetuned[seed]:.1f}', f'{gain:+.1f}']
+        [
+            f'seed {seed}',
+            number(scratch[seed], '.1f'),
+            number(finetuned[seed], '.1f'),
+            number(gain, '+.1f'),
+        ]
         for seed, gain in zip(seeds, gains, strict=True)
     ]
     means = [spread([found[seed] for seed in seeds]) for found in (scratch, finetuned)]

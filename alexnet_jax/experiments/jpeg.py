@@ -125,7 +125,10 @@ def _claim(data: Path, folder: Path, images: Sequence[str]) -> None:
     if not listing.exists():
         files.write(listing, sha256)
     elif listing.read_text() != sha256:
-        raise BadInput(f'{folder} has other images than when {data} was made; remove {data.parent}')
+        raise BadInput(
+            f'{folder} has other images than when {data} was made; restore them, or move '
+            f'{data.parent} and results/jpeg.jsonl away to start over'
+        )
 
 
 def _compress(path: Path, folder: Path) -> Path:
@@ -160,6 +163,7 @@ def extrapolated(net: str, records: Records) -> Estimate | None:
         (math.log(size), change)
         for size in SIZES
         for change in comparison(net, size).values(records).values()
+        if math.isfinite(change)
     ]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return line_at(xs, ys, math.log(FULL))

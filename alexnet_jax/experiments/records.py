@@ -150,6 +150,11 @@ class Records:
         record = self.find(trial, seed)
         return record is not None and record.fulfils(trial)
 
+    def is_finished(self, trial: Trial, seed: int) -> bool:
+        """Return whether a trial is done, and did not diverge: whether there is a net to score."""
+        record = self.find(trial, seed)
+        return record is not None and record.state != 'diverged' and record.fulfils(trial)
+
     def seconds(self, home: str) -> float:
         """Return the training time of all of an experiment's records together."""
         return sum(record.seconds for record in self._all(home).values())

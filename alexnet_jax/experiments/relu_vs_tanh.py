@@ -118,11 +118,14 @@ def _races(net: str, records: Records) -> list[Record]:
 
 
 def epochs_by_seed(net: str, records: Records) -> dict[int, float]:
-    """Return the epochs to the target of each seed, at the best rate that has raced."""
+    """Return the epochs to the target of each seed, at the best rate that has raced.
+
+    They are infinite if the net diverged, or did not reach it in RACE_EPOCHS.
+    """
     found: dict[int, float] = {}
     for record in _races(net, records):
         epochs = _epochs_of(record)
-        if math.isfinite(epochs):
+        if math.isfinite(epochs) or record.state != 'stopped':
             found[record.seed] = min(epochs, found.get(record.seed, math.inf))
     return found
 

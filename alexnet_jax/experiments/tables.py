@@ -18,6 +18,11 @@ def of_list(trials: Sequence[Trial]) -> Callable[[Records, int], Trial | None]:
     return lambda records, seed: first_left(trials, records, seed)
 
 
+def number(value: float, form: str) -> str:
+    """Return a number, or what one that is not finite stands for."""
+    return f'{value:{form}}' if math.isfinite(value) else 'diverged'
+
+
 def spread(values: Sequence[float], form: str = '.1f') -> str:
     """Return '5.0 ± 0.5 (3 seeds)': mean and standard deviation (n - 1) over the seeds.
 

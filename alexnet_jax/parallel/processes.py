@@ -66,8 +66,8 @@ def count_devices() -> int:
     counts = [len(jax.local_devices(process)) for process in range(jax.process_count())]
     if len(set(counts)) > 1:
         raise BadInput(
-            f'the processes have {" and ".join(map(str, counts))} devices, but each needs equally '
-            'many; see CUDA_VISIBLE_DEVICES on each host'
+            f'the processes have different numbers of devices ({", ".join(map(str, counts))}); '
+            'each needs the same number: see CUDA_VISIBLE_DEVICES on each host'
         )
     return count
 
@@ -189,6 +189,12 @@ def all_of_process_0(numbers: Sequence[int]) -> list[int]:
         return list(numbers)
     found = multihost_utils.broadcast_one_to_all(np.array(numbers, np.uint32))
     return [int(number) for number in found]
+
+
+def wait_for_all() -> None:
+    """Return once every process has called this."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('wait_for_all')
 
 
 def fails_alone(error: BaseException | None) -> TypeGuard[Exception | KeyboardInterrupt]:

@@ -39,7 +39,10 @@ class _Handler(WSGIRequestHandler):
 
 
 class Server(ThreadedWSGIServer):
-    """Serves a WSGI application until `stop`; connections above a number get a 503."""
+    """Serves a WSGI application until `stop`.
+
+    Connections above a number get a 503, and above twice that number no answer.
+    """
 
     request_queue_size = 256
 
@@ -105,8 +108,9 @@ class Server(ThreadedWSGIServer):
         """Serve a connection."""
         late = threading.Timer(ARRIVAL_SECONDS, _stop_reading, [request])
         late.daemon = True
-        late.start()
         try:
+            with contextlib.suppress(RuntimeError):  # there are too many threads
+                late.start()
             super().process_request_thread(request, client_address)
         finally:
             late.cancel()

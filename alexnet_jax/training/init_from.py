@@ -1,16 +1,18 @@
 """Start from the weights of another run."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.patterns import layer_names
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import checkpoint, remote, saved
+from alexnet_jax.run.manifest import MANIFEST
 from alexnet_jax.run.workdir import read_classes
 from alexnet_jax.training.step import TrainState
 
@@ -33,13 +35,17 @@ def load(
       say: Prints a line.
 
     Raises:
-      BadInput: One of the runs has no class names.
+      BadInput: One of the runs has no class names, or it is another one for process 0.
       RunError: The other has no checkpoint, or one that is corrupt or of a different network.
     """
     url, other = other, remote.local_copy(other)
     step = processes.of_process_0(saved.find_step(other))  # it may train: all load the same
     if step not in saved.find_steps(other):  # this process's copy is older or newer
         other = remote.local_copy(url, step)
+    manifest = saved.folder_of(other) / str(step) / MANIFEST
+    mine = zlib.crc32(manifest.read_bytes()) if manifest.exists() else 0
+    if processes.of_process_0(mine) != mine:
+        raise BadInput(f'init_from={url} is not the run that it is for process 0; use the same run')
     found = checkpoint.load_variables(other, step)
     head = layer_names(model.layers)[-1]
     params = {name: found['params'].get(name) for name in state.params}

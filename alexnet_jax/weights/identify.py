@@ -68,7 +68,7 @@ def identify(contents: Contents, variant: str | None) -> Identified:
     fitting = [name for name, found in candidates.items() if not found.differences]
     if not fitting:
         nearest = min(candidates, key=lambda name: len(candidates[name].differences))
-        if not any(candidate.shares_a_name for candidate in candidates.values()):
+        if contents.rows is None and not any(c.shares_a_name for c in candidates.values()):
             raise BadInput(
                 f'it is not a known network: its tensors are {_listed(list(contents.tensors))}; '
                 "expected names are those of torchvision's alexnet, such as features.0.weight, or "

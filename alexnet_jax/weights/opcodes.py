@@ -23,8 +23,9 @@ DTYPES: dict[str, Any] = {
     'torch LongStorage': '<i8',  # BatchNorm's num_batches_tracked
 }
 ALLOWED = ', '.join(name.split()[1] for name in DTYPES)
-# Not of weights; a checkpoint may have them beside those, such as the state of a generator.
-OTHER_DTYPES: dict[str, Any] = {
+# Others may be in a checkpoint beside the weights, such as the state of a generator.
+STORAGES: dict[str, Any] = {
+    **DTYPES,
     'torch ByteStorage': 'u1',
     'torch CharStorage': 'i1',
     'torch ShortStorage': '<i2',
@@ -202,7 +203,7 @@ def _storage(identifier: Any) -> Storage:
             raise BadInput(f'it is a whole module, {_name(module)}; {ADVICE}')
         case _:
             raise BadInput(f'its pickle refers to something other than numbers; {ADVICE}')
-    if name not in DTYPES | OTHER_DTYPES:
+    if name not in STORAGES:
         raise BadInput(f'its numbers are a {name[:80]}; allowed: {ALLOWED}')
     return Storage(name, key, size)
 
@@ -212,10 +213,12 @@ def _reduced(function: Any, arguments: Any) -> Any:
     match function, arguments:
         case _Global(name), () if name == ORDERED_DICT:
             return {}
-        case _Global(name), [[*pairs]] if name == ORDERED_DICT:  # Python 2 passed the items
+        case _Global(name), [list() as pairs] if name == ORDERED_DICT:  # Python 2 passed the items
             found = {}
             for pair in pairs:
-                _set_items(found, pair)
+                key, item = _of(list, pair)
+                _set_items(found, [key, item])
+            pairs.clear()  # a hostile pickle could pass them again and again, at two bytes a time
             return found
         case _Global(name), [Storage(), int(), tuple(), tuple(), *_] if name in REBUILD:
             return Tensor(*arguments[:4])

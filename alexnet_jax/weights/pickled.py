@@ -21,7 +21,7 @@ from alexnet_jax.weights.opcodes import (
     ADVICE,
     ALLOWED,
     DTYPES,
-    OTHER_DTYPES,
+    STORAGES,
     Storage,
     Tensor,
     Unsupported,
@@ -98,7 +98,7 @@ def read_legacy(data: memoryview) -> Contents:
             raise ValueError(f'a storage has a {type(key).__name__} as its key')
         storage = stored[key]
         count, place = int.from_bytes(data[place : place + 8], 'little'), place + 8
-        size = storage.size * np.dtype((DTYPES | OTHER_DTYPES)[storage.kind]).itemsize
+        size = storage.size * np.dtype(STORAGES[storage.kind]).itemsize
         if count != storage.size or size > len(data) - place:
             raise ValueError(f'storage {key} does not have the {storage.size:,} numbers announced')
         numbers[key] = data[place : place + size]
@@ -150,13 +150,13 @@ def _strided(name: str, tensor: Tensor, numbers: np.ndarray) -> np.ndarray:
 
 
 def _storages(value: Any) -> list[Storage]:
-    """Return the storages of all tensors in a value."""
+    """Return all storages in a value: of its tensors, and others."""
     found, waiting, seen = [], [value], set()
     while waiting:
         each = waiting.pop()
-        if isinstance(each, Tensor):
-            found.append(each.storage)
-        elif isinstance(each, dict | list | tuple) and id(each) not in seen:  # or `Unsupported`
+        if isinstance(each, Storage):
+            found.append(each)
+        elif isinstance(each, dict | list | tuple) and id(each) not in seen:  # named tuples, too
             seen.add(id(each))
             waiting += each.values() if isinstance(each, dict) else each
     return found

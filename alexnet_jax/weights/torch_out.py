@@ -154,7 +154,7 @@ def _crop(eval_ops: str) -> dict[str, Any]:
     resize = next((step.resize for step in steps if step.resize), None)
     if resize is None:
         return {}
-    *_, crop = resize, *(step.crop for step in steps if step.crop)  # crops of crops: the last
+    crop = [resize, *(step.crop for step in steps if step.crop)][-1]
     mode = 'squash' if any(step.squashes for step in steps) else 'center'
     return {
         'interpolation': 'bilinear',

@@ -1,12 +1,14 @@
 """One of two processes is killed: the other ends, and the restarted job continues exactly."""
 
 import fcntl
+import itertools
 import shutil
 import signal
 import time
 
 import pytest
 from cli_runs import Run, assert_same_state, final_state, free_port, records, train, two_processes
+from PIL import Image
 
 from alexnet_jax.parallel import processes
 
@@ -124,3 +126,31 @@ def test_processes_with_different_recipes_are_refused(tmp_path, cache):
         'seed=9 is not what process 0 has; start all processes with the same recipe and flags'
     )
     assert 'Traceback' not in errors
+
+
+@pytest.mark.exhaustive  # run/test_agreement.py
+def test_a_host_that_lacks_an_image_is_refused_before_anything_is_written(tmp_path, cache):
+    for host in 'ab':
+        for split, name, i in itertools.product(('train', 'validation'), ('ant', 'bee'), range(8)):
+            path = tmp_path / host / split / name / f'{i}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('RGB', (36, 36), (i, 0, 0)).save(path)
+    (tmp_path / 'b/train/bee/7.png').unlink()
+    workdir = tmp_path / 'run'
+    flags = (
+        *FLAGS,
+        '--config.num_classes=2',
+        '--config.data.eval_split=validation',
+        f'--coordinator_address=127.0.0.1:{free_port()}',
+        '--num_processes=2',
+    )
+    data = [f'--config.data.name=folder:{tmp_path / host}' for host in 'ab']
+    with (
+        Run(workdir, cache, *flags, data[0], '--process_id=0') as first,
+        Run(workdir, cache, *flags, data[1], '--process_id=1') as second,
+    ):
+        code, _, errors = second.finish()
+        other, _, of_first = first.finish()
+    assert (code, other) == (2, 1), errors + of_first
+    assert f'folder:{tmp_path}/b is not what process 0 has: here, train bee is 7 images' in errors
+    assert not workdir.exists()

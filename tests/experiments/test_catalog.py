@@ -200,6 +200,15 @@ def test_ten_crops_decide_with_the_seeds_that_are_asked_for(records, percent, se
     assert experiment.seeds == seeds
     assert experiment.verdict(records) == 'not supported'
     assert f'{seeds - 1} degree' in experiment.summary(records)
+    # A net that diverged is not scored on ten crops, and decides nothing.
+    trial = experiment.next_trial(records, seeds)
+    assert trial
+    assert trial.name == 'published'
+    records.put(name, record(trial, seed=seeds, state='diverged'))
+    assert experiment.next_trial(records, seeds) is None
+    assert experiment.verdict(records) == 'undecided'
+    assert f'| seed {seeds} | ' in experiment.table(records)
+    assert '| diverged |' in experiment.table(records)
 
 
 def test_what_a_design_detects_counts_from_its_threshold(records):

@@ -92,7 +92,7 @@ def test_hosts_with_different_numbers_of_devices(monkeypatch):
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     devices = jax.local_devices()
     monkeypatch.setattr(jax, 'local_devices', lambda i=0: [*devices, *devices][: (8, 4)[i]])
-    with pytest.raises(BadInput, match='the processes have 8 and 4 devices, but'):
+    with pytest.raises(BadInput, match=r'different numbers of devices \(8, 4\)'):
         processes.count_devices()
     monkeypatch.setattr(jax, 'local_devices', lambda i=0: devices)
     assert processes.count_devices() == jax.device_count()

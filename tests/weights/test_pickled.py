@@ -272,6 +272,14 @@ def test_what_would_be_called_is_named(tmp_path):
         b'\x80\x02}',
         b'\x80\x02}(K\x01u.',
         b'\x80\x02K\x01K\x02a.',
+        # OrderedDicts of the same list, over and over: each would cost as much as the first.
+        b'\x80\x02]q\x00('
+        + b']q\x01(X\x01\x00\x00\x00aK\x01e'
+        + b'h\x01' * 9_999
+        + b'e0'
+        + b'ccollections\nOrderedDict\nq\x02h\x00\x85q\x030'
+        + b'h\x02h\x03R0' * 9_999
+        + b'}.',
     ],
 )
 def test_claims(tmp_path, pickled):

@@ -129,8 +129,8 @@ def _check_folder(
         return
     if now != read_manifest(output)['version']:
         raise BadInput(
-            f'{output} holds a set of other images than {place} has now; remove it to prepare it '
-            'again, or use a different --output'
+            f'{output} was prepared from images that differ from those now in {place}; remove it '
+            'to prepare it again, or use a different --output'
         )
 
 

@@ -317,7 +317,7 @@ class TestContinuing:
         before = (tmp_path / 'set/manifest.json').read_bytes()
         image = next((folder / 'train/a').iterdir())
         image.rename(folder / 'train/b/moved.png')
-        with pytest.raises(BadInput, match=r'holds a set of other images than .*; remove it'):
+        with pytest.raises(BadInput, match=r'was prepared from images that differ .*; remove it'):
             prepare(folder, tmp_path / 'set')
         (folder / 'train/b/moved.png').rename(image)
         assert not prepare(folder, tmp_path / 'set')
