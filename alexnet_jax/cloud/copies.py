@@ -139,6 +139,10 @@ class _Index:
         for path in self._folder.rglob('*'):
             if path.is_file() and path.relative_to(self._folder).as_posix() not in names:
                 path.unlink()
+        # In a bucket, a folder without files is none; here, it would be a class without images.
+        for path in sorted(self._folder.rglob('*/'), reverse=True):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
         self._tags = {name: self._tags[name] for name in names}
         self._write()
 

@@ -76,6 +76,7 @@ class Checkpoints:
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 create=True,
+                cleanup_tmp_directories=True,  # of saves that were cut short
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
                     [preservation_policy.LatestN(KEEP_NEWEST), _KeepBest(self.scores)]
                 ),

@@ -18,6 +18,7 @@ from alexnet_jax.errors import RunError, show_as
 from alexnet_jax.run.checkpoint import OWN_COPY
 from alexnet_jax.run.mirror import Mirror
 from alexnet_jax.run.push import STEP, committed_steps, is_record
+from alexnet_jax.run.writable import check_path
 
 KIND = 'runs'
 LOOK = 1  # seconds between looks for what process 0 has written
@@ -59,6 +60,7 @@ def open_place(workdir: str, scratch: str | None) -> Iterator[Place]:
         yield Place(Path(workdir))
         return
     folder = Path(scratch).absolute() if scratch else scratch_folder(workdir)
+    check_path(str(folder))
     if jax.process_index() == 0:
         with Mirror(workdir, folder) as mirror:
             yield _Mirrored(mirror)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -12,6 +13,8 @@ from alexnet_jax.errors import catch_stop_signals
 
 T = TypeVar('T')
 
+REPEATED = 2  # seconds
+
 
 class EvaluationStopped(Exception):
     """A signal arrived during an evaluation."""
@@ -20,8 +23,9 @@ class EvaluationStopped(Exception):
 class PreemptionHandler:
     """Records SIGINT, and SIGTERM or its equivalents, while the `with` block runs.
 
-    A second SIGINT or SIGTERM exits at once. With several processes, all of them stop after the
-    same step, whichever received the signal.
+    A second SIGINT or SIGTERM exits at once, unless it is a SIGTERM within REPEATED seconds of the
+    first: whoever ends all processes of a sweep at once makes the sweep send its own. With several
+    processes, all of them stop after the same step, whichever received the signal.
 
     Attributes:
       number: SIGINT or SIGTERM, whichever arrived; SIGTERM if another process received it.
@@ -29,7 +33,7 @@ class PreemptionHandler:
 
     def __init__(self):
         self.number = signal.SIGTERM
-        self._received = False
+        self._received, self._first = False, 0.0
 
     def __enter__(self) -> 'PreemptionHandler':
         # jax.distributed handles SIGTERM itself: it notifies the other processes.
@@ -43,8 +47,10 @@ class PreemptionHandler:
 
     def _receive(self, number: int, _) -> None:
         if self._received:
+            if number == signal.SIGTERM and time.monotonic() < self._first + REPEATED:
+                return
             os._exit(128 + number)
-        self._received = True
+        self._received, self._first = True, time.monotonic()
         self.number = signal.Signals(number)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)

@@ -22,6 +22,7 @@ from alexnet_jax.cloud.store import Store, is_url
 from alexnet_jax.errors import BadInput, show_as
 from alexnet_jax.run.mirror import Mirror
 from alexnet_jax.run.push import Pusher, Sorted, is_record, signature_of
+from alexnet_jax.run.writable import check_path
 from alexnet_jax.sweep.study import JOURNAL, read_trials
 
 KIND = 'sweeps'
@@ -64,6 +65,7 @@ def open_folder(workdir: str, scratch: str | None) -> Iterator[Opened]:
         yield _Local(Path(workdir))
         return
     folder = Path(scratch).absolute() if scratch else copies.cache_folder(KIND, workdir)
+    check_path(str(folder))
     with Mirror(workdir, folder, pusher=SweepPusher) as mirror:
         yield mirror
 

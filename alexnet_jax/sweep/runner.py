@@ -5,6 +5,7 @@ import math
 import signal
 import sys
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -149,6 +150,9 @@ class Runner:
                     self._stop()
                 for running in list(self._running):
                     self._look(running)
+        except BaseException:  # no room for the journal, or whoever read the output is gone
+            self._abandon()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -167,9 +171,17 @@ class Runner:
 
     def _stop(self) -> None:
         """Send SIGTERM to the trials: the first makes them save and end, a second end at once."""
-        self._say('stopping: the trials save and end')
         for running in self._running:
             running.handle.stop()
+        self._say('stopping: the trials save and end')
+
+    def _abandon(self) -> None:
+        """Stop the trials and wait until they have ended: their folder may be removed next."""
+        if not self._is_stopping:  # else they have been told, and a second time would be too many
+            for running in self._running:
+                running.handle.stop()
+        while any(running.handle.poll() is None for running in self._running):
+            time.sleep(POLL)
 
     def _fill(self) -> None:
         """Start trials while there is room."""

@@ -76,6 +76,17 @@ def test_only_what_has_changed_is_downloaded_again(store, downloads):
     assert found(folder) == {'a/1.jpg': b'ONE', 'c/3.jpg': b'three', 'list.txt': b''}
 
 
+def test_a_folder_without_objects_is_gone(store, downloads):
+    """Else a class that was renamed in the bucket would stay, without images."""
+    store.write('train/old/deep/1.png', b'x')
+    folder = Path(copies.fetch_folder(store.url))
+    assert (folder / 'train/old/deep/1.png').exists()
+    store.delete('train/old/deep/1.png')
+    store.write('train/new/1.png', b'x')
+    assert Path(copies.fetch_folder(store.url)) == folder
+    assert [path.name for path in (folder / 'train').iterdir()] == ['new']
+
+
 def test_a_file_without_its_digest_is_refused(store):
     store.write('a/1.jpg', b'eno')
     with pytest.raises(RunError) as failed:

@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT
 
 from alexnet_jax.errors import catch_stop_signals
+from alexnet_jax.run import signals
 from alexnet_jax.run.signals import PreemptionHandler
 
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -49,6 +50,23 @@ def test_what_is_ignored_stays_ignored(restore, number):
         assert not preemption.should_stop(1)
         signal.raise_signal(signal.SIGUSR1)
         assert preemption.should_stop(1)
+
+
+def test_a_second_signal_ends_at_once_unless_it_repeats_sigterm(restore, monkeypatch):
+    """To stop a service, systemd signals a sweep and its trials, which the sweep then stops too."""
+    ended, now = [], [100.0]
+    monkeypatch.setattr(os, '_exit', ended.append)
+    monkeypatch.setattr(signals.time, 'monotonic', lambda: now[0])
+    with PreemptionHandler():
+        for seconds in (0, 1):
+            now[0] = 100.0 + seconds
+            signal.raise_signal(signal.SIGTERM)
+        assert ended == []
+        signal.raise_signal(signal.SIGINT)
+        assert ended == [130]
+        now[0] = 103.0
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [130, 143]
 
 
 def test_those_that_come_second_say_nothing_new(restore):

@@ -8,6 +8,7 @@ import pytest
 from helpers import ROOT
 
 from alexnet_jax import config as configs
+from alexnet_jax import files
 from alexnet_jax.errors import Interrupted, RunError
 from alexnet_jax.sweep import runner, study
 from alexnet_jax.sweep.backends import local
@@ -117,6 +118,23 @@ def test_stopped_and_continued(sweep, starts, number):
     assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert [len(starts(n)) for n in range(6)] == [2, 2, 1, 1, 1, 1]
     assert starts(0)[1] > 2
+
+
+def test_an_error_of_the_sweep_stops_the_trials(sweep, tmp_path):
+    """As when the disk is full, or the program that reads the output is gone."""
+    seen = []
+
+    def fail_when_running(running):
+        seen[:] = [trial.job.folder.name for trial in running if trial.progress.step]
+        if len(seen) == 2:
+            raise OSError('No space left on device')
+
+    with pytest.raises(OSError, match='No space left'):
+        sweep(RATES, seconds=0.2, show=fail_when_running)
+    for name in seen:
+        assert not files.is_locked(tmp_path / 'trials' / name / '.trial')
+    trials, _ = sweep(RATES)
+    assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
 
 
 def test_a_device_that_does_not_start_ends_the_sweep(sweep, starts):
