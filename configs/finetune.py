@@ -55,8 +55,10 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     c.ghost_batch_size = math.gcd(before.ghost_batch_size, c.batch_size)
     c.epochs = float(max(EPOCHS, math.ceil(STEPS * c.batch_size / images)))
     c.log_every = 10
-    c.eval_every = 100
-    c.checkpoint_every = 100
+    # Every 100 steps, and in large folders, at most about once an epoch.
+    steps_per_epoch = images / c.batch_size
+    c.checkpoint_every = min(500, 100 * max(1, round(steps_per_epoch / 100)))
+    c.eval_every = c.checkpoint_every * max(1, round(steps_per_epoch / c.checkpoint_every))
 
     c.data.name = f'folder:{expand(path)}'
     c.data.eval_ops = _for_photos(before.data.eval_ops, c.image_size)
@@ -80,8 +82,12 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
 
 
 def _for_photos(eval_ops: str, image_size: int) -> str:
-    """The run's eval ops for images of any size, rotated as a viewer shows them."""
+    """The run's eval ops for images of any size, rotated as a viewer shows them, and antialiased.
+
+    Without, a large photo would be sampled at a few of its pixels.
+    """
     decode, *ops = eval_ops.split('|')
+    ops = [re.sub(r'^\s*(resize(?:_short)?\([\d, ]+)\)', r'\1, antialias)', op) for op in ops]
     if not re.search(r'\b(resize|resize_short|torchvision)\(', eval_ops):
         ops = [f'resize_short({image_size}, antialias)', f'center_crop({image_size})']
     return '|'.join([decode.replace('(stored)', ''), *ops])

@@ -26,7 +26,7 @@ ROWS = {
 
 
 def test_every_variant_is_there():
-    assert ROWS.keys() == variants.VARIANTS.keys()
+    assert ROWS.keys() == variants.VARIANTS.keys(), 'docs/configs.md has a row for each variant'
 
 
 @pytest.mark.parametrize('variant', ROWS)
@@ -41,10 +41,12 @@ def test_recipe_and_parameters(variant):
 
 def test_every_edit_is_there():
     table = re.findall(r'^\| (`.*?`) \|', section('Edits'), re.MULTILINE)
-    assert {name for cell in table for name in re.findall(r'`(\w+)`', cell)} == set(variants.EDITS)
+    found = {name for cell in table for name in re.findall(r'`(\w+)`', cell)}
+    assert found == set(variants.EDITS), 'docs/configs.md has a row for each edit'
 
 
 def test_every_recipe_is_there():
     listed = set(re.findall(r'^\| \[`(\w+\.py)', section('Recipes'), re.MULTILINE))
     listed |= {recipe for recipe, _ in ROWS.values()}
-    assert listed == {path.name for path in (ROOT / 'configs').glob('*.py')}
+    recipes = {path.name for path in (ROOT / 'configs').glob('*.py')}
+    assert listed == recipes, 'docs/configs.md has a row for each recipe'

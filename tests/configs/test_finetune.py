@@ -1,10 +1,13 @@
 """configs/finetune.py: what it takes from the run, and what from the folder."""
 
+import dataclasses
+
 import pytest
 from helpers import ROOT, assert_has
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
+from alexnet_jax.data.sources import layout
 from alexnet_jax.errors import BadInput
 
 
@@ -49,13 +52,13 @@ def test_the_network_is_the_runs_and_the_classes_the_folders(load, tmp_path):
 @pytest.mark.parametrize(
     ('recipe', 'eval_ops', 'train_ops'),
     [
-        ('bvlc', None, 'decode|resize(256)|random_crop(227)|random_mirror'),
+        ('bvlc', None, 'decode|resize(256, antialias)|random_crop(227)|random_mirror'),
         (
             'imagenet',
             None,
-            'decode|resize_short(256)|center_crop(256)|random_crop(227)|random_mirror',
+            'decode|resize_short(256, antialias)|center_crop(256)|random_crop(227)|random_mirror',
         ),
-        ('quickstart', None, 'decode|resize(28)|random_mirror'),
+        ('quickstart', None, 'decode|resize(28, antialias)|random_mirror'),
         (
             'torchvision',
             'decode|torchvision(256, 224)',
@@ -64,12 +67,12 @@ def test_the_network_is_the_runs_and_the_classes_the_folders(load, tmp_path):
         (
             'imagenet',
             'decode|resize_short(256)|ten_crop(227)',
-            'decode|resize_short(256)|random_crop(227)|random_mirror',
+            'decode|resize_short(256, antialias)|random_crop(227)|random_mirror',
         ),
         (
             'imagenet',
             'decode|resize_short(256)|mirrored_crops(227, 5)',
-            'decode|resize_short(256)|random_crop(227)|random_mirror',
+            'decode|resize_short(256, antialias)|random_crop(227)|random_mirror',
         ),
         (
             'imagenet',
@@ -81,8 +84,13 @@ def test_the_network_is_the_runs_and_the_classes_the_folders(load, tmp_path):
 def test_ops_follow_the_runs(load, recipe, eval_ops, train_ops):
     config = load(recipe, {'data.eval_ops': eval_ops} if eval_ops else {})
     theirs = eval_ops or load_recipe(recipe).data.eval_ops
-    # The photos of a folder are turned as their tags say; those of ILSVRC-2012 are not.
-    assert config.data.eval_ops == theirs.replace('decode(stored)', 'decode')
+    # The photos of a folder are turned as their tags say; those of ILSVRC-2012 are not. They may be
+    # large.
+    theirs = theirs.replace('decode(stored)', 'decode')
+    for size in ('(256)', '(28)'):
+        theirs = theirs.replace(f'resize{size}', f'resize({size[1:-1]}, antialias)')
+        theirs = theirs.replace(f'resize_short{size}', f'resize_short({size[1:-1]}, antialias)')
+    assert config.data.eval_ops == theirs
     assert config.data.train_ops == train_ops
 
 
@@ -115,6 +123,27 @@ def test_rates_are_caffes(load):
     assert o.lr_multipliers == (('fc10/kernel', 10.0), ('fc10/bias', 20.0), ('*/bias', 2.0))
     assert o.weight_decay_multipliers == (('*/bias', 0.0),)
     assert (o.schedule, o.gamma, o.momentum, o.weight_decay) == ('step', 0.1, 0.9, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ('images', 'checkpoint_every', 'eval_every'),
+    [
+        (4, 100, 100),
+        (4000, 200, 200),  # 187.5 steps an epoch
+        (20_000, 500, 1000),  # 937.5
+    ],
+)
+def test_it_is_scored_about_once_an_epoch(load, monkeypatch, images, checkpoint_every, eval_every):
+    find_layout = layout.find_layout
+
+    def as_large(path):
+        found = find_layout(path)
+        train = dataclasses.replace(found.train, files=['x.jpg'] * 3 * images)
+        return dataclasses.replace(found, train=train)
+
+    monkeypatch.setattr(layout, 'find_layout', as_large)
+    config = load('quickstart')
+    assert (config.checkpoint_every, config.eval_every) == (checkpoint_every, eval_every)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ READERS: dict[str, Callable[..., Image.Image]] = {
     'TIFF': TiffImagePlugin.TiffImageFile,
     'AVIF': AvifImagePlugin.AvifImageFile,
 }
+HEIC = (b'ftypheic', b'ftypheix', b'ftypmif1', b'ftyphevc')
 PNG_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
 NAMES = f'JPEG, PNG, {", ".join(list(READERS)[:-1])} or {list(READERS)[-1]}'
 
@@ -86,6 +87,8 @@ def _open(encoded: bytes) -> Image.Image:
 
 def _fault(encoded: bytes, error: Exception) -> bytes:
     kind = _format(encoded)
+    if kind is None and encoded[4:12] in HEIC:
+        return b'it is a HEIC image; convert it to JPEG'
     if kind is None:
         return f'it is not a {NAMES} image'.encode()
     return f'this {kind} image cannot be read: {error or type(error).__name__}'.encode()

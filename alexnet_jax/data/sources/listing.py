@@ -119,14 +119,14 @@ def image_files(folder: str | os.PathLike) -> list[str]:
     What is skipped is reported.
 
     Raises:
-      BadInput: There is no such folder, it has no images, or most of its files cannot be read.
+      BadInput: There is no such folder, or it has no images.
     """
     root = os.fspath(folder)
     if not epath.Path(root).is_dir():
         raise BadInput(f'the folder {root} does not exist')
     found = walk(root)
-    check_mostly_read(root, found)
     if not found.images:
+        check_mostly_read(root, found)
         raise BadInput(f'{root} has no images; allowed: {", ".join(EXTENSIONS)} in any case')
     for note in left_out_notes(root, [found]):
         say(note)

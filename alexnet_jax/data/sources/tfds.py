@@ -3,9 +3,11 @@
 import contextlib
 import difflib
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,6 +15,7 @@ from absl import logging as absl_logging
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax import files
 from alexnet_jax.data import tensorflow  # noqa: F401 (set up before TFDS uses it)
 from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, Split
 from alexnet_jax.errors import BadInput, RunError
@@ -47,7 +50,9 @@ class TFDS(Source):
             keys = _keys(builder, self.name)
             if not builder.is_prepared():
                 if self.process_index == 0:
-                    _prepare(builder, self.name, self.manual_dir)
+                    with _alone(builder, self.name):
+                        if not _builder(self.name, self.data_dir).is_prepared():
+                            _prepare(builder, self.name, self.manual_dir)
                 while not builder.is_prepared():
                     time.sleep(1)
                 builder = _builder(self.name, self.data_dir)
@@ -135,6 +140,25 @@ def _keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
         f'tfds:{name} is not an image classification dataset: it has {len(images)} image and '
         f'{len(labels)} class label features, and no supervised pair of them'
     )
+
+
+@contextlib.contextmanager
+def _alone(builder: tfds.core.DatasetBuilder, name: str) -> Iterator[None]:
+    """Wait while another run prepares the dataset: TFDS fails for all but the first."""
+    root = str(builder.data_dir_root)
+    if '://' in root:
+        yield
+        return
+    with contextlib.ExitStack() as lock:
+        with contextlib.suppress(OSError):  # what cannot be written, TFDS reports
+            path = Path(root, f'.{re.sub("[^a-z0-9_]", "-", name)}.lock')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.enter_context(files.lock(path))
+            except BlockingIOError:
+                print(f'waiting for another run to prepare tfds:{name}', flush=True)
+                lock.enter_context(files.lock(path, wait=True))
+        yield
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> None:

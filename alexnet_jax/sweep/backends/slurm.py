@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,10 @@ PARALLEL = 16  # jobs in the queue at a time, by default
 SIGNAL = 'TERM@90'  # seconds before the time limit
 QUEUE_EVERY = 5  # seconds between calls of squeue, for all jobs together
 RESULT_DELAY = 15  # seconds after which a job that left the queue without a result is lost
+
+
+# Since Slurm 22.05, srun no longer takes the number of cores from the job that it is in.
+SRUN_CORES = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
 
 
 class Slurm:
@@ -71,8 +76,15 @@ class Slurm:
         self.parallel = max_parallel or PARALLEL
         self._queue = _Queue()
         self._executor = submitit.SlurmExecutor(folder / 'slurm')
+        if gpus and not any(key in ('cpus-per-task', 'c', 'cpus-per-gpu') for key in parameters):
+            print(
+                'note: Slurm gives each trial its default number of cores, often one, which may '
+                'not feed a GPU; --sbatch=cpus-per-task=N asks for more',
+                file=sys.stderr,
+            )
         self._executor.update_parameters(
             time=None,  # the partition's default
+            setup=[SRUN_CORES],
             stderr_to_stdout=True,
             additional_parameters={**parameters, 'signal': SIGNAL, 'no-requeue': True},
         )

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from alexnet_jax.data.ops import pillow
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.ops.decode import _on_white
 from alexnet_jax.data.ops.image import BadImage
@@ -180,3 +181,9 @@ def test_cut_short(form):
         assert '\n' not in str(error.value)
     with pytest.raises(tf.errors.InvalidArgumentError, match='cannot be read'):
         graph('decode')(encoded[:60])
+
+
+def test_a_heic_image_is_named():
+    """Phones write them, and some programs name them .jpg."""
+    _, fault = pillow.header_size(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic')
+    assert fault == b'it is a HEIC image; convert it to JPEG'

@@ -1,6 +1,9 @@
 import io
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -351,6 +354,25 @@ class TestTFDS:
         assert tfds.builder('tie_pictures', data_dir=tmp_path).info.file_format.value == (
             'array_record'
         )
+
+    def test_one_run_prepares_and_the_others_wait(self, open_data, tmp_path, monkeypatch, capsys):
+        """TFDS would fail for all but the first, after each had prepared everything."""
+        prepare, alone, calls = tfds_source._prepare, threading.Event(), []
+
+        def slowly(*arguments):
+            calls.append(arguments)
+            alone.set()
+            time.sleep(0.5)
+            prepare(*arguments)
+
+        monkeypatch.setattr(tfds_source, '_prepare', slowly)
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(open_data, 'tfds:tie_pictures', data_dir=str(tmp_path))
+            assert alone.wait(60)
+            second = pool.submit(open_data, 'tfds:tie_pictures', data_dir=str(tmp_path))
+            assert len(first.result().train) == len(second.result().train) == 16
+        assert len(calls) == 1
+        assert 'waiting for another run to prepare tfds:tie_pictures' in capsys.readouterr().out
 
     def test_unknown_and_empty_splits(self, open_data, tmp_path):
         for split in ('validation', 'train[', 'train[:x%]', ''):
