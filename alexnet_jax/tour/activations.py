@@ -44,6 +44,11 @@ class Section:
         """What the next section receives."""
         return self.outputs[-1]
 
+    @property
+    def is_activated(self) -> bool:
+        """Whether a nonlinearity follows the layer."""
+        return any(isinstance(info.layer, Activation) for info in self.followers)
+
 
 def forward(subject: Subject) -> tuple[list[LayerInfo], list[np.ndarray]]:
     """Return the network's layers and the output of each, for the picture.

@@ -52,7 +52,7 @@ def _section(section: Section, subject: Subject) -> dict[str, Any]:
         'followers': [type(info.layer).__name__ for info in section.followers],
         'units': units(section, subject),
         'before': activations.histogram(section.input),
-        'sums': activations.histogram(section.outputs[0]) if section.followers else None,
+        'sums': activations.histogram(section.outputs[0]) if section.is_activated else None,
         'after': activations.histogram(section.output),
         'bars': _bars(section) if section.output.ndim == 1 else None,
     }
@@ -146,6 +146,7 @@ def _augmentation(subject: Subject) -> dict[str, Any]:
         'ops': ops if own else PAPER_CROPS,
         'own': own,
         'own_colors': own_shift is not None,
+        'own_mirrors': 'random_mirror' in ops,
         'from_run': colors_of_run is not None,
         'size': found.size,
         'original': found.original,

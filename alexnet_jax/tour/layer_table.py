@@ -8,10 +8,12 @@ from typing import Any
 from alexnet_jax.model.layers import (
     LRN,
     AvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Local,
     MaxPool,
+    Normalize,
     Shape,
     Table,
     WithinChannelLRN,
@@ -119,7 +121,15 @@ def _definition(info: LayerInfo) -> dict[str, str]:
             return {'F': by((window, window)), 'S': f'{stride}'}
         case LRN(k, n, alpha, beta) | WithinChannelLRN(k, n, alpha, beta):
             return {'k': f'{k:g}', 'n': f'{n}', 'α': f'{alpha:g}', 'β': f'{beta:g}'}
+        case BatchNorm(epsilon=epsilon):
+            return {'ε': f'{epsilon:g}'}
+        case Normalize(mean=mean, std=std):
+            return {'μ': _listed(mean), 'σ': _listed(std)}
     return {}
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ' / '.join(f'{value:g}' for value in values)
 
 
 def _parameter_formula(info: LayerInfo) -> str:

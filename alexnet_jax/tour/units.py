@@ -10,7 +10,6 @@ import numpy as np
 
 from alexnet_jax.model.layers import (
     LRN,
-    Activation,
     AvgPool,
     BatchNorm,
     Conv,
@@ -18,6 +17,7 @@ from alexnet_jax.model.layers import (
     Local,
     MaxPool,
     Normalize,
+    Weighted,
     WithinChannelLRN,
 )
 from alexnet_jax.tour.activations import Section, receptive_field, strongest
@@ -49,9 +49,9 @@ def pick(section: Section) -> dict[tuple[int, ...], str]:
         order = np.argsort(-np.abs(output), kind='stable')
         add('second', order[1:2] if len(order) > 1 else order[:1])
         add('first', (0,))
-    if any(isinstance(info.layer, Activation) for info in section.followers):
+    if section.is_activated and isinstance(section.info.layer, Weighted):
         add('off', _argmax(-section.outputs[0]))
-    elif output.ndim == 1:
+    elif section.is_activated or output.ndim == 1:
         add('weakest', _argmax(-output))
     return found
 

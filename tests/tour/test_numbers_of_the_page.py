@@ -227,6 +227,7 @@ def test_augmentation(tours, name, before, size, mirrors, inputs):
     [
         (f'decode|resize({SIZE})|random_affine(5, 0, 0, 0)|pca_shift(0.3)', False, 0.3),
         (f'decode|resize({SIZE})', False, None),
+        (f'decode|resize({SIZE})|random_affine(5, 0, 0, 0)|random_mirror', False, None),
         (f'decode|resize(72)|random_crop({SIZE})', True, None),
     ],
 )
@@ -237,6 +238,7 @@ def test_crops_and_colors_are_each_the_run_s_or_the_paper_s(photo, ops, own, sig
     this.config.data.train_ops = 'decode'
     paper = facts._augmentation(this)
     assert (found['own'], found['own_colors']) == (own, sigma is not None)
+    assert found['own_mirrors'] == ('random_mirror' in ops)
     assert found['size'] == (SIZE if own else 227)
     assert_allclose(found['shifts'], np.multiply(paper['shifts'], (sigma or 0.1) / 0.1), rtol=1e-5)
 

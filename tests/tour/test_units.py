@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.model.layers import AvgPool, Dense, MaxPool
+from alexnet_jax.model.layers import AvgPool, Dense, MaxPool, ReLU
 from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.tour.activations import Section
 from alexnet_jax.tour.units import average, pick
@@ -29,3 +29,13 @@ def test_averages_at_the_edge():
     assert average(window, AvgPool(3, 2)) == 4.5
     assert average(window, AvgPool(3, 2, count_include_pad=True)) == 1.0
     assert average(window, MaxPool(3, 2)) == 4.5
+
+
+def test_positions_of_a_pool_before_a_nonlinearity():
+    """It has no sum that could be the lowest."""
+    pool, relu = layer_infos((MaxPool(2, 2), ReLU()), 4)
+    outputs = np.array([[[3.0], [-1.0]], [[2.0], [1.0]]])
+    section = Section(pool, (relu,), np.zeros((4, 4, 1)), (outputs, np.maximum(outputs, 0)), None)
+    assert section.is_activated
+    assert pick(section)[0, 1, 0] == 'weakest'
+    assert 'off' not in pick(section).values()
