@@ -260,7 +260,7 @@ def main() -> None:
         ('try it', f'python -m alexnet_jax.predict --workdir={workdir} IMAGE...'),
         (
             'fine-tune',
-            f'python -m alexnet_jax.main --config=configs/finetune.py:{workdir},PATH --workdir=NEW',
+            f'python -m alexnet_jax.main --config=finetune:{workdir},PATH --workdir=NEW',
         ),
     ]:
         print(f'  {what:10} {text}')

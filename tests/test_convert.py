@@ -105,7 +105,7 @@ def test_what_it_holds(bvlc, command, tmp_path):
     assert_has(
         out,
         *('bvlc.caffemodel: Caffe (V1), 12.0 MB\n', 'bvlc, 2,993,128 parameters', "ImageNet's"),
-        *('BGR', f'--workdir={run} IMAGE...', f'configs/finetune.py:{run},PATH'),
+        *('BGR', f'--workdir={run} IMAGE...', f'--config=finetune:{run},PATH'),
     )
     assert {path.name for path in Path(run).iterdir()} == {
         *('config.json', 'classes.json', 'environment.json', 'source.json', 'statistics.npz'),
@@ -236,7 +236,7 @@ def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
     training = [f'--workdir={run}', f'--config={config}']
     code, out, err = command(*training, function=main.main)
     assert (code, out) == (2, '')
-    assert_has(err, f'{run} holds converted weights', 'another --workdir', 'finetune.py')
+    assert_has(err, f'{run} holds converted weights', 'another --workdir', 'finetune:')
 
     write_report([run], str(tmp_path / 'report.html'), among=10)
     page = (tmp_path / 'report.html').read_text()

@@ -160,6 +160,14 @@ def _check_torch(config: ml_collections.ConfigDict, found: Devices) -> None:
 
     from alexnet_jax.benchmark import torch_baseline
 
+    theirs = 'gpu' if torch.cuda.is_available() else 'cpu'
+    if theirs != found.platform:
+        raise BadInput(
+            f'--baselines=torch: PyTorch would run on the {theirs.upper()}, and JAX on the '
+            f'{found.platform.upper()}; install matching builds, hide the GPU '
+            '(CUDA_VISIBLE_DEVICES=), or leave torch out'
+        )
+
     layers = variants.build(config.variant, config.edits, config.num_classes)
     try:
         with torch.device('meta'):  # takes no memory

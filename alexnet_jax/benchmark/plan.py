@@ -30,6 +30,7 @@ from alexnet_jax.parallel import pmap
 from alexnet_jax.training.memory import blank_part, lower_step, read_memory, state_shapes
 
 TASKS = ('train', 'forward')
+GPU_SHARE = 0.75  # of a GPU's memory, which JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
 
 
 def plan(
@@ -89,10 +90,12 @@ def _compile(
             ) from error
         seconds = time.perf_counter() - start
     memory = read_memory(compiled)
-    if memory.total > chip.memory:  # for a GPU, XLA compiles it all the same
+    usable = chip.memory * (GPU_SHARE if isinstance(chip, Gpu) else 1)
+    if memory.total > usable:  # for a GPU, XLA compiles it all the same
+        share = f', of which JAX takes {GPU_SHARE:.0%} by default' if isinstance(chip, Gpu) else ''
         raise RunError(
             f'{task} needs {memory.total / 1e9:.1f} GB of the {chip.memory / 1e9:.1f} GB of a '
-            f'{chip.name}; lower --config.batch_size or raise --config.accum_steps'
+            f'{chip.name}{share}; lower --config.batch_size or raise --config.accum_steps'
         )
     flops = {
         key: count * examples
@@ -117,7 +120,7 @@ def _product_rate(config: ml_collections.ConfigDict, gpu: Gpu) -> float:
     """Operations per second of products in the precision of a config."""
     if config.dtype == 'bfloat16':
         return gpu.peak_flops
-    return gpu.tf32_flops if config.precision == 'default' else gpu.float32_flops
+    return gpu.float32_flops if config.precision == 'highest' else gpu.tf32_flops
 
 
 def _lower(config: ml_collections.ConfigDict, task: str, devices: int) -> jax.stages.Lowered:

@@ -196,9 +196,11 @@ def make_step(
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     # oneDNN repacks either layout; on a CPU channels_last gained nothing.
     layout = torch.channels_last if device == 'cuda' else torch.contiguous_format
+    if device == 'cuda' and config.precision == 'highest':
+        torch.backends.cudnn.allow_tf32 = False  # by default, convolutions use it
     if tuned and device == 'cuda':
         torch.backends.cudnn.benchmark = True
-        if config.precision == 'default':  # TF32 in fully connected layers, as JAX does
+        if config.precision != 'highest':  # TF32 in fully connected layers, as JAX does
             torch.set_float32_matmul_precision('high')
     layers = variants.build(config.variant, config.edits, config.num_classes)
     net = build(layers, config.image_size, tuned)

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, assert_never
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
@@ -219,7 +220,8 @@ def _make_matmul(config: ml_collections.ConfigDict) -> Callable[[], Any]:
     """Build the product that every device computes, of its own copy of the matrix."""
     size = matmul_size(jax.default_backend())
     matrix = pmap.replicate(np.ones((size, size), config.dtype))
-    product = jax.jit(lambda a: a @ a)
+    precision = variants.PRECISIONS[config.precision]
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
     return lambda: product(matrix)
 
 

@@ -45,7 +45,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         if read_source(workdir) is not None:
             raise BadInput(
                 f'{workdir} holds converted weights; fine-tune them into another --workdir, with '
-                f'--config=configs/finetune.py:{workdir},PATH'
+                f'--config=finetune:{workdir},PATH'
             )
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:

@@ -291,6 +291,22 @@ def test_torch_is_not_compared_with_several_accelerators():
     assert_has(str(error.value), 'torch', '8 x NVIDIA H100', 'CUDA_VISIBLE_DEVICES=0')
 
 
+@pytest.mark.parametrize(
+    ('platform', 'cuda', 'message'),
+    [
+        ('cpu', True, 'PyTorch would run on the GPU, and JAX on the CPU'),
+        ('gpu', False, 'PyTorch would run on the CPU, and JAX on the GPU'),
+        ('tpu', False, 'PyTorch would run on the CPU, and JAX on the TPU'),
+    ],
+)
+def test_torch_is_not_compared_across_platforms(monkeypatch, platform, cuda, message):
+    torch = pytest.importorskip('torch')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+    config = load_recipe(str(ROOT / 'configs/quickstart.py'))
+    with pytest.raises(BadInput, match=message):
+        benchmark._check_torch(config, probe.Devices(platform, 1, 'x'))
+
+
 def test_every_device_multiplies(monkeypatch):
     monkeypatch.setattr(workers, 'matmul_size', lambda platform: 8)
     config = load_recipe(str(ROOT / 'configs/imagenet_bf16.py'))
