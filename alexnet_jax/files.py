@@ -49,7 +49,7 @@ def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
       FileExistsError: There is such a file; the message says where the result is.
     """
     token = secrets.token_hex(4)
-    temporary, written = path.with_name(f'.{path.name}.{token}.tmp'), path
+    temporary, written = path.with_name(f'.{token}.tmp'), path  # short, however long that name is
     try:
         yield temporary
         sync(temporary)

@@ -84,7 +84,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
 def _for_photos(eval_ops: str, image_size: int) -> str:
     """The run's eval ops for images of any size, rotated as a viewer shows them, and antialiased.
 
-    Without, a large photo would be sampled at a few of its pixels.
+    Otherwise, a large photo would be sampled at a few of its pixels.
     """
     decode, *ops = eval_ops.split('|')
     ops = [re.sub(r'^\s*(resize(?:_short)?\([\d, ]+)\)', r'\1, antialias)', op) for op in ops]

@@ -195,4 +195,5 @@ def test_a_signal_while_tfds_prepares_leaves_nothing(shared_data, tmp_path):
     finally:
         run.kill()
     assert (run.returncode, errors) == (143, 'interrupted\n')
-    assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
+    left = [path.name for path in tmp_path.rglob('*') if path.is_file()]
+    assert left == ['.imagenet2012-5.1.0.lock']  # which the next one takes

@@ -162,10 +162,10 @@ def _check_torch(config: ml_collections.ConfigDict, found: Devices) -> None:
 
     theirs = 'gpu' if torch.cuda.is_available() else 'cpu'
     if theirs != found.platform:
+        remedy = 'install matching builds, hide the GPU (CUDA_VISIBLE_DEVICES=), or leave torch out'
         raise BadInput(
             f'--baselines=torch: PyTorch would run on the {theirs.upper()}, and JAX on the '
-            f'{found.platform.upper()}; install matching builds, hide the GPU '
-            '(CUDA_VISIBLE_DEVICES=), or leave torch out'
+            f'{found.platform.upper()}; {"leave torch out" if found.platform == "tpu" else remedy}'
         )
 
     layers = variants.build(config.variant, config.edits, config.num_classes)

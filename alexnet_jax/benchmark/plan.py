@@ -8,6 +8,7 @@ well, which are too high for operations that only move data.
 """
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from alexnet_jax.parallel import pmap
 from alexnet_jax.training.memory import blank_part, lower_step, read_memory, state_shapes
 
 TASKS = ('train', 'forward')
-GPU_SHARE = 0.75  # of a GPU's memory, which JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
+FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'  # of a GPU's memory, that JAX takes
 
 
 def plan(
@@ -90,9 +91,10 @@ def _compile(
             ) from error
         seconds = time.perf_counter() - start
     memory = read_memory(compiled)
-    usable = chip.memory * (GPU_SHARE if isinstance(chip, Gpu) else 1)
+    fraction = float(os.environ.get(FRACTION, 0.75)) if isinstance(chip, Gpu) else 1
+    usable = chip.memory * fraction
     if memory.total > usable:  # for a GPU, XLA compiles it all the same
-        share = f', of which JAX takes {GPU_SHARE:.0%} by default' if isinstance(chip, Gpu) else ''
+        share = f', of which JAX takes {fraction:.0%} ({FRACTION})' if fraction < 1 else ''
         raise RunError(
             f'{task} needs {memory.total / 1e9:.1f} GB of the {chip.memory / 1e9:.1f} GB of a '
             f'{chip.name}{share}; lower --config.batch_size or raise --config.accum_steps'

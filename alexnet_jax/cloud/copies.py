@@ -141,7 +141,7 @@ class _Index:
                 path.unlink()
         # In a bucket, a folder without files is none; here, it would be a class without images.
         for path in sorted(self._folder.rglob('*/'), reverse=True):
-            if path.is_dir() and not any(path.iterdir()):
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
                 path.rmdir()
         self._tags = {name: self._tags[name] for name in names}
         self._write()

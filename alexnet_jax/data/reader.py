@@ -276,9 +276,11 @@ class Reader:
         self.bad.update(faults)
         if len(self.bad) > (allowed := max_bad(len(self.split))):
             names = ', '.join(self.split.describe(i) for i in sorted(self.bad)[:5])
+            more = ', ...' if len(self.bad) > 5 else ''
             raise RunError(
                 f'{len(self.bad)} of {len(self.split)} images cannot be used, more than the '
-                f'{allowed} that may be skipped: {names}; the last because {reason}'
+                f'{allowed} that may be skipped: {names}{more}; the last because {reason}. Fix or '
+                'remove them'
             )
 
 

@@ -40,6 +40,7 @@ COMPARISON = Comparison(
     Rule(matters=-0.5, least=-0.5),
     deviation=0.5,
     first_seeds=PAIRS,
+    most=PAIRS,
 )
 
 

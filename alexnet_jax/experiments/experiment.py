@@ -32,6 +32,7 @@ class Comparison:
         many seeds; none: the differences give their own.
       terms: The runs in a difference, where it is pooled: 2, or 1 for a net and a figure.
       first_seeds: How many seeds it takes before another one gives a difference.
+      most: The most differences that there can be.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Comparison:
     pooled: Sequence[Values] = ()
     terms: int = 2
     first_seeds: int = 0
+    most: int | None = None
 
     def spread(self, records: Records) -> Spread | None:
         """Return the standard deviation of a difference where it is pooled; else None."""
@@ -66,6 +68,7 @@ class Comparison:
         """Return what difference the design detects with a number of seeds."""
         rule = self.rule or Rule(0.0)
         count = max(seeds - self.first_seeds, 0)
+        count = count if self.most is None else min(count, self.most)
         if count < 2 and not self.pooled:
             enough = self.first_seeds + rule.seeds
             return f'{self.label}: too few seeds for an interval; pass --seeds={enough}'

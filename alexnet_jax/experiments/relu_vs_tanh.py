@@ -114,7 +114,8 @@ def _races(net: str, records: Records) -> list[Record]:
     rate = winner(net, records)
     rates = RATES[net] if rate is None else (rate,)
     trials = [make_trial(net, each, RACE_EPOCHS) for each in rates]
-    return [r for trial in trials for r in records.of(trial) if r.epoch > SWEEP_EPOCHS]
+    found = [r for trial in trials for r in records.of(trial)]
+    return [r for r in found if r.epoch > SWEEP_EPOCHS or (r.state == 'diverged' and rate)]
 
 
 def epochs_by_seed(net: str, records: Records) -> dict[int, float]:
@@ -133,7 +134,10 @@ def epochs_by_seed(net: str, records: Records) -> dict[int, float]:
 def ratios(records: Records) -> dict[int, float]:
     """Return how many times more epochs tanh needs than ReLU, by seed."""
     relu, tanh = (epochs_by_seed(net, records) for net in NETS)
-    return {seed: tanh[seed] / relu[seed] for seed in sorted(relu.keys() & tanh.keys())}
+    return {
+        seed: tanh[seed] / relu[seed] if math.isfinite(tanh[seed] + relu[seed]) else math.nan
+        for seed in sorted(relu.keys() & tanh.keys())
+    }
 
 
 def table(records: Records) -> str:

@@ -144,7 +144,7 @@ class Rule:
         if found is None:
             return NOT_RUN
         low, high = found.interval
-        if found.count < self.seeds or not found.degrees:
+        if found.count < self.seeds or not found.degrees or not math.isfinite(found.mean):
             return UNDECIDED
         if high < self.matters:
             return NOT_SUPPORTED

@@ -19,7 +19,7 @@ def of_list(trials: Sequence[Trial]) -> Callable[[Records, int], Trial | None]:
 
 
 def number(value: float, form: str) -> str:
-    """Return a number, or what one that is not finite stands for."""
+    """Return a number as text; one that is not finite is of a run that diverged."""
     return f'{value:{form}}' if math.isfinite(value) else 'diverged'
 
 

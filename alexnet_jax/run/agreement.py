@@ -42,8 +42,8 @@ def check(config: ml_collections.ConfigDict, data: 'Data') -> None:
     name, classes = config.data.name, list(data.class_names)
     if _differing(classes, list(data.contents)):
         raise BadInput(
-            f'{name} has other classes or splits than on process 0: here, it has {len(classes):,} '
-            f'classes, such as {classes[0]}; give every host the same data'
+            f"{name} differs from process 0's in its classes or splits: here, it has "
+            f'{len(classes):,} classes, such as {classes[0]}; give every host the same data'
         )
     if places := _differing(*data.contents.values()):
         part = list(data.contents)[places[0]]
@@ -60,8 +60,8 @@ def _check_code(keys: list[str]) -> None:
     differs = revision and theirs and theirs != zlib.crc32(revision.encode())
     if differs or _differing(keys):
         raise BadInput(
-            f"this process runs a different version of the code from process 0's ({revision}); "
-            'start all processes from the same version'
+            f'this process runs a different version of the code ({revision or "unknown"}) than '
+            'process 0; start all processes from the same version'
         )
 
 

@@ -73,7 +73,7 @@ class App:
             with request:  # which closes what was uploaded
                 response = self._answer(request)
         except RequestEntityTooLarge:
-            most = f'{self._max_bytes / 1e6:,.0f} MB (--max_megabytes)'
+            most = f'{self._max_bytes / 1e6:,.0f} MB'
             response = _json({'error': f'the request is too large; allowed: up to {most}'}, 413)
         except HTTPException as error:
             response = _json({'error': error.description}, error.code or 500)

@@ -1,11 +1,11 @@
 """Keep a backend busy with the trials of a study, and act on how each ends."""
 
+import contextlib
 import dataclasses
 import math
 import signal
 import sys
 import threading
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -128,6 +128,7 @@ class Runner:
         self._running: list[Running] = []
         self._signal: int | None = None
         self._fault = ''  # of this machine, because of which the sweep ends
+        self._is_told = False  # whether the trials have been told to stop
         self._wake = threading.Event()
 
     def run(self) -> None:
@@ -170,18 +171,28 @@ class Runner:
         self._wake.set()
 
     def _stop(self) -> None:
-        """Send SIGTERM to the trials: the first makes them save and end, a second end at once."""
+        """Send SIGTERM to the trials: they save and end; at a later one, they end at once."""
+        self._is_told = True
         for running in self._running:
             running.handle.stop()
         self._say('stopping: the trials save and end')
 
     def _abandon(self) -> None:
         """Stop the trials and wait until they have ended: their folder may be removed next."""
-        if not self._is_stopping:  # else they have been told, and a second time would be too many
-            for running in self._running:
-                running.handle.stop()
+        self._wake.clear()
+        stops = 0
+        with contextlib.suppress(OSError, SystemExit):  # nobody may be reading
+            self._say('an error stops the sweep: the trials save and end')
         while any(running.handle.poll() is None for running in self._running):
-            time.sleep(POLL)
+            if not self._is_told or self._wake.wait(POLL):  # now, and again at a signal
+                self._is_told = True
+                self._wake.clear()
+                stops += 1
+                if stops > 2:
+                    return
+                for running in self._running:
+                    with contextlib.suppress(Exception):  # one of them must not keep the others
+                        running.handle.stop()
 
     def _fill(self) -> None:
         """Start trials while there is room."""

@@ -12,7 +12,6 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.patterns import layer_names
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import checkpoint, remote, saved
-from alexnet_jax.run.manifest import MANIFEST
 from alexnet_jax.run.workdir import read_classes
 from alexnet_jax.training.step import TrainState
 
@@ -42,11 +41,12 @@ def load(
     step = processes.of_process_0(saved.find_step(other))  # it may train: all load the same
     if step not in saved.find_steps(other):  # this process's copy is older or newer
         other = remote.local_copy(url, step)
-    manifest = saved.folder_of(other) / str(step) / MANIFEST
-    mine = zlib.crc32(manifest.read_bytes()) if manifest.exists() else 0
-    if processes.of_process_0(mine) != mine:
-        raise BadInput(f'init_from={url} is not the run that it is for process 0; use the same run')
     found = checkpoint.load_variables(other, step)
+    mine = 0 if jax.process_count() == 1 else _crc(found)
+    if processes.of_process_0(mine) != mine:
+        raise BadInput(
+            f'init_from={url} has other weights here than on process 0; use the same run everywhere'
+        )
     head = layer_names(model.layers)[-1]
     params = {name: found['params'].get(name) for name in state.params}
     params[head], said = _fit_head(
@@ -62,6 +62,13 @@ def load(
     say(f'{head}: {said}')
     ema = jax.tree.map(np.copy, variables) if state.ema else {}
     return state.replace(**variables, ema=ema)
+
+
+def _crc(variables: Any) -> int:
+    crc = 0
+    for leaf in jax.tree.leaves(variables):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
+    return crc
 
 
 def _fit_head(

@@ -96,6 +96,23 @@ def test_ratio_and_verdict(records):
     assert '| ReLU | 0.001 | 9.0 ± 1.0 (3 seeds) |' in table(records)
 
 
+@pytest.mark.parametrize('net', ['relu', 'tanh'])
+def test_a_net_that_diverges_at_its_best_rate_decides_nothing(records, net):
+    sweep(records)
+    race(records, ('relu', 0.001, 12.0), ('relu', 0.002, 10.0))
+    race(records, ('tanh', 0.01, 50.0), ('tanh', 0.005, 55.0))
+    for seed in (1, 2, 3):
+        race(records, ('relu', 0.002, 10.0, seed), ('tanh', 0.01, 50.0 + seed, seed))
+    assert EXPERIMENT.verdict(records) == 'supported'
+    rate = {'relu': 0.002, 'tanh': 0.01}[net]
+    trial, other = make_trial(net, rate, RACE_EPOCHS), {'relu': 'tanh', 'tanh': 'relu'}[net]
+    race(records, (other, {'relu': 0.002, 'tanh': 0.01}[other], 12.0, 4))
+    lost = record(trial, seed=4, state='diverged', train=[(1.0, 0.9, 2), (2.0, 0.9, 9)])
+    records.put('relu_vs_tanh', lost)
+    assert EXPERIMENT.verdict(records) == 'undecided'
+    assert 'runs diverged (5 seeds)' in table(records)
+
+
 def test_several_times_is_at_least_three(records):
     """Ratios 4.8, 5.0 and 5.2: 5 ± 0.50, above 3."""
     sweep(records)

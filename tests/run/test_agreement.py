@@ -80,7 +80,7 @@ def test_a_config_that_differs(refusal, key, value):
             'here, train ant is 99 images;',
         ),
         (dataset(classes=('ant', 'bee', 'cat')), 'here, it has 3 classes, such as ant;'),
-        (dataset({'train ant': '100 images'}), 'has other classes or splits'),
+        (dataset({'train ant': '100 images'}), 'in its classes or splits'),
     ],
 )
 def test_data_that_differ(refusal, data, message):
@@ -88,7 +88,7 @@ def test_data_that_differ(refusal, data, message):
 
 
 def test_another_version_of_the_code(refusal):
-    assert "different version of the code from process 0's (b)" in refusal(
+    assert 'different version of the code (b) than process 0' in refusal(
         recipe(), recipe(), revisions=('a', 'b')
     )
 

@@ -120,7 +120,7 @@ def test_stopped_and_continued(sweep, starts, number):
     assert starts(0)[1] > 2
 
 
-def test_an_error_of_the_sweep_stops_the_trials(sweep, tmp_path):
+def test_an_error_of_the_sweep_stops_the_trials(sweep, starts, tmp_path):
     """As when the disk is full, or the program that reads the output is gone."""
     seen = []
 
@@ -130,11 +130,27 @@ def test_an_error_of_the_sweep_stops_the_trials(sweep, tmp_path):
             raise OSError('No space left on device')
 
     with pytest.raises(OSError, match='No space left'):
-        sweep(RATES, seconds=0.2, show=fail_when_running)
+        sweep(RATES, seconds=0.5, show=fail_when_running)
     for name in seen:
         assert not files.is_locked(tmp_path / 'trials' / name / '.trial')
     trials, _ = sweep(RATES)
     assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
+    for name in seen:
+        assert 0 < starts(int(name))[1] < 10  # stopped, and not only waited for
+
+
+def test_an_error_just_after_ctrl_c_stops_them_too(sweep, starts):
+    """The signal is noted, and the trials have not been told: `tee` has died of it."""
+
+    def fail_when_running(running):
+        if len([trial for trial in running if trial.progress.step]) == 2:
+            signal.raise_signal(signal.SIGINT)
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        sweep(RATES, seconds=0.5, show=fail_when_running)
+    sweep(RATES)
+    assert 0 < starts(0)[1] < 10
 
 
 def test_a_device_that_does_not_start_ends_the_sweep(sweep, starts):

@@ -264,6 +264,7 @@ def test_torchvisions_own_module(tmp_path, monkeypatch, capsys, torchvision):
     config.num_classes = len(NAMES)
     model = variants.make_model(config)
     variables, out = lively_nets.lively(model.layers, 224), tmp_path / 'out'
+    (tmp_path / 'config.json').write_text(config.to_json())
     torch_out.write(TrainedNet(str(tmp_path), 0, config, NAMES, model, variables), out)
     assert not (out / 'alexnet.py').exists()
     module = torchvision.models.alexnet(num_classes=len(NAMES)).eval()

@@ -27,7 +27,7 @@ READERS: dict[str, Callable[..., Image.Image]] = {
     'TIFF': TiffImagePlugin.TiffImageFile,
     'AVIF': AvifImagePlugin.AvifImageFile,
 }
-HEIC = (b'ftypheic', b'ftypheix', b'ftypmif1', b'ftyphevc')
+HEIC = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx')  # brands, after 'ftyp'
 PNG_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA')  # of Pillow, that it can write to a PNG
 NAMES = f'JPEG, PNG, {", ".join(list(READERS)[:-1])} or {list(READERS)[-1]}'
 
@@ -87,7 +87,7 @@ def _open(encoded: bytes) -> Image.Image:
 
 def _fault(encoded: bytes, error: Exception) -> bytes:
     kind = _format(encoded)
-    if kind is None and encoded[4:12] in HEIC:
+    if kind is None and encoded[4:8] == b'ftyp' and any(brand in encoded[:40] for brand in HEIC):
         return b'it is a HEIC image; convert it to JPEG'
     if kind is None:
         return f'it is not a {NAMES} image'.encode()

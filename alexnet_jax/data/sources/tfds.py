@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import logging
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,9 +49,7 @@ class TFDS(Source):
             keys = _keys(builder, self.name)
             if not builder.is_prepared():
                 if self.process_index == 0:
-                    with _alone(builder, self.name):
-                        if not _builder(self.name, self.data_dir).is_prepared():
-                            _prepare(builder, self.name, self.manual_dir)
+                    _prepare(builder, self.name, self.manual_dir)
                 while not builder.is_prepared():
                     time.sleep(1)
                 builder = _builder(self.name, self.data_dir)
@@ -151,7 +148,7 @@ def _alone(builder: tfds.core.DatasetBuilder, name: str) -> Iterator[None]:
         return
     with contextlib.ExitStack() as lock:
         with contextlib.suppress(OSError):  # what cannot be written, TFDS reports
-            path = Path(root, f'.{re.sub("[^a-z0-9_]", "-", name)}.lock')
+            path = Path(root, f'.{builder.info.full_name.replace("/", "-")}.lock')
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.enter_context(files.lock(path))
@@ -168,6 +165,13 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | Non
         raise BadInput(_manual_message(builder, name, manual_dir))
     if manual_dir:
         _check_archives(epath.Path(manual_dir), _archives(builder, epath.Path(manual_dir)))
+    with _alone(builder, name):
+        if not _builder(name, data_dir).is_prepared():  # by another run
+            _prepare_alone(builder, name, manual_dir)
+
+
+def _prepare_alone(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> None:
+    data_dir = builder.data_dir_root
     print(f'preparing tfds:{name} in {data_dir}, once', flush=True)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # it moves the cursor, even in a log file

@@ -26,10 +26,6 @@ QUEUE_EVERY = 5  # seconds between calls of squeue, for all jobs together
 RESULT_DELAY = 15  # seconds after which a job that left the queue without a result is lost
 
 
-# Since Slurm 22.05, srun no longer takes the number of cores from the job that it is in.
-SRUN_CORES = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
-
-
 class Slurm:
     """The backend of a Slurm cluster.
 
@@ -76,7 +72,8 @@ class Slurm:
         self.parallel = max_parallel or PARALLEL
         self._queue = _Queue()
         self._executor = submitit.SlurmExecutor(folder / 'slurm')
-        if gpus and not any(key in ('cpus-per-task', 'c', 'cpus-per-gpu') for key in parameters):
+        cores = parameters.get('cpus-per-task')
+        if gpus and not cores and not parameters.keys() & {'cpus-per-gpu', 'exclusive'}:
             print(
                 'note: Slurm gives each trial its default number of cores, often one, which may '
                 'not feed a GPU; --sbatch=cpus-per-task=N asks for more',
@@ -84,7 +81,8 @@ class Slurm:
             )
         self._executor.update_parameters(
             time=None,  # the partition's default
-            setup=[SRUN_CORES],
+            # Since Slurm 22.05, srun no longer takes their number from the job that it is in.
+            setup=[f'export SRUN_CPUS_PER_TASK={cores}'] if cores else None,
             stderr_to_stdout=True,
             additional_parameters={**parameters, 'signal': SIGNAL, 'no-requeue': True},
         )

@@ -185,5 +185,8 @@ def test_cut_short(form):
 
 def test_a_heic_image_is_named():
     """Phones write them, and some programs name them .jpg."""
-    _, fault = pillow.header_size(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic')
-    assert fault == b'it is a HEIC image; convert it to JPEG'
+    for brands in (b'heic\0\0\0\0mif1heic', b'mif1\0\0\0\0mif1heic'):
+        _, fault = pillow.header_size(b'\0\0\0\x18ftyp' + brands)
+        assert fault == b'it is a HEIC image; convert it to JPEG'
+    _, fault = pillow.header_size(b'\0\0\0\x18ftypmif1\0\0\0\0mif1avif')
+    assert b'HEIC' not in fault

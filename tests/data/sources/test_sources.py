@@ -357,7 +357,7 @@ class TestTFDS:
 
     def test_one_run_prepares_and_the_others_wait(self, open_data, tmp_path, monkeypatch, capsys):
         """TFDS would fail for all but the first, after each had prepared everything."""
-        prepare, alone, calls = tfds_source._prepare, threading.Event(), []
+        prepare, alone, calls = tfds_source._prepare_alone, threading.Event(), []
 
         def slowly(*arguments):
             calls.append(arguments)
@@ -365,7 +365,7 @@ class TestTFDS:
             time.sleep(0.5)
             prepare(*arguments)
 
-        monkeypatch.setattr(tfds_source, '_prepare', slowly)
+        monkeypatch.setattr(tfds_source, '_prepare_alone', slowly)
         with ThreadPoolExecutor() as pool:
             first = pool.submit(open_data, 'tfds:tie_pictures', data_dir=str(tmp_path))
             assert alone.wait(60)
