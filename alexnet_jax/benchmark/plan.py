@@ -31,7 +31,7 @@ from alexnet_jax.parallel import pmap
 from alexnet_jax.training.memory import blank_part, lower_step, read_memory, state_shapes
 
 TASKS = ('train', 'forward')
-FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'  # of a GPU's memory, that JAX takes
+FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'  # the share of a GPU's memory that JAX takes
 
 
 def plan(

@@ -134,19 +134,13 @@ def test_the_preset_of_torchvision():
     assert 'preset(resize_size=250, crop_size=224)' in section(text, 'Use')
     assert 'alexnet.py' not in text
     assert 'differ' in section(text, 'Preprocessing')
-    text = text_of(
-        is_torchvision=True,
-        table=variants.TORCHVISION,
-        eval_ops='decode|torchvision(256, 224)',
-        image_size=224,
-    )
-    assert 'to within one level' in section(text, 'Preprocessing')
-    text = text_of(
-        is_torchvision=True,
-        table=variants.TORCHVISION,
-        eval_ops='decode|resize_short(256, antialias)|center_crop(224)',
-        image_size=224,
-    )
+
+
+@pytest.mark.parametrize(
+    'ops', ['decode|torchvision(256, 224)', 'decode|resize_short(256, antialias)|center_crop(224)']
+)
+def test_pixels_that_are_those_of_torchvision_s_preset(ops):
+    text = text_of(is_torchvision=True, table=variants.TORCHVISION, eval_ops=ops, image_size=224)
     assert 'to within one level' in section(text, 'Preprocessing')
 
 

@@ -3,29 +3,20 @@
 import contextlib
 import difflib
 import logging
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
-from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax import files
 from alexnet_jax.data import tensorflow  # noqa: F401 (set up before TFDS uses it)
 from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, Split
-from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.data.sources.tfds_prepare import manual_message, prepare, prepare_command
+from alexnet_jax.errors import BadInput
 
 IN_MEMORY_BYTES = 4 * 2**30
-# The archives of ImageNet, and their sizes in bytes as published.
-IMAGENET_ARCHIVES = {
-    'ILSVRC2012_img_train.tar': 147_897_477_120,
-    'ILSVRC2012_img_val.tar': 6_744_924_160,
-}
-END_OF_TAR = bytes(1024)  # two empty blocks
 
 
 class TFDS(Source):
@@ -37,7 +28,7 @@ class TFDS(Source):
         if builder.is_prepared():
             return None
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-            raise BadInput(_manual_message(builder, self.name, None))
+            raise BadInput(manual_message(builder, self.name, None))
         return (
             f'tfds:{self.name} is not prepared in {builder.data_dir_root}: the first run downloads '
             f'and prepares it there'
@@ -49,7 +40,7 @@ class TFDS(Source):
             keys = _keys(builder, self.name)
             if not builder.is_prepared():
                 if self.process_index == 0:
-                    _prepare(builder, self.name, self.manual_dir)
+                    prepare(builder, self.name, self.manual_dir)
                 while not builder.is_prepared():
                     time.sleep(1)
                 builder = _builder(self.name, self.data_dir)
@@ -139,117 +130,6 @@ def _keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
     )
 
 
-@contextlib.contextmanager
-def _alone(builder: tfds.core.DatasetBuilder, name: str) -> Iterator[None]:
-    """Wait while another run prepares the dataset: TFDS fails for all but the first."""
-    root = str(builder.data_dir_root)
-    if '://' in root:
-        yield
-        return
-    with contextlib.ExitStack() as lock:
-        with contextlib.suppress(OSError):  # what cannot be written, TFDS reports
-            path = Path(root, f'.{builder.info.full_name.replace("/", "-")}.lock')
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.enter_context(files.lock(path))
-            except BlockingIOError:
-                print(f'waiting for another run to prepare tfds:{name}', flush=True)
-                lock.enter_context(files.lock(path, wait=True))
-        yield
-
-
-def _prepare(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> None:
-    """Download and prepare a dataset as ArrayRecord, which gives random access at any size."""
-    data_dir = builder.data_dir_root
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not _has_archives(builder, manual_dir):
-        raise BadInput(_manual_message(builder, name, manual_dir))
-    if manual_dir:
-        _check_archives(epath.Path(manual_dir), _archives(builder, epath.Path(manual_dir)))
-    with _alone(builder, name):
-        if not _builder(name, data_dir).is_prepared():  # by another run
-            _prepare_alone(builder, name, manual_dir)
-
-
-def _prepare_alone(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> None:
-    data_dir = builder.data_dir_root
-    print(f'preparing tfds:{name} in {data_dir}, once', flush=True)
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()  # it moves the cursor, even in a log file
-    builder.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD, override=True)
-    try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=manual_dir, try_download_gcs=False
-            )
-        )
-    except Exception as error:  # whatever TFDS, its downloader or the disk raises
-        reason = ' '.join(str(error).split())[:300] or type(error).__name__
-        raise RunError(
-            f'tfds:{name} could not be downloaded and prepared in {data_dir}: {reason}'
-        ) from error
-
-
-def _prepare_command(
-    builder: tfds.core.DatasetBuilder,
-    name: str,
-    data_dir: str | epath.Path,
-    manual_dir: str | epath.Path,
-) -> str:
-    """Return the command that prepares a TFDS dataset, with `--manual_dir` if it needs archives."""
-    command = f'python -m alexnet_jax.prepare --dataset=tfds:{name} --data_dir={data_dir}'
-    manual = f' --manual_dir={manual_dir}' if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ''
-    return command + manual
-
-
-def _archives(builder: tfds.core.DatasetBuilder, manual_dir: epath.Path) -> dict[str, bool]:
-    """Return which of the archives that a dataset is known to need exist."""
-    known = IMAGENET_ARCHIVES if builder.name == 'imagenet2012' else {}
-    return {archive: (manual_dir / archive).exists() for archive in known}
-
-
-def _check_archives(folder: epath.Path, archives: Iterable[str]) -> None:
-    """Refuse an incompletely downloaded archive; report those of an unexpected size.
-
-    Raises:
-      BadInput: An archive is incomplete.
-    """
-    for archive in archives:
-        path, published = folder / archive, IMAGENET_ARCHIVES[archive]
-        size = path.stat().length
-        if size == published:
-            continue
-        with path.open('rb') as file:
-            file.seek(max(0, size - len(END_OF_TAR)))
-            is_whole = file.read() == END_OF_TAR
-        if not is_whole:
-            raise BadInput(
-                f'{path} is incomplete: it has {size:,} of {published:,} bytes; download the rest'
-            )
-        print(
-            f'note: {path} is not the published archive: it has {size:,} bytes instead of '
-            f'{published:,}; preparing the images in it',
-            flush=True,
-        )
-
-
-def _has_archives(builder: tfds.core.DatasetBuilder, manual_dir: str | None) -> bool:
-    if manual_dir is None or not epath.Path(manual_dir).is_dir():
-        return False
-    return all(_archives(builder, epath.Path(manual_dir)).values())
-
-
-def _manual_message(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | None) -> str:
-    folder = epath.Path(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
-    archives = _archives(builder, folder)
-    needed = ', '.join(f'{a} ({"found" if archives[a] else "missing"})' for a in archives)
-    needed = needed or ' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
-    return (
-        f'tfds:{name} is not prepared in {builder.data_dir_root}, and its archives must be '
-        f'downloaded by hand into {folder}: {needed}. Then run: '
-        f'{_prepare_command(builder, name, builder.data_dir_root, folder)}'
-    )
-
-
 def _tfds_split(
     builder: tfds.core.DatasetBuilder, name: str, split: str, image_key: str, label_key: str
 ) -> Split:
@@ -285,7 +165,7 @@ def _check_memory(builder: tfds.core.DatasetBuilder, name: str, split: str, size
             f'tfds:{name} is prepared as {info.file_format.name} in {root}, without random access, '
             f'and its split {split} takes {expected / 2**30:.1f} GiB, above the '
             f'{IN_MEMORY_BYTES // 2**30} GiB allowed in memory. Prepare it as ArrayRecord: '
-            f'{_prepare_command(builder, name, other, root / "downloads" / "manual")} and set '
+            f'{prepare_command(builder, name, other, root / "downloads" / "manual")} and set '
             f'--config.data.data_dir={other}'
         )
 

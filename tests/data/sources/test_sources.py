@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from alexnet_jax.data import sources
-from alexnet_jax.data.sources import find_source, open_source
+from alexnet_jax.data.sources import find_source, open_source, tfds_prepare
 from alexnet_jax.data.sources import tfds as tfds_source
 from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, encode_png
 from alexnet_jax.errors import BadInput, RunError
@@ -255,7 +255,7 @@ def archives(tmp_path, monkeypatch):
         (manual / 'ILSVRC2012_img_train.tar').write_bytes(train)
         (manual / 'ILSVRC2012_img_val.tar').write_bytes(validation)
         builder = tfds.builder('imagenet2012', data_dir=tmp_path)
-        tfds_source._prepare(builder, 'imagenet2012', str(manual))
+        tfds_prepare.prepare(builder, 'imagenet2012', str(manual))
         return len(calls)
 
     return prepare
@@ -265,8 +265,8 @@ class TestArchives:
     WHOLE = b'x' * 1024 + bytes(1024)
 
     def test_published_sizes_say_nothing(self, archives, monkeypatch, capsys):
-        sizes = dict.fromkeys(tfds_source.IMAGENET_ARCHIVES, len(self.WHOLE))
-        monkeypatch.setattr(tfds_source, 'IMAGENET_ARCHIVES', sizes)
+        sizes = dict.fromkeys(tfds_prepare.IMAGENET_ARCHIVES, len(self.WHOLE))
+        monkeypatch.setattr(tfds_prepare, 'IMAGENET_ARCHIVES', sizes)
         assert archives(self.WHOLE, self.WHOLE) == 1
         assert 'note' not in capsys.readouterr().out
 
@@ -357,7 +357,7 @@ class TestTFDS:
 
     def test_one_run_prepares_and_the_others_wait(self, open_data, tmp_path, monkeypatch, capsys):
         """TFDS would fail for all but the first, after each had prepared everything."""
-        prepare, alone, calls = tfds_source._prepare_alone, threading.Event(), []
+        prepare, alone, calls = tfds_prepare._download, threading.Event(), []
 
         def slowly(*arguments):
             calls.append(arguments)
@@ -365,7 +365,7 @@ class TestTFDS:
             time.sleep(0.5)
             prepare(*arguments)
 
-        monkeypatch.setattr(tfds_source, '_prepare_alone', slowly)
+        monkeypatch.setattr(tfds_prepare, '_download', slowly)
         with ThreadPoolExecutor() as pool:
             first = pool.submit(open_data, 'tfds:tie_pictures', data_dir=str(tmp_path))
             assert alone.wait(60)
