@@ -148,6 +148,24 @@ def test_a_process_whose_copy_lacks_that_checkpoint_fetches_it(tmp_path, monkeyp
     assert_equal(state.params, fresh_state(model_of(), 1).params)
 
 
+@pytest.mark.parametrize('differ', [False, True])
+def test_weights_that_are_not_those_of_process_0(tmp_path, monkeypatch, differ):
+    """Another run at the path that this host has; its checkpoint has the same step."""
+    variables = {'params': fresh_state(model_of(), 1).params}
+    save_run(tmp_path / 'run', config_of(), NAMES, {1: (variables, 0.5)})
+    found = {'batch_stats': {}, **variables}  # Orbax would wait for another process
+    monkeypatch.setattr(init_from.checkpoint, 'load_variables', lambda *_: found)
+    monkeypatch.setattr(init_from.jax, 'process_count', lambda: 2)
+    of_process_0 = lambda n: n if n == 1 else n ^ differ  # noqa: E731  1 is the step
+    monkeypatch.setattr(init_from.processes, 'of_process_0', of_process_0)
+    run, state = str(tmp_path / 'run'), fresh_state(model_of(), 5)
+    if differ:
+        with pytest.raises(BadInput, match='has other weights here than on process 0'):
+            init_from.load(run, run, model_of(), state, print)
+    else:
+        assert_equal(init_from.load(run, run, model_of(), state, print).params, variables['params'])
+
+
 def test_the_same_classes_but_more_outputs(load):
     state, (_, head) = load(model_of(12), NAMES)
     assert_equal(state.params['fc3'], fresh_state(model_of(12), 5).params['fc3'])
