@@ -6,8 +6,9 @@
 Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is stopped or killed,
 the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
 prints the command line of the best trial. WORKDIR may be gs://BUCKET/FOLDER or s3://BUCKET/FOLDER,
-if the trials run on this machine. Exit codes: 0; 1 if no trial finished or an accelerator
-could not be started; 2 for bad input; 130 and 143 after SIGINT and SIGTERM.
+if the trials run on this machine. Exit codes: 0; 1 if no trial finished, an accelerator could not
+be started, the disk is full or the recipe was edited; 2 for bad input; 130 and 143 after SIGINT and
+SIGTERM.
 """
 
 import sys
@@ -24,7 +25,8 @@ from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
 from alexnet_jax.run.writable import check_path
 from alexnet_jax.sweep import bucket, results, space, study
 from alexnet_jax.sweep.backends import Backend
-from alexnet_jax.sweep.runner import Base, Runner
+from alexnet_jax.sweep.base import Base
+from alexnet_jax.sweep.runner import Runner
 from alexnet_jax.sweep.table import Table
 
 BACKENDS = ('local', 'slurm', 'ray')

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from alexnet_jax import files
 from alexnet_jax.drawing import pages
 from alexnet_jax.errors import RunError, shown
-from alexnet_jax.sweep.runner import Base
+from alexnet_jax.sweep.base import Base
 from alexnet_jax.sweep.study import Study
 from alexnet_jax.sweep.table import changed_keys, short, short_names
 

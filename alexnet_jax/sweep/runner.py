@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import math
+import os
 import signal
 import sys
 import threading
@@ -26,12 +28,13 @@ from alexnet_jax.errors import (
 )
 from alexnet_jax.sweep import space, study
 from alexnet_jax.sweep.backends import Backend, Handle, Job
+from alexnet_jax.sweep.base import Base
 from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_progress
 
-TRAINER = ('-m', 'alexnet_jax.main')
 POLL = 0.5  # seconds between looks at the trials
 TRANSIENT = (143, 137)  # preemption; a lost node, or out of memory
 MAX_STARTS = 3  # in a row that end like this without progress
+FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 @dataclasses.dataclass(eq=False)
@@ -72,28 +75,6 @@ class Running:
         return 'starting' if self.job.output.exists() else 'queued'
 
 
-@dataclasses.dataclass(frozen=True)
-class Base:
-    """What the trials of a sweep have in common.
-
-    Attributes:
-      flag: '--config=configs/NAME.py'.
-      recipe: The config that the flag names.
-      config: The same with the overrides of the sweep's command line.
-      devices: Accelerators per trial.
-    """
-
-    flag: str
-    recipe: ml_collections.ConfigDict
-    config: ml_collections.ConfigDict
-    devices: int
-
-    def command(self, changes: space.Settings, workdir: Path) -> tuple[str, ...]:
-        """Return the arguments to Python that run the recipe with some of its keys changed."""
-        flags = space.overrides(space.apply(self.config, changes), self.recipe)
-        return (*TRAINER, self.flag, *flags, f'--workdir={workdir}')
-
-
 class Runner:
     """Runs the trials of a study until there are enough.
 
@@ -127,7 +108,7 @@ class Runner:
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
         self._signal: int | None = None
-        self._fault = ''  # of this machine, because of which the sweep ends
+        self._fault = ''  # of the machine or the recipe, because of which the sweep ends
         self._is_told = False  # whether the trials have been told to stop
         self._wake = threading.Event()
 
@@ -136,7 +117,8 @@ class Runner:
 
         Raises:
           Interrupted: A signal to stop was received; the trials have saved and ended.
-          RunError: The same, because one could not start its accelerator.
+          RunError: The same, because one could not start its accelerator, the disk is full, or the
+            recipe was edited.
         """
         before = catch_stop_signals(self._receive)
         try:
@@ -213,6 +195,9 @@ class Runner:
             except BadInput as error:
                 self._finish(running, study.FAILED, BadInput.exit_code, str(error))
                 continue
+            if change := self._base.find_change():
+                self._end_sweep(change)
+                return
             running.starts += 1
             running.handle = self._backend.start(running.job)
             self._running.append(running)
@@ -253,8 +238,13 @@ class Runner:
             self._running.remove(running)
             self._end(running, code)
 
+    def _end_sweep(self, fault: str) -> None:
+        """Stop all trials because of something that the next one would meet too."""
+        self._fault = fault
+        self._wake.set()
+
     def _end(self, running: Running, code: int) -> None:
-        evals = running.progress.evals
+        evals, output = running.progress.evals, running.job.output
         if code == 0 and evals and math.isfinite(evals[-1][self._study.metric]):
             self._finish(running, study.FINISHED, code)
         elif code == 0 and evals:
@@ -263,13 +253,11 @@ class Runner:
         elif running.hopeless:
             self._finish(running, study.STOPPED_EARLY, code)
         elif code == Diverged.exit_code:
-            self._finish(running, study.DIVERGED, code, last_error(running.job.output))
+            self._finish(running, study.DIVERGED, code, last_error(output))
         elif self._is_stopping and code in TRANSIENT:
             return  # it continues with the sweep
-        elif code == NoDevice.exit_code:  # nor would the next trial on this device start
-            output = running.job.output
-            self._fault = f'trial {running.number}: {last_error(output)}, in {output}'
-            self._wake.set()
+        elif code == NoDevice.exit_code or any(text in last_error(output) for text in FULL):
+            self._end_sweep(f'trial {running.number}: {last_error(output)}, in {output}')
         elif code in TRANSIENT and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: exit code {code}; restarting it')
             self._waiting.appendleft(running)
@@ -277,7 +265,7 @@ class Runner:
             reason = f'exit code {code}, {MAX_STARTS} times in a row without progress'
             self._finish(running, study.FAILED, code, reason)
         else:
-            self._finish(running, study.FAILED, code, last_error(running.job.output))
+            self._finish(running, study.FAILED, code, last_error(output))
 
     def _finish(self, running: Running, outcome: str, code: int, reason: str = '') -> None:
         reason = shown(reason)

@@ -13,8 +13,9 @@ from alexnet_jax.config import default_config
 from alexnet_jax.errors import RunError
 from alexnet_jax.sweep import results, study, table
 from alexnet_jax.sweep.backends import Job
+from alexnet_jax.sweep.base import Base
 from alexnet_jax.sweep.progress import Progress, read_progress
-from alexnet_jax.sweep.runner import Base, Running
+from alexnet_jax.sweep.runner import Running
 from alexnet_jax.sweep.space import apply
 
 GRID = {'optimizer.learning_rate': [0.1, 0.2], 'edits': [(), ('no_lrn',)], 'seed': [0, 1]}

@@ -10,6 +10,7 @@ from helpers import ROOT
 from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.errors import Interrupted, RunError
+from alexnet_jax.sweep import base as bases
 from alexnet_jax.sweep import runner, study
 from alexnet_jax.sweep.backends import local
 
@@ -19,10 +20,20 @@ TRAINER = ROOT / 'tests' / 'fake_trainer.py'
 RATES = {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
 
 
+RECIPE = 'from alexnet_jax.config import default_config as get_config\n'
+
+
 @pytest.fixture
-def sweep(tmp_path, monkeypatch):
+def recipe(tmp_path):
+    path = tmp_path / 'recipe.py'
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def sweep(tmp_path, recipe, monkeypatch):
     """sweep(space, ends, ...) -> (trials, lines said); again with the same folder continues."""
-    monkeypatch.setattr(runner, 'TRAINER', (str(TRAINER),))
+    monkeypatch.setattr(bases, 'TRAINER', (str(TRAINER),))
     monkeypatch.setattr(runner, 'POLL', 0.02)
 
     def run(space, ends=None, parallel=2, early_stopping=False, seconds=0.01, show=None):
@@ -30,7 +41,7 @@ def sweep(tmp_path, monkeypatch):
         monkeypatch.setenv('FAKE_SECONDS', str(seconds))
         config = configs.default_config()
         config.epochs = 60.0
-        base = runner.Base('--config=x', configs.default_config(), config, 1)
+        base = bases.Base(f'--config={recipe}', configs.default_config(), config, 1)
         lines = []
         with study.lock(tmp_path):
             trials = study.Study(tmp_path, {}, space, 'grid', 0, 'top1')
@@ -118,6 +129,33 @@ def test_stopped_and_continued(sweep, starts, number):
     assert [t.value for t in trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert [len(starts(n)) for n in range(6)] == [2, 2, 1, 1, 1, 1]
     assert starts(0)[1] > 2
+
+
+def test_an_edited_recipe_ends_the_sweep(sweep, starts, recipe):
+    """Each trial reads it: those after the edit would train something else under the same name."""
+
+    def edit_when_running(running):
+        if sum(r.progress.step > 2 for r in running) == 2:
+            recipe.write_text(
+                'from alexnet_jax.config import default_config\n\n\n'
+                'def get_config():\n    c = default_config()\n    c.batch_size = 7\n    return c\n'
+            )
+
+    with pytest.raises(RunError, match=r'recipe\.py has changed since the sweep began; undo'):
+        sweep(RATES, seconds=0.1, show=edit_when_running)
+    recipe.write_text(RECIPE)
+    trials, _ = sweep(RATES)
+    assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
+    assert [len(starts(n)) for n in range(2, 6)] == [1, 1, 1, 1]
+
+
+def test_a_full_disk_ends_the_sweep_and_no_trial_for_good(sweep, starts):
+    """The next trial could not write either, and would be recorded as failed too."""
+    with pytest.raises(RunError, match=r'trial 1: .*No space left on device.*run the same command'):
+        sweep(RATES, {'001': ['full', 0]})
+    trials, _ = sweep(RATES)
+    assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
+    assert len(starts(1)) == 2
 
 
 def test_an_error_of_the_sweep_stops_the_trials(sweep, starts, tmp_path):
