@@ -1,6 +1,6 @@
 """Check devices, memory, data and workdir before training.
 
-  python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR]
+  python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR] [--scratch=DIR]
 
 Compiles the training step to see how much memory it needs, decodes some of the images, verifies
 every checkpoint in the workdir, and prints a line for each finding: `ok`, or `FAIL` and what to do.
@@ -35,12 +35,15 @@ TIMED_SECONDS = 3.0  # of the input pipeline, after as long to settle, and of th
 Finding = tuple[bool, str]  # whether all is well, and the text
 
 
-def examine(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[tuple[str, Finding]]:
+def examine(
+    config: ml_collections.ConfigDict, folder: str | None, scratch: str | None = None
+) -> Iterator[tuple[str, Finding]]:
     """Run every check.
 
     Args:
       config: A recipe with its overrides, not yet validated.
       folder: The run's workdir, or None to leave out its checks.
+      scratch: The local folder that a workdir in a bucket follows; None for one in the cache.
 
     Yields:
       The name of the check, and a finding.
@@ -53,7 +56,7 @@ def examine(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[t
     }
     if folder:
         checks['workdir'] = partial(_check_workdir, config, folder)
-        checks['disk'] = partial(_check_disk, config, folder)
+        checks['disk'] = partial(_check_disk, config, folder, scratch)
         checks['checkpoints'] = partial(_check_checkpoints, folder)
     checks['speed'] = partial(_check_speed, config)
     is_well = True
@@ -169,15 +172,20 @@ def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[F
     yield True, f'{folder} {state} and is writable'
 
 
-def _check_disk(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:
-    folder = str(place.scratch_folder(folder)) if is_url(folder) else folder
+def _check_disk(
+    config: ml_collections.ConfigDict, folder: str, scratch: str | None
+) -> Iterator[Finding]:
+    remedy = 'use a different --workdir'
+    if is_url(folder):
+        folder = scratch or str(place.scratch_folder(folder))
+        remedy = 'set --scratch to a folder on a larger disk'
     parent = next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists())
     free = shutil.disk_usage(parent).free
     one, have = _bytes(state_shapes(config)), len(saved.find_steps(folder))
     need = max(0, KEPT - have) * one
     text = f'{_size(free)} free; a run keeps up to {KEPT} checkpoints of {_size(one)}, {have} exist'
     if need > free:
-        text += f': free {_size(need - free)}, or use a different --workdir'
+        text += f': free {_size(need - free)}, or {remedy}'
     yield need <= free, text
 
 
@@ -215,12 +223,14 @@ def _score(scores: dict[str, float]) -> str:
 
 def main() -> None:
     """Print the findings; exit with 1 if one is bad."""
-    cli.define_flags()
+    cli.define_flags(scratch=True)
     _, *others = cli.parse_flags(sys.argv)
     if flags.FLAGS.config is None or others:
         raise BadInput(
-            'usage: python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR]'
+            'usage: python -m alexnet_jax.doctor --config=configs/NAME.py [--workdir=DIR] '
+            '[--scratch=DIR]'
         )
+    cli.check_scratch()
     hardware.share_gpu()
     # As in training, so that the step is the same program, and as fast; a config that lacks a key
     # is one of the findings.
@@ -228,7 +238,9 @@ def main() -> None:
     compilation.set_xla_flags(bool(flags.FLAGS.config.get('deterministic')))
     compilation.enable_compilation_cache()
     is_well = True
-    for name, (is_ok, text) in examine(flags.FLAGS.config, flags.FLAGS.workdir):
+    for name, (is_ok, text) in examine(
+        flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.scratch
+    ):
         line = f'{"ok" if is_ok else "FAIL":4}  {name:11}  {" ".join(text.split())}'
         print(shown(line), flush=True)
         is_well &= is_ok

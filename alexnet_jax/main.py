@@ -80,10 +80,12 @@ def _score(config: ml_collections.ConfigDict, workdir: str, data: 'Data', member
     from alexnet_jax.evaluation import ensemble
     from alexnet_jax.run import remote
 
-    copy = remote.local_copy(workdir, weights=False)
+    copy, known = remote.local_copy(workdir, weights=False), {}
+    if jax.process_index() == 0:
+        known = remote.pull_records(workdir, copy, 'eval')
     ensemble.score(config, copy, data, members)
     if jax.process_index() == 0:
-        remote.push_folder(workdir, copy, 'eval')
+        remote.push_folder(workdir, copy, 'eval', known)
 
 
 def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> None:

@@ -96,6 +96,10 @@ class TestBeforeAnyWork:
             (['--config=gs://bucket/recipe.py'], ['gs://bucket/recipe.py', 'is a URL']),
             ([QUICKSTART, '--workdir=hdfs://host/run'], ['hdfs://host/run', 'gs://', 's3://']),
             ([QUICKSTART, '--scratch=/tmp/x'], ['--scratch=/tmp/x', 'local']),
+            (
+                [QUICKSTART, '--workdir=gs://b/x', '--scratch=gs://b/y'],
+                ['--scratch=gs://b/y', 'folder of this machine'],
+            ),
             (['--config=configs/quickstart.py:foo'], ['quickstart', 'argument', 'foo']),
             ([QUICKSTART, '--config.batch_siz=8'], ['batch_siz;', 'did you mean batch_size?']),
             (

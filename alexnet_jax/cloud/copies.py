@@ -108,6 +108,8 @@ def fetch_folder(url: str, digests: Mapping[str, str] | None = None) -> str:
             if not index.has(name, tags[name]) or (folder / name).stat().st_size != found.size
         }
         if missing:
+            for partial in folder.rglob(files.TEMPORARY):  # of a download that was killed
+                partial.unlink()
             check_space(store.url, folder, missing)
             _download(store, folder, missing, tags, index, verify=digests is not None)
         index.keep(tags)
@@ -216,10 +218,23 @@ def claim(folder: Path, url: str) -> IO:
     """Create a folder of the cache and lock it until the returned file is closed.
 
     From now on messages name it by its URL.
+
+    Raises:
+      BadInput: The cache cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f'{folder}, for what is downloaded, cannot be created: {error.strerror}; set '
+            f'XDG_CACHE_HOME to a folder that can be written'
+        ) from error
     show_as(str(folder), url)
-    return files.lock(folder.parent / '.lock', wait=True)
+    try:
+        return files.lock(folder.parent / '.lock')
+    except BlockingIOError:
+        print(f'waiting for another process that downloads {url}', file=sys.stderr, flush=True)
+        return files.lock(folder.parent / '.lock', wait=True)
 
 
 def _sha256(path: Path) -> str:

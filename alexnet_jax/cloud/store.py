@@ -6,11 +6,13 @@ and gcsfs overwrites an object to which it is told to append.
 
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.util
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,12 +89,16 @@ class Store:
                 found = {}
             if not found:
                 self._check_bucket()
-        objects = {}
+        objects, left_out = {}, []
         for path, info in found.items():
             name = path.removeprefix(f'{self._root}/')
             if name != path and is_plain(name):
                 tag = info.get('etag') or info.get('ETag') or info.get('created') or ''
                 objects[name] = Object(int(info.get('size') or 0), str(tag))
+            elif '\\' in name:
+                left_out.append(name)
+        if left_out:
+            _say_left_out(self.url, len(left_out), left_out[0])
         return dict(sorted(objects.items()))
 
     def _check_bucket(self) -> None:
@@ -137,7 +143,12 @@ class Store:
           FileNotFoundError: There is no such file.
         """
         with self._named_failure(f'{name} cannot be written', FileNotFoundError):
-            self._fs.put_file(str(path), self._path(name))
+            try:
+                self._fs.put_file(str(path), self._path(name))
+            except FileNotFoundError as error:
+                if path.exists():  # gcsfs raises the same where the store answers 404
+                    raise OSError(f'the store answered: {error}') from error
+                raise
 
     def download(self, name: str, path: Path) -> bool:
         """Write a file piece by piece from an object; return whether there was one."""
@@ -180,6 +191,16 @@ def is_plain(name: str) -> bool:
         and len(part.encode(errors='surrogateescape')) <= LONGEST_NAME
         and not re.search(r'[\0-\x1f\x7f\\]', part)
         for part in name.split('/')
+    )
+
+
+@functools.cache
+def _say_left_out(url: str, count: int, name: str) -> None:
+    print(
+        f'note: {url}: {count:,} object{"s" if count > 1 else ""} with a backslash in the name '
+        f'({name!r}) cannot be used; upload with slashes instead',
+        file=sys.stderr,
+        flush=True,
     )
 
 

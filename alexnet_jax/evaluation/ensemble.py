@@ -181,10 +181,7 @@ def score(
             f'{config.data.name} has now; use the data it was trained on'
         )
     if jax.process_count() > 1:  # a run may still train: all load the checkpoint that is best now
-        members = [
-            Member(member.workdir, processes.of_process_0(saved.find_step(*member)))
-            for member in members
-        ]
+        members = [_as_process_0(member) for member in members]
     nets = [TrainedNet.load(*member, dtype=config.dtype) for member in members]
     tally, views = scores.Tally.of(config.num_classes), 1
     guesses = scores.Guesses.of(data.eval_size)
@@ -207,6 +204,15 @@ def score(
             '.wrong.csv': guesses.wrong_csv(shown, data.eval_name),
         }
         _report(config, folder, tally, shown, views, nets, texts)
+
+
+def _as_process_0(member: Member) -> Member:
+    """Return the checkpoint that is process 0's choice."""
+    step = processes.of_process_0(saved.find_step(*member))
+    folder = member.workdir
+    if step not in saved.find_steps(folder):  # the copy of a bucket is older or newer here
+        folder = remote.local_copy(shown(folder), step)
+    return Member(folder, step)
 
 
 def _report(

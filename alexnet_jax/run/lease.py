@@ -119,6 +119,10 @@ class Lease:
                 return
         holder = _parse(content)
         by = f' by {_describe(holder)}' if holder else ''
+        if not newest:
+            raise LeaseLost(
+                f'{self._store.url}/{FOLDER} was deleted, which keeps other runs out of the workdir'
+            )
         raise LeaseLost(
             f'workdir {self._store.url} was taken over{by}: this run had shown no sign of life '
             f'for {STALE} s'

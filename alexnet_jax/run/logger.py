@@ -60,6 +60,8 @@ class Log:
             self._file = self._path.open('a')
             self._events = _Events(workdir, start + 1)
             for record in read_records(self._path):
+                if not isinstance(record.get('split'), str):  # added by hand
+                    continue
                 trackers.log(record['step'], record['split'], _scalars(record))
         self._bar = tqdm(
             total=total,

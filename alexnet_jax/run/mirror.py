@@ -195,7 +195,7 @@ class Mirror:
             except lease.LeaseLost as lost:
                 self._failure = lost
                 return self._end_run()
-            except RunError:
+            except AlexNetError:  # the bucket itself may be gone
                 continue  # pushes fail too, and report it
 
     def _push_periodically(self) -> None:

@@ -102,6 +102,7 @@ class _Copy(Place):
         super().__init__(folder)
         self._store = Store(url)
         self._settled = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._tags: dict[str, str] = {}  # of what is here
         shutil.rmtree(folder, ignore_errors=True)
@@ -113,6 +114,7 @@ class _Copy(Place):
         self._thread.start()
 
     def settle(self, prepare: Callable[[], None]) -> None:
+        self._drop_gone()
         prepare()
         self._settled.set()
         self._thread.join()
@@ -137,7 +139,15 @@ class _Copy(Place):
             except (RunError, OSError):
                 continue  # `settle` does it again, and raises
 
+    def _drop_gone(self) -> None:
+        """Remove the records that process 0 has discarded, such as statistics of other data."""
+        with self._lock:  # what is fetched by an older listing is looked for again
+            listing = self._store.list()
+            for name in self._tags.keys() - listing.keys():
+                (self.folder / name).unlink(missing_ok=True)
+                del self._tags[name]
+
     def _fetch(self, name: str, tag: str) -> None:
-        if self._tags.get(name) != tag:
-            self._store.download(name, self.folder / name)
-            self._tags[name] = tag
+        with self._lock:
+            if self._tags.get(name) != tag and self._store.download(name, self.folder / name):
+                self._tags[name] = tag

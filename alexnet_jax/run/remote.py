@@ -3,7 +3,9 @@
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tqdm import tqdm
 
@@ -11,7 +13,7 @@ from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Object, Store, is_url
 from alexnet_jax.errors import BadInput, RunError, show_as
 from alexnet_jax.run import lease, manifest, saved
-from alexnet_jax.run.push import CHECKPOINTS, Pusher, committed_steps
+from alexnet_jax.run.push import CHECKPOINTS, Pusher, Signature, committed_steps, signature_of
 
 KIND = 'copies'
 # What describes a run, besides its checkpoints.
@@ -24,6 +26,7 @@ DESCRIPTION = (
     'source.json',
     'statistics.npz',
 )
+EMPTY: Mapping = MappingProxyType({})
 ATTEMPTS = 3  # a run that is training replaces its checkpoints
 
 
@@ -62,11 +65,12 @@ def _fetch_checkpoint(
     store: Store, folder: Path, listing: dict[str, Object], step: int | None
 ) -> None:
     for _ in range(ATTEMPTS):
-        if not (steps := committed_steps(listing)):
-            return
+        steps = committed_steps(listing)
         for old in saved.find_steps(str(folder)):
             if old not in steps:
                 _remove(folder, old)
+        if not steps:
+            return
         scores = saved.read_scores(str(folder))
         chosen = saved.choose_step(store.url, steps[::-1], scores, step)
         if _is_here(store, folder, chosen) or _download(store, folder, listing, chosen):
@@ -119,7 +123,10 @@ def check_access(url: str) -> None:
     """
     store, name, content = Store(url), f'.probe-{uuid.uuid4().hex}', b'alexnet_jax.doctor'
     if holder := lease.holder_of(store):
-        raise BadInput(f'{url} is in use by another run, {holder}; wait for it')
+        raise BadInput(
+            f'{url} is in use by another run, {holder}; wait for it, or if that machine is gone, '
+            f'start the run: it takes over after {lease.STALE} s'
+        )
     store.write(name, content)
     found = store.read(name)
     store.delete(name)
@@ -156,13 +163,42 @@ def push_run(workdir: str, copy: str) -> None:
         shutil.rmtree(copy)
 
 
-def push_folder(workdir: str, copy: str, name: str) -> None:
+def pull_records(workdir: str, copy: str, name: str) -> dict[Path, Signature | None]:
+    """Make a folder of results in the copy of a run hold the JSON files of the run, and no more.
+
+    So a new result can tell which names are taken.
+
+    Args:
+      workdir: The run; nothing is done if it is local.
+      copy: What `local_copy` has returned.
+      name: The folder's name.
+
+    Returns:
+      The local files, as `push_folder` takes them.
+
+    Raises:
+      RunError: A request failed.
+    """
+    if not is_url(workdir):
+        return {}
+    store, folder = Store(workdir), Path(copy)
+    shutil.rmtree(folder / name, ignore_errors=True)  # left by a command that was killed
+    paths = [folder / found for found in store.list(name) if found.endswith('.json')]
+    for path in paths:
+        store.download(path.relative_to(folder).as_posix(), path)
+    return {path: signature_of(path) for path in paths}
+
+
+def push_folder(
+    workdir: str, copy: str, name: str, known: Mapping[Path, Signature | None] = EMPTY
+) -> None:
     """Move a folder of results, such as that of an evaluation, from the copy of a run to the run.
 
     Args:
       workdir: The run; nothing is done if it is local.
       copy: What `local_copy` has returned.
       name: The folder's name.
+      known: The files that the run has already.
 
     Raises:
       RunError: A request failed.
@@ -171,7 +207,7 @@ def push_folder(workdir: str, copy: str, name: str) -> None:
         return
     store, folder = Store(workdir), Path(copy)
     for path in sorted((folder / name).rglob('*')):
-        if path.is_file():
+        if path.is_file() and not (path in known and known[path] == signature_of(path)):
             store.upload(path.relative_to(folder).as_posix(), path)
     shutil.rmtree(folder / name)
 

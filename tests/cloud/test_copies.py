@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import threading
 import uuid
 from collections import namedtuple
 from pathlib import Path
@@ -113,6 +114,37 @@ def test_a_disk_that_is_too_small(store, downloads, monkeypatch):
     folder = copies.cache_folder('data', store.url)
     assert_has(shown(str(failed.value)), store.url, f'{folder} has 0.00 GB free', 'XDG_CACHE_HOME')
     assert downloads == []
+
+
+def test_a_download_that_was_killed_leaves_no_space_taken(store, monkeypatch):
+    folder = copies.cache_folder('data', store.url)
+    partial = folder / 'a' / '.1a2b3c4d.tmp'
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b'half')
+    usage = namedtuple('usage', 'free')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(0 if partial.exists() else 10**9))
+    assert found(copies.fetch_folder(store.url)) == FILES
+
+
+def test_a_cache_that_cannot_be_written(store, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    with pytest.raises(BadInput) as failed:
+        copies.fetch_folder(store.url)
+    assert_has(str(failed.value), str(tmp_path / 'file'), 'Not a directory', 'set XDG_CACHE_HOME')
+
+
+def test_a_folder_that_another_process_downloads_is_waited_for(store, capsys):
+    held = copies.claim(copies.cache_folder('data', store.url), store.url)
+    waiting = threading.Thread(target=copies.fetch_folder, args=[store.url])
+    waiting.start()
+    said = ''
+    while 'waiting' not in said:
+        said += capsys.readouterr().err
+    assert_has(said, f'waiting for another process that downloads {store.url}')
+    held.close()
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_a_folder_at_the_top_of_a_disk_that_is_too_small(store, monkeypatch):

@@ -74,12 +74,29 @@ def test_folders_with_the_same_beginning_are_others(store):
     assert store.list() == {}
 
 
-def test_names_that_are_no_local_path_are_left_out(store):
+def test_names_that_are_no_local_path_are_left_out(store, capsys):
     store.write('fine/ä b', b'')
     for name in ('../x', 'a/../b', './x', 'a//b', 'a\\b', 'a\x00b', 'a\nb', 'x' * 256):
         store._fs.store[f'{store._root}/{name}'] = store._fs.store[f'{store._root}/fine/ä b']
         assert not is_plain(name)
     assert list(store.list()) == ['fine/ä b']
+    assert_has(capsys.readouterr().err, store.url, '1 object with a backslash', r"'a\\b'")
+    store.list()
+    assert capsys.readouterr().err == ''
+
+
+def test_a_404_of_the_store_is_no_missing_file(store, tmp_path, monkeypatch):
+    """gcsfs raises the same error for both, and who uploads a folder skips missing files."""
+
+    def answer_404(*_, **__):
+        raise FileNotFoundError('upload session not found')
+
+    (tmp_path / 'x').write_bytes(b'content')
+    monkeypatch.setattr(type(store._fs), 'put_file', answer_404)
+    with pytest.raises(StoreError, match='upload session not found'):
+        store.upload('d/x', tmp_path / 'x')
+    with pytest.raises(FileNotFoundError):
+        store.upload('d/x', tmp_path / 'absent')
 
 
 def test_failures_are_one_line(store, monkeypatch):

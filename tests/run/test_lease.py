@@ -188,7 +188,7 @@ class TestHolder:
         with pytest.raises(LeaseLost):
             taken.beat()
         store.delete('lease/1')
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseLost, match=r'/lease was deleted'):
             taken.beat()
         assert numbers(store) == []
 

@@ -217,6 +217,15 @@ def test_events_that_cannot_be_written_are_one_clear_error(tmp_path):
     assert log._file.closed
 
 
+def test_a_record_that_was_added_by_hand_does_not_stop_a_run(tmp_path):
+    write_steps(tmp_path, 10)
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 10, "note": "here the fan failed"}\n')
+    write_steps(tmp_path, 20, start=10)
+    records = read_records(epath.Path(tmp_path) / 'metrics.jsonl')
+    assert [record['step'] for record in records] == [10, 10, 20]
+
+
 def test_a_folder_without_permission_is_one_clear_error(tmp_path):
     (tmp_path / 'metrics.jsonl').mkdir()  # root passes every check of permissions
     with pytest.raises(RunError, match=r'cannot write .*metrics.jsonl or the events next to it'):

@@ -82,3 +82,35 @@ def test_two_processes(tmp_path, as_process):
         assert not second.folder.exists()
         as_process(0)
     assert 'checkpoints/10/manifest.json' in Store(url).list()
+
+
+def test_statistics_of_other_data_are_waited_for_anew(tmp_path, as_process):
+    """A start was cut short after them, and then the data was repaired."""
+    url = new_url()
+    as_process(0)
+    with place.open_place(url, None) as first:
+        (first.folder / 'statistics.npz').write_bytes(b'old')
+    with place.open_place(url, str(tmp_path / 'scratch')) as first:
+        as_process(1)
+        with place.open_place(url, str(tmp_path / 'scratch')) as second:
+            second.publish()
+            statistics = second.folder / 'statistics.npz'
+            while not statistics.exists():
+                pass
+            as_process(0)
+            (first.folder / 'statistics.npz').unlink()
+            first.publish()
+            found = []
+
+            def read_statistics():
+                while not statistics.exists():
+                    pass
+                found.append(statistics.read_bytes())
+
+            reading = threading.Thread(target=second.settle, args=[read_statistics])
+            reading.start()
+            first.settle(lambda: (first.folder / 'statistics.npz').write_bytes(b'new'))
+            reading.join(30)
+            assert found == [b'new']
+            as_process(1)
+        as_process(0)

@@ -74,6 +74,14 @@ def test_what_is_no_longer_there_goes(url):
     assert copy
 
 
+def test_a_run_that_has_no_checkpoint_yet_does_not_get_that_of_the_one_before(url):
+    copy = remote.local_copy(url)
+    assert saved.find_steps(copy)
+    for name in Store(url).list('checkpoints'):
+        Store(url).delete(name)
+    assert saved.find_steps(remote.local_copy(url)) == []
+
+
 def test_a_damaged_copy_is_downloaded_again(url):
     copy = remote.local_copy(url)
     folder = saved.folder_of(copy) / '20'
@@ -145,6 +153,30 @@ def test_results_go_back(url, tmp_path):
     assert Store(url).read('eval/sub/b.csv') == b'eval/sub/b.csv'
     assert not os.path.exists(f'{copy}/eval')
     remote.push_folder(str(tmp_path), str(tmp_path), 'eval')  # local: nothing to do
+
+
+def test_names_of_results_in_the_bucket_are_known(url, tmp_path):
+    """And only what is new goes up: somebody else may have replaced the others meanwhile."""
+    store = Store(url)
+    store.write('eval/a.json', b'first')
+    store.write('eval/a.csv', b'large')
+    copy = remote.local_copy(url, weights=False)
+    eval_folder = Path(copy, 'eval')
+    eval_folder.mkdir()
+    (eval_folder / 'left.json').write_text('by a command that was killed')
+    known = remote.pull_records(url, copy, 'eval')
+    assert local_contents(eval_folder) == {'a.json': b'first'}
+    (eval_folder / 'b.json').write_text('second')
+    store.write('eval/a.json', b'replaced')
+    remote.push_folder(url, copy, 'eval', known)
+    assert store.read('eval/a.json') == b'replaced'
+    assert store.read('eval/b.json') == b'second'
+    assert 'eval/left.json' not in store.list()
+    known = remote.pull_records(url, copy, 'eval')
+    (eval_folder / 'b.json').write_text('scored again')
+    remote.push_folder(url, copy, 'eval', known)
+    assert store.read('eval/b.json') == b'scored again'
+    assert remote.pull_records(str(tmp_path), str(tmp_path), 'eval') == {}
 
 
 def test_a_new_run(url, tmp_path):
