@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import BadInput, run_command, unwinding
@@ -37,8 +38,8 @@ USAGE = (
 CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
 CAFFE_SIZE = 256  # height and width of Caffe's mean images, before the crop
 UNEDITED = (
-    'a state dict does not specify nonlinearities, norms or pools; those of {}, without edits, are '
-    'assumed'
+    'a state dict does not specify nonlinearities, norms, pools or the order of the colors; those '
+    'of {}, without edits, and RGB are assumed'
 )
 MAX_NAMES = 10_000_000  # bytes of --classes
 
@@ -160,13 +161,18 @@ def _mean(
     if config.data.mean == 'none':
         if given:
             raise BadInput(f'{config.variant} subtracts no mean image; leave out --mean')
+        if known is not None and file.contents.metadata is None:
+            raise BadInput(
+                f'it has a mean image, which {config.variant} does not subtract: the scores would '
+                f'not be those of this network'
+            )
         return None, 'none to subtract'
     if given:
         mean, allowed = reading.read_mean(Path(given)), {CAFFE_SIZE, size}
         if mean.shape[0] != mean.shape[1] or len(mean) not in allowed:
             raise BadInput(
                 f'--mean={given} is {mean.shape[0]} x {mean.shape[1]}; it must be {CAFFE_SIZE} x '
-                f'{CAFFE_SIZE}, from which {config.variant} crops {size} x {size}'
+                f'{CAFFE_SIZE}, from which {config.variant} crops {size} x {size}, or that size'
             )
         if not np.isfinite(mean).all():
             raise BadInput(f'--mean={given} has values that are not finite')
@@ -241,6 +247,9 @@ def main() -> None:
     )
     if len(paths) != 1 or not workdir:
         raise BadInput(USAGE)
+    for path in (paths[0], mean, classes):
+        if path and is_url(path):
+            raise BadInput(f'{path} is a URL; download it, and pass the local file')
     folder = remote.new_copy(workdir)
     converted.check(folder)
     cli.show_progress(f'reading {paths[0]}')

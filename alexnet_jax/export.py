@@ -132,6 +132,8 @@ def main() -> None:
         raise BadInput(f'--output={path} is a URL; write to a local path and copy that')
     if flags.FLAGS.license is not None and name != 'torch':
         raise BadInput(f'--license is for --format=torch only, not --format={name}; leave it out')
+    if flags.FLAGS.onnxruntime_web is not None and name != 'web':
+        raise BadInput(f'--onnxruntime_web is for --format=web only, not --format={name}')
     if os.path.lexists(output):
         raise BadInput(f'--output={output} exists; remove it or choose another name')
     write = FORMATS[name]()

@@ -255,12 +255,22 @@ def test_what_the_command_line_lacks(command, tmp_path):
         assert 'usage: python -m alexnet_jax.convert FILE --workdir=RUN' in err
 
 
+@pytest.mark.parametrize('flag', ['', '--mean=', '--classes='])
+def test_urls(bvlc, command, tmp_path, flag):
+    url = 'https://download.pytorch.org/models/alexnet-owt-7be5be79.pth'
+    code, _, err = command(*[bvlc] * bool(flag), f'{flag}{url}', f'--workdir={tmp_path / "run"}')
+    assert code == 2
+    assert_has(err, f'{url} is a URL', 'download it')
+
+
 def test_no_such_file(refuse, tmp_path):
     refuse(tmp_path / 'absent', parts=(tmp_path / 'absent', 'does not exist'))
 
 
-def test_workdirs_that_are_not_free(bvlc, command, make_run, tmp_path):
+def test_workdirs_that_are_not_free(bvlc, command, make_run, tmp_path, monkeypatch):
     run = make_run(bvlc)
+    (tmp_path / 'empty').mkdir()
+    monkeypatch.chdir(tmp_path / 'empty')
     (tmp_path / 'other').mkdir()
     (tmp_path / 'other' / 'notes').touch()
     before = contents(tmp_path)
@@ -270,6 +280,7 @@ def test_workdirs_that_are_not_free(bvlc, command, make_run, tmp_path):
         (bvlc, 'not an empty folder'),
         (bvlc / 'x', 'is a file'),
         ('hdfs://bucket/run', 'URL'),
+        ('.', 'not one that can be replaced'),  # the shell would be left in a deleted folder
     ):
         code, _, err = command(bvlc, f'--workdir={folder}')
         assert code == 2
@@ -293,7 +304,7 @@ def test_what_a_state_dict_does_not_tell(command, tmp_path):
     names = names_file(tmp_path, *'0123456789')
     code, out, _ = command(tmp_path / 'x', f'--classes={names}', f'--workdir={tmp_path / "run"}')
     assert code == 0
-    assert_has(out, 'note', 'those of digits, without edits, are assumed')
+    assert_has(out, 'note', 'those of digits, without edits, and RGB are assumed')
 
 
 def test_doubles_beyond_float32(refuse, tmp_path):
@@ -310,6 +321,21 @@ def test_doubles_beyond_float32(refuse, tmp_path):
 def test_means_of_another_size(bvlc, refuse, tmp_path, shape, part):
     mean = save(tmp_path / 'mean.binaryproto', blob(np.ones(shape, np.float32), v1=True))
     refuse(bvlc, f'--mean={mean}', parts=(f'--mean={mean}', part))
+
+
+@pytest.mark.parametrize('shape', [(3,), (1, 3, 1, 1), (3, 1, 1)])
+def test_a_mean_color_is_no_mean_image(refuse, tmp_path, shape):
+    """A module's own buffer, as of those that normalize their input."""
+    path = state_dict(tmp_path, 'digits', mean=np.ones(shape, np.float32))
+    classes = f'--classes={names_file(tmp_path, *"0123456789")}'
+    refuse(path, classes, parts=('own.safetensors', 'it also has mean'))
+
+
+def test_a_mean_image_that_would_be_dropped(refuse, tmp_path, monkeypatch):
+    monkeypatch.setitem(variants.VARIANTS, 'torchvision', TORCHVISION)
+    size = identify.RECIPES['torchvision'].get_config().image_size
+    path = state_dict(tmp_path, 'torchvision', mean=np.ones((3, size, size), np.float32))
+    refuse(path, parts=('it has a mean image, which torchvision does not subtract',))
 
 
 def test_a_mean_that_is_not_finite(bvlc, refuse, tmp_path):

@@ -147,6 +147,7 @@ def test_output_exists(workdir, command, tmp_path, kind):
         (['--format=onnx', '--workdir=RUN/nowhere'], 2, ['RUN/nowhere holds no run']),
         (['--format=onnx', '--output=gs://bucket/net'], 2, ['gs://bucket/net', 'local path']),
         (['--format=onnx', '--license=mit'], 2, ['--license is for --format=torch', '=onnx']),
+        (['--format=onnx', '--onnxruntime_web=x.tgz'], 2, ['for --format=web only', '=onnx']),
         (['--format=web'], 2, ['npm pack onnxruntime-web@1.30.0']),
     ],
 )

@@ -129,7 +129,7 @@ def local_patches(
         for i in range(height)
         for j in range(width)
     ]
-    patches = jnp.stack(shifted, 3).reshape(len(x), rows * columns, -1).transpose(1, 0, 2)
+    patches = jnp.stack(shifted, 3).reshape(x.shape[0], rows * columns, -1).transpose(1, 0, 2)
     return patches, kernel.reshape(rows * columns, height * width * channels, filters)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
+from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import (
     ELU,
     LRN,
@@ -119,7 +120,15 @@ def no_tower_communication(table: Table) -> Table:
 
     As in net 150 of the 2012 source (layers-150.cfg), conv2 has a quarter more filters and the
     first fully connected layer has twice as many features.
+
+    Raises:
+      BadInput: There is a locally connected layer, which sees all channels.
     """
+    if local := next((layer for layer in table if isinstance(layer, Local)), None):
+        raise BadInput(
+            f'no_tower_communication: the towers would meet in {local.name}, which is locally '
+            f'connected; leave out this edit'
+        )
     first, last = _ends(table)
     hidden = [layer for layer in table if isinstance(layer, Dense) and layer is not last]
 

@@ -208,7 +208,7 @@ def local_conv(
         return lax.map(lambda operands: dot(*operands), (patches, kernel))
 
     products = by_platform(patches, kernel, cpu=in_loop, tpu=dot, gpu=dot)
-    return products.transpose(1, 0, 2).reshape(len(x), rows, columns, filters)
+    return products.transpose(1, 0, 2).reshape(x.shape[0], rows, columns, filters)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool = False) -> jax.Array:

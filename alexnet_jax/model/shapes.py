@@ -92,10 +92,13 @@ def check_shapes(layers: Table, image_size: int) -> None:
     """Check that every layer can take the image.
 
     Raises:
-      BadInput: Names the first layer whose output would be empty, or whose towers would not be of
-        one width.
+      BadInput: Names the first layer that would have no filters, whose output would be empty, or
+        whose towers would not be of one width.
     """
     for info in layer_infos(layers, image_size):
+        if info.output[-1] < 1:
+            what = 'features' if isinstance(info.layer, Dense) else 'filters'
+            raise BadInput(f'{info.name} would have no {what} left; leave out one of the edits')
         towers, widths = getattr(info.layer, 'groups', 1), (info.input[-1], info.output[-1])
         if any(width % towers for width in widths):
             raise BadInput(

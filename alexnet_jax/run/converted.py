@@ -32,7 +32,8 @@ def check(workdir: str) -> None:
     writable.check_writable(workdir)
     place = path.resolve()
     writable.check_path(str(place))
-    if place.is_dir() and (place.is_mount() or not os.access(place.parent, os.W_OK)):
+    is_replaceable = not place.is_mount() and place != Path.cwd()  # nor the shell's own folder
+    if place.is_dir() and not (is_replaceable and os.access(place.parent, os.W_OK)):
         raise BadInput(
             f'{workdir} is an empty folder, but not one that can be replaced; use a new one, such '
             f'as {workdir}/run'

@@ -1,10 +1,15 @@
 """What a file of weights holds, whatever its format."""
 
+import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax.model.layers import Layer
+
+# What `metadata.describe` writes. Other programs may add entries of their own.
+METADATA = ('class_names', 'image_size', 'eval_ops', 'config', 'source', 'scores')
 
 
 class Row(NamedTuple):
@@ -41,3 +46,12 @@ class Contents(NamedTuple):
     metadata: dict[str, Any] | None = None
     mean: np.ndarray | None = None
     note: str = ''
+
+
+def parse_metadata(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the metadata of one of this package's exports.
+
+    Raises:
+      ValueError: An entry is not JSON.
+    """
+    return {key: json.loads(text) for key, text in texts.items() if key in METADATA}

@@ -3,14 +3,13 @@
 The numbers of fields are those of onnx/onnx.proto.
 """
 
-import json
 import math
 
 import numpy as np
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import LRN, Conv, Dense, Layer, MaxPool, ReLU
-from alexnet_jax.weights.contents import Contents, Row
+from alexnet_jax.weights.contents import Contents, Row, parse_metadata
 from alexnet_jax.weights.wire import Message
 
 KINDS = {'Conv': Conv, 'Gemm': Dense, 'LRN': LRN, 'MaxPool': MaxPool, 'Relu': ReLU}
@@ -54,7 +53,7 @@ def _own_export(tensors: dict[str, Message], metadata: dict[str, str]) -> Conten
     return Contents(
         'ONNX, exported here',
         {name: _values(name, tensor) for name, tensor in tensors.items()},
-        metadata={key: json.loads(value) for key, value in metadata.items()},
+        metadata=parse_metadata(metadata),
     )
 
 

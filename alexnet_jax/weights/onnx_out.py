@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_jax.errors import BadInput
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model.layers import (
     ELU,
@@ -40,6 +41,7 @@ from alexnet_jax.weights import layout
 from alexnet_jax.weights.metadata import describe
 
 OPSET, IR_VERSION = 17, 8  # from 2022: supported by every runtime since
+LARGEST = 2**31 - 2**24  # bytes: protobuf's limit, less room for the nodes and the mean
 
 
 def write(net: TrainedNet, path: Path) -> None:
@@ -48,9 +50,18 @@ def write(net: TrainedNet, path: Path) -> None:
 
 
 def to_bytes(net: TrainedNet) -> bytes:
-    """Return the content of a net's ONNX file."""
+    """Return the content of a net's ONNX file.
+
+    Raises:
+      BadInput: The weights are too many for a file of this format.
+    """
     table, size = net.model.layers, net.config.image_size
     tensors = layout.to_torch(table, size, jax.device_get(net.variables))
+    if (total := sum(tensor.nbytes for tensor in tensors.values())) > LARGEST:
+        raise BadInput(
+            f'the weights are {total / 1e9:.1f} GB, and a file of this format holds less than '
+            f'{LARGEST / 1e9:.1f} GB; use --format=torch'
+        )
     mean = net.mean if net.mean.any() else None
     return to_model(table, size, tensors, mean, describe(net)).SerializeToString()
 

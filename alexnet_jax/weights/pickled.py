@@ -53,11 +53,13 @@ def read_zip(path: Path, data: memoryview) -> Contents:
         raise BadInput(f'this archive has {MAX_ENTRIES:,} entries or more, which no network has')
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
+        if any(re.fullmatch(r'[^/]*/(constants\.pkl|code/.*)', name) for name in entries):
+            raise BadInput(f'this is a TorchScript program, not a state dict; {ADVICE}')
         for name, info in entries.items():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise BadInput(
-                    f'entry {name[:80]!r} of this archive is compressed, which PyTorch never does; '
-                    'if the network is inside, unpack it'
+                    f'entry {name[:80]!r} of this archive is compressed, which torch.save never '
+                    'does; if the network is inside, unpack it'
                 )
         if sum(info.file_size for info in entries.values()) > len(data):
             raise ValueError('the entries of this archive overlap')

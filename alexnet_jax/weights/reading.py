@@ -1,18 +1,17 @@
 """Read a file of weights: its format is detected from its content, not its name."""
 
 import hashlib
-import json
 import mmap
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_jax.errors import AlexNetError, BadInput
 from alexnet_jax.weights import caffe, onnx_in, pickled, tensors
-from alexnet_jax.weights.contents import Contents
+from alexnet_jax.weights.contents import Contents, parse_metadata
 from alexnet_jax.weights.wire import Message
 
 FORMATS = (
@@ -146,10 +145,7 @@ def _safetensors(path: Path) -> Contents:
     found, texts = tensors.read(path)
     if 'config' not in texts:
         return Contents('safetensors', found)
-    metadata: dict[str, Any] = {
-        key: json.loads(text) for key, text in texts.items() if key != 'format'
-    }
-    return Contents('safetensors, exported here', found, metadata=metadata)
+    return Contents('safetensors, exported here', found, metadata=parse_metadata(texts))
 
 
 def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -164,12 +160,15 @@ def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _with_mean(contents: Contents) -> Contents:
-    """Separate the mean that an exported module has in its state dict, [3, h, w]."""
+    """Separate the mean that an exported module has in its state dict, [3, s, s].
+
+    A mean color, [3] or [3, 1, 1], is somebody else's.
+    """
     found = dict(contents.tensors)
-    mean = found.pop('mean', None)
-    if mean is not None:
-        mean = mean.transpose(1, 2, 0)
-    return contents._replace(tensors=found, mean=mean)
+    shape = found['mean'].shape if 'mean' in found else ()
+    if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < 2:
+        return contents
+    return contents._replace(mean=found.pop('mean').transpose(1, 2, 0), tensors=found)
 
 
 def _protobuf(data: memoryview) -> Contents:

@@ -87,6 +87,25 @@ def test_an_image_that_is_too_small(image_size, layer, size):
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ('variant', 'times', 'message'),
+    [
+        ('lenet5', 3, 'conv1 would have no filters left; leave out one of the edits'),  # of 6
+        ('digits', 5, 'conv1 would have no filters left'),  # of 16
+    ],
+)
+def test_no_filters_left(variant, times, message):
+    """No size of image would help."""
+    with pytest.raises(BadInput, match=message):
+        check_shapes(build(variant, ('half_width',) * times, 10), 28)
+
+
+def test_no_features_left():
+    table = (Dense('fc1', 0), Dense('fc2', 10))
+    with pytest.raises(BadInput, match='fc1 would have no features left'):
+        check_shapes(table, 8)
+
+
 def test_the_smallest_image():
     check_shapes(COURSE, 67)
 

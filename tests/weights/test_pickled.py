@@ -303,6 +303,17 @@ def test_archives(tmp_path):
         tensors_of(archive(path, tensor_pickle(), **many))
 
 
+def test_a_torchscript_program(tmp_path):
+    """torch.jit.save deflates the code: unpacking it would lead nowhere."""
+    path = tmp_path / 'net.pt'
+    with zipfile.ZipFile(path, 'w') as file:
+        file.writestr('net/data.pkl', tensor_pickle())
+        file.writestr('net/code/__torch__.py', 'x' * 1000, zipfile.ZIP_DEFLATED)
+        file.writestr('net/constants.pkl', b'\x80\x02).')
+    with pytest.raises(BadInput, match=r'TorchScript program.*state_dict'):
+        tensors_of(path)
+
+
 def test_the_tar_of_2017(tmp_path):
     torch_2017 = tmp_path / 'alexnet-owt-4df8aa71.pth'
     with tarfile.open(torch_2017, 'w') as file:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from foreign_files import blob, caffe_net, lively_tensors, save, zoo_net
@@ -98,6 +99,21 @@ def test_format_by_content(tmp_path, format):
     config, variables = convert.read_network(file, variant)
     assert config.num_classes == 3
     assert variables['params']['fc8']['kernel'].shape == (2, 3)
+
+
+def test_entries_that_others_add_to_the_metadata(tmp_path):
+    """ONNX Runtime's tools and people write plain text, which is not JSON."""
+    data = valid_files(tmp_path)['own_onnx']
+    model = onnx.load_from_string(data)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = 'author', 'Ann'
+    file = reading.read(save(tmp_path / 'net.onnx', model.SerializeToString()))
+    before = reading.read(save(tmp_path / 'before.onnx', data)).contents.metadata
+    assert file.contents.metadata == before
+
+    found, texts = tensors.read(save(tmp_path / 'net', valid_files(tmp_path)['own_torch']))
+    tensors.write(tmp_path / 'more', found, {**texts, 'author': 'Ann'})
+    assert 'author' not in (reading.read(tmp_path / 'more').contents.metadata or {'author': 0})
 
 
 def test_a_folder_of_the_torch_export(tmp_path):
