@@ -180,14 +180,15 @@ def _takes(function: Callable, arguments: Sequence[str]) -> bool:
 
 
 def _file_error(path: str, flag: str, error: Exception) -> str:
-    """Return what went wrong in a user's file, with the line number in that file."""
+    """Return what went wrong in a user's file, and in which line of it or of what it imports."""
     if isinstance(error, SyntaxError):
-        line, reason = error.lineno, error.msg
+        place, line, reason = error.filename or path, error.lineno, error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        line = next((f.lineno for f in reversed(frames) if f.filename == path), None)
-        reason = _one_line(error)
-    return f'{flag} file {path}, line {line}: {type(error).__name__}: {reason}'
+        frame = next((f for f in reversed(frames) if f.filename == path), frames[-1])
+        place, line, reason = frame.filename, frame.lineno, _one_line(error)
+    where = f'{flag} file {path}' if place == path else f'{flag} file {path}, in {place}'
+    return f'{where}{f", line {line}" if line else ""}: {type(error).__name__}: {reason}'
 
 
 def _check_file(path: str, flag: str) -> None:

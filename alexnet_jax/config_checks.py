@@ -63,7 +63,7 @@ def check_values(expected: dict, found: dict) -> None:
     Raises:
       BadInput: Names the key, what was found, and what is allowed.
     """
-    _check_types(expected, found)
+    check_types(expected, found)
     for key, allowed in {
         'dtype': DTYPES,
         'precision': tuple(variants.PRECISIONS),
@@ -92,8 +92,16 @@ def check_values(expected: dict, found: dict) -> None:
             raise BadInput(f'{key}={found[key]}; it must be at least 0 and below 1')
 
 
-def _check_types(expected: dict, found: dict) -> None:
-    """Check that each value has its default's type, and that entries of tuples are well-formed."""
+def check_types(expected: dict, found: dict) -> None:
+    """Check that each value has its default's type, and that entries of tuples are well-formed.
+
+    Args:
+      expected: The defaults, by key.
+      found: The values of a config, by the same keys.
+
+    Raises:
+      BadInput: Names the key, what was found, and what is allowed.
+    """
     for key, default in expected.items():
         value = found[key]
         kinds = {type(None): (str, type(None)), float: (float, int)}.get(type(default))

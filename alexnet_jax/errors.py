@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from absl import logging
+from absl import flags, logging
 
 
 class AlexNetError(Exception):
@@ -61,6 +61,20 @@ def device_error(error: Exception) -> BadInput | None:
     if "'tpu'" in text:
         text += '; a TPU serves one process at a time: wait for the other, or set JAX_PLATFORMS=cpu'
     return BadInput(f'JAX found no devices: {text}')
+
+
+def memory_error(error: Exception) -> RunError | None:
+    """Return what to say if the device or this machine is out of memory; None for other errors."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not isinstance(error, MemoryError) and not text.startswith('RESOURCE_EXHAUSTED'):
+        return None
+    remedy = 'end other programs that use it'
+    if 'config' in flags.FLAGS:
+        remedy = (
+            'lower --config.batch_size, raise --config.accum_steps or set '
+            '--config.dtype=bfloat16; python -m alexnet_jax.doctor reports what a step needs'
+        )
+    return RunError(f'out of memory: {text}; {remedy}')
 
 
 _SHOWN: dict[str, str] = {}
@@ -184,8 +198,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         os._exit(128 + signal.SIGPIPE)
     except OSError as error:  # for instance a full disk, where no more specific message applies
         _stop(f'error: {error}', 1)
-    except RuntimeError as error:
-        if not (found := device_error(error)):
+    except (RuntimeError, MemoryError) as error:
+        if not (found := device_error(error) or memory_error(error)):
             raise
         _stop(f'error: {found}', found.exit_code)
     sys.exit(0)

@@ -32,6 +32,7 @@ from alexnet_jax.parallel import processes
 from alexnet_jax.run import checkpoint, remote
 from alexnet_jax.run import workdir as workdirs
 from alexnet_jax.training import init_from, lr_range
+from alexnet_jax.training.hints import he_init_flag
 from alexnet_jax.training.objective import loss_of_guessing
 
 ROWS = 12  # of the table that is printed
@@ -61,15 +62,17 @@ def main() -> None:
     rates = np.geomspace(found.lowest, found.highest, found.steps)
     losses, chance = _range_test(found.config, rates)
     if len(losses) < 2:
+        other = he_init_flag(found.config.edits)
         raise RunError(
-            f'the loss exploded at the first rate, {rates[0]:g}; try a lower --lowest, or '
-            f'--config.edits=he_init'
+            f'the loss exploded at the first rate, {rates[0]:g}; try a lower --lowest'
+            f'{other and f", or {other}"}'
         )
     rates = rates[: len(losses)]
     suggestion = lr_range.suggest_rate(rates, losses, chance)
     current = found.config.optimizer.learning_rate
     files.write(Path(found.output), figures.to_png(plot(rates, losses, suggestion.rate, current)))
-    print('\n'.join(_lines(rates, losses, suggestion, current, found.output)))
+    other = he_init_flag(found.config.edits)
+    print('\n'.join(_lines(rates, losses, suggestion, current, found.output, other)))
 
 
 def _range_test(config: ml_collections.ConfigDict, rates: np.ndarray) -> tuple[np.ndarray, float]:
@@ -106,8 +109,9 @@ def _lines(
     suggestion: lr_range.Suggestion,
     current: float,
     output: str,
+    other: str,
 ) -> list[str]:
-    """Return what to print."""
+    """Return what to print; `other` is a flag to try if the loss did not fall, or ''."""
     averages = lr_range.smooth(losses)
     rows = np.unique(np.linspace(0, len(rates) - 1, ROWS).round().astype(int)).tolist()
     lines = ['      rate     loss   average']
@@ -116,8 +120,8 @@ def _lines(
         return [
             *lines,
             f'plot       {output}',
-            'the loss hardly fell, or not below that of random guessing: try more --steps, another '
-            'range, or --config.edits=he_init',
+            'the loss hardly fell, or not below that of random guessing: try more --steps or '
+            f'another range{other and f", or {other}"}',
         ]
     return [
         *lines,

@@ -12,6 +12,7 @@ from etils import epath
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import TOOLBOX_KEYS, default_config, leaves
+from alexnet_jax.config_checks import check_types
 from alexnet_jax.errors import BadInput
 
 
@@ -43,7 +44,10 @@ def parse_config(
     Raises:
       BadInput: It is damaged, or an earlier version with other keys wrote it.
     """
-    found = ml_collections.ConfigDict(_to_tuples(values))
+    try:
+        found = ml_collections.ConfigDict(_to_tuples(values))
+    except (TypeError, ValueError) as error:  # a key with a dot
+        raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
     config = default_config()
     expected = leaves(config)
     for problem, keys in (
@@ -57,7 +61,8 @@ def parse_config(
             )
     try:
         config.update(found)
-    except (TypeError, ValueError) as error:
+        check_types(expected, leaves(config))
+    except (TypeError, ValueError, BadInput) as error:
         raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
     # From configs/lars.py when conv1's initial weights were 256 times smaller.
     decay = ('conv1/kernel', 256.0**2)

@@ -224,6 +224,25 @@ def test_line_of_a_failing_recipe(tmp_path):
     assert str(found.value) == f"config file {path}, line 5: KeyError: 'x'"
 
 
+def test_a_failure_in_what_a_recipe_imports(tmp_path, monkeypatch):
+    """The line is of that file, not of the recipe."""
+    monkeypatch.syspath_prepend(tmp_path)
+    path, base = tmp_path / 'recipe.py', tmp_path / 'base_of_recipe.py'
+    path.write_text('def get_config():\n    import base_of_recipe\n')
+    base.write_text('\n\nx = (1,\n')
+    with pytest.raises(BadInput) as found:
+        load_recipe(str(path))
+    expected = f"config file {path}, in {base}, line 3: SyntaxError: '(' was never closed"
+    assert str(found.value) == expected
+
+    path.write_text('from functions_of_recipe import get_config\n')
+    functions = tmp_path / 'functions_of_recipe.py'
+    functions.write_text('def get_config():\n    raise ValueError("no data")\n')
+    with pytest.raises(BadInput) as found:
+        load_recipe(str(path))
+    assert str(found.value) == (f'config file {path}, in {functions}, line 2: ValueError: no data')
+
+
 # Checks
 
 

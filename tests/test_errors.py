@@ -1,9 +1,11 @@
 """Devices that JAX cannot start end a command with one line; local copies have their URLs."""
 
+import jax
 import pytest
+from absl.testing import flagsaver
 from helpers import assert_has
 
-from alexnet_jax import errors
+from alexnet_jax import cli, errors
 from alexnet_jax.errors import device_error, run_command, show_as, shown
 
 # As JAX 0.10.2 raises it.
@@ -34,6 +36,36 @@ def test_no_gpu():
     found = str(device_error(RuntimeError(NO_GPU)))
     assert_has(found, 'no devices', 'cuda')
     assert 'TPU' not in found
+
+
+# As JAX 0.10.2 raises it, with the allocator's table after the first line.
+FULL = 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.\nLargest...'
+
+
+@pytest.mark.parametrize(
+    ('error', 'found'),
+    [
+        (jax.errors.JaxRuntimeError(FULL), '8589934592 bytes'),
+        (MemoryError('Unable to allocate 5.07 GiB for an array'), '5.07 GiB'),
+        (MemoryError(), 'MemoryError'),
+    ],
+)
+def test_out_of_memory(capsys, error, found):
+    with flagsaver.flagsaver():
+        cli.define_flags()
+        with pytest.raises(SystemExit) as end:
+            run_command(fail(error))
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert_has(line, 'error: out of memory', found, '--config.accum_steps', 'alexnet_jax.doctor')
+    assert 'Largest' not in line
+
+
+def test_out_of_memory_without_a_config(monkeypatch):
+    """As with predict and serve: there is no batch size to lower."""
+    monkeypatch.setattr(errors.flags, 'FLAGS', {})
+    found = str(errors.memory_error(MemoryError('Unable to allocate')))
+    assert found == 'out of memory: Unable to allocate; end other programs that use it'
 
 
 def test_other_errors_keep_their_traceback():

@@ -116,8 +116,21 @@ def test_what_is_printed_when_it_did_not(monkeypatch, capsys, command):
 
 
 def test_a_loss_that_explodes_at_once(monkeypatch, capsys, command):
-    with pytest.raises(RunError, match='exploded at the first rate, 1e-05'):
+    with pytest.raises(RunError, match=r'at the first rate, 1e-05.* or --config\.edits=he'):
         result(monkeypatch, [2.3], capsys, command)
+
+
+@pytest.mark.parametrize('losses', [[2.3], [2.31] * 250])
+def test_advice_that_was_taken_is_not_repeated(monkeypatch, capsys, command, losses):
+    monkeypatch.setattr(find_lr, '_range_test', lambda config, rates: (np.array(losses), CHANCE))
+    said = ''
+    try:
+        command('--config.edits=he_init')
+    except RunError as error:
+        said = str(error)
+    said += capsys.readouterr().out
+    assert 'try' in said
+    assert 'he_init' not in said
 
 
 def test_the_plot_marks_both_rates():

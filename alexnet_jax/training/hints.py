@@ -1,5 +1,8 @@
 """Hints that a run prints when something looks wrong."""
 
+import shlex
+from collections.abc import Sequence
+
 import ml_collections
 import optax
 from etils import epath
@@ -8,6 +11,14 @@ from alexnet_jax.run.logger import read_records
 
 NEAR = 0.01  # of the loss of random guessing
 PATIENCE = 1000  # steps; a healthy ImageNet run is below that loss by then
+
+
+def he_init_flag(edits: Sequence[str]) -> str:
+    """Return the flag that adds He's initial weights to a run's edits; '' if it has them."""
+    if 'he_init' in edits:
+        return ''
+    value = str((*edits, 'he_init')) if edits else 'he_init'
+    return f'--config.edits={shlex.quote(value)}'
 
 
 class StandstillHint:
@@ -38,7 +49,8 @@ class StandstillHint:
         if self._is_said or step < self._first_step or abs(loss - chance) > NEAR * chance:
             return None
         self._is_said = True
-        he_init = '' if 'he_init' in self._config.edits else '--config.edits=he_init with '
+        flag = he_init_flag(self._config.edits)
+        he_init = flag and f'{flag} with '
         rate = self._config.optimizer.learning_rate
         return (
             f'hint: after {step:,} steps the loss is still that of random guessing, {chance:.2f}. '

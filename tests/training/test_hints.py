@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import pytest
 from fake_data import config_of
@@ -36,6 +37,12 @@ class TestStandstill:
     def test_who_has_he_init_is_not_told_of_it(self):
         ((_, line),) = self.first_hint([CHANCE] * 20, edits=('he_init',))
         assert 'he_init' not in line
+
+    def test_the_flag_keeps_the_other_edits(self):
+        """As a flag, `he_init` alone would bring the norms back."""
+        ((_, line),) = self.first_hint([CHANCE] * 20, edits=('no_lrn',))
+        (flag,) = (word for word in shlex.split(line) if word.startswith('--config.edits='))
+        assert flag == "--config.edits=('no_lrn', 'he_init')"
 
 
 class TestRateJump:
