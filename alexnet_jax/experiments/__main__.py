@@ -9,6 +9,7 @@ the tables and figures of EXPERIMENTS.md anew from the records.
 """
 
 import datetime
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.experiments import page
 from alexnet_jax.experiments.catalog import EXPERIMENTS
-from alexnet_jax.experiments.experiment import Experiment, NextTrial
+from alexnet_jax.experiments.experiment import Experiment, NextTrial, devices
 from alexnet_jax.experiments.fingerprint import fingerprint_of
 from alexnet_jax.experiments.records import MEASURE, Records
 from alexnet_jax.experiments.session import Session
@@ -135,8 +136,16 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int, data: s
     """
     records = Records(RECORDS, data)
     print(plan(experiment, records, seeds), flush=True)
-    for next_trial in experiment.stages or (experiment.next_trial,):
-        _run_stage(name, experiment, next_trial, session, records, seeds)
+    if not any(experiment.next_trial(records, seed) for seed in range(seeds)):
+        where = ', '.join(map(str, experiment.found(name, records)))
+        print(f'nothing to run: all of it is recorded in {where}')
+    for number, next_trial in enumerate(experiment.stages or (experiment.next_trial,)):
+        try:
+            _run_stage(name, experiment, next_trial, session, records, seeds)
+        except (BadInput, RunError):
+            if number:  # what the stages before have found stands
+                print(f'\n{report(name, experiment, records)}\n', flush=True)
+            raise
         session.check()
     print(f'\n{report(name, experiment, records)}\n')
     if any(experiment.next_trial(records, seed) for seed in range(seeds)):
@@ -206,11 +215,14 @@ def plan(experiment: Experiment, records: Records, seeds: int) -> str:
 def report(name: str, experiment: Experiment, records: Records) -> str:
     """Return the table, the verdict and the time; draw the figure next to the records."""
     lines = [experiment.table(records), '', f'verdict  {experiment.verdict(records)}']
-    if devices := records.devices(name):
-        lines.append(f'run on   {", ".join(devices)}')
-    if seconds := records.seconds(name):
+    found = experiment.found(name, records)
+    those = list(itertools.chain(*found.values()))
+    if kinds := devices(those):
+        lines.append(f'run on   {", ".join(kinds)}')
+    if seconds := sum(record.seconds for record in those):
         lines.append(f'{datetime.timedelta(seconds=round(seconds))} of training')
-    lines.append(f'records  {records.path(name)}')
+    if found:
+        lines.append(f'records  {", ".join(map(str, found))}')
     if path := _draw(name, experiment, records):
         lines.append(f'figure   {path}')
     return '\n'.join(lines)

@@ -15,6 +15,7 @@ from alexnet_jax.experiments.experiment import (
     Values,
     difference,
     final_errors,
+    in_turn,
     intervals,
     measured,
     training_errors,
@@ -26,6 +27,7 @@ from alexnet_jax.experiments.tables import (
     first_left,
     markdown,
     number,
+    of_list,
     reached,
     spread,
 )
@@ -80,6 +82,8 @@ def ablation(
       settings: Other attributes of the experiment.
     """
     arms = [base, *others]
+    pairs = [(arm.trial, arm.ten_crops) for arm in arms]
+    stages = nets_and_crops(pairs)
     comparisons = [
         Comparison(
             f'{arm.label} - {base.label}',
@@ -117,26 +121,33 @@ def ablation(
         claim,
         source,
         published,
-        # Ten crops last: they decide nothing, and need workdirs that recorded runs may have lost.
-        nets_then_crops([(arm.trial, arm.ten_crops) for arm in arms]),
+        in_turn(*stages),
         comparisons,
         table,
         minutes,
+        trials=trials_of(pairs),
+        stages=stages,
         figure=figure,
         **settings,
     )
 
 
-def nets_then_crops(pairs: Sequence[tuple[Trial, Trial | None]]) -> NextTrial:
-    """Return the `next_trial` of nets, then of their scorings, unless a net diverged."""
+def nets_and_crops(pairs: Sequence[tuple[Trial, Trial | None]]) -> tuple[NextTrial, NextTrial]:
+    """Return two stages: nets, and their scorings, but for nets that diverged.
 
-    def next_trial(records: Records, seed: int) -> Trial | None:
-        if left := first_left([net for net, _ in pairs], records, seed):
-            return left
-        crops = (crops for net, crops in pairs if crops and records.is_finished(net, seed))
-        return first_left(crops, records, seed)
+    Scorings need workdirs, which recorded runs may have lost: no net is to wait for them.
+    """
 
-    return next_trial
+    def scorings(records: Records, seed: int) -> Trial | None:
+        finished = (crops for net, crops in pairs if crops and records.is_finished(net, seed))
+        return first_left(finished, records, seed)
+
+    return of_list([net for net, _ in pairs]), scorings
+
+
+def trials_of(pairs: Sequence[tuple[Trial, Trial | None]]) -> list[Trial]:
+    """Return nets and their scorings in a list."""
+    return [trial for pair in pairs for trial in pair if trial]
 
 
 def published_net(
@@ -163,6 +174,7 @@ def published_net(
       pooled: As in `Comparison`.
       crops: A scoring of ten crops, whose error counts; None: that of the last evaluation counts.
     """
+    stages = nets_and_crops([(trial, crops)])
     final = final_errors(trial)
 
     def errors(records: Records) -> dict[int, float]:
@@ -204,11 +216,13 @@ def published_net(
         f'{name}: {figure:g}% test error',
         "the authors' CIFAR-10 page and code",
         f'{figure:g}%{note}',
-        nets_then_crops([(trial, crops)]),
+        in_turn(*stages),
         [comparison],
         table,
         minutes,
         seeds=seeds,
+        trials=trials_of([(trial, crops)]),
+        stages=stages,
         measured=text,
     )
 

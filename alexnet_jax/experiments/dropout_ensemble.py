@@ -66,4 +66,5 @@ EXPERIMENT = Experiment(
     minutes=65 * EPOCH_80SEC + 1,
     once=PAIRS * 65 * EPOCH_80SEC,
     seeds=2 * PAIRS,
+    trials=[LONG_80SEC, DROPOUT_80SEC, PAIR, ALL],
 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.drawing import figures
 from alexnet_jax.experiments import statistics
-from alexnet_jax.experiments.records import Records, Trial, smooth
+from alexnet_jax.experiments.records import Record, Records, Trial, smooth
 from alexnet_jax.experiments.statistics import Estimate, Rule, Spread
 from alexnet_jax.experiments.tables import estimated
 
@@ -100,6 +100,8 @@ class Experiment:
       once: The cost besides, whatever the number of seeds.
       seeds: How many the design has.
       flags: The flags that the command needs besides --seeds.
+      trials: All its trials, where it shares them or its file with other experiments; none: it has
+        all records of its own file and no others.
       stages: `next_trial` in parts, each of which is run with all seeds before the next; none: it
         is one part.
       first_seed_leads: Whether the other seeds wait until nothing is left of seed 0, because they
@@ -121,6 +123,7 @@ class Experiment:
     once: float = 0.0
     seeds: int = 5
     flags: str = ''
+    trials: Sequence[Trial] = ()
     stages: Sequence[NextTrial] = ()
     first_seed_leads: bool = False
     is_timed: bool = False
@@ -155,9 +158,30 @@ class Experiment:
             return ''.join(c.text(records) for c in deciding)
         return '; '.join(f'{c.label}: {c.text(records)}' for c in deciding)
 
+    def found(self, name: str, records: Records) -> dict[Path, list[Record]]:
+        """Return the experiment's records by file, those of its name unless it lists its trials."""
+        found: dict[Path, list[Record]] = {}
+        for trial in self.trials:
+            found.setdefault(records.path(trial.home), []).extend(records.of(trial))
+        if not self.trials:
+            found[records.path(name)] = records.in_home(name)
+        return {path: those for path, those in found.items() if those}
+
     def cost(self, seeds: int | None = None) -> float:
         """Return the minutes that some seeds take, by default those of the design."""
         return self.once + self.minutes * (self.seeds if seeds is None else seeds)
+
+
+def in_turn(*stages: NextTrial) -> NextTrial:
+    """Return the `next_trial` of an experiment with these stages."""
+    return lambda records, seed: next(
+        (trial for stage in stages if (trial := stage(records, seed))), None
+    )
+
+
+def devices(records: Iterable[Record]) -> list[str]:
+    """Return the kinds of devices that records are from."""
+    return sorted({record.device for record in records if record.device})
 
 
 def final_errors(trial: Trial) -> Values:

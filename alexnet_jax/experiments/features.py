@@ -83,6 +83,7 @@ def make_experiment(home: str, data: str, net: Trial, minutes: float, flags: str
         table,
         minutes,
         flags=flags,
+        trials=[net, trial],
         figure=figure,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alexnet_jax.errors import BadInput, Diverged, RunError
 from alexnet_jax.experiments.records import MEASURE, Curve, Record, Trial
+from alexnet_jax.run import saved
 from alexnet_jax.run.logger import read_records
 
 MEASURED = 'measured.json'  # the file that a measurement leaves in its workdir
@@ -16,6 +17,21 @@ STATES = {0: 'finished', Diverged.exit_code: 'diverged', 128 + signal.SIGTERM: '
 def trains(trial: Trial) -> bool:
     """Return whether a trial is a training run, and not a measurement."""
     return not trial.config.startswith(MEASURE)
+
+
+def checkpoints_of(workdir: str | Path) -> list[int]:
+    """Return the steps that a trial's run has checkpoints of, newest first.
+
+    Raises:
+      BadInput: There is none: its record is here, but its workdir is gone.
+    """
+    steps = saved.find_steps(str(workdir))
+    if not steps:
+        raise BadInput(
+            f'{workdir} has no checkpoint; bring its workdir back, or delete its line in '
+            f'results/{Path(workdir).parent.name}.jsonl to train it again'
+        )
+    return steps
 
 
 def read_outcome(

@@ -4,13 +4,14 @@ They stand between `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is `claims` 
 What is outside these marks is written by hand.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput
-from alexnet_jax.experiments.experiment import Experiment
+from alexnet_jax.experiments.experiment import Experiment, devices
 from alexnet_jax.experiments.records import Records
 from alexnet_jax.experiments.statistics import NOT_RUN
 from alexnet_jax.experiments.tables import markdown
@@ -57,8 +58,9 @@ def section(name: str, experiment: Experiment, records: Records) -> str:
     verdict = experiment.verdict(records)
     is_begun = verdict != NOT_RUN or records.path(name).exists()
     table = f'\n\n{experiment.table(records)}' if is_begun else ''
-    if (devices := records.devices(name)) and devices != ['cpu']:
-        table += f'\n\nRun on: {", ".join(devices)}.'
+    found = itertools.chain(*experiment.found(name, records).values())
+    if (kinds := devices(found)) and kinds != ['cpu']:
+        table += f'\n\nRun on: {", ".join(kinds)}.'
     return (
         f'## {experiment.claim}\n\n'
         f'`python -m alexnet_jax.experiments {command(name, experiment)}`: '

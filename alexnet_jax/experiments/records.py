@@ -26,6 +26,7 @@ class Trial:
         experiment's workdirs, and {seed} for the seed.
       epochs: How long to train.
       until: The training error at which to stop early.
+      needs: The workdir that it starts from, TRIAL_seedN of the same home; '' if none.
     """
 
     home: str
@@ -34,6 +35,7 @@ class Trial:
     overrides: dict
     epochs: float
     until: float = 0.0
+    needs: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +137,9 @@ class Records:
         if record and self._data and record.data not in ('', self._data):
             raise BadInput(
                 f'{self.path(trial.home)}: {trial.name}, seed {seed}, was run on other data '
-                f'(fingerprint {record.data}; here {self._data}), and cannot be compared; move '
-                f'that file away to start over, or use the same data'
+                f'(fingerprint {record.data}; here {self._data}), and cannot be compared; use the '
+                f'same data, or first move all of {self._folder}/*.jsonl and runs/experiments/ '
+                'away: several experiments share records'
             )
         return record
 
@@ -155,13 +158,9 @@ class Records:
         record = self.find(trial, seed)
         return record is not None and record.state != 'diverged' and record.fulfils(trial)
 
-    def seconds(self, home: str) -> float:
-        """Return the training time of all of an experiment's records together."""
-        return sum(record.seconds for record in self._all(home).values())
-
-    def devices(self, home: str) -> list[str]:
-        """Return the kinds of devices that an experiment's records are from."""
-        return sorted({r.device for r in self._all(home).values() if r.device})
+    def in_home(self, home: str) -> list[Record]:
+        """Return all records of a file, whatever they are of."""
+        return list(self._all(home).values())
 
     def put(self, home: str, record: Record) -> None:
         """Store a record. It replaces the trial's earlier one unless it adds nothing."""

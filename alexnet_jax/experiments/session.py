@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput, Interrupted, catch_stop_signals
-from alexnet_jax.experiments.outcome import MEASURED, curve, read_outcome, trains
+from alexnet_jax.experiments.outcome import MEASURED, checkpoints_of, curve, read_outcome, trains
 from alexnet_jax.experiments.records import MEASURE, Record, Trial, epochs_to
 from alexnet_jax.run.environment import git_revision
 from alexnet_jax.sweep.backends import Backend, Handle, Job
@@ -144,13 +144,16 @@ class Session:
         """Start or continue a trial.
 
         Raises:
-          BadInput: It needs a folder of images, or its workdir is of a run on other data.
+          BadInput: It needs a folder of images or a run that is not there, or its workdir is of a
+            run on other data.
         """
         if '{folder}' in trial.config and not self._folder:
             raise BadInput(
                 f'the trial {trial.name} needs --folder=PATH, a folder of images: '
                 f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
             )
+        if trial.needs:
+            checkpoints_of(self._runs / trial.home / trial.needs)
         workdir = self._runs / trial.home / f'{trial.name}_seed{seed}'
         if trains(trial) and self._data:
             self._claim(workdir)
@@ -168,8 +171,9 @@ class Session:
         found = path.read_text() if path.exists() else self._data
         if found != self._data:
             raise BadInput(
-                f'{workdir} is a run on other data (fingerprint {found}; here {self._data}); move '
-                'it away to start over, or use the same data'
+                f'{workdir} is a run on other data (fingerprint {found}; here {self._data}); use '
+                f'the same data, or first move all of results/*.jsonl and {self._runs}/ away: '
+                'several experiments share records'
             )
         if not workdir.exists():
             workdir.mkdir(parents=True)

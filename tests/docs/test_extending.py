@@ -11,6 +11,10 @@ import pytest
 from helpers import ROOT
 from pages import blocks
 
+from alexnet_jax.errors import BadInput
+from alexnet_jax.model import edits, variants
+from alexnet_jax.model.layers import Dropout, Weighted
+
 PAGE = ROOT / 'docs' / 'extending.md'
 
 
@@ -62,6 +66,27 @@ def test_expect():
     for wrong in ('a\nb 13\n', 'a\n', ''):
         with pytest.raises(AssertionError):
             expect('a\n...\nb 12 ...\n', wrong)
+
+
+@pytest.mark.parametrize('variant', variants.VARIANTS)
+def test_the_edit_leaves_out_fc7_and_nothing_else_that_learns(variant):
+    (code,) = (text for _, text in blocks(PAGE.read_text()) if '+def no_fc7' in text)
+    function = code[code.index('+def no_fc7') : code.index('\n+\n+\n')]
+    scope = dict(vars(edits))
+    exec(re.sub(r'^\+', '', function, flags=re.MULTILINE), scope)
+    table = variants.VARIANTS[variant]
+    learned = [layer.name for layer in table if isinstance(layer, Weighted)]
+    if 'fc7' not in learned:
+        with pytest.raises(BadInput, match='this network has no layer fc7'):
+            scope['no_fc7'](table)
+        return
+    edited = scope['no_fc7'](table)
+    learned.remove('fc7')
+    assert [layer.name for layer in edited if isinstance(layer, Weighted)] == learned
+    # torchvision's dropouts are before their layers, so that one more stays.
+    dropouts = [sum(isinstance(layer, Dropout) for layer in each) for each in (table, edited)]
+    assert dropouts == ([2, 2] if variant == 'torchvision' else [2, 1])
+    assert len(edited) == len(table) - (2 if variant == 'torchvision' else 3)
 
 
 @pytest.mark.slow

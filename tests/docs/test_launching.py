@@ -6,6 +6,7 @@ The programs that start training elsewhere are stood in for; see `launcher_stand
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -64,7 +65,9 @@ def tree(tmp_path):
         shutil.copytree(ROOT / name, tree / name)
     for name in ('requirements.txt', 'pyproject.toml'):
         shutil.copy(ROOT / name, tree)
-    subprocess.run(['git', 'init', '--quiet', tree], check=True)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}
+    environ |= {'GIT_CONFIG_GLOBAL': '/dev/null', 'GIT_CONFIG_NOSYSTEM': '1'}
+    subprocess.run(['git', 'init', '--quiet', tree], env=environ, check=True)
     return tree
 
 

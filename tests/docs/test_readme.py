@@ -13,6 +13,7 @@ from alexnet_jax.cli import load_recipe
 from alexnet_jax.model.summary import summary
 
 README = (ROOT / 'README.md').read_text()
+PYPROJECT = (ROOT / 'pyproject.toml').read_text()
 
 
 def test_it_is_short():
@@ -32,6 +33,27 @@ def test_table_of_layers(monkeypatch):
     table = re.search(r'^\| layer .*?(?=\n\n)', README, re.MULTILINE | re.DOTALL)[0]
     rows = [[cell.strip() for cell in row.strip('|').split('|')] for row in table.splitlines()]
     assert [rows[0], *rows[2:]] == printed
+
+
+def test_the_claims_are_counted():
+    page = (ROOT / 'EXPERIMENTS.md').read_text()
+    _, table, _ = re.split(r'<!-- /?claims -->', page)
+    rows = [row for row in table.splitlines() if row.startswith('| [')]
+    not_run = [row for row in rows if '| **not run** |' in row]
+    counted = re.search(r'(\d+) claims with their verdicts; (\d+) have not been run', README)
+    assert counted
+    assert [int(count) for count in counted.groups()] == [len(rows), len(not_run)]
+
+
+def test_every_python_that_is_promised_is_tested():
+    promised = re.search(r'Python 3\.(\d+) to 3\.(\d+)', README)
+    required = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', PYPROJECT)
+    assert promised
+    assert required
+    first, last = map(int, promised.groups())
+    assert (first, last + 1) == tuple(map(int, required.groups()))
+    tested = re.findall(r"\{python: '3\.(\d+)'", (ROOT / '.github/workflows/test.yml').read_text())
+    assert [int(minor) for minor in tested] == list(range(first, last + 1))
 
 
 def python_of(page: str) -> str:

@@ -1,17 +1,27 @@
 """The examples on the page of weights run, after the exports that the page types."""
 
+import re
 import subprocess
 import sys
 
 import lively_nets
 import pytest
 from helpers import ROOT
-from pages import blocks
+from pages import blocks, command_lines, without_blocks
 
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.weights import hlo, onnx_out
 
 PAGE = ROOT / 'docs' / 'weights.md'
+
+
+def test_the_page_says_where_each_file_of_its_commands_comes_from():
+    text = PAGE.read_text()
+    commands = [words for words in command_lines(text) if 'alexnet_jax.convert' in words]
+    named = [word.rpartition('=')[2] for words in commands for word in words[3:]]
+    files = {word for word in named if re.search(r'\.(pth|caffemodel|binaryproto|onnx)$', word)}
+    assert files == {'bvlc_alexnet.caffemodel', 'imagenet_mean.binaryproto'}
+    assert [file for file in files if file not in without_blocks(text)] == []
 
 
 @pytest.mark.slow

@@ -98,6 +98,17 @@ def test_every_trial_is_a_valid_config(name, tmp_path):
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
+def test_its_records_are_those_of_its_trials(name, tmp_path):
+    """Wherever they lie; only an experiment that shares no file may leave its trials unlisted."""
+    experiment, trials = EXPERIMENTS[name], all_trials(name, tmp_path)
+    assert all(trial in experiment.trials or not experiment.trials for trial in trials)
+    found = experiment.found(name, Records(tmp_path / name))
+    assert {path.stem for path in found} == {trial.home for trial in trials}
+    recorded = {(path.stem, record.trial) for path, those in found.items() for record in those}
+    assert recorded == {(trial.home, trial.name) for trial in trials}
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
 def test_before_it_is_run(name, records):
     experiment = EXPERIMENTS[name]
     assert 'not run yet' in experiment.table(records)
@@ -268,6 +279,20 @@ def test_ten_crops_come_last(tmp_path):
     names = [trial.name for trial in all_trials('augmentation', tmp_path)]
     assert names[:4] == ['both', 'crop', 'mirror', 'none']
     assert all(name.endswith('_ten_crops') for name in names[4:])
+
+
+@pytest.mark.parametrize(
+    ('name', 'first'), [('augmentation', 'both'), ('cifar10_14pct', 'published')]
+)
+def test_no_net_waits_for_the_ten_crops_of_another_seed(name, first, records):
+    nets, crops = EXPERIMENTS[name].stages
+    while trial := nets(records, 0):
+        records.put(trial.home, record(trial, 0.2))
+    for stage, seed, expected in ((nets, 1, first), (crops, 0, f'{first}_ten_crops')):
+        trial = stage(records, seed)
+        assert trial
+        assert trial.name == expected
+    assert crops(records, 1) is None  # there is no net yet
 
 
 def test_the_error_of_a_seed_is_that_of_the_better_lenet(records):

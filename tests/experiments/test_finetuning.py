@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import assert_has
+from helpers import ROOT, assert_has
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
@@ -82,6 +82,11 @@ def test_a_folder_that_will_not_do(folder, tmp_path):
     with pytest.raises(BadInput, match=f'more than {SHOTS} images of the class {NEW[1]}'):
         lay_out(str(folder), tmp_path / 'runs', 0)
     assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('page', ['EXPERIMENTS.md', 'docs/finetuning.md'])
+def test_the_pages_name_the_folders_that_it_looks_for(page):
+    assert [name for name in NEW if f'`{name}`' not in (ROOT / page).read_text()] == []
 
 
 def test_another_folder_is_not_mixed_in(folder, tmp_path):

@@ -16,15 +16,15 @@ from absl import flags
 from absl.testing import flagsaver
 from cli_runs import outcomes
 from experiments import made_up
-from helpers import ROOT
+from helpers import ROOT, assert_has
 from PIL import Image
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
-from alexnet_jax.experiments import outcome, statistics
+from alexnet_jax.experiments import finetuning, outcome, statistics
 from alexnet_jax.experiments import session as sessions
 from alexnet_jax.experiments.catalog import EXPERIMENTS
-from alexnet_jax.experiments.experiment import Experiment
+from alexnet_jax.experiments.experiment import Experiment, in_turn
 from alexnet_jax.experiments.fingerprint import fingerprint_of
 from alexnet_jax.experiments.records import Record, Records, Trial, epochs_to
 from alexnet_jax.experiments.session import Session
@@ -111,12 +111,42 @@ def test_trials_run_for_each_seed_and_leave_their_records(capsys):
 
 
 @pytest.mark.slow
-def test_what_is_recorded_is_skipped_though_its_workdir_is_gone():
+def test_what_is_recorded_is_skipped_though_its_workdir_is_gone(capsys):
     trial = Trial('x', 'a', 'configs/a.py', {}, 1.0)
     before = run(trial)
+    assert 'nothing to run' not in capsys.readouterr().out
     Path('runs').rename('elsewhere')
     assert run(trial) == before
     assert not Path('runs').exists()
+    line = 'nothing to run: all of it is recorded in results/x.jsonl\n'
+    assert line in capsys.readouterr().out
+
+
+def test_a_trial_whose_first_net_is_gone_is_not_started():
+    """Pretraining may be recorded in a clone that has no workdirs."""
+    with Session(Path('runs/experiments'), trainer=FAKE) as session:
+        with pytest.raises(BadInput) as error:
+            session.start(finetuning.FINETUNED, 5)
+        assert session.running == []
+    assert_has(
+        str(error.value),
+        'runs/experiments/finetuning/pretraining_seed0 has no checkpoint',
+        'bring its workdir back, or delete its line in results/finetuning.jsonl',
+    )
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_does_not_hide_what_the_one_before_it_found(capsys):
+    net, refused = (Trial('x', name, f'configs/{name}.py', {}, 1.0) for name in ('a', 'refused'))
+    stages = [of_list([net]), of_list([refused])]
+    experiment = Experiment(
+        '', '', '', in_turn(*stages), (), lambda records: f'{len(records.of(net))} nets', 1.0,
+        stages=stages,
+    )  # fmt: skip
+    session = Session(Path('runs/experiments'), trainer=FAKE)
+    with session, pytest.raises(BadInput, match='refused_seed0: ended with exit code 2'):
+        experiments.run('x', experiment, session, seeds=2)
+    assert '2 nets\n' in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -5,12 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax.errors import BadInput
 from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.ensemble import fit_batch
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.experiments.measure import Task
-from alexnet_jax.run import saved
+from alexnet_jax.experiments.outcome import checkpoints_of
 
 
 def load_last(workdir: str) -> TrainedNet:
@@ -19,13 +18,7 @@ def load_last(workdir: str) -> TrainedNet:
     Raises:
       BadInput: The run's workdir is gone.
     """
-    steps = saved.find_steps(workdir)
-    if not steps:
-        raise BadInput(
-            f'{workdir} has no checkpoint; bring its workdir back, or delete its line in results/ '
-            'to train it again'
-        )
-    return TrainedNet.load(workdir, max(steps))
+    return TrainedNet.load(workdir, max(checkpoints_of(workdir)))
 
 
 def kernel_means(task: Task) -> dict[str, dict[str, float]]:
