@@ -34,6 +34,7 @@ class Log:
       batch_size: The number of examples per step.
       train_size: The number of examples per epoch.
       trackers: What else gets the records: first those of earlier starts, where they are missing.
+      shows_top5: Whether lines give the top-5 accuracy, which among five classes is always 100%.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Log:
         batch_size: int,
         train_size: int,
         trackers: Trackers = NO_TRACKERS,
+        shows_top5: bool = True,
     ):
         self._is_writer = jax.process_index() == 0
         self._total = total
         self._batch_size = batch_size
         self._train_size = train_size
         self._trackers = trackers
+        self._shows_top5 = shows_top5
         self._clock: tuple[int, float] | None = None  # step and time where the rate starts
         self._rate = 0.0
         if not self._is_writer:
@@ -130,14 +133,21 @@ class Log:
             self._events.scalars(step, _scalars(record))
         self._trackers.log(step, split, _scalars(record))
         if split == 'train' and not self._bar.disable:
-            self._bar.set_postfix_str(_scores(record))
+            self._bar.set_postfix_str(self._scores(record))
         else:
             self.say(self._line(record))
+
+    def _scores(self, record: dict) -> str:
+        line = f'loss {record["loss"]:.4f}  top-1 {record["top1"]:6.2%}'
+        if self._shows_top5:
+            line += f'  top-5 {record["top5"]:6.2%}'
+        rate = record['images_per_second']
+        return line + (f'  {rate:,.0f} images/s' if rate else '')
 
     def _line(self, record: dict) -> str:
         step = record['step']
         line = f'step {step:,}/{self._total:,}  epoch {record["epoch"]:.1f}  '
-        line += f'{record["split"]:5}  {_scores(record)}'
+        line += f'{record["split"]:5}  {self._scores(record)}'
         if record['split'] == 'train':
             line += f'  rate {record["learning_rate"]:.2g}'
             if self._rate:
@@ -200,12 +210,6 @@ def _named_failure(path: epath.Path) -> Iterator[None]:
             f'cannot write {path} or the events next to it: {error.strerror or error}; free disk '
             f'space or fix permissions, then run the same command again to continue'
         ) from error
-
-
-def _scores(record: dict) -> str:
-    line = f'loss {record["loss"]:.4f}  top-1 {record["top1"]:6.2%}  top-5 {record["top5"]:6.2%}'
-    rate = record['images_per_second']
-    return line + (f'  {rate:,.0f} images/s' if rate else '')
 
 
 def _scalars(record: dict) -> dict[str, float]:

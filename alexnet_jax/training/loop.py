@@ -99,9 +99,9 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         ckpt = stack.enter_context(checkpoint.Checkpoints(workdir))
         start = ckpt.newest or 0
-        log = stack.enter_context(
-            Log(workdir, start, total_steps, config.batch_size, data.train_size, trackers)
-        )
+        sizes = (total_steps, config.batch_size, data.train_size)
+        shows_top5 = config.num_classes > 5
+        log = stack.enter_context(Log(workdir, start, *sizes, trackers, shows_top5))
         preemption = stack.enter_context(PreemptionHandler())
         with_ema = config.ema_decay > 0
         state = create_train_state(model, transform, config.image_size, config.seed, with_ema)
@@ -169,7 +169,7 @@ def train_and_evaluate(
         ckpt.wait()
         if last < total_steps:
             log.say(early_stopping.describe(config, last, total_steps))
-        log.say(_closing_lines(workdir, last, ckpt))
+        log.say(_closing_lines(workdir, last, ckpt, shows_top5))
 
 
 def _continued(
@@ -209,13 +209,16 @@ def _stop_diverged(workdir: str, step: int, rate: float, data: Data) -> NoReturn
     )
 
 
-def _closing_lines(workdir: str, total_steps: int, ckpt: checkpoint.Checkpoints) -> str:
+def _closing_lines(
+    workdir: str, total_steps: int, ckpt: checkpoint.Checkpoints, shows_top5: bool
+) -> str:
     """Report final and best accuracy, and where everything is."""
     best_step = ckpt.best or total_steps
     final, best = ckpt.scores[total_steps], ckpt.scores[best_step]
     lines = [
         f'finished: {total_steps:,} steps',
-        f'  final       top-1 {final["top1"]:.2%}  top-5 {final["top5"]:.2%}',
+        f'  final       top-1 {final["top1"]:.2%}'
+        + (f'  top-5 {final["top5"]:.2%}' if shows_top5 else ''),
         f'  best        top-1 {best["top1"]:.2%}  at step {best_step:,}',
         f'  records     {workdir}/metrics.jsonl  (tensorboard --logdir={workdir})',
         f'  checkpoints {workdir}/checkpoints',

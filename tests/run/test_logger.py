@@ -153,6 +153,15 @@ def test_the_plain_lines(tmp_path, capsys):
     ]
 
 
+def test_lines_without_the_top5_of_five_classes(tmp_path, capsys):
+    """The records keep it."""
+    with Log(str(tmp_path), 0, 60, 64, 1437, shows_top5=False) as log:
+        log.eval(30, EVAL)
+    line = 'step 30/60  epoch 1.3  eval   loss 1.5000  top-1 25.00%  80 images/s  bad images 2'
+    assert capsys.readouterr().out.splitlines() == [line]
+    assert read_records(epath.Path(tmp_path) / 'metrics.jsonl')[0]['top5'] == 0.75
+
+
 def test_the_line_says_how_long_it_will_take(tmp_path, monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr(time, 'perf_counter', lambda: now)
