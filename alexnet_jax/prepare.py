@@ -24,6 +24,8 @@ from alexnet_jax.config_checks import ON_BAD_IMAGE
 from alexnet_jax.errors import BadInput, RunError, catch_stop_signals, run_command, unwind
 
 FORMATS = ('jpeg', 'raw')
+FRACTION: float = default_config().data.eval_fraction
+MAX_PIXELS: int = default_config().data.max_pixels
 
 _DATASET = flags.DEFINE_string(
     'dataset', None, 'The dataset, named as in config.data.name; NAME alone means tfds:NAME.'
@@ -49,6 +51,8 @@ _STORED = flags.DEFINE_boolean(
 )
 _TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'Like config.data.train_split.')
 _EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'Like config.data.eval_split.')
+_EVAL_FRACTION = flags.DEFINE_float('eval_fraction', FRACTION, 'Like config.data.eval_fraction.')
+_MAX_PIXELS = flags.DEFINE_integer('max_pixels', MAX_PIXELS, 'Like config.data.max_pixels.')
 _ON_BAD_IMAGE = flags.DEFINE_string(
     'on_bad_image', 'stop', 'stop, or skip: skip bad images and list them, up to 1% or a few.'
 )
@@ -76,6 +80,10 @@ def _check_flags() -> None:
         raise BadInput(f'--size={_SIZE.value}; it must be from 1 to 4096')
     if not 1 <= _QUALITY.value <= 100:
         raise BadInput(f'--quality={_QUALITY.value}; it must be from 1 to 100')
+    if not 0 < _EVAL_FRACTION.value < 1:
+        raise BadInput(f'--eval_fraction={_EVAL_FRACTION.value}; it must be above 0 and below 1')
+    if _MAX_PIXELS.value <= 0:
+        raise BadInput(f'--max_pixels={_MAX_PIXELS.value}; it must be above 0')
     for flag in (_OUTPUT, _DATA_DIR):
         if flag.value and '://' in flag.value:
             raise BadInput(
@@ -125,7 +133,9 @@ def _prepare(dataset: str) -> None:
     )
     data = default_config().data
     data.data_dir = _DATA_DIR.value
+    data.eval_fraction = _EVAL_FRACTION.value
     data.on_bad_image = _ON_BAD_IMAGE.value
+    data.max_pixels = _MAX_PIXELS.value
     output = _OUTPUT.value or os.path.join(_DATA_DIR.value or '', request.name)
     output = epath.Path(Path(output).absolute())
     began = time.monotonic()
@@ -133,6 +143,8 @@ def _prepare(dataset: str) -> None:
         new = build.prepare(
             request, data, output, _MANUAL_DIR.value, opened=lambda: catch_stop_signals(_leave)
         )
+    except BrokenPipeError:  # the reader of the output has closed it
+        raise
     except OSError as error:
         place, ours = Path(error.filename or output), Path(output)
         ends = (ours, Path(incomplete_folder(output)))

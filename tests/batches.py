@@ -7,7 +7,7 @@ import numpy as np
 
 def take(batches, count):
     """The first `count` batches; of training steps, their parts one after the other."""
-    parts = (b if isinstance(b, list) else [b] for b in batches)
+    parts = ([b] if isinstance(b, dict) else b for b in batches)
     return list(itertools.islice(itertools.chain.from_iterable(parts), count))
 
 

@@ -206,7 +206,7 @@ def test_the_pipeline_of_the_quickstart_waits_for_no_other_framework():
         'import os, sys; from alexnet_jax.config import default_config; '
         'from alexnet_jax.data import pipeline; c = default_config(); '
         'c.image_size, c.data.train_ops, c.data.eval_ops, c.data.eval_split = '
-        '8, "decode", "decode", "test"; batches = pipeline.Data(c).train_batches(); next(batches); '
+        '8, "decode", "decode", "test"; next(next(pipeline.Data(c).train_batches())); '
         f'print([n for n in {large} if n in sys.modules], os.environ["TF_USE_LEGACY_KERAS"])'
     )
     environment = os.environ | {'TF_USE_LEGACY_KERAS': '0'}  # as the user has it

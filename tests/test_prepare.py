@@ -74,6 +74,14 @@ def test_bad_flags():
             '--quality=0; it must be from 1 to 100',
         ),
         (('--dataset=digits', '--output=o', '--on_bad_image=x'), 'allowed: stop, skip'),
+        (
+            ('--dataset=digits', '--output=o', '--eval_fraction=1'),
+            '--eval_fraction=1.0; it must be above 0 and below 1',
+        ),
+        (
+            ('--dataset=digits', '--output=o', '--max_pixels=0'),
+            '--max_pixels=0; it must be above 0',
+        ),
         (('--dataset=prepared:x', '--output=o'), 'is already prepared'),
         (
             ('--dataset=digits', '--output=gs://bucket/set'),
@@ -127,6 +135,36 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     ):
         assert (code, errors.count('\n')) == (1, 1)
         assert text in errors
+
+
+def test_the_fraction_and_the_largest_image(tmp_path):
+    """Of four images, two go to validation at a fraction near 1: each class keeps one."""
+    for name in ('a/1', 'a/2', 'b/1', 'b/2'):
+        path = tmp_path / f'images/{name}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (4, 3)).save(path)
+    flags = (f'--dataset=folder:{tmp_path}/images', f'--output={tmp_path}/set', '--size=2')
+    small, set_up = outcomes(
+        'alexnet_jax.prepare',
+        (*flags, '--eval_fraction=0.9999', '--max_pixels=11'),
+        (*flags, '--eval_fraction=0.9999', '--max_pixels=12'),
+    )
+    assert (small[0], 'it has 3 x 4 = 12 pixels, above data.max_pixels=11' in small[2]) == (1, True)
+    assert set_up[0] == 0, set_up[2]
+    assert '  train: 2 images\n  validation: 2 images\n' in set_up[1]
+    assert 'sets aside 2 of 4 images for validation (data.eval_fraction=0.9999)' in small[2]
+
+
+def test_a_closed_pipe_ends_it_without_a_message(tmp_path):
+    """As of `prepare ... | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    flags = ('--dataset=digits', '--eval_split=test', '--size=8', f'--output={tmp_path}/set')
+    done = subprocess.run(
+        command(*flags), cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, '')
 
 
 @pytest.mark.exhaustive

@@ -32,6 +32,7 @@ def load_or_compute(
     process_index: int,
     known: epath.Path | None = None,
     mean_run: str | None = None,
+    colors: bool = True,
 ) -> statistics.Statistics:
     """Load statistics from `path`; if it does not exist, process 0 makes and saves them first.
 
@@ -43,6 +44,8 @@ def load_or_compute(
       process_index: The index of this process; processes other than 0 wait for the file.
       known: A file with the same statistics, to copy instead of computing them.
       mean_run: The workdir whose mean image to use. Once saved, it is not needed again.
+      colors: Whether an op uses the color axes. If none does and the mean image is another run's,
+        they are left at 0: a pass over the images for nothing may take hours.
 
     Raises:
       BadInput: The file belongs to other data or ops, or that of `mean_run` cannot be read.
@@ -51,7 +54,13 @@ def load_or_compute(
     mean = f'of {mean_run}' if mean_run else mean_size
     origin = f'{len(reader.split)} images, {_text(prefix)}, mean image {mean}'
     if process_index == 0 and not path.exists():
-        found = statistics.load(known) if known else compute(reader, prefix, mean_size)
+        if known:
+            remedy = 'restore it, or remove the folder and prepare the set again'
+            found = statistics.load(known, remedy)
+        elif mean_run and not colors:
+            found = statistics.Statistics(np.zeros((0, 0, 3)), np.zeros(3), np.eye(3), '')
+        else:
+            found = compute(reader, prefix, mean_size)
         if mean_run:
             run = copies.fetch(mean_run, [path.name]) if is_url(mean_run) else mean_run
             other = statistics.load(epath.Path(run) / path.name)

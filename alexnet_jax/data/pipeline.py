@@ -134,6 +134,7 @@ class Data:
             self.process_index,
             self._train.split.statistics if prefix.decodes_only else None,
             self.config.init_from if mean == 'init_from' else None,
+            colors=self.train_preprocessor.color is not None,
         )
         self._axes = found.axes
         if mean != 'none':
@@ -147,14 +148,15 @@ class Data:
         """
         return self._train.count_classes(self.config.num_classes)
 
-    def train_batches(self, start_step: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
+    def train_batches(self, start_step: int = 0) -> Iterator[Iterator[dict[str, np.ndarray]]]:
         """Yield this process's slices of the batches of steps start_step + 1, start_step + 2, ...
 
         Args:
           start_step: The number of steps already done. Any value costs the same.
 
         Yields:
-          The parts of a step's batch, `accum_steps` of them, each with
+          The parts of a step's batch, `accum_steps` of them, to be taken before the next step's.
+          Each is made when it is taken, so that memory holds a few parts, not a batch, and has
           image uint8 [b, h, w, 3], label int32 [b], mask float32 [b] (0 for a skipped image),
           position int32 [b] in the global batch, color_shift float32 [b, 3], color_scale float32
           [b], and mirror bool [b] if there are images that the device has yet to mirror.
@@ -171,7 +173,7 @@ class Data:
         start, stream = start_step * parts, whole and whole.stream
         batches = self._train.batches(self._train_plan, start, FOREVER, transform, stream)
         while True:
-            yield [{**next(batches), 'position': position} for position in positions]
+            yield ({**next(batches), 'position': position} for position in positions)
 
     def serial_seconds(self, steps: int = 20) -> float | None:
         """Return the seconds per image that no number of cores can save: `WholeBatches` has more.

@@ -28,10 +28,11 @@ def check(
     height, width = first_size(reader, preprocess)
     size = config.image_size
     if (height, width) != (size, size):
+        other = f', or set --config.image_size={height}' if height == width else ''
         raise BadInput(
             f'data.{key}={config.data[key]!r} produces images of {height} x {width}, but '
             f'the network takes image_size={size}: for example end the ops with resize_short('
-            f'{size})|center_crop({size}), or set --config.image_size={height}'
+            f'{size})|center_crop({size}){other}'
         )
 
 

@@ -50,8 +50,12 @@ def save(path: epath.Path, found: Statistics) -> None:
     files.write(path, buffer.getvalue())
 
 
-def load(path: epath.Path) -> Statistics:
+def load(path: epath.Path, remedy: str = 'remove it and train again') -> Statistics:
     """Read what `save` wrote.
+
+    Args:
+      path: The file.
+      remedy: What to do about a damaged one.
 
     Raises:
       BadInput: The file is missing or damaged.
@@ -63,4 +67,4 @@ def load(path: epath.Path) -> Statistics:
             return Statistics(**fields)
     except Exception as error:  # of many types, from zipfile and NumPy
         reason = ' '.join(str(error).split())
-        raise BadInput(f'{path} cannot be read: {reason}; remove it and train again') from error
+        raise BadInput(f'{path} cannot be read: {reason}; {remedy}') from error

@@ -16,6 +16,8 @@ from etils import epath
 from alexnet_jax import files
 from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.data import statistics
+from alexnet_jax.data.sources.inside import is_read
+from alexnet_jax.data.sources.layout import expand
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.comparison import first_difference
@@ -35,12 +37,13 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
     """Refuse a workdir that this config cannot use. Writes nothing.
 
     Raises:
-      BadInput: The workdir is not writable, or holds a run whose config differs in a key that
-        changes results, or converted weights; or `init_from` holds no run, or a run of another
-          network, or lacks the mean image that `data.mean` needs.
+      BadInput: The workdir is not writable, lies where images are listed, or holds a run whose
+        config differs in a key that changes results, or converted weights; or `init_from` holds no
+        run, or a run of another network, or lacks the mean image that `data.mean` needs.
     """
     check_writable(workdir)
     check_path(workdir)
+    _check_outside(workdir, config.data)
     if has_run(workdir):
         if read_source(workdir) is not None:
             raise BadInput(
@@ -50,6 +53,16 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         _check_config(workdir, read_config(workdir), config)
     elif config.init_from:
         check_init_from(config)
+
+
+def _check_outside(workdir: str, data: ml_collections.ConfigDict) -> None:
+    """Refuse a workdir among the images: once it holds checkpoints, they would count as a class."""
+    kind, _, path = data.name.partition(':')
+    if kind == 'folder' and is_read(workdir, path, data.train_split, data.eval_split):
+        raise BadInput(
+            f'workdir {workdir} is inside the image folder {expand(path)}, where it would count as '
+            f'a class; use one outside'
+        )
 
 
 def _check_config(

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -44,7 +44,7 @@ class Data(Protocol):
 
     def load_statistics(self, workdir: str) -> None: ...
     def class_counts(self) -> np.ndarray: ...  # of the training set; for balanced weights
-    def train_batches(self, start_step: int) -> Iterator[list[Batch]]: ...  # the parts of each step
+    def train_batches(self, start_step: int) -> Iterator[Iterable[Batch]]: ...  # parts of each step
     def eval_batches(self) -> Iterator[Batch]: ...
     def example_ids(self, step: int) -> list[str]: ...
 

@@ -1,10 +1,12 @@
 import gc
+import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from batches import folder_of, naive_order, same, take
+from helpers import ROOT
 
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.pixels import MEMORY_BYTES
@@ -132,14 +134,32 @@ class TestSteps:
         _, labels = data._train.split.read(np.array([int(i[6:]) for i in ids]))
         np.testing.assert_array_equal(take(data.train_batches(1_000_000), 1)[0]['label'], labels)
 
+    def test_parts_are_made_one_by_one(self, digits_config, monkeypatch):
+        """Together, those of configs/lars.py would take 5 GB."""
+        taken = []
+
+        def batches(*_):
+            for number in itertools.count():
+                taken.append(number)
+                yield {'label': number}
+
+        data = Data(digits_config(accum_steps=8))
+        monkeypatch.setattr(data._train, 'batches', batches)
+        steps = data.train_batches()
+        first = next(steps)
+        next(first)
+        assert taken == [0]
+        assert [part['label'] for part in first] == [1, 2, 3, 4, 5, 6, 7]
+        assert [part['label'] for part in next(steps)] == [8, 9, 10, 11, 12, 13, 14, 15]
+
     @pytest.mark.slow
     def test_iterators_may_be_dropped(self, digits_config):
         data = Data(digits_config())
         batches = data.train_batches()
-        next(batches)
+        next(next(batches))
         batches.close()
         dropped = data.train_batches()
-        next(dropped)
+        next(next(dropped))
         del dropped
         gc.collect()
         same(*(take(data.train_batches(), 1)[0] for _ in range(2)))
@@ -160,7 +180,7 @@ class TestSteps:
             next(batches)
         """
         found = subprocess.run(
-            [sys.executable, '-c', script], capture_output=True, text=True, timeout=60
+            [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=60
         )
         assert (found.returncode, found.stdout, found.stderr) == (0, '', '')
 
@@ -217,7 +237,12 @@ class TestChecks:
             ({'image_size': 9}, r"train_ops='decode' produces images of 8 x 8, .* image_size=9"),
             (
                 {'data.eval_ops': 'decode|resize(4)'},
-                r'eval_ops=.* 4 x 4, .*image_size=8: .*end the ops with resize_short',
+                r'eval_ops=.* 4 x 4, .*image_size=8: .*end the ops with resize_short\(8\)\|'
+                r'center_crop\(8\), or set --config.image_size=4$',
+            ),
+            (  # which no image_size would fit
+                {'data.eval_ops': 'decode|resize(4, 8)'},
+                r'eval_ops=.* 4 x 8, .*image_size=8: .*resize_short\(8\)\|center_crop\(8\)$',
             ),
             ({'data.train_ops': 'decode|ten_crop(8)'}, r'ten_crop is for eval_ops only'),
             ({'data.train_ops': 'decode|crops(8, 1)'}, r'\bcrops is for eval_ops only'),

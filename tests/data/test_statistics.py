@@ -82,7 +82,7 @@ def test_color_shift_of_a_batch_uses_the_axes(digits_config, tmp_path):
     # digits are gray: the only direction of color is (1, 1, 1) / sqrt(3)
     data = Data(digits_config(batch_size=1000, **{'data.train_ops': 'decode|pca_shift(0.1)'}))
     data.load_statistics(tmp_path)
-    shifts = next(data.train_batches())[0]['color_shift']
+    shifts = next(next(data.train_batches()))['color_shift']
     np.testing.assert_allclose(shifts[:, 0], shifts[:, 2], atol=1e-3)
     images = [tf.io.decode_png(image) for image in data._train.split.images]
     # 0.1 sqrt(lambda) / sqrt(3) in each channel, and lambda is 3 times a channel's variance;
@@ -127,6 +127,18 @@ def test_file_of_other_ops_is_refused(digits_config, tmp_path):
         other.load_statistics(tmp_path)
 
 
+def test_a_damaged_file_of_a_prepared_set(digits_config, tmp_path):
+    """Of which not the file is to be removed: the set would be refused."""
+    data, known = Data(digits_config()), epath.Path(tmp_path) / 'known.npz'
+    known.write_text('no')
+    prefix = data.train_preprocessor.prefix
+    with pytest.raises(BadInput, match=r'known\.npz cannot be read: .*; restore it, or remove the '
+                       'folder and prepare the set again'):  # fmt: skip
+        compute_statistics.load_or_compute(
+            tmp_path / 'mine.npz', data._train, prefix, None, 0, known
+        )
+
+
 def test_statistics_from_before_resize_had_an_argument(digits_config, tmp_path):
     """The text of the ops, which says what a file is for, is still the same."""
     data = Data(digits_config(**{'data.train_ops': 'decode|resize(8)|random_crop(8)'}))
@@ -161,6 +173,15 @@ class TestMeanOfAnotherRun:
         ours.load_statistics(tmp_path / 'ours')
         np.testing.assert_array_equal(data._axes, ours._axes)
         assert (data.mean != ours.mean).all()
+
+    def test_colors_that_no_op_uses_are_not_computed(self, config, other, tmp_path, monkeypatch):
+        monkeypatch.delattr(compute_statistics, 'compute')
+        config.data.train_ops = 'decode|random_crop(8)'
+        for _ in range(2):  # from the file, then
+            data = Data(config)
+            data.load_statistics(tmp_path / 'mine')
+            np.testing.assert_array_equal(data.mean, other[1][1:9, 2:10])
+        assert not statistics.load(tmp_path / 'mine' / 'statistics.npz').axes.any()
 
     def test_resuming_does_not_need_the_other_run(self, config, other, tmp_path):
         Data(config).load_statistics(tmp_path / 'mine')

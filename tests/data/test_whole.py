@@ -78,7 +78,7 @@ def open_data(config, *process, whole=True, memory=MEMORY_BYTES) -> Data:
 
 def take(batches, count):
     """The first batches or parts, as they reach the network: mirrored."""
-    parts = itertools.chain.from_iterable(b if isinstance(b, list) else [b] for b in batches)
+    parts = itertools.chain.from_iterable([b] if isinstance(b, dict) else b for b in batches)
     found = []
     for part in itertools.islice(parts, count):
         found.append({**part, 'image': mirrored(part)})

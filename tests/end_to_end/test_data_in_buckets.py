@@ -1,12 +1,11 @@
 """`folder:URL` and `prepared:URL` in a bucket of an emulator give what the local data give."""
 
-import itertools
-
 import cli_runs
 import numpy as np
 import object_stores
 import prepared_sets
 import pytest
+from batches import take
 from helpers import assert_has
 from PIL import Image
 
@@ -72,8 +71,8 @@ def test_the_same_batches(places, capsys, tmp_path):
     assert found.class_names == expected.class_names
     assert found.contents == expected.contents
     batches = zip(
-        (*itertools.islice(found.train_batches(), STEPS), *found.eval_batches()),
-        (*itertools.islice(expected.train_batches(), STEPS), *expected.eval_batches()),
+        (*take(found.train_batches(), STEPS), *found.eval_batches()),
+        (*take(expected.train_batches(), STEPS), *expected.eval_batches()),
         strict=True,
     )
     count = 0

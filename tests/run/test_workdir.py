@@ -258,6 +258,11 @@ def test_a_net_of_another_version_is_refused(tmp_path):
         ('[]', 'config.json is damaged: it holds no dict'),
         (in_json(epochs='many'), "config.json is damaged: Could not override field 'epochs'"),
         (in_json(edits=7), "config.json is damaged: Could not override field 'edits'"),
+        (
+            in_json().replace('"edits": []', '"edits": null'),
+            'config.json is damaged: edits=None; it must be of type tuple',
+        ),
+        ('{"data.name": "digits"}', 'config.json is damaged: ConfigDict does not accept dots'),
         (in_json(optimizer=7), 'config.json is from another version'),
     ],
 )
@@ -278,6 +283,21 @@ def test_no_run(tmp_path):
 
 
 # Where a run may be
+
+
+def test_among_the_images(tmp_path):
+    """There, it would count as a class once it holds checkpoints."""
+    (tmp_path / 'photos/cat').mkdir(parents=True)
+    config = changed(data__name=f'folder:{tmp_path}/photos')
+    with pytest.raises(BadInput) as found:
+        workdir.check(tmp_path / 'photos/runs/a', config)
+    assert str(found.value) == (
+        f'workdir {tmp_path}/photos/runs/a is inside the image folder {tmp_path}/photos, where it '
+        f'would count as a class; use one outside'
+    )
+    workdir.check(tmp_path / 'runs/a', config)
+    config.data.train_split = 'cat'  # the only folder that is listed then
+    workdir.check(tmp_path / 'photos/runs/a', config)
 
 
 def test_under_a_file(tmp_path):

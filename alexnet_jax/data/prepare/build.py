@@ -28,6 +28,7 @@ from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, write_json
 from alexnet_jax.data.reader import Reader
 from alexnet_jax.data.sources import open_source
+from alexnet_jax.data.sources.inside import is_read
 from alexnet_jax.data.sources.prepared import (
     FORMAT_VERSIONS,
     MANIFEST,
@@ -57,7 +58,7 @@ def prepare(
 
     Args:
       request: What to make.
-      config_data: `config.data`; data_dir, on_bad_image and max_pixels are read.
+      config_data: `config.data`; data_dir, eval_fraction, on_bad_image and max_pixels are read.
       output: The folder to make.
       manual_dir: The folder of the archives of a TFDS dataset, to prepare that first.
       shard_size: The number of examples in a record file, skipped ones included.
@@ -67,8 +68,8 @@ def prepare(
       False if the set already existed.
 
     Raises:
-      BadInput: output is something else or in use, the dataset cannot be opened, or its folder no
-        longer has the images of the set.
+      BadInput: output is something else, in use or among the images, the dataset cannot be
+        opened, or its folder no longer has the images of the set.
       RunError: An image cannot be used, or a download failed.
       OSError: The folder cannot be written.
     """
@@ -79,6 +80,7 @@ def prepare(
     if is_finished(output, request):
         _check_folder(output, request, config_data)
         return False
+    _check_output(output, request)
     work = incomplete_folder(output)
     with _lock(work):
         if is_finished(output, request):  # another process finished it meanwhile
@@ -116,6 +118,24 @@ def is_finished(output: epath.Path, request: Request) -> bool:
     return True
 
 
+def _check_output(output: epath.Path, request: Request) -> None:
+    """Refuse a folder that a finished set could not replace, or that would count as a class."""
+    kinds = {'a link': os.path.islink, 'a mount point': os.path.ismount}
+    for kind, is_kind in kinds.items():
+        if is_kind(output):
+            raise BadInput(
+                f'--output={output} is {kind}, which the finished set cannot replace; use '
+                f'--output={output}/NAME'
+            )
+    kind, _, place = request.dataset.partition(':')
+    splits = request.train_split, request.eval_split
+    if kind == 'folder' and is_read(str(output), place, *splits):
+        raise BadInput(
+            f'--output={output} is inside the images of --dataset={request.dataset}; use a folder '
+            f'outside'
+        )
+
+
 def _check_folder(
     output: epath.Path, request: Request, config_data: ml_collections.ConfigDict
 ) -> None:
@@ -129,8 +149,8 @@ def _check_folder(
         return
     if now != read_manifest(output)['version']:
         raise BadInput(
-            f'{output} was prepared from images that differ from those now in {place}; remove it '
-            'to prepare it again, or use a different --output'
+            f'{output} was prepared from images that differ from those now in {place}, or with '
+            'another --eval_fraction; remove it to prepare it again, or use a different --output'
         )
 
 

@@ -6,6 +6,7 @@ Supported are text files whose rows have an image's name and class: Kaggle's `LO
 ImageNet's `val_annotations.txt`, and columns such as `id,breed`.
 """
 
+import codecs
 import csv
 import os
 import re
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from alexnet_jax.data.sources.listing import files_in
+from alexnet_jax.data.sources.listing import files_in, is_image
 from alexnet_jax.errors import BadInput
 
 FORMS = ('.csv', '.tsv', '.txt')
@@ -88,6 +89,23 @@ def find_labels(
     return _agreed(folder, images, {path: labels.names for path, labels in chosen.items()})
 
 
+def unmatched_list(folder: str, root: str) -> str:
+    """Return what to add to an error if no list names an image: the first one that seems to.
+
+    Args:
+      folder, root: As in `find_labels`.
+    """
+    for place in dict.fromkeys((folder, root)):
+        for name in filter(_is_list, files_in(place)):
+            rows = _read_rows(os.path.join(place, name))
+            cells = [cell for row in rows if len(row) > 1 for cell in row]
+            tables = [rows[-1][0]] if cells and not name.lower().endswith('.txt') else []
+            if has := [*filter(is_image, cells), *tables]:  # else it may be a text
+                path = os.path.join(place, name)
+                return f'; {path} names none of them (it has, for example, {has[0][:80]!r})'
+    return ''
+
+
 class _Labels(NamedTuple):
     """What a list says.
 
@@ -156,7 +174,15 @@ def _labels_of(
         text = f'{path} has no label for {missing[0]}, one of {len(missing):,} images of {folder}'
         return _Labels([], None, f'{text}; add them, or remove the images')
     told = [(key, row) for key in dict.fromkeys(keys) for row in by_name[key]]
-    names, has_title = _classes_of(rows[0], [row for _, row in told], column, classes)
+    named = [row for _, row in told]
+    if classes is None and (titles := _untitled(rows[0], named, column)):
+        some = ', '.join(titles[:8]) + (', ...' if len(titles) > 8 else '')
+        text = (
+            f'{path} has the columns {some}, and none is called {", ".join(TITLES)}; rename the '
+            f'one that has the classes'
+        )
+        return _Labels([], False, text)
+    names, has_title = _classes_of(rows[0], named, column, classes)
     found: dict[str, str] = {}
     for (key, _), name in zip(told, names, strict=True):
         if not name:
@@ -180,7 +206,11 @@ def _read_rows(path: str) -> Rows:
     A file with a field longer than the csv module's limit of 131,072 characters has no rows: such a
     field is neither a file name nor a class.
     """
-    text = epath.Path(path).read_bytes().decode('utf-8-sig', 'surrogateescape')
+    encoded = epath.Path(path).read_bytes()
+    if encoded.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Windows may save it
+        text = encoded.decode('utf-16', 'replace')
+    else:
+        text = encoded.decode('utf-8-sig', 'surrogateescape')
     lines = [line for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else ''
     separator = next((s for s in '\t,;' if s in first), None)
@@ -211,11 +241,28 @@ def _index(rows: Rows, images: Sequence[str]) -> tuple[int, dict[str, Rows]]:
     for column in range(max(map(len, rows), default=0)):
         by_name: dict[str, Rows] = {}
         for row in rows:
-            if len(row) > max(1, column) and row[column].removeprefix('./') in wanted:
-                by_name.setdefault(row[column].removeprefix('./'), []).append(row)
+            if len(row) > max(1, column) and (name := _name(row[column], wanted)) in wanted:
+                by_name.setdefault(name, []).append(row)
         if len(by_name) > len(best[1]):
             best = column, by_name
     return best
+
+
+def _name(cell: str, wanted: Container[str]) -> str:
+    """Return the name of an image as in a path of this system: Windows writes 'cat\\1.jpg'."""
+    return (cell if cell in wanted else cell.replace('\\', '/')).removeprefix('./')
+
+
+def _untitled(titles: list[str], rows: Rows, name_column: int) -> list[str]:
+    """Return the titles of the columns that may have the classes; none if it is known which has."""
+    width = min(map(len, rows))
+    columns = [c for c in range(width) if c != name_column]
+    if len(columns) < 2 or len(titles) < width or is_image(titles[name_column]):
+        return []
+    if any(titles[c] in {row[c] for row in rows} for c in columns):  # the first row is no header
+        return []
+    found = [titles[c] for c in columns]
+    return [] if any(title.lower() in TITLES for title in found) else found
 
 
 def _classes_of(

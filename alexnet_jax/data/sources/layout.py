@@ -18,11 +18,12 @@ from etils import epath
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.hash_split import split_by_hash
-from alexnet_jax.data.sources.labels import SPLITS, find_labels, nfc
+from alexnet_jax.data.sources.labels import SPLITS, find_labels, nfc, unmatched_list
 from alexnet_jax.data.sources.listing import (
     EXTENSIONS,
     Found,
     check_mostly_read,
+    check_no_runs,
     folders_in,
     left_out_notes,
     walk,
@@ -98,8 +99,8 @@ def find_layout(
         what = 'is a file; unpack it first' if epath.Path(root).exists() else 'does not exist'
         raise BadInput(f'data.name: the folder {root} {what}')
     notes: list[str] = []
-    train_name = _find(root, train_split, TRAIN_NAMES)
-    eval_name = _find(root, eval_split, EVAL_NAMES)
+    train_name = find_split(root, train_split, TRAIN_NAMES)
+    eval_name = find_split(root, eval_split, EVAL_NAMES)
     if train_name is None and (train_split != TRAIN_NAMES[0] or eval_name is not None):
         raise BadInput(_missing(root, train_split, 'train_split'))
     if eval_name is None and eval_split != EVAL_NAMES[0]:
@@ -118,7 +119,7 @@ def find_layout(
         notes.append(
             f'{root} has no {lacks}: a hash of the file paths sets aside {_count(evaluation):,} of '
             f'{_count(train, evaluation):,} images for validation '
-            f'(--config.data.eval_fraction={eval_fraction:g})'
+            f'(data.eval_fraction={eval_fraction:g})'
         )
     else:
         eval_folder = os.path.join(root, eval_name)
@@ -143,8 +144,14 @@ def find_layout(
     )  # fmt: skip
 
 
-def _find(root: str, wanted: str, names: Sequence[str]) -> str | None:
-    """Return the folder of a split; None if there is none."""
+def find_split(root: str, wanted: str, names: Sequence[str]) -> str | None:
+    """Return the name of the folder of a split; None if there is none.
+
+    Args:
+      root: The folder of the dataset, local.
+      wanted: The name in the config.
+      names: TRAIN_NAMES or EVAL_NAMES; all are tried if the first is wanted.
+    """
     if epath.Path(root, wanted).is_dir():
         return wanted
     there = {name.lower(): name for name in reversed(folders_in(root))}
@@ -190,6 +197,7 @@ def _read_split(
     """
     classes = None if train is None else sorted(train)
     found = walk(folder)
+    check_no_runs(folder, found)
     all_found.append(found)
     inside = _by_top_folder(folder, found)
     loose = inside.pop('')
@@ -210,12 +218,20 @@ def _read_split(
     training = [file for files in (train or {}).values() for file in files]
     labels = find_labels(folder, root, found.images, classes, training) if found.images else None
     if labels is None:
-        raise BadInput(_unreadable(folder, inside, found.images, classes))
+        unmatched = unmatched_list(folder, root) if found.images else ''
+        raise BadInput(_unreadable(folder, inside, found.images, classes) + unmatched)
     path, labels_of_images = labels
+    if os.path.dirname(path) == folder:  # it is used, so it is not skipped
+        found.others.remove(os.path.basename(path))
     notes.append(f'{folder}: reading the labels of {len(found.images):,} images from {path}')
     files: dict[str, list[str]] = {}
     for image, name in zip(found.images, labels_of_images, strict=True):
         files.setdefault(name, []).append(image)
+    if classes is None and len(files) < 2:
+        raise BadInput(
+            f'{path} has only one class, {labels_of_images[0]}, for all images of {folder}; a '
+            f'network needs two or more'
+        )
     return files
 
 

@@ -24,6 +24,8 @@ LEFTOVERS = (
     '__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '@eadir', '#recycle',
     '#snapshot', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__',
 )  # fmt: skip
+ZONE = ':zone.identifier'  # ends the file in which Windows notes where a download came from
+RUN_FILES = {'config.json', 'classes.json', 'environment.json'}  # in the folder of every run
 STAT_THREADS = 16  # a network file system serves many requests at once
 
 _said: set[str] = set()
@@ -38,7 +40,8 @@ def say(line: str) -> None:
 
 def is_leftover(name: str) -> bool:
     """Return whether a file or folder is to be ignored, whatever it contains."""
-    return name.startswith('.') or name.endswith('~') or name.lower() in LEFTOVERS
+    low = name.lower()
+    return low.startswith('.') or low.endswith(('~', ZONE)) or low in LEFTOVERS
 
 
 def is_image(name: str) -> bool:
@@ -131,6 +134,23 @@ def image_files(folder: str | os.PathLike) -> list[str]:
     for note in left_out_notes(root, [found]):
         say(note)
     return found.images
+
+
+def check_no_runs(folder: str, found: Found) -> None:
+    """Refuse a folder with the workdir of a run below it, whose files would count as a class.
+
+    Raises:
+      BadInput: Names the workdir.
+    """
+    names: dict[str, set[str]] = {}
+    for path in found.others:
+        place, _, name = path.rpartition('/')
+        names.setdefault(place, set()).add(name)
+    if run := next((place for place in names if place and names[place] >= RUN_FILES), None):
+        raise BadInput(
+            f'{folder}/{run} is the workdir of a run inside the image folder {folder}, where it '
+            f'counts as a class; move it outside'
+        )
 
 
 def check_mostly_read(folder: str, found: Found) -> None:

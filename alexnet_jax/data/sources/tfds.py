@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -41,6 +42,13 @@ class TFDS(Source):
             if not builder.is_prepared():
                 if self.process_index == 0:
                     prepare(builder, self.name, self.manual_dir)
+                else:
+                    print(
+                        f'waiting for process 0 to prepare tfds:{self.name} in '
+                        f'{builder.data_dir_root}, a folder that every host has to see',
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 while not builder.is_prepared():
                     time.sleep(1)
                 builder = _builder(self.name, self.data_dir)
@@ -136,10 +144,11 @@ def _tfds_split(
     try:
         size = builder.info.splits[split].num_examples
         parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:  # the latter for a part of 'all'
+        reason = str(error).strip().splitlines()[-1].rstrip('.')
         raise BadInput(
-            f'tfds:{name} has no split {split!r}; allowed: {", ".join(builder.info.splits)}, '
-            'or a part such as train[:90%]'
+            f'tfds:{name} has no split {split!r} ({reason}); allowed: '
+            f'{", ".join(builder.info.splits)}, or a part such as train[:90%]'
         ) from error
     # For a reversed slice such as train[5%:1%], TFDS may report a negative size.
     if not size or any(part.to is not None and part.to < (part.from_ or 0) for part in parts):

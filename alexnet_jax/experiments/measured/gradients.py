@@ -42,7 +42,7 @@ def gradients(task: Task) -> dict[str, Any]:
     validate(config)
     data = Data(config)
     batches = data.train_batches()
-    probe, *_ = first = next(batches)
+    probe, *_ = first = list(next(batches))
     pixels = mirrored(probe)
     mean = pixels.mean(axis=0, dtype=np.float32)
     model = variants.make_model(config)

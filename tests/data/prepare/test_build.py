@@ -354,6 +354,29 @@ class TestContinuing:
             prepare(tmp_path / 'nowhere', tmp_path / 'set')
         assert not (tmp_path / 'set.incomplete').exists()
 
+    def test_a_place_that_a_set_cannot_be_moved_to(self, write_folder, tmp_path, monkeypatch):
+        """Told before any work; it is moved there at the end."""
+        folder, _ = write_folder(folder_of(6))
+        (tmp_path / 'empty').mkdir()
+        (tmp_path / 'link').symlink_to('empty')
+        (tmp_path / 'lost').symlink_to('nowhere')
+        monkeypatch.setattr('os.path.ismount', lambda path: str(path) == f'{tmp_path}/empty')
+        monkeypatch.setattr(build, 'open_source', lambda *_, **__: 1 / 0)
+        for name, kind in {'link': 'link', 'lost': 'link', 'empty': 'mount point'}.items():
+            with pytest.raises(BadInput) as error:
+                prepare(folder, tmp_path / name)
+            assert str(error.value) == (
+                f'--output={tmp_path}/{name} is a {kind}, which the finished set cannot replace; '
+                f'use --output={tmp_path}/{name}/NAME'
+            )
+        assert not list(tmp_path.glob('*.incomplete'))
+
+    def test_among_the_images(self, write_folder, tmp_path):
+        folder, _ = write_folder({f'{c}/{i}.png': (16, 16) for c in 'ab' for i in range(3)})
+        with pytest.raises(BadInput, match=r'/set is inside the images of --dataset=folder:/.*out'):
+            prepare(folder, folder / 'set')
+        assert sorted(path.name for path in folder.iterdir()) == ['a', 'b']
+
 
 def test_real_imagenet_from_the_archives(shared_data, tmp_path):
     """Archives -> TFDS -> prepared set, on 1,200 of its images."""

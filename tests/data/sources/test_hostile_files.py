@@ -5,6 +5,7 @@ import sys
 import zlib
 
 import pytest
+from helpers import ROOT
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,7 @@ def test_mutated_records(tmp_path, full):
     count = '500' if full else '50'
     done = subprocess.run(
         [sys.executable, '-c', RECORDS, str(tmp_path / 'x.array_record'), count],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -123,7 +125,10 @@ def test_a_huge_image_is_refused_before_it_takes_memory(tmp_path, kind, monkeypa
     with Image.open(huge) as image:
         assert image.size == (SIDE, SIDE)  # it is a valid image
     done = subprocess.run(
-        [sys.executable, '-c', MEMORY, str(small), str(huge)], capture_output=True, text=True
+        [sys.executable, '-c', MEMORY, str(small), str(huge)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     taken, message = done.stdout.split(maxsplit=1)

@@ -10,6 +10,7 @@ import pytest
 from helpers import assert_has
 
 from alexnet_jax.data.sources import listing
+from alexnet_jax.data.sources.labels import find_labels
 from alexnet_jax.data.sources.layout import expand, find_layout
 from alexnet_jax.errors import BadInput
 
@@ -50,6 +51,7 @@ class TestImages:
             '.ipynb_checkpoints/x-checkpoint.jpg', '__MACOSX/a/._x.jpg', '.hidden/x.jpg',
             'a/.ipynb_checkpoints/x.jpg', 'a/._x.jpg', 'a/Thumbs.db', 'a/.DS_Store', '.DS_Store',
             'a/@eaDir/x.jpg', 'a/x.jpg~', 'desktop.ini', '$RECYCLE.BIN/x.jpg',
+            'a/x.jpg:Zone.Identifier',
         ],
     )  # fmt: skip
     def test_what_systems_and_tools_leave_is_no_data(self, make, name):
@@ -107,7 +109,8 @@ class TestImages:
         with pytest.raises(BadInput, match='nowhere does not exist'):
             listing.image_files(f'{folder}/nowhere')
 
-    def test_a_note_is_said_once(self, capsys):
+    def test_a_note_is_said_once(self, capsys, monkeypatch):
+        monkeypatch.setattr(listing, '_said', set())
         for _ in range(2):
             listing.say('a note of this test')
         assert capsys.readouterr().err == 'a note of this test\n'
@@ -124,6 +127,22 @@ class TestImages:
         (Path(folder) / '1.jpg').unlink()
         with pytest.raises(BadInput, match=r'3 of 3 files cannot be read .*convert them to JPEG'):
             listing.image_files(folder)
+
+    @pytest.mark.parametrize('split', ['', 'train/'])
+    def test_a_run_among_the_classes_is_named(self, make, split):
+        """Not its files, of which the message would advise to remove the checkpoints."""
+        records = ('config.json', 'classes.json', 'environment.json')
+        run = [f'{split}runs/a/{name}' for name in (*records, 'checkpoints/1/d/0', 'report/1.png')]
+        folder = make(*(f'{split}{name}/{i}.jpg' for name in 'xy' for i in range(3)), *run)
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(
+            str(error.value), f'{folder}/{split}runs/a is the workdir of a run', 'move it outside'
+        )
+
+    def test_a_run_beside_the_splits_does_no_harm(self, make):
+        names = [f'runs/a/{name}.json' for name in ('config', 'classes', 'environment')]
+        assert find_layout(make(*PLAIN, *names)).classes == ['a', 'b']
 
 
 class TestNames:
@@ -411,6 +430,75 @@ class TestLabels:
         folder = make(*images('train/{}.jpg', 4), **{'train.csv': text})
         layout = find_layout(folder)
         assert len(layout.train.files) + len(layout.eval.files) == 4
+
+    @pytest.mark.parametrize(
+        ('titles', 'rows'),
+        [
+            ('image,MEL,NV,BCC', ['1.0,0.0,0.0', '0.0,1.0,0.0', '0.0,0.0,1.0', '1.0,0.0,0.0']),
+            ('image,age,diagnosis', ['61,NV', '45,MEL', '38,NV', '70,BCC']),
+        ],
+    )
+    def test_several_columns_of_which_none_says_that_it_has_the_classes(self, make, titles, rows):
+        lines = [titles, *(f'{i}.jpg,{row}' for i, row in enumerate(rows))]
+        folder = make(*images('{}.jpg', 4), **{'labels.csv': '\n'.join(lines)})
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        columns = titles.removeprefix('image,').replace(',', ', ')
+        parts = (
+            f'{folder}/labels.csv has the columns {columns}, and none is called label, ',
+            'rename',
+        )
+        assert_has(str(error.value), *parts)
+
+    @pytest.mark.parametrize(
+        'lines',
+        [
+            ['age,image,Diagnosis,class', '61,0.jpg,x,a', '45,1.jpg,y,b', '38,2.jpg,z,a'],
+            ['0.jpg,a,61', '1.jpg,b,45', '2.jpg,a,38'],  # no titles
+            ['0,a,61', '1,b,45', '2,a,38'],
+        ],
+    )
+    def test_the_column_of_the_classes_is_the_titled_one_or_the_first(self, make, lines):
+        folder = make(*images('{}.jpg', 3), **{'labels.csv': '\n'.join(lines)})
+        assert find_layout(folder).classes == ['a', 'b']
+
+    @pytest.mark.parametrize('encoding', ['utf-8', 'utf-16-le', 'utf-16-be'])
+    def test_as_windows_writes_a_list(self, tmp_path, encoding):
+        """With a mark of the encoding in front, and names with backslashes."""
+        text = '\ufefffile,label\r\nx\\1.jpg,é\r\n.\\y\\1.jpg,b\r\n'
+        (tmp_path / 'labels.csv').write_bytes(text.encode(encoding))
+        found = find_labels(str(tmp_path), str(tmp_path), ['x/1.jpg', 'y/1.jpg'], None)
+        assert found == (f'{tmp_path}/labels.csv', ['é', 'b'])
+
+    def test_a_list_in_which_all_images_have_one_class(self, make):
+        folder = make('1.jpg', '2.jpg', **{'labels.csv': 'id,class\n1,cat\n2,cat\n'})
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(str(error.value), f'{folder}/labels.csv has only one class, cat, for all images')
+
+    @pytest.mark.parametrize('folder', ['', 'train/'])
+    def test_a_list_that_is_used_is_not_skipped(self, make, folder):
+        names = images(folder + '{}.jpg', 4)
+        rows = 'id,class\n0,a\n1,b\n2,a\n3,b\n'
+        notes = find_layout(make(*names, **{f'{folder}labels.csv': rows})).notes
+        assert not any('skipping' in note for note in notes)
+        (note,) = [n for n in find_layout(make(f'{folder}x.heic')).notes if 'skipping' in n]
+        assert_has(note, '1 file that is', '1 .heic')
+
+    @pytest.mark.parametrize(
+        ('name', 'text', 'named'),
+        [
+            ('labels.csv', 'file,label\nimages/v1.jpg,n01\n', 'images/v1.jpg'),
+            ('labels.csv', 'id,label\nv1,n01\nv2,n02\n', 'v2'),
+            ('val.txt', 'v1.jpg n01\n', 'v1.jpg'),
+            ('README.txt', 'Photos of animals\n', None),
+        ],
+    )
+    def test_a_list_that_names_no_image_is_told(self, make, name, text, named):
+        with pytest.raises(BadInput) as error:
+            find_layout(make(*LABELED, **{name: text}))
+        told = f'/{name} names none of them (it has, for example, {named!r})'
+        assert (told in str(error.value)) == (named is not None)
 
     @pytest.mark.parametrize(
         ('text', 'parts'),

@@ -374,10 +374,34 @@ class TestTFDS:
         assert len(calls) == 1
         assert 'waiting for another run to prepare tfds:tie_pictures' in capsys.readouterr().out
 
+    def test_a_process_that_waits_for_the_first_says_so(
+        self, digits_config, tmp_path, monkeypatch, capsys
+    ):
+        """Which may never end, where the hosts have folders of their own."""
+
+        def sleep(seconds):
+            TiePictures(data_dir=tmp_path).download_and_prepare()
+
+        monkeypatch.setattr(tfds_source.time, 'sleep', sleep)
+        changes = {'data.name': 'tfds:tie_pictures', 'data.data_dir': str(tmp_path)}
+        assert len(open_source(digits_config(**changes).data, process_index=1).train) == 16
+        assert (
+            f'waiting for process 0 to prepare tfds:tie_pictures in {tmp_path}, a folder that '
+            f'every host has to see\n'
+        ) in capsys.readouterr().err
+
     def test_unknown_and_empty_splits(self, open_data, tmp_path):
         for split in ('validation', 'train[', 'train[:x%]', ''):
             with pytest.raises(BadInput, match=r'has no split .*; allowed: train, test, or a part'):
                 open_data('tfds:tie_pictures', evaluation=split, data_dir=str(tmp_path))
+        for split, reason in {
+            'all[:80%]': "'all' does not support slice",
+            'train[:17]': '[:17] incompatible with 16 examples',
+            'validation': "Unknown split 'validation'",
+        }.items():
+            with pytest.raises(BadInput) as error:
+                open_data('tfds:tie_pictures', split, data_dir=str(tmp_path))
+            assert_has(str(error.value), f'has no split {split!r} (', reason, '); allowed: train,')
         for split in ('train[:0]', 'train[75%:25%]', 'test[3:2]', 'train + test[75%:50%]'):
             with pytest.raises(BadInput) as error:
                 open_data('tfds:tie_pictures', split, data_dir=str(tmp_path))
