@@ -5,11 +5,11 @@ from pathlib import Path
 from alexnet_jax.errors import run_command
 from alexnet_jax.run import mirror
 from alexnet_jax.sweep import __main__ as sweep
-from alexnet_jax.sweep import runner
+from alexnet_jax.sweep import base, runner
 from alexnet_jax.sweep.backends import local, slurm
 
 if __name__ == '__main__':
-    runner.TRAINER = (str(Path(__file__).with_name('fake_trainer.py')),)
+    base.TRAINER = (str(Path(__file__).with_name('fake_trainer.py')),)
     runner.POLL = 0.05
     mirror.PERIOD = mirror.LOOK = 0.2
     slurm.QUEUE_EVERY = 0.5

@@ -2,7 +2,7 @@
 
 Keeps 'checkpoint', of one number, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
 starts of trials end, {'003': [137, 0]}: 0 runs to the end, 'nan' with no score, 137 dies
-at step 5, others before the first step; 'full' finds the disk full.
+at step 5, others before the first step; 'full' finds the disk full; 'killed' prints nothing.
 """
 
 import json
@@ -33,6 +33,8 @@ def main() -> None:
     seconds = float(os.environ.get('FAKE_SECONDS', 0.05))
     if end == 'full':
         sys.exit('error: cannot write metrics.jsonl: No space left on device; free disk space')
+    if end == 'killed':
+        os.kill(os.getpid(), signal.SIGKILL)
     if end not in (0, 137, 'nan'):
         time.sleep(seconds)
         print(f'error: this one ends with {end}')

@@ -7,6 +7,7 @@ but copy itself into a venv.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ esac
 """
 
 # Pod 1 of the JobSet's Job.
-KUBECTL = f"""#!{sys.executable}
+KUBECTL = """
 import os, sys, yaml
 verb, _, path = sys.argv[1:]
 assert verb == 'apply', verb
@@ -66,40 +67,50 @@ job_set = next(d for d in yaml.safe_load_all(open(path)) if d['kind'] == 'JobSet
 job = job_set['spec']['replicatedJobs'][0]['template']['spec']
 container = job['template']['spec']['containers'][0]
 command = [*container['command'], *container['args']]
-pod = {{'KUBERNETES_SERVICE_HOST': '127.0.0.1', 'JOB_COMPLETION_INDEX': '1'}}
+pod = {'KUBERNETES_SERVICE_HOST': '127.0.0.1', 'JOB_COMPLETION_INDEX': '1'}
 os.execvpe(command[0], command, os.environ | pod)
 """
 
 # The second of the task's nodes.
-SKY = f"""#!{sys.executable}
+SKY = """
 import os, sys, yaml
 assert sys.argv[1:-1] in (['launch'], ['jobs', 'launch']), sys.argv
 task = yaml.safe_load(open(sys.argv[-1]))
-node = {{
+node = {
     'SKYPILOT_NODE_IPS': '192.0.2.1\\n192.0.2.2',
     'SKYPILOT_NUM_NODES': str(task['num_nodes']),
     'SKYPILOT_NODE_RANK': '1',
-}}
+}
 os.execvpe('bash', ['bash', '-euc', task['run']], os.environ | task['envs'] | node)
 """
 
-PYTHON = f"""#!{sys.executable} -IS
+PYTHON = """
 import json, os, shutil, sys
 with open(os.environ['CALLS'], 'a') as file:
     file.write(json.dumps([sys.argv[1:], dict(os.environ)]) + '\\n')
 if sys.argv[1:3] == ['-m', 'venv']:
-    os.makedirs(f'{{sys.argv[3]}}/bin')
-    shutil.copy(sys.argv[0], f'{{sys.argv[3]}}/bin/python')
+    os.makedirs(f'{sys.argv[3]}/bin')
+    shutil.copy(os.environ['SELF'], f'{sys.argv[3]}/bin/python')
 """
+
+
+def by_python(code: str, options: str = '') -> str:
+    """Return a script that runs code; unlike in a #! line, the path of Python may have spaces."""
+    quoted = shlex.quote(code)
+    return (
+        '#!/usr/bin/env bash\n'
+        f'SELF=$0 exec {shlex.quote(sys.executable)} {options} -c {quoted} "$@"\n'
+    )
+
 
 PROGRAMS = {
     'sbatch': SBATCH,
     'srun': SRUN,
     'mpirun': MPIRUN,
     'gcloud': GCLOUD,
-    'kubectl': KUBECTL,
-    'sky': SKY,
-    **dict.fromkeys(('python', 'python3', 'python3.11'), PYTHON),
+    'kubectl': by_python(KUBECTL),
+    'sky': by_python(SKY),
+    **dict.fromkeys(('python', 'python3', 'python3.11'), by_python(PYTHON, '-IS')),
     'pip': '#!/usr/bin/env bash\n',
 }
 

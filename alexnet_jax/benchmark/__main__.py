@@ -190,7 +190,7 @@ def _define_flags() -> None:
     flags.DEFINE_bool('json', False, 'Print the figures as JSON instead of tables.')
     flags.DEFINE_string('output', None, 'File to write the figures to, as JSON.')
     flags.DEFINE_integer('repeats', 5, 'How many times each is timed.', lower_bound=1)
-    flags.DEFINE_float('seconds', 4.0, 'Minimum duration of a repeat.', lower_bound=0)
+    flags.DEFINE_float('seconds', 4.0, 'Minimum duration of a repeat.')
 
 
 def main() -> None:
@@ -212,6 +212,8 @@ def main() -> None:
     for flag, kinds in HAVING.items():
         if flags.FLAGS[flag].present and kind not in kinds:
             raise BadInput(f'{kind} has no --{flag}; it is for {" and ".join(kinds)}')
+    if not flags.FLAGS.seconds > 0:
+        raise BadInput(f'--seconds={flags.FLAGS.seconds}; it must be above 0')
     output = Path(flags.FLAGS.output) if flags.FLAGS.output else None
     for flag in ('output', 'plot'):
         path = Path(flags.FLAGS[flag].value or 'file')

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.parallel import processes
 
 
 class Devices(NamedTuple):
@@ -36,9 +37,13 @@ def probe() -> Devices:
 
 
 def main() -> None:
-    """Print the platform, the number and the kind of the devices."""
-    devices = jax.devices()
-    print(json.dumps([devices[0].platform, len(devices), devices[0].device_kind]))
+    """Print the platform, the number and the kind of the devices.
+
+    Raises:
+      BadInput: JAX finds none.
+    """
+    count, first = processes.count_devices(), jax.devices()[0]
+    print(json.dumps([first.platform, count, first.device_kind]))
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class WorkerProcess:
           worker: What it runs.
           task: Whether it trains or scores.
           folder: Holds the run's config.json, and the cache of compiled steps that workers share.
-          seconds: The minimum duration of a repeat, to the nearest step.
+          seconds: The minimum duration of a repeat, at the speed of a first step.
 
         Raises:
           RunError: The process has ended.
@@ -57,7 +58,7 @@ class WorkerProcess:
         assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self.compile_seconds = self._answer()['compile_seconds']
-        self._steps = max(1, round(seconds / self._run(1)))
+        self._steps = max(1, math.ceil(seconds / self._run(1)))
 
     def repeat(self) -> None:
         """Run for the seconds that a repeat takes.

@@ -178,6 +178,7 @@ class _InMemory:
 
     def __init__(self, config: ml_collections.ConfigDict):
         self.eval_size = config.batch_size
+        self.num_classes = config.num_classes
         self.mean = np.full((config.image_size, config.image_size, 3), 127.5, np.float32)
         self.parts = [make_batch(config)] * config.accum_steps
 
@@ -185,7 +186,8 @@ class _InMemory:
         """Do nothing: the mean is known."""
 
     def class_counts(self) -> np.ndarray:
-        return np.bincount(np.concatenate([part['label'] for part in self.parts]))
+        labels = np.concatenate([part['label'] for part in self.parts])
+        return np.bincount(labels, minlength=self.num_classes)
 
     def train_batches(self, start_step: int) -> Iterator[list[steps.Batch]]:
         while True:
@@ -205,7 +207,8 @@ def _train_in_loop(config: ml_collections.ConfigDict, count: int) -> float:
     from alexnet_jax.run.logger import read_records
     from alexnet_jax.training import loop
 
-    config = ml_collections.ConfigDict(config)
+    config = config.copy_and_resolve_references()
+    config.init_from = None  # the data has no class names to compare with the other run's
     config.epochs = 2 * count * config.batch_size / TRAIN_SIZE
     config.log_every = count
     config.eval_every = config.checkpoint_every = 10**9

@@ -21,7 +21,7 @@ class Cluster:
       coordinator_address: HOST:PORT where they meet; process 0 runs on HOST.
       num_processes: The number of processes of the run.
       process_id: This process's number, from 0.
-      port: The coordinator's port.
+      port: The coordinator's port, if it is known here.
       takes_all_gpus: Whether this process uses every GPU that it sees. Under Slurm and Open MPI,
         JAX gives each process of a host one GPU, by its number on the host.
     """
@@ -135,6 +135,7 @@ def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
         'Open MPI',
         num_processes=size,
         process_id=rank,
+        port=_chosen_port(environ),
         takes_all_gpus=_has_own_gpus(environ, local),
     )
 
@@ -172,8 +173,8 @@ def _slurm_port(environ: Mapping[str, str]) -> int:
     JAX would use the same port for the whole job, and a second step on the job's first node would
     break into the first one: two coordinators can listen on one port.
     """
-    if 'JAX_COORDINATOR_PORT' in environ:
-        return _number(environ, 'JAX_COORDINATOR_PORT')
+    if port := _chosen_port(environ):
+        return port
     step = _number(environ, 'SLURM_STEP_ID', default='0')
     return 61440 + (_number(environ, 'SLURM_JOB_ID') + 1021 * step) % 4096
 
@@ -237,6 +238,18 @@ def _has_own_gpus(environ: Mapping[str, str], local_processes: int) -> bool:
 
 
 # Variables
+
+
+def _chosen_port(environ: Mapping[str, str]) -> int | None:
+    """Return the coordinator's port that the user chose, if any; JAX reads it too."""
+    if 'JAX_COORDINATOR_PORT' not in environ:
+        return None
+    port = _number(environ, 'JAX_COORDINATOR_PORT')
+    if not 1 <= port <= 65535:
+        raise BadInput(
+            f'JAX_COORDINATOR_PORT={port} in the environment; it must be from 1 to 65535; {ALONE}'
+        )
+    return port
 
 
 def _size_and_rank(environ: Mapping[str, str], size_name: str, rank_name: str) -> tuple[int, int]:

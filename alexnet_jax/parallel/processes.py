@@ -26,6 +26,7 @@ from alexnet_jax.errors import (
     device_error,
     shown,
 )
+from alexnet_jax.parallel import meeting
 from alexnet_jax.parallel.launchers import ALONE, PLATFORM, Cluster
 
 # Seconds without a heartbeat after which a process counts as lost; JAX's default is 100. JAX sends
@@ -40,6 +41,10 @@ LOST = (
     'error: another process of this run has ended or is unreachable; check its output, then '
     'restart all processes: they resume from the newest checkpoint'
 )
+# What JAX raises when a device does not start; AssertionError for JAX_PLATFORMS=cuda without a GPU.
+START_ERRORS = (RuntimeError, AssertionError)
+# Which GPUs a process uses. In `initialize`, JAX gives each process of a Slurm or MPI job only one.
+VISIBLE_GPUS = ('jax_cuda_visible_devices', 'jax_rocm_visible_devices')
 # Found in the errors of collectives and of the coordination service when another process is gone,
 # with jaxlib 0.10.2. Gloo (between CPUs), Connection, UNAVAILABLE and heartbeat were seen after a
 # kill; NCCL (between GPUs) and DEADLINE_EXCEEDED were not.
@@ -55,14 +60,14 @@ def count_devices() -> int:
       BadInput: There are none, or the processes do not have equally many.
       NoDevice: This process could not start the one that a sweep gave it.
     """
+    require_platform()
     try:
         count = jax.device_count()
-    except (RuntimeError, AssertionError) as error:  # the latter for JAX_PLATFORMS=cuda, no GPU
+    except START_ERRORS as error:
         if is_lost_process(error):
             raise
-        reason = str(error) or f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
-        raise device_error(error) or BadInput(f'JAX found no devices: {reason}') from error
-    require_platform()
+        found = device_error(error) or BadInput(f'JAX found no devices: {_reason(error)}')
+        raise found from error
     counts = [len(jax.local_devices(process)) for process in range(jax.process_count())]
     if len(set(counts)) > 1:
         raise BadInput(
@@ -75,17 +80,30 @@ def count_devices() -> int:
 def require_platform() -> None:
     """Check that a trial has the kind of device that a sweep gave it, if it is one.
 
-    Where an accelerator cannot be started, JAX warns, and computes on the CPU.
+    Where an accelerator does not start, JAX raises an error; where it sees none, it computes on the
+    CPU.
 
     Raises:
-      NoDevice: It has another.
+      NoDevice: It has another kind, or JAX could not start the device.
     """
-    given, found = os.environ.get(PLATFORM), jax.local_devices()[0].platform
-    if given and given != found:
+    given = os.environ.get(PLATFORM)
+    if not given:
+        return
+    try:
+        found = jax.local_devices()[0].platform
+    except START_ERRORS as error:
+        raise NoDevice(
+            f'this trial was given a {given.upper()}, which JAX could not start: {_reason(error)}'
+        ) from error
+    if given != found:
         raise NoDevice(
             f'this trial was given a {given.upper()}, but JAX found only a {found.upper()}; see '
             'its warnings above'
         )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
 
 
 class ProcessGroup:
@@ -121,8 +139,9 @@ class ProcessGroup:
     ) -> None:
         if fails_alone(error):
             sys.stdout.flush()
-            print(shown(_report(error)), file=sys.stderr, flush=True)
-            if jax.process_index() == 0:
+            number, name = self._place()
+            print(shown(_report(error, name)), file=sys.stderr, flush=True)
+            if number in (0, None):
                 time.sleep(GRACE_PERIOD)
             os._exit(_exit_code(error))
         if self._cluster:
@@ -131,16 +150,17 @@ class ProcessGroup:
     def _start(self, cluster: Cluster) -> None:
         if cluster.port:
             if cluster.process_id == 0:
-                _check_port_is_free(cluster)
+                meeting.check_port_is_free(cluster)
             if not cluster.coordinator_address:
                 os.environ['JAX_COORDINATOR_PORT'] = str(cluster.port)
         # When another process is absent or lost, JAX's own thread aborts this one, wherever Python
         # is: there is nothing to catch. A C handler of the abort sets the message and exit code.
         _handle_abort(self._on_abort)
-        self._last_words = _describe_absence(cluster, self._timeout)
-        notice = threading.Timer(NOTICE_AFTER, _report_waiting, [cluster, self._timeout])
+        self._last_words = meeting.describe_absence(cluster, self._timeout)
+        notice = threading.Timer(NOTICE_AFTER, meeting.report_waiting, [cluster, self._timeout])
         notice.daemon = True
         notice.start()
+        gpus = {name: jax.config.values[name] for name in VISIBLE_GPUS}
         before = signal.getsignal(signal.SIGINT)
         if before != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would run after the wait
@@ -156,16 +176,30 @@ class ProcessGroup:
         except Exception as error:  # of many types: from JAX, requests, the Kubernetes client
             _handle_abort(None)
             raise RunError(
-                f'{_describe(cluster)} could not find out where the other processes are: '
+                f'{meeting.describe(cluster)} could not find out where the other processes are: '
                 f'{str(error) or type(error).__name__}; {ALONE}'
             ) from error
         finally:
             signal.signal(signal.SIGINT, before)
             notice.cancel()
-        if cluster.takes_all_gpus:
-            for vendor in ('cuda', 'rocm'):
-                jax.config.update(f'jax_{vendor}_visible_devices', 'all')
+        if cluster.takes_all_gpus and not os.environ.get('JAX_LOCAL_DEVICE_IDS'):
+            for name, chosen in gpus.items():
+                jax.config.update(name, chosen)
         self._last_words = LOST
+
+    def _place(self) -> tuple[int | None, str]:
+        """Return this process's number, None if unknown, and its name in a message.
+
+        JAX has to start the devices to tell the number, and they may be what failed.
+        """
+        if self._cluster and self._cluster.process_id is not None:
+            return self._cluster.process_id, meeting.describe(self._cluster)
+        host = socket.gethostname()
+        try:
+            number = jax.process_index()
+            return number, f'process {number} of {jax.process_count()} on {host}'
+        except START_ERRORS:
+            return None, f'the process on {host}'
 
     def _close(self, error: BaseException | None) -> None:
         if error:  # nobody would see it if another process is lost now
@@ -208,8 +242,15 @@ def fails_alone(error: BaseException | None) -> TypeGuard[Exception | KeyboardIn
         isinstance(error, Exception | KeyboardInterrupt)
         and not isinstance(error, Interrupted | Diverged)
         and jax.distributed.is_initialized()  # without it, counting starts the devices
-        and jax.process_count() > 1
+        and _has_others()
     )
+
+
+def _has_others() -> bool:
+    try:
+        return jax.process_count() > 1
+    except START_ERRORS:  # JAX counts by the devices of this process, which do not start
+        return True
 
 
 def is_lost_process(error: Exception) -> bool:
@@ -224,63 +265,18 @@ def _handle_abort(handler: Callable | None) -> None:
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
-def _check_port_is_free(cluster: Cluster) -> None:
-    """Refuse a port on which another run meets: JAX would join it, and break both runs."""
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
-    try:
-        socket.create_server(('', cluster.port), family=family, dualstack_ipv6=dual).close()
-    except OSError as error:
-        remedy = 'set JAX_COORDINATOR_PORT=PORT for all processes'
-        if cluster.coordinator_address:
-            remedy = 'pass --coordinator_address=HOST:PORT with a different port'
-        raise BadInput(
-            f'cannot listen on port {cluster.port} of {socket.gethostname()}, where the processes '
-            f'are to meet: {os.strerror(error.errno or 0)}; {remedy}'
-        ) from error
-
-
-def _describe(cluster: Cluster) -> str:
-    """Name this process in a message; on a TPU and in Kubernetes only JAX knows its number."""
-    if cluster.process_id is None:
-        return f'the {cluster.launcher} process on {socket.gethostname()}'
-    return f'process {cluster.process_id} of {cluster.num_processes} on {socket.gethostname()}'
-
-
-def _at(cluster: Cluster) -> str:
-    return f' at {cluster.coordinator_address}' if cluster.coordinator_address else ''
-
-
-def _report_waiting(cluster: Cluster, timeout: int) -> None:
-    line = f'{_describe(cluster)}: waiting up to {timeout} s for the others{_at(cluster)}\n'
-    os.write(2, line.encode())
-
-
-def _describe_absence(cluster: Cluster, timeout: int) -> str:
-    remedy = (
-        'check that all of them were started and that this host can reach the host of process 0'
-    )
-    if cluster.coordinator_address:
-        remedy += ', named by --coordinator_address, and that each has its own --process_id'
-    return (
-        f'error: {_describe(cluster)} did not meet the others{_at(cluster)} within {timeout} s; '
-        f'{remedy}; --initialization_timeout=SECONDS waits longer'
-    )
-
-
 def _exit_code(error: Exception | KeyboardInterrupt) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 128 + (*error.args, signal.SIGINT)[0]
     return error.exit_code if isinstance(error, AlexNetError) else 1
 
 
-def _report(error: Exception | KeyboardInterrupt) -> str:
-    """Return an error's message or traceback, and the process that it comes from."""
+def _report(error: Exception | KeyboardInterrupt, process: str) -> str:
+    """Return an error's message or traceback, and the name of the process that it comes from."""
     if isinstance(error, KeyboardInterrupt):
         return 'interrupted'
     if is_lost_process(error):
         return f'{str(error).splitlines()[0]}\n{LOST}'
-    process = f'process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}'
     if isinstance(error, AlexNetError | OSError):
         return f'error: {process}: {" ".join(str(error).split())}'
     return f'{"".join(traceback.format_exception(error)).rstrip()}\nerror: {process} failed'

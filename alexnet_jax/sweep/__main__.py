@@ -84,6 +84,9 @@ def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space
     folder = opened.folder
     plan = {f'--config.{k}': v for k, v in leaves(base.config).items() if k not in FREE_KEYS}
     plan |= {
+        # One run may go on with another patience, but it decides how long each trial trains. 0 is
+        # off, as before the key existed.
+        '--config.early_stopping_patience': base.config.early_stopping_patience or None,
         '--sweep': space.spell(table),
         '--search': _SEARCH.value,
         '--metric': _METRIC.value,

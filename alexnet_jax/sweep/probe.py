@@ -12,12 +12,18 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.errors import run_command
+from alexnet_jax.parallel import processes
 
 
 def main() -> None:
-    """Print the platform and the number of devices."""
+    """Print the platform and the number of devices.
+
+    Raises:
+      BadInput: JAX finds no devices, or the data cannot be opened.
+    """
     cli.define_flags(workdir=None)
     cli.parse_flags(sys.argv)
+    processes.count_devices()  # says in one line what is wrong with them
     from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
     Data(flags.FLAGS.config)

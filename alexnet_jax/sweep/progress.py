@@ -45,7 +45,13 @@ def read_progress(folder: Path, config: ml_collections.ConfigDict) -> Progress:
     return Progress(newest['step'], total, evals, left)
 
 
-def last_error(output: Path) -> str:
-    """Return the last line that a trial printed, without 'error: '."""
-    lines = output.read_text(errors='replace').splitlines() if output.exists() else []
+def last_error(output: Path, start: int = 0) -> str:
+    """Return the last line that a trial printed, without 'error: '.
+
+    Args:
+      output: The file with what it printed, over all its starts.
+      start: The byte at which the newest start began.
+    """
+    printed = output.read_bytes()[start:] if output.exists() else b''
+    lines = printed.decode(errors='replace').splitlines()
     return lines[-1].removeprefix('error: ') if lines else 'it printed nothing'

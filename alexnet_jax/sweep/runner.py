@@ -51,6 +51,7 @@ class Running:
       progress: How far it has come.
       furthest: The highest step that it ever reached.
       starts: The number of starts since it last made progress.
+      printed: The size of its output when it was last started.
       hopeless: Whether it was asked to stop early.
     """
 
@@ -63,6 +64,7 @@ class Running:
     progress: Progress = NO_PROGRESS
     furthest: int = 0
     starts: int = 0
+    printed: int = 0
     hopeless: bool = False
 
     @property
@@ -199,7 +201,10 @@ class Runner:
                 self._end_sweep(change)
                 return
             running.starts += 1
+            output = running.job.output
+            printed = output.stat().st_size if output.exists() else 0
             running.handle = self._backend.start(running.job)
+            running.printed = 0 if running.handle.is_found else printed
             self._running.append(running)
 
     def _prepare(self, trial: Trial) -> Running:
@@ -211,12 +216,14 @@ class Runner:
         command = (sys.executable, *self._base.command(changes, folder), alone)
         # Two sweeps on a cluster may have folders of the same name.
         name = f'{self._folder.name}-{zlib.crc32(bytes(self._folder)):08x}-{trial.number:03}'
+        config = space.apply(self._base.config, changes)
         return Running(
             trial,
             trial.number,
             changes,
-            space.apply(self._base.config, changes),
+            config,
             Job(name, command, folder, Path.cwd()),
+            furthest=read_progress(folder, config).step,
             hopeless=study.HOPELESS in trial.user_attrs,
         )
 
@@ -225,7 +232,7 @@ class Runner:
         code = running.handle.poll()  # first: once it has ended, all records are there
         now = read_progress(running.job.folder, running.config)
         if now.step > running.furthest:
-            running.furthest, running.starts = now.step, 1
+            running.furthest, running.starts = now.step, 0
         running.progress = now
         for record in now.evals:
             percent = round(100 * record['step'] / now.total)
@@ -245,6 +252,7 @@ class Runner:
 
     def _end(self, running: Running, code: int) -> None:
         evals, output = running.progress.evals, running.job.output
+        last = last_error(output, running.printed)
         if code == 0 and evals and math.isfinite(evals[-1][self._study.metric]):
             self._finish(running, study.FINISHED, code)
         elif code == 0 and evals:
@@ -253,11 +261,11 @@ class Runner:
         elif running.hopeless:
             self._finish(running, study.STOPPED_EARLY, code)
         elif code == Diverged.exit_code:
-            self._finish(running, study.DIVERGED, code, last_error(output))
+            self._finish(running, study.DIVERGED, code, last)
         elif self._is_stopping and code in TRANSIENT:
             return  # it continues with the sweep
-        elif code == NoDevice.exit_code or any(text in last_error(output) for text in FULL):
-            self._end_sweep(f'trial {running.number}: {last_error(output)}, in {output}')
+        elif code == NoDevice.exit_code or any(text in last for text in FULL):
+            self._end_sweep(f'trial {running.number}: {last}, in {output}')
         elif code in TRANSIENT and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: exit code {code}; restarting it')
             self._waiting.appendleft(running)
@@ -265,7 +273,7 @@ class Runner:
             reason = f'exit code {code}, {MAX_STARTS} times in a row without progress'
             self._finish(running, study.FAILED, code, reason)
         else:
-            self._finish(running, study.FAILED, code, last_error(output))
+            self._finish(running, study.FAILED, code, last)
 
     def _finish(self, running: Running, outcome: str, code: int, reason: str = '') -> None:
         reason = shown(reason)

@@ -71,6 +71,7 @@ def _checked(space: Space, outer: Sequence[str]) -> Space:
     if not isinstance(space, dict):
         raise BadInput(f'{space!r} is not a table of keys; write {{}} for no further keys')
     keys, result = leaves(default_config()), {}
+    tables: dict[str, str] = {}  # key inside a table -> the key whose table that is
     for key, spec in space.items():
         if key not in keys:
             raise BadInput(f'unknown config key {key}; {suggest(str(key), keys)}')
@@ -79,9 +80,12 @@ def _checked(space: Space, outer: Sequence[str]) -> Space:
         if isinstance(spec, FloatDistribution | IntDistribution):
             result[key] = spec
             continue
-        if isinstance(spec, str) or not hasattr(spec, '__iter__'):
+        # A set has another order in the next process, so that its sweep would be another one.
+        is_set = isinstance(spec, set | frozenset)
+        if is_set or isinstance(spec, str) or not hasattr(spec, '__iter__'):
+            example = sorted(spec, key=repr) if is_set else [spec]
             raise BadInput(
-                f'{key}: {spec!r} is not a list of values, such as [{spec!r}], and not a range, '
+                f'{key}: {spec!r} is not a list of values, such as {example!r}, and not a range, '
                 f'FloatDistribution, IntDistribution or table'
             )
         values = [v.item() if isinstance(v, np.generic) else v for v in spec]
@@ -92,9 +96,25 @@ def _checked(space: Space, outer: Sequence[str]) -> Space:
         if isinstance(spec, dict):
             taken = [*outer, *space]
             result[key] = {value: _checked(inner, taken) for value, inner in spec.items()}
+            for inner in dict.fromkeys(_keys_inside(result[key])):
+                if inner in tables:
+                    raise BadInput(
+                        f'{inner} varies in the tables of both {tables[inner]} and {key}, which '
+                        f'may apply to the same point; name it in one of them'
+                    )
+                tables[inner] = key
         else:
             result[key] = values
     return result
+
+
+def _keys_inside(table: dict[Any, Space]) -> Iterator[str]:
+    """Yield the keys that vary with any value of a key, however deep."""
+    for space in table.values():
+        for key, spec in space.items():
+            yield key
+            if isinstance(spec, dict):
+                yield from _keys_inside(spec)
 
 
 def settings(space: Space, choose: Choose, where: str = '') -> Settings:

@@ -205,9 +205,12 @@ def _clean(path: Path) -> None:
 
 def _check_plan(folder: Path, before: dict | None, now: dict) -> None:
     now = json.loads(json.dumps(now))
-    if before is None or before == now:
+    if before is None:
         return
-    key = next(key for key in (now | before) if before.get(key) != now.get(key))
+    # A key that came later and is None means what its absence meant.
+    key = next((key for key in now | before if before.get(key) != now.get(key)), None)
+    if key is None:
+        return
     raise BadInput(
         f'{folder} holds a different sweep ({key}: {before.get(key)!r} -> {now.get(key)!r}); undo '
         f'the change or use a different --workdir'

@@ -22,6 +22,7 @@ from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.training import loop
 
 QUICKSTART = '--config=configs/quickstart.py'
 SHORT = (QUICKSTART, '--repeats=1', '--seconds=0.1', '--config.batch_size=8')
@@ -184,6 +185,14 @@ def test_flags_of_another_benchmark_are_refused(monkeypatch, kind, flag, owner):
     assert_has(str(error.value), f'{kind} has no', flag.split('=')[0], f'for {owner}')
 
 
+@pytest.mark.parametrize('seconds', ['0', '-1', 'nan'])
+def test_repeats_that_take_no_time_are_refused(monkeypatch, seconds):
+    config = f'--config={ROOT}/configs/quickstart.py'
+    monkeypatch.setattr(sys, 'argv', ['benchmark', 'data', config, f'--seconds={seconds}'])
+    with flagsaver.flagsaver(), pytest.raises(BadInput, match=r'--seconds=.*; it must be above 0'):
+        benchmark.main()
+
+
 # Processes that end
 
 
@@ -229,14 +238,15 @@ def stand_in(tmp_path, monkeypatch):
 def start(stand_in, tmp_path):
     """Starts processes that answer two requests; 'matmul' ends in the second."""
     stand_in(STAND_IN)
-    return lambda worker: WorkerProcess(worker, Task.TRAIN, tmp_path, seconds=4.0)
+    return lambda worker: WorkerProcess(worker, Task.TRAIN, tmp_path, seconds=3.7)
 
 
 @pytest.mark.slow
 def test_repeats(start):
     with contextlib.closing(start(Worker.ALEXNET_JAX)) as process:
         assert (process.compile_seconds, process.peak_gib) == (3, 2)
-        process.repeat()  # 4 / 0.5 = 8 steps, which it says took 8 seconds
+        assert process._steps == 8  # 3.7 / 0.5 = 7.4 would be too short
+        process.repeat()  # of which it says that they took 8 seconds
         assert (process.seconds, process.peak_gib) == ([1.0], 3)
         process._process.wait()
         with pytest.raises(RunError, match='the alexnet_jax process ended'):
@@ -317,6 +327,18 @@ def test_every_device_multiplies(monkeypatch):
         np.testing.assert_array_equal(copy.data.astype(np.float32), np.full((8, 8), 8.0))
 
 
+def test_no_devices(monkeypatch):
+    """JAX itself raises an error without a message."""
+
+    def count():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, 'device_count', count)
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+    with pytest.raises(BadInput, match='JAX found no devices: JAX_PLATFORMS=cuda'):
+        probe.main()
+
+
 @pytest.mark.slow
 def test_the_devices_are_found_by_another_process(stand_in):
     found = probe.probe()
@@ -326,6 +348,32 @@ def test_the_devices_are_found_by_another_process(stand_in):
     stand_in('#!/bin/sh\necho noise >&2\necho "error: JAX found no devices" >&2\nexit 2\n')
     with pytest.raises(BadInput, match=r'^JAX found no devices$'):
         probe.probe()
+
+
+# What the loop trains on
+
+
+def test_a_class_that_the_labels_miss_is_counted():
+    config = load_recipe(str(ROOT / 'configs/quickstart.py'))
+    config.batch_size, config.num_classes = 8, 1000
+    counts = workers._InMemory(config).class_counts()
+    assert (len(counts), counts.sum()) == (1000, 8)
+
+
+def test_the_loop_starts_from_random_weights(monkeypatch):
+    """Those of another run would be the same work, and need that run's classes."""
+    seen = []
+
+    def train(config, workdir, data):
+        seen.append(config.init_from)
+        record = {'step': 2, 'epoch': 1.0, 'split': 'train', 'images_per_second': 32.0}
+        (Path(workdir) / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
+
+    monkeypatch.setattr(loop, 'train_and_evaluate', train)
+    config = load_recipe(str(ROOT / 'configs/quickstart.py'))
+    config.init_from = 'runs/other'
+    assert workers._train_in_loop(config, 3) == 3 * config.batch_size / 32
+    assert (seen, config.init_from) == ([None], 'runs/other')
 
 
 # Figures by hand

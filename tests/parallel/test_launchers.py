@@ -119,6 +119,10 @@ class TestOpenMPI:
         found = launchers.detect_launcher(OPEN_MPI | {'OMPI_COMM_WORLD_LOCAL_SIZE': '1'})
         assert found.takes_all_gpus
 
+    def test_port_from_the_environment(self):
+        """JAX takes it too, so process 0 can see whether it is free."""
+        assert launchers.detect_launcher(OPEN_MPI | {'JAX_COORDINATOR_PORT': '29500'}).port == 29500
+
     def test_in_a_slurm_job(self):
         """There mpirun starts its daemons with srun, so the processes have variables of both."""
         assert launchers.detect_launcher(SLURM | OPEN_MPI).launcher == 'Open MPI'
@@ -215,6 +219,7 @@ class TestFlags:
         (SLURM | {'SLURM_PROCID': '2'}, 'SLURM_PROCID=2 and SLURM_NTASKS=2'),
         (SLURM | {'SLURM_JOB_ID': '7_1'}, "SLURM_JOB_ID is '7_1'"),
         (SLURM | {'JAX_COORDINATOR_PORT': 'x'}, "JAX_COORDINATOR_PORT is 'x'"),
+        (OPEN_MPI | {'JAX_COORDINATOR_PORT': '65536'}, 'JAX_COORDINATOR_PORT=65536 .*1 to 65535'),
         ({'SLURM_JOB_NUM_NODES': '?'}, r"SLURM_JOB_NUM_NODES is '\?'"),
         (OPEN_MPI | {'OMPI_COMM_WORLD_SIZE': '-2'}, "OMPI_COMM_WORLD_SIZE is '-2'"),
         ({'OMPI_COMM_WORLD_SIZE': '2'}, 'OMPI_COMM_WORLD_RANK is not set'),

@@ -16,12 +16,13 @@ from alexnet_jax.parallel import malloc, pmap
 ON_GLIBC = platform.libc_ver()[0] == 'glibc'
 
 KEEP_AND_GIVE_BACK = """
+import resource
 import numpy as np
 from alexnet_jax.parallel import malloc, pmap
 
 def resident():
     with open('/proc/self/statm') as file:
-        return int(file.read().split()[1]) * 4096 / 2**20
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 KEEP
 before = resident()

@@ -7,9 +7,9 @@ import socket
 import jax
 import pytest
 
-from alexnet_jax.errors import BadInput, Diverged, Interrupted
+from alexnet_jax.errors import BadInput, Diverged, Interrupted, NoDevice
 from alexnet_jax.parallel import processes
-from alexnet_jax.parallel.launchers import Cluster
+from alexnet_jax.parallel.launchers import PLATFORM, Cluster
 from alexnet_jax.parallel.processes import ProcessGroup, fails_alone, is_lost_process
 
 # Raised by jaxlib 0.10.2 in a process whose peer was killed, and by a broken program.
@@ -41,9 +41,9 @@ def second_of_two(monkeypatch):
     monkeypatch.setattr(os, '_exit', end)
 
 
-def end_with(error: BaseException) -> int:
+def end_with(error: BaseException, cluster: Cluster | None = None) -> int:
     """Return the exit code of a process in which an error leaves the group."""
-    with pytest.raises(Exited) as exited, ProcessGroup(None, timeout=1):
+    with pytest.raises(Exited) as exited, ProcessGroup(cluster, timeout=1):
         raise error
     return exited.value.args[0]
 
@@ -76,6 +76,27 @@ class TestOneOfSeveral:
         assert end_with(jax.errors.JaxRuntimeError(GLOO)) == 1
         assert capsys.readouterr().err == f'{GLOO}\n{processes.LOST}\n'
 
+    @pytest.mark.parametrize(
+        ('cluster', 'who'),
+        [
+            (Cluster('Slurm', num_processes=4, process_id=1), 'process 1 of 4'),
+            (Cluster('Kubernetes'), 'the process'),
+        ],
+    )
+    def test_a_device_that_does_not_start(self, capsys, monkeypatch, cluster, who):
+        """JAX cannot tell how many processes there are: it counts them by their devices."""
+
+        def start():
+            raise AssertionError
+
+        monkeypatch.setattr(jax, 'process_count', start)
+        monkeypatch.setattr(jax, 'process_index', start)
+        monkeypatch.setattr(ProcessGroup, '_start', lambda *_: None)
+        monkeypatch.setattr(processes, 'GRACE_PERIOD', 0)
+        assert end_with(BadInput('JAX found no devices'), cluster) == 2
+        line = f'error: {who} on {socket.gethostname()}: JAX found no devices\n'
+        assert capsys.readouterr().err == line
+
     @pytest.mark.parametrize('error', [Diverged('nan'), Interrupted('stopped', 15)])
     def test_what_every_process_raises_passes(self, error):
         with pytest.raises(type(error)), ProcessGroup(None, timeout=1):
@@ -107,6 +128,54 @@ def test_no_device(monkeypatch, error):
     monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
     with pytest.raises(BadInput, match=f'JAX found no devices: {error or "JAX_PLATFORMS=cuda"}'):
         processes.count_devices()
+
+
+@pytest.mark.parametrize('error', [AssertionError(), RuntimeError('no CUDA')])
+def test_no_device_for_a_trial(monkeypatch, error):
+    """The machine is at fault, and not the trial, which another start may finish."""
+
+    def start():
+        raise error
+
+    monkeypatch.setattr(jax, 'device_count', start)
+    monkeypatch.setattr(jax, 'local_devices', start)
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+    monkeypatch.setenv(PLATFORM, 'gpu')
+    reason = str(error) or 'JAX_PLATFORMS=cuda'
+    with pytest.raises(NoDevice, match=f'was given a GPU, which JAX could not start: {reason}'):
+        processes.count_devices()
+
+
+@pytest.mark.parametrize(
+    ('takes_all', 'environ', 'cuda'),
+    [
+        (True, {}, '2,3'),
+        (True, {'JAX_LOCAL_DEVICE_IDS': '0'}, '0'),
+        (False, {}, '0'),
+    ],
+)
+def test_gpus_that_the_user_chose(monkeypatch, takes_all, environ, cuda):
+    """In `initialize`, JAX leaves a process of a launcher one GPU."""
+    names = ('jax_cuda_visible_devices', 'jax_rocm_visible_devices')
+    before = [jax.config.values[name] for name in names]
+
+    def initialize(*_, **__):
+        for name in names:
+            jax.config.update(name, '0')
+
+    monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster('Slurm', num_processes=2, process_id=1, takes_all_gpus=takes_all)
+    try:
+        jax.config.update('jax_cuda_visible_devices', '2,3')
+        ProcessGroup(cluster, timeout=1).__enter__()
+        found = [jax.config.values[name] for name in names]
+    finally:
+        for name, value in zip(names, before, strict=True):
+            jax.config.update(name, value)
+    assert found == [cuda, 'all' if cuda == '2,3' else '0']
 
 
 @pytest.mark.parametrize('is_ignored', [False, True])

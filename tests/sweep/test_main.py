@@ -1,6 +1,7 @@
 """`python -m alexnet_jax.sweep`: what it refuses; whole sweeps are in end_to_end."""
 
 import importlib.util
+import re
 import sys
 
 import pytest
@@ -60,6 +61,87 @@ def refused(monkeypatch, capsys, tmp_path):
 )
 def test_bad_input(refused, args, message):
     assert message in refused(*args)
+
+
+def test_a_point_that_cannot_train_is_found_before_any_does(refused, tmp_path):
+    path = tmp_path / 'space.py'
+    path.write_text("def get_space():\n    return {'edits': [('no_lrn',), ('no_lnr',)]}\n")
+    assert_has(refused(CONFIG, f'--sweep={path}'), "with edits=('no_lnr',): ", 'no_lnr')
+
+
+@pytest.fixture
+def start(monkeypatch, capsys, tmp_path):
+    """start('--flag=value', ...) -> (exit code, message, what was made); no trial runs."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(local, 'probe', lambda arguments: ('cpu', 1))
+
+    def run(*args):
+        made = {}
+
+        class Runner:
+            def __init__(self, trials, backend, folder, base, early_stopping, say, show):
+                made.update(trials=trials, early_stopping=early_stopping)
+
+            def run(self):
+                pass
+
+        def finish(trials, base, folder, reports, say):
+            made.update(reports=reports)
+
+        monkeypatch.setattr(sweep, 'Runner', Runner)
+        monkeypatch.setattr(sweep.results, 'finish', finish)
+        command = ['sweep', CONFIG, f'--workdir={tmp_path}/sweep', *args]
+        monkeypatch.setattr(sys, 'argv', command)
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+            errors.run_command(sweep.main)
+        return ended.value.code, capsys.readouterr().err.strip(), made
+
+    return run
+
+
+def test_no_trial_finished(start, tmp_path):
+    code, message, _ = start('--sweep=configs/sweeps/seeds.py:2')
+    assert code == 1
+    assert message == f'error: no trial finished; see {tmp_path}/sweep/trials.csv'
+
+
+@pytest.mark.parametrize(
+    ('flags', 'search', 'size', 'metric', 'stops', 'reports'),
+    [
+        ([], 'grid', 2, 'top1', False, False),
+        (['--search=tpe', '--trials=7', '--metric=loss'], 'tpe', 7, 'loss', False, False),
+        (['--early_stopping', '--reports'], 'grid', 2, 'top1', True, True),
+    ],
+)
+def test_flags_arrive(start, flags, search, size, metric, stops, reports):
+    _, _, made = start('--sweep=configs/sweeps/seeds.py:2', *flags)
+    trials = made['trials']
+    assert (trials._search, trials.size, trials.metric) == (search, size, metric)
+    assert (made['early_stopping'], made['reports']) == (stops, reports)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'change'),
+    [
+        (['--sweep=configs/sweeps/seeds.py:3'], r'--sweep: .* -> '),
+        (['--search=random', '--trials=2'], "--search: 'grid' -> 'random'"),
+        (['--metric=loss'], "--metric: 'top1' -> 'loss'"),
+        (['--config.batch_size=32'], '--config.batch_size: 64 -> 32'),
+        # A single run may change it.
+        (['--config.early_stopping_patience=5'], '--config.early_stopping_patience: None -> 5'),
+        (['--config.log_every=1'], None),
+        (['--early_stopping'], None),
+    ],
+)
+def test_what_may_change_when_a_sweep_goes_on(start, flags, change):
+    space = '--sweep=configs/sweeps/seeds.py:2'
+    start(space)
+    code, message, made = start(space, *flags)
+    if change is None:
+        assert (code, list(made)) == (1, ['trials', 'early_stopping', 'reports'])
+    else:
+        assert (code, made) == (2, {})
+        assert re.search(rf'a different sweep \({change}', message)
 
 
 def test_packages_that_are_missing(refused, monkeypatch):

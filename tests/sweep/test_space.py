@@ -81,6 +81,17 @@ def test_one_key_in_two_branches_has_two_names(load):
         ("{'seed': []}", 'seed has no values'),
         ("{'seed': 1}", 'seed: 1 is not a list of values, such as [1]'),
         ("{'variant': 'course'}", "variant: 'course' is not a list of values"),
+        ("{'seed': {1, 0}}", 'seed: {0, 1} is not a list of values, such as [0, 1], and not'),
+        ("{'edits': frozenset([()])}", 'edits: frozenset({()}) is not a list of values, such as'),
+        (
+            "{'variant': {'course': {'epochs': [1.0]}}, 'edits': {(): {'epochs': [2.0]}}}",
+            'epochs varies in the tables of both variant and edits',
+        ),
+        (
+            "{'variant': {'course': {'seed': {0: {'epochs': [1.0]}}}},"
+            " 'edits': {(): {}, ('no_lrn',): {'epochs': [2.0]}}}",
+            'epochs varies in the tables of both variant and edits',
+        ),
         ("{'seed': [0, 1, 0]}", 'seed: duplicate value in [0, 1, 0]'),
         ("{'edits': {(): {'edits': [()]}}}", 'edits varies inside a table of its own values'),
         ("{'edits': {(): {'sed': [1]}}}", 'unknown config key sed; did you mean seed?'),

@@ -160,6 +160,14 @@ def test_another_plan_is_refused(tmp_path):
         raise AssertionError('it should not run')
 
 
+def test_a_plan_from_before_a_key_existed_goes_on(tmp_path):
+    """If the key is None, which is what its absence meant."""
+    with open_study(tmp_path, plan={'--search': 'grid'}):
+        pass
+    with open_study(tmp_path, plan={'--search': 'grid', '--config.data.data_dir': None}) as opened:
+        assert len(opened.all()) == 4
+
+
 def test_a_damaged_journal(tmp_path):
     with open_study(tmp_path):
         pass

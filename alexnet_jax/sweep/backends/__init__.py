@@ -41,7 +41,13 @@ class Job:
 
 
 class Handle(Protocol):
-    """A job that was started."""
+    """A job that was started.
+
+    Attributes:
+      is_found: Whether it was running already, from an earlier start of the sweep.
+    """
+
+    is_found: bool
 
     def poll(self) -> int | None:
         """Return the exit code, 128 + n after signal n; None while the job waits or runs.

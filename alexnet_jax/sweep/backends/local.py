@@ -66,6 +66,8 @@ class Local:
 
 
 class _Process:
+    is_found = False
+
     def __init__(self, job: Job, environ: dict, cores: Sequence[int], on_end) -> None:
         self._start = lambda lock: spawn(job, environ, cores, [lock.fileno()])
         self._on_end = on_end

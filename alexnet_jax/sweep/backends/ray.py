@@ -96,6 +96,8 @@ class Ray:
 
 
 class _Task:
+    is_found = False
+
     def __init__(self, ray: Any, reference: Any):
         self._ray = ray
         self._reference = reference

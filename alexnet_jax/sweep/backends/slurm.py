@@ -23,6 +23,7 @@ INSTALL = 'pip install submitit==1.5.4'
 PARALLEL = 16  # jobs in the queue at a time, by default
 SIGNAL = 'TERM@90'  # seconds before the time limit
 QUEUE_EVERY = 5  # seconds between calls of squeue, for all jobs together
+UNKNOWN = 'UNKNOWN'  # stands for the state of a job while the controller does not answer
 RESULT_DELAY = 15  # seconds after which a job that left the queue without a result is lost
 
 
@@ -36,7 +37,8 @@ class Slurm:
       options: Options for sbatch, such as 'partition=gpu' or 'exclusive'.
 
     Raises:
-      BadInput: submitit or Slurm is missing, no node has enough GPUs, or sbatch refuses.
+      BadInput: submitit or Slurm is missing, no node of the partition has enough GPUs, or sbatch
+        refuses.
     """
 
     def __init__(
@@ -54,18 +56,21 @@ class Slurm:
             raise BadInput(f'--backend=slurm needs submitit: {INSTALL}') from error
         if not shutil.which('sbatch'):
             raise BadInput('--backend=slurm: Slurm not found (no sbatch on the PATH)')
-        gpus = _most_gpus(_ask('sinfo', '--noheader', '--format=%G'))
-        if devices_per_trial > max(gpus, 1):
-            raise BadInput(
-                f'--devices_per_trial={devices_per_trial}, but no node of this Slurm cluster has '
-                f'more than {gpus} GPUs'
-            )
         parameters: dict[str, Any] = {}
         for option in options:
             key, _, value = option.partition('=')
             parameters[key] = value or True
+        place, only = 'this Slurm cluster', []
+        if partition := parameters.get('partition'):
+            place, only = f'partition {partition}', [f'--partition={partition}']
+        gpus = _most_gpus(_ask('sinfo', '--noheader', '--format=%G', *only))
+        if devices_per_trial > max(gpus, 1):
+            raise BadInput(
+                f'--devices_per_trial={devices_per_trial}, but no node of {place} has more than '
+                f'{gpus} GPUs'
+            )
         if gpus:
-            parameters['gpus-per-node'] = devices_per_trial
+            parameters.setdefault('gpus-per-node', devices_per_trial)
         flags = [f'--{k}' if v is True else f'--{k}={v}' for k, v in parameters.items()]
         _ask('sbatch', '--test-only', *flags, '--wrap=true')
 
@@ -90,10 +95,13 @@ class Slurm:
     def start(self, job: Job) -> '_SlurmJob':
         """Submit a job, unless an earlier start of the sweep has done so."""
         note = job.folder / 'slurm_job'  # the job's number, until its exit code is known
-        if not note.exists():
+        is_found = note.exists()
+        if not is_found:
             job.folder.mkdir(parents=True, exist_ok=True)
-            note.write_text(self._running(job) or self._submit(job))
-        return _SlurmJob(self._job(note.read_text()), self._queue, note)
+            number = self._running(job)
+            is_found = number is not None
+            note.write_text(number or self._submit(job))
+        return _SlurmJob(self._job(note.read_text()), self._queue, note, is_found)
 
     def _job(self, number: str) -> Any:
         import submitit
@@ -124,7 +132,8 @@ class Slurm:
 
 
 class _SlurmJob:
-    def __init__(self, job: Any, queue: '_Queue', note: Path):
+    def __init__(self, job: Any, queue: '_Queue', note: Path, is_found: bool):
+        self.is_found = is_found
         self._job = job
         self._queue = queue
         self._note = note
@@ -165,6 +174,7 @@ class _Queue:
 
     def __init__(self):
         self._found: dict[str, tuple[str, str]] = {}
+        self._is_known = False  # whether squeue answered when it was last asked
         self.forget()
 
     def forget(self) -> None:
@@ -172,8 +182,9 @@ class _Queue:
         self._asked = float('-inf')
 
     def state(self, number: str) -> str | None:
-        """Return the state of a job, or None if it is not in the queue."""
-        return self._jobs().get(number, (None, None))[1]
+        """Return the state of a job, UNKNOWN if squeue cannot tell; None if it is not queued."""
+        jobs = self._jobs()
+        return jobs.get(number, (None, None if self._is_known else UNKNOWN))[1]
 
     def number(self, name: str) -> str | None:
         """Return the number of the job with this name, if there is one."""
@@ -183,14 +194,16 @@ class _Queue:
     def _jobs(self) -> dict[str, tuple[str, str]]:
         if time.monotonic() - self._asked > QUEUE_EVERY:
             user = str(os.getuid())
+            self._asked = time.monotonic()
             try:
                 output = _ask('squeue', '--noheader', '--format=%i %T %j', f'--user={user}')
             except BadInput:  # the controller is unreachable; the jobs keep running
+                self._is_known = False
                 return self._found
             # Names may contain spaces, or be empty.
             lines = [f'{line} '.split(' ', 2) for line in output.splitlines()]
             self._found = {number: (name.strip(), state) for number, state, name in lines}
-            self._asked = time.monotonic()
+            self._is_known = True
         return self._found
 
 
