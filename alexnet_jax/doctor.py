@@ -6,7 +6,8 @@ Compiles the training step to see how much memory it needs, decodes some of the 
 every checkpoint in the workdir, and prints a line for each finding: `ok`, or `FAIL` and what to do.
 Every check runs, whatever the earlier ones found; if nothing is wrong, the input pipeline and the
 step are timed for a few seconds each, to report which will be slower. Nothing is written except the
-compiled step, which training finds in its cache. The exit code is 0 if all is well, else 1.
+compiled step and the weights of an init_from in a bucket, which training finds in its cache. The
+exit code is 0 if all is well, else 1.
 """
 
 import shutil
@@ -54,6 +55,8 @@ def examine(
         'memory': partial(_check_memory, config),
         'data': partial(_check_data, config),
     }
+    if config.get('init_from'):
+        checks['init_from'] = partial(_check_init_from, config, folder)
     if folder:
         checks['workdir'] = partial(_check_workdir, config, folder)
         checks['disk'] = partial(_check_disk, config, folder, scratch)
@@ -170,6 +173,14 @@ def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[F
         raise BadInput(f'{folder} is in use by another run; wait for it')
     state = 'holds a run of this config' if workdir.has_run(copy) else 'is free to use'
     yield True, f'{folder} {state} and is writable'
+
+
+def _check_init_from(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[Finding]:
+    """Whether there are weights to start from, unless the workdir has a run to continue."""
+    if folder and workdir.has_run(remote.local_copy(folder, weights=False)):
+        return
+    checkpoint.check_weights(remote.local_copy(config.init_from))
+    yield True, f'the best checkpoint in {config.init_from} is valid'
 
 
 def _check_disk(

@@ -3,10 +3,11 @@
   python -m alexnet_jax.features --workdir=RUN --layer=relu7 --output=features.npz IMAGE...
 
 Takes files, folders (searched recursively) and patterns such as 'photos/*.jpg'. The layer can be
-any that `summary` prints: `relu7` is the input of fc8, and so is `fc7`, as in Caffe. If the run's
-eval ops produce several views of an image, their features are averaged. FILE.npz holds `features`
-float32 [images, ...], `paths` and, for a folder of class folders, `classes`; FILE.csv has a line
-per image. An image that cannot be used is reported and skipped, and the exit code is then 1.
+any that `summary` prints. As in Caffe, `fc7` is the input of fc8: relu7, halved where the network
+has the paper's dropout, which scales at test time. If the run's eval ops produce several views of
+an image, their features are averaged. FILE.npz holds `features` float32 [images, ...], `paths` and,
+for a folder of class folders, `classes`; FILE.csv has a line per image. An image that cannot be
+used is reported and skipped, and the exit code is then 1.
 """
 
 import csv
@@ -111,8 +112,9 @@ def _write_texts(
     archive: zipfile.ZipFile, name: str, texts: Sequence[str], order: np.ndarray
 ) -> None:
     """Write some texts as an array of NumPy's text type."""
-    width = max((len(texts[place]) for place in order.tolist()), default=1)
-    dtype = f'<U{max(width, 1)}'
+    # At least 1: if all images that can be used are loose, all classes are ''.
+    width = max((len(texts[place]) for place in order.tolist()), default=0) or 1
+    dtype = f'<U{width}'
     with _entry(archive, name, dtype, (len(order),)) as entry:
         for first in range(0, len(order), CHUNK // width):
             some = order[first : first + CHUNK // width].tolist()

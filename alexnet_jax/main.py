@@ -5,6 +5,7 @@ To score: `python -m alexnet_jax.main --mode=eval --workdir=runs/x [--eval_ops=O
 
 import os
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import jax
@@ -80,12 +81,9 @@ def _score(config: ml_collections.ConfigDict, workdir: str, data: 'Data', member
     from alexnet_jax.evaluation import ensemble
     from alexnet_jax.run import remote
 
-    copy, known = remote.local_copy(workdir, weights=False), {}
-    if jax.process_index() == 0:
-        known = remote.pull_records(workdir, copy, 'eval')
-    ensemble.score(config, copy, data, members)
-    if jax.process_index() == 0:
-        remote.push_folder(workdir, copy, 'eval', known)
+    writes = jax.process_index() == 0
+    with remote.results(workdir, 'eval') if writes else nullcontext(workdir) as folder:
+        ensemble.score(config, folder, data, members)
 
 
 def _train(config: ml_collections.ConfigDict, workdir: str, data: 'Data') -> None:
@@ -122,6 +120,8 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
         raise BadInput(f'--log_to={_LOG_TO.value[0]} is for training; leave it out')
     from alexnet_jax.evaluation import ensemble
 
+    if config is not None:  # else it is that of a run, which was checked when it was started
+        validate(config)
     config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
     validate(config)
     return config, folder, members

@@ -30,6 +30,11 @@ from alexnet_jax.saved_config import read_config
 from alexnet_jax.training.memory import StepMemory, state_shapes
 
 QUICKSTART = '--config=configs/quickstart.py'
+# The command as on a machine without accelerators: the tests use none.
+DOCTOR = (
+    'from alexnet_jax import doctor; from alexnet_jax.parallel import hardware; '
+    'hardware.has_nvidia_gpu = hardware.has_tpu = lambda: False; doctor.run_command(doctor.main)'
+)
 NEED = StepMemory(arguments=500_000_000, temporaries=1_000_000_000, total=1_500_000_000)
 
 
@@ -64,7 +69,7 @@ def test_an_accelerator_that_jax_does_not_use(monkeypatch, there, parts):
 
 
 def run(*args: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, '-m', 'alexnet_jax.doctor', *args]
+    command = [sys.executable, '-c', DOCTOR, *args]
     one_device = os.environ | {'XLA_FLAGS': ''}
     return subprocess.run(command, cwd=ROOT, env=one_device, capture_output=True, text=True)
 
@@ -75,7 +80,12 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture(autouse=True)
 def need(monkeypatch):
-    """Saves compiling and timing, which take seconds; test_quickstart does it."""
+    """Saves compiling and timing, which take seconds, and hides what the tests do not use.
+
+    test_quickstart compiles.
+    """
+    for name in ('has_nvidia_gpu', 'has_tpu'):
+        monkeypatch.setattr(hardware, name, lambda: False)
     monkeypatch.setattr(doctor, 'step_memory', lambda config: NEED)
     monkeypatch.setattr(doctor, 'step_rate', lambda config, seconds: 3000)
     monkeypatch.setattr(rate, 'train_rate', lambda config, seconds: 6000)
@@ -320,6 +330,37 @@ def test_no_timing_of_what_would_fail(images, tmp_path):
     config.data.eval_ops = 'decode|resize(30)'
     assert 'speed' not in findings(config)
     assert 'speed' not in findings(config_of('cifar10.py', data__data_dir=str(tmp_path / 'no')))
+
+
+# The weights to start from
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The folder of a run with a checkpoint of step 10."""
+    folder = tmp_path / 'trained'
+    folder.mkdir()
+    (folder / 'config.json').write_text(config_of().to_json())
+    save_checkpoint(folder, 10)
+    return folder
+
+
+def test_weights_to_start_from(trained):
+    found = findings(config_of(init_from=str(trained)))
+    assert failures(found) == []
+    assert found['init_from'] == [(True, f'the best checkpoint in {trained} is valid')]
+    (trained / 'checkpoints/10/default/d/array').write_text('damaged')
+    (bad,) = failures(findings(config_of(init_from=str(trained))))
+    assert bad.startswith(f'init_from: checkpoint {trained}/checkpoints/10 is corrupt')
+    shutil.rmtree(trained / 'checkpoints')
+    (bad,) = failures(findings(config_of(init_from=str(trained))))
+    assert bad.startswith(f'init_from: {trained} has no checkpoint')
+
+
+def test_a_run_that_has_begun_no_longer_needs_them(trained, tmp_path):
+    config = config_of(init_from=str(tmp_path / 'gone'))
+    (trained / 'config.json').write_text(config.to_json())
+    assert 'init_from' not in findings(config, trained)
 
 
 # The workdir

@@ -134,6 +134,19 @@ def test_files_have_no_classes(make_run, images, command, tmp_path):
         assert found['paths'].tolist() == list(map(str, files))
 
 
+def test_a_class_folder_without_usable_images(make_run, images, command, tmp_path):
+    """The images that remain are loose: all classes are ''."""
+    for path in images.rglob('[12].png'):
+        path.unlink()
+    Image.fromarray(np.uint8([[[5, 2, 0]]])).save(images / 'loose.png')
+    output = tmp_path / 'found.npz'
+    call = [f'--workdir={make_run()}', f'--output={output}', '--layer=relu1', images]
+    refused(lambda: command(*call), 1)
+    with np.load(output) as found:
+        np.testing.assert_array_equal(found['features'], [[3, 0]])
+        assert found['classes'].tolist() == ['']
+
+
 def test_views_are_averaged(make_run, command, tmp_path):
     """The ten crops of one pixel from 3 x 3: each corner twice, the center twice."""
     pixels = np.random.RandomState(0).randint(0, 256, (3, 3, 3), np.uint8)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from alexnet_jax import errors, main
 from alexnet_jax.cli import load_recipe
+from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
+from alexnet_jax.evaluation import ensemble
 from alexnet_jax.model.variants import EDITS, VARIANTS
 from alexnet_jax.run import workdir
 from alexnet_jax.saved_config import read_config
@@ -138,6 +140,14 @@ class TestBeforeAnyWork:
                 [QUICKSTART, '--config.init_from=nowhere'],
                 ['init_from', 'nowhere/config.json'],
             ),
+            (
+                ['--mode=eval', QUICKSTART, '--workdir=x', '--config.accum_steps=0'],
+                ['accum_steps=0', 'above 0'],
+            ),
+            (
+                ['--mode=eval', QUICKSTART, '--config.batch_size=2', '--config.accum_steps=4'],
+                ['batch_size=2 does not divide', 'accum_steps=4'],
+            ),
             (['--config=configs/folder.py'], ['folder.py:PATH']),
             ([QUICKSTART, '--log_to=wndb'], ['--log_to=wndb', 'wandb or mlflow']),
             (['--mode=eval', '--workdir=x', '--log_to=wandb'], ['--log_to=wandb', 'for training']),
@@ -173,6 +183,7 @@ class TestBeforeAnyWork:
         recipe = tmp_path / 'recipe.py'
         recipe.write_text(text)
         assert_has(refused(f'--config={recipe}'), *parts)
+        assert_has(refused('--mode=eval', f'--config={recipe}'), *parts)
 
     def test_workdir_under_a_file(self, refused, tmp_path):
         (tmp_path / 'file').touch()
@@ -309,6 +320,22 @@ def test_workdir_in_use(refused, tmp_path):
         message = refused(QUICKSTART, f'--workdir={folder}')
     assert_has(message, str(folder), 'in use', '--workdir')
     assert [p.name for p in folder.iterdir()] == ['.lock']
+
+
+def test_scores_of_a_run_in_a_bucket_go_there(monkeypatch, tmp_path, url):
+    """Also with a name that is new, since the names there are known."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+    def score(config, folder, data, members):
+        names = os.listdir(f'{folder}/eval') if os.path.exists(f'{folder}/eval') else []
+        os.makedirs(f'{folder}/eval', exist_ok=True)
+        with open(f'{folder}/eval/{len(names)}.json', 'w') as file:
+            file.write('{}')
+
+    monkeypatch.setattr(ensemble, 'score', score)
+    for count in (1, 2):
+        main._score(default_config(), url, None, [])
+        assert list(Store(url).list()) == [f'eval/{i}.json' for i in range(count)]
 
 
 @pytest.mark.parametrize('scores', [False, True])

@@ -5,6 +5,7 @@ type of these functions' results, goes into a page unescaped.
 """
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -12,6 +13,7 @@ from etils import epath
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from alexnet_jax import files
 from alexnet_jax.drawing import figures
 
 TEMPLATES = {
@@ -136,6 +138,7 @@ class Album:
 
     def __init__(self, folder: epath.Path):
         self.folder = folder
+        self._names: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, figure: Figure, alt: str, caption: str) -> Markup:
@@ -148,5 +151,18 @@ class Album:
           caption: The text below it.
         """
         png = figures.to_png(figure)
-        (self.folder / f'{name}.png').write_bytes(png)
+        self._names.add(name)
+        files.write(self.folder / f'{name}.png', png)
         return _render('figure', image=base64.b64encode(png).decode(), alt=alt, caption=caption)
+
+    def remove_others(self, names: Sequence[str]) -> None:
+        """Delete the figures of an earlier page that this one does not have.
+
+        Args:
+          names: All names that figures of such pages may have; before them may be a run's number
+            and name, as in '2-quickstart-NAME'. Other files stay.
+        """
+        known = re.compile(rf'(\d+-.+-)?({"|".join(map(re.escape, names))})')
+        for path in self.folder.glob('*.png'):
+            if path.stem not in self._names and known.fullmatch(path.stem):
+                path.unlink()

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -182,7 +182,7 @@ def score(
         )
     if jax.process_count() > 1:  # a run may still train: all load the checkpoint that is best now
         members = [_as_process_0(member) for member in members]
-    nets = [TrainedNet.load(*member, dtype=config.dtype) for member in members]
+    nets = [TrainedNet.load(*member, config.dtype, config.precision) for member in members]
     tally, views = scores.Tally.of(config.num_classes), 1
     guesses = scores.Guesses.of(data.eval_size)
     batches = track(data.eval_batches(), math.ceil(data.eval_size / config.batch_size))
@@ -263,22 +263,27 @@ def _report(
 
 
 def _stem(config: ml_collections.ConfigDict, folder: str, nets: Sequence[TrainedNet]) -> epath.Path:
-    """Return the stem of the output files, distinct from that of other nets, data or ops."""
+    """Return the stem of the output files, distinct from that of any other evaluation."""
     stem = epath.Path(folder) / 'eval' / _file_name(config, folder, nets)
     before = stem.with_name(f'{stem.name}.json')
-    data = [config.data.name, config.data.eval_split, config.data.eval_ops]
-    ours = [data, [[shown(net.workdir), net.step] for net in nets]]
+    ours = [_choices(config), [[shown(net.workdir), net.step] for net in nets]]
     if before.exists() and _scored(before) != ours:
         stem = stem.with_name(f'{stem.name}-{_hash(json.dumps(ours))}')
     return stem
 
 
+def _choices(config: Mapping) -> list:
+    """Return what a config says of an evaluation that may change its scores, besides the nets."""
+    data = [config['data'][key] for key in ('name', 'eval_split', 'eval_ops', 'eval_fraction')]
+    return [*data, config['dtype'], config['precision']]
+
+
 def _scored(path: epath.Path) -> list | None:
-    """Return the data and the nets of a record of scores; None if it is damaged."""
+    """Return the choices and the nets of a record of scores; None if it is damaged."""
     try:
         record = json.loads(path.read_text())
         members = [[net['workdir'], net['step']] for net in record['members']]
-        return [[record['data'], record['split'], record['ops']], members]
+        return [_choices(record['config']), members]
     except (ValueError, LookupError, TypeError):
         return None
 
@@ -294,7 +299,7 @@ def _file_name(
     ops = [op for op in config.data.eval_ops.split('|') if op.strip() != 'decode']
     parts = [config.data.name, config.data.eval_split, *ops]
     for net in nets:
-        run = 'step' if net.workdir == folder else epath.Path(net.workdir).name
+        run = 'step' if shown(net.workdir) == shown(folder) else epath.Path(net.workdir).name
         parts.append(f'{run} {net.step}')
     name = '-'.join(re.sub(r'\W+', '_', part).strip('_') for part in parts)
     if len(encoded := name.encode()) > LONGEST_NAME:

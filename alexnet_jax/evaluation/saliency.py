@@ -34,19 +34,20 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
 
     Args:
       net: The net.
-      images: uint8 [n, H, W, 3], from `net.preprocess`.
+      images: uint8 [n, H, W, 3], from `net.preprocess`; one view of each.
       labels: int [n], the class for which to look in each image.
 
     Returns:
       float32 [n, H, W], at least 0; on a scale of its own for each image.
 
     Raises:
-      BadInput: The network has no convolution, or a label is not one of its outputs.
+      BadInput: The network has no convolution, the images or labels are of another shape, or a
+        label is not one of the net's outputs.
     """
     if last_convolution(net.model.layers) is None:
         raise BadInput(f'{net.config.variant} has no convolution, which Grad-CAM needs')
+    labels = _checked(net, images, labels)
     step = _grad_cam_step(net.model)  # pyright: ignore[reportArgumentType]  modules are frozen
-    labels = _checked(net, labels)
     found = []
     for first in range(0, len(images), BATCH):
         batch, wanted = images[first : first + BATCH], labels[first : first + BATCH]
@@ -57,9 +58,19 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
     return np.concatenate(found)
 
 
-def _checked(net: TrainedNet, labels: np.ndarray) -> np.ndarray:
-    """Return labels as int32, checked to have outputs: JAX would not refuse any."""
+def _checked(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return labels as int32, one for each image, checked to have outputs: JAX refuses none."""
+    size = net.config.image_size
+    if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        raise BadInput(
+            f'images are {list(images.shape)}; they must be [n, {size}, {size}, 3]: if '
+            'preprocess() returns several views, pass one of them'
+        )
     labels = np.asarray(labels, np.int32)
+    if labels.shape != (len(images),):
+        raise BadInput(
+            f'labels are {list(labels.shape)}; they must be [{len(images)}], one for each image'
+        )
     if labels.size and not 0 <= labels.min() <= labels.max() < net.config.num_classes:
         raise BadInput(
             f'labels are from {labels.min()} to {labels.max()}; they must be from 0 to '
@@ -104,7 +115,7 @@ def occlusion(
 
     Args:
       net: The net.
-      images: uint8 [n, H, W, 3], from `net.preprocess`.
+      images: uint8 [n, H, W, 3], from `net.preprocess`; one view of each.
       labels: int [n], the class of which to compute the probability in each image.
       window: The width of the square in pixels; None for a fifth of the image's.
 
@@ -112,13 +123,14 @@ def occlusion(
       float32 [n, rows, columns] in 0 .. 1, a probability for each position of the square.
 
     Raises:
-      BadInput: The window does not fit into the image, or a label is not one of the net's outputs.
+      BadInput: The window does not fit into the image, the images or labels are of another shape,
+        or a label is not one of the net's outputs.
     """
     size = net.config.image_size
     window = _usual_window(size) if window is None else window
     if not 1 <= window <= size:
         raise BadInput(f'a window of {window} pixels; it must be from 1 to {size}')
-    labels = _checked(net, labels)
+    labels = _checked(net, images, labels)
     starts = _starts(size, window)
     has_mean = net.config.data.mean != 'none'
     hidden = np.rint(net.mean).astype(np.uint8) if has_mean else np.full_like(images[0], GRAY)

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
@@ -199,16 +200,22 @@ def per_class_csv(tally: Tally, class_names: Sequence[str], names: Sequence[str]
 def confusion_csv(tally: Tally, names: Sequence[str]) -> str:
     """Return the confusion matrix as CSV: true classes in rows, most probable ones in columns."""
     outputs = [*names, *(f'output {i}' for i in range(len(names), len(tally.confusion)))]
-    rows = ((name, *row) for name, row in zip(names, tally.confusion.tolist(), strict=False))
-    return _csv([('class \\ predicted', *outputs), *rows])
+    # One at a time: as Python's integers, all rows take more memory than the matrix.
+    rows = ((name, *row.tolist()) for name, row in zip(names, tally.confusion, strict=False))
+    return _csv(itertools.chain([('class \\ predicted', *outputs)], rows))
 
 
 def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """Return the `count` most frequent mistakes, as (true class, predicted class, examples)."""
-    mistakes = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
-    order = np.argsort(-mistakes, axis=None, kind='stable')[:count]
-    places = [divmod(int(i), len(mistakes)) for i in order]
-    return [(i, j, int(mistakes[i, j])) for i, j in places if mistakes[i, j]]
+    """Return the `count` most frequent mistakes, as (true class, predicted class, examples).
+
+    Of equally frequent ones, those of the first true class come first, then of the first predicted.
+    """
+    truths, guesses = np.nonzero(confusion)  # few places, even of very many classes
+    is_mistake = truths != guesses
+    truths, guesses = truths[is_mistake], guesses[is_mistake]
+    examples = confusion[truths, guesses]
+    order = np.argsort(-examples, kind='stable')[:count]
+    return [(int(truths[i]), int(guesses[i]), int(examples[i])) for i in order]
 
 
 def _csv(rows: Iterable[Sequence]) -> str:
@@ -220,12 +227,11 @@ def _csv(rows: Iterable[Sequence]) -> str:
 def table(tally: Tally, names: Sequence[str]) -> list[tuple[str, str]]:
     """Return (name, value) rows for the terminal, errors in percent as papers give them."""
     figures = tally.figures()
-    rows = [
-        ('top-1 error', f'{figures["top1_error"]:.2%}'),
-        ('top-5 error', f'{figures["top5_error"]:.2%}'),
-        ('cross-entropy', f'{figures["cross_entropy"]:.4f}'),
-        ('examples', f'{figures["examples"]:,}'),
-    ]
+    rows = [('top-1 error', f'{figures["top1_error"]:.2%}')]
+    if len(tally.confusion) > TOP:  # among five classes it is always 0
+        rows.append(('top-5 error', f'{figures["top5_error"]:.2%}'))
+    rows.append(('cross-entropy', f'{figures["cross_entropy"]:.4f}'))
+    rows.append(('examples', f'{figures["examples"]:,}'))
     if figures['bad_images']:
         rows.append(('bad images', f'{figures["bad_images"]:,}, not scored'))
     seen = np.flatnonzero(tally.examples)

@@ -67,7 +67,11 @@ class TrainedNet:
 
     @classmethod
     def load(
-        cls, workdir: str | os.PathLike[str], step: int | None = None, dtype: str | None = None
+        cls,
+        workdir: str | os.PathLike[str],
+        step: int | None = None,
+        dtype: str | None = None,
+        precision: str | None = None,
     ) -> 'TrainedNet':
         """Load a checkpoint of a run, verified. The run may be training: nothing is locked.
 
@@ -75,6 +79,7 @@ class TrainedNet:
           workdir: The run's folder; of a gs:// or s3:// URL, a local copy is made.
           step: The checkpoint's step; None for the one with the best eval top-1.
           dtype: The dtype to compute in; None for the run's.
+          precision: The precision of products with weights; None for the run's.
 
         Raises:
           BadInput: The folder holds no run, or no checkpoint of that step.
@@ -82,13 +87,13 @@ class TrainedNet:
         """
         url, workdir = os.fspath(workdir), remote.local_copy(workdir, step)
         config = read_config(workdir)
-        config.dtype = dtype or config.dtype
+        config.dtype, config.precision = dtype or config.dtype, precision or config.precision
         found = saved.find_step(workdir, step)
         try:
             variables = checkpoint.load_variables(workdir, found)
         except RunError:
             if step is None and found not in saved.find_steps(workdir):
-                return cls.load(url, dtype=dtype)  # training has replaced the best meanwhile
+                return cls.load(url, None, dtype, precision)  # training has replaced the best
             raise
         model, size = variants.make_model(config), config.image_size
         image = np.zeros((1, size, size, 3), np.float32)

@@ -17,17 +17,23 @@ from absl import flags
 from etils import epath
 from markupsafe import Markup
 
-from alexnet_jax import cli
+from alexnet_jax import cli, files
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.drawing import figures, pages
 from alexnet_jax.drawing.pages import Album
 from alexnet_jax.errors import BadInput, run_command, shown
+from alexnet_jax.evaluation import scores
 from alexnet_jax.parallel import hardware
 from alexnet_jax.report import published
 from alexnet_jax.report.one_run import parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 from alexnet_jax.run import remote
 
+# What a report may draw; with several runs, of each run, whose number and name come first then.
+FIGURES = (
+    'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'heat-maps',
+    'heat-maps-of-mistakes', 'neighbors', 'confusion', 'augmentation',
+)  # fmt: skip
 LONGEST_NAME = 100  # bytes of a run's name in its figures' file names, which may have 255
 USAGE = 'usage: python -m alexnet_jax.report RUN [RUN...] --output=report.html'
 
@@ -64,7 +70,8 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
         parts += [pages.heading(2, f'Run {run.name}')]
         parts += parts_of(run, album, prefix, among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
-    path.write_bytes(pages.page(title, parts))
+    files.write(path, pages.page(title, parts))
+    album.remove_others(FIGURES)
     print(shown(f'wrote {path} and its figures in {album.folder}'))
 
 
@@ -117,6 +124,7 @@ def _error_table(runs: Sequence[Run]) -> Markup:
     header = ['', 'network', 'evaluated on', 'epoch', 'top-1 error', 'top-5 error', 'cross-entropy']
     rows, of_others = [], []
     for run in runs:
+        has_top5 = run.config.num_classes > scores.TOP  # else it is always 0
         data = f'{run.config.data.name}, {run.config.data.eval_split}: {run.config.data.eval_ops}'
         records = run.of('eval')
         shown = {}
@@ -126,7 +134,8 @@ def _error_table(runs: Sequence[Run]) -> Markup:
                 shown['last'] = records[-1]
         for which, record in shown.items():
             name = f'{run.name}, {which}'
-            errors = (f'{1 - record["top1"]:.2%}', f'{1 - record["top5"]:.2%}')
+            top5 = f'{1 - record["top5"]:.2%}' if has_top5 else ''
+            errors = (f'{1 - record["top1"]:.2%}', top5)
             loss = f'{record["loss"]:.4f}'
             rows.append([name, run.network, data, f'{record["epoch"]:.2f}', *errors, loss])
         if not records:
@@ -137,6 +146,9 @@ def _error_table(runs: Sequence[Run]) -> Markup:
             rows.append(['published', p.source, p.evaluation, '', p.top1, p.top5, ''])
         if not known:
             rows.append(['published', 'none for this network and dataset', '', '', '', '', ''])
+    if all(run.config.num_classes <= scores.TOP for run in runs):
+        place = header.index('top-5 error')
+        header, *rows = ([*row[:place], *row[place + 1 :]] for row in (header, *rows))
     caption = (
         'Measured: the best and the last evaluation in metrics.jsonl. Published, in italics: what '
         'others report for the same variant, edits and dataset.'
@@ -162,9 +174,11 @@ def main() -> None:
         raise BadInput(f'--output={output} is a URL; write to a local file and copy that')
     hardware.share_gpu()
     copies = [remote.local_copy(folder) for folder in folders]
-    write_report(copies, output or f'{copies[0].rstrip("/")}/report/report.html', among)
-    if not output:
-        remote.push_folder(folders[0], copies[0], 'report')
+    if output:
+        write_report(copies, output, among)
+        return
+    with remote.results(folders[0], 'report') as folder:
+        write_report(copies, f'{folder.rstrip("/")}/report/report.html', among)
 
 
 if __name__ == '__main__':

@@ -75,7 +75,10 @@ def _describe(run: Run, net: TrainedNet) -> str:
 def _open_samples(run: Run):
     from alexnet_jax.data import examples  # brings TensorFlow
 
-    opened = examples.Examples(run.config, run.folder)
+    try:
+        opened = examples.Examples(run.config, run.folder)
+    except OSError as error:  # such as a folder without permission to list it
+        raise BadInput(f'{run.config.data.name} cannot be read: {error}') from error
     if list(opened.class_names) != run.classes:
         raise BadInput(
             f'{run.config.data.name} now has different classes from when {run.folder} was trained'

@@ -1,17 +1,18 @@
 """Runs in a bucket, for commands that do not train them: local copies of what they need."""
 
+import contextlib
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 
 from tqdm import tqdm
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Object, Store, is_url
-from alexnet_jax.errors import BadInput, RunError, show_as
+from alexnet_jax.errors import BadInput, RunError, show_as, shown
 from alexnet_jax.run import lease, manifest, saved
 from alexnet_jax.run.push import CHECKPOINTS, Pusher, Signature, committed_steps, signature_of
 
@@ -26,7 +27,6 @@ DESCRIPTION = (
     'source.json',
     'statistics.npz',
 )
-EMPTY: Mapping = MappingProxyType({})
 ATTEMPTS = 3  # a run that is training replaces its checkpoints
 
 
@@ -163,53 +163,62 @@ def push_run(workdir: str, copy: str) -> None:
         shutil.rmtree(copy)
 
 
-def pull_records(workdir: str, copy: str, name: str) -> dict[Path, Signature | None]:
-    """Make a folder of results in the copy of a run hold the JSON files of the run, and no more.
+@contextlib.contextmanager
+def results(workdir: str, name: str) -> Iterator[str]:
+    """Open a run for results, such as those of an evaluation, which go into a folder in it.
 
-    So a new result can tell which names are taken.
+    Of a URL, that is a temporary copy of this call's own: another one may be writing at the same
+    time. It has the JSON and PNG files of the run's results, so that new ones can tell which names
+    are taken. At the end, what is new or changed is uploaded, and what is gone is deleted there;
+    after an error, nothing is. If that fails, the copy is kept and named.
 
     Args:
-      workdir: The run; nothing is done if it is local.
-      copy: What `local_copy` has returned.
-      name: The folder's name.
+      workdir: A local folder or a URL.
+      name: The folder's name in the run.
 
-    Returns:
-      The local files, as `push_folder` takes them.
+    Yields:
+      The folder to use as the run's.
 
     Raises:
       RunError: A request failed.
     """
     if not is_url(workdir):
-        return {}
-    store, folder = Store(workdir), Path(copy)
-    shutil.rmtree(folder / name, ignore_errors=True)  # left by a command that was killed
-    paths = [folder / found for found in store.list(name) if found.endswith('.json')]
-    for path in paths:
-        store.download(path.relative_to(folder).as_posix(), path)
+        yield workdir
+        return
+    store, parent = Store(workdir), copies.cache_folder(KIND, workdir).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    show_as(str(folder), store.url)
+    try:
+        known = _fetch_results(store, folder, name)
+        yield str(folder)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    try:
+        _push_results(store, folder, name, known)
+    except RunError as error:
+        text = shown(str(error))
+        show_as(str(folder), None)
+        raise RunError(f'{text}; the results are kept in {folder / name}') from error
+    shutil.rmtree(folder)
+
+
+def _fetch_results(store: Store, folder: Path, name: str) -> dict[Path, Signature | None]:
+    names = [found for found in store.list(name) if found.endswith(('.json', '.png'))]
+    paths = [folder / found for found in names if store.download(found, folder / found)]
     return {path: signature_of(path) for path in paths}
 
 
-def push_folder(
-    workdir: str, copy: str, name: str, known: Mapping[Path, Signature | None] = EMPTY
+def _push_results(
+    store: Store, folder: Path, name: str, known: dict[Path, Signature | None]
 ) -> None:
-    """Move a folder of results, such as that of an evaluation, from the copy of a run to the run.
-
-    Args:
-      workdir: The run; nothing is done if it is local.
-      copy: What `local_copy` has returned.
-      name: The folder's name.
-      known: The files that the run has already.
-
-    Raises:
-      RunError: A request failed.
-    """
-    if not is_url(workdir):
-        return
-    store, folder = Store(workdir), Path(copy)
-    for path in sorted((folder / name).rglob('*')):
-        if path.is_file() and not (path in known and known[path] == signature_of(path)):
+    written = [path for path in sorted((folder / name).rglob('*')) if path.is_file()]
+    for path in written:
+        if signature_of(path) != known.get(path):
             store.upload(path.relative_to(folder).as_posix(), path)
-    shutil.rmtree(folder / name)
+    for path in known.keys() - set(written):
+        store.delete(path.relative_to(folder).as_posix())
 
 
 def _name(step: int, file: str) -> str:

@@ -35,7 +35,7 @@ from alexnet_jax.serve.batching import Batcher
 TOP = 5
 KEPT = 2**30  # bytes of free memory not given back: the next batch needs them
 DECODING = 4  # images at a time: one of 100 million pixels takes gigabytes
-PAGE = Path(__file__).with_name('page.html').read_text()
+PAGE = Path(__file__).with_name('page.html').read_text(encoding='utf-8')
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; frame-ancestors 'none'"
@@ -46,19 +46,23 @@ class App:
     """Answers requests with a net."""
 
     def __init__(self, net: TrainedNet, max_bytes: int):
-        """Compile the net for all sizes of batches.
+        """Compile the net for all sizes of batches, and Grad-CAM for a single image.
+
+        Larger batches of maps are compiled when they first come up.
 
         Args:
           net: The net.
           max_bytes: The largest request body.
         """
+        from alexnet_jax.data.ops.chain import parse  # imports TensorFlow, which takes seconds
+
         self._net, self._max_bytes = net, max_bytes
         self._decoding = threading.BoundedSemaphore(DECODING)
         self._can_map = saliency.last_convolution(net.model.layers) is not None
         self._classify = Batcher(lambda views: net.log_probs(np.stack(views)), BATCH)
         self._map = Batcher(self._heat_maps, BATCH)
-        size = net.config.image_size
-        views = net.preprocess(np.zeros((size, size, 3), np.uint8))
+        size, count = net.config.image_size, parse(net.config.data.eval_ops).ops[-1].views
+        views = np.zeros((*([count] if count else []), size, size, 3), np.uint8)
         for exponent in range(BATCH.bit_length()):
             net.log_probs(np.stack([views] * 2**exponent))
         if self._can_map:

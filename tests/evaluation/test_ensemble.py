@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax import lax
 from trained_runs import save_run
 
 from alexnet_jax.config import default_config, validate
@@ -211,6 +212,32 @@ def test_scores_with_other_ops_or_data_are_kept(make_run):
         ensemble.score(config, run, Pixels([[1, 0, 0]], [0]), members)
     records = [json.loads(p.read_text()) for p in Path(run, 'eval').glob('*.json')]
     assert sorted((record['data'], record['ops']) for record in records) == sorted(set(cases))
+
+
+def test_scores_that_are_computed_otherwise_are_kept(make_run):
+    """In another precision or dtype, or on another part of a folder of images."""
+    run = make_run('run', np.eye(3))
+    cases = [('float32', 'default', 0.1), ('float32', 'highest', 0.1)]
+    cases += [('bfloat16', 'default', 0.1), ('float32', 'default', 0.2)]
+    for dtype, precision, fraction in [*cases, cases[0]]:
+        config, members = ensemble.plan(None, run, None, None)
+        config.dtype, config.precision, config.data.eval_fraction = dtype, precision, fraction
+        ensemble.score(config, run, Pixels([[1, 0, 0]], [0]), members)
+    configs = [json.loads(p.read_text())['config'] for p in Path(run, 'eval').glob('*.json')]
+    found = [(c['dtype'], c['precision'], c['data']['eval_fraction']) for c in configs]
+    assert sorted(found) == sorted(cases)
+
+
+def test_the_nets_compute_as_the_config_says(make_run, monkeypatch):
+    run, loaded, load = make_run('run', np.eye(3)), [], ensemble.TrainedNet.load
+    config, members = ensemble.plan(None, run, None, None)
+    config.dtype, config.precision = 'bfloat16', 'highest'
+    monkeypatch.setattr(
+        ensemble.TrainedNet, 'load', lambda *args: loaded.append(load(*args)) or loaded[-1]
+    )
+    ensemble.score(config, run, Pixels([[1, 0, 0]], [0]), members)
+    (net,) = loaded
+    assert (net.model.dtype, net.model.precision) == ('bfloat16', lax.Precision.HIGHEST)
 
 
 def test_a_folder_whose_name_looks_like_a_step(make_run):

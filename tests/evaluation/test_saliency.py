@@ -96,6 +96,12 @@ def test_squares_reach_every_edge(size, window):
     assert all(1 <= b - a <= max(1, width // 2) for a, b in itertools.pairwise(starts))
 
 
+def test_squares_on_a_digit():
+    """As in docs/evaluation.md: 22 pixels of room in 8 steps of 2.75, rounded to even at halves."""
+    assert saliency._usual_window(28) == 6
+    assert saliency._starts(28, 6) == [0, 3, 6, 8, 11, 14, 16, 19, 22]
+
+
 def test_occlusion_is_drawn_where_the_squares_were():
     """Squares of 4 of 10 pixels begin at 0, 2, 4 and 6: their centers are 1.5, 3.5, 5.5 and 7.5."""
     rows = np.array([0.0, 4.0, 0.0, 8.0])
@@ -112,6 +118,18 @@ def test_a_label_of_no_output(make_net, find, label):
         BadInput, match=rf'labels are from {min(label, 0)} to .*; they must be from 0 to'
     ):
         find(make_net()[0], IMAGES, np.array([0, 0, label, 0]))
+
+
+@pytest.mark.parametrize('find', [saliency.grad_cam, saliency.occlusion])
+def test_several_views_or_another_number_of_labels(make_net, find):
+    net = make_net()[0]
+    views = np.stack([IMAGES] * 2, axis=1)
+    with pytest.raises(BadInput, match=r'images are \[4, 2, 6, 6, 3\]; .* be \[n, 6, 6, 3\]'):
+        find(net, views, LABELS)
+    with pytest.raises(BadInput, match=r'images are \[4, 5, 6, 3\]'):
+        find(net, IMAGES[:, 1:], LABELS)
+    with pytest.raises(BadInput, match=r'labels are \[3\]; they must be \[4\], one for each'):
+        find(net, IMAGES, LABELS[:3])
 
 
 @pytest.mark.parametrize('window', [0, 7])

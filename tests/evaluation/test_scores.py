@@ -1,5 +1,6 @@
 """Errors, cross-entropy, accuracy per class and confusions, by hand."""
 
+import tracemalloc
 from math import log
 
 import numpy as np
@@ -11,6 +12,7 @@ from alexnet_jax.evaluation.scores import (
     Tally,
     average,
     confusion_csv,
+    most_confused,
     per_class_csv,
     table,
 )
@@ -116,7 +118,6 @@ def test_table():
     rows = dict(table(tally_of(PROBABILITIES, LABELS), NAMES))
     assert rows == {
         'top-1 error': '40.00%',
-        'top-5 error': '0.00%',
         'cross-entropy': f'{sum(LOSSES) / 5:.4f}',
         'examples': '5',
         'best classes': 'bee, wild 100.00%  ant 50.00%  cat 50.00%',
@@ -133,6 +134,38 @@ def test_table_of_bad_images_and_outputs_without_a_class():
     assert rows['worst classes'] == 'bee, wild 0.00%'
     assert rows['most confused'] == 'bee, wild as output 2 (1)'
     assert confusion_csv(tally, ['a', 'b']) == 'class \\ predicted,a,b,output 2\na,0,0,0\nb,0,0,1\n'
+
+
+@pytest.mark.parametrize(('classes', 'shown'), [(5, None), (6, '100.00%')])
+def test_the_top_five_of_five_classes_are_not_shown(classes, shown):
+    """The last class is the least probable: the sixth of six, but the fifth of five."""
+    falling = np.arange(classes, 0, -1) / sum(range(classes + 1))
+    tally = tally_of([falling], [classes - 1])
+    assert tally.figures()['top5_error'] == (shown is not None)
+    assert dict(table(tally, 'abcdef')).get('top-5 error') == shown
+
+
+def test_of_equally_frequent_mistakes_the_first_pair_comes_first():
+    confusion = np.array([[5, 2, 1], [2, 0, 3], [0, 1, 5]])
+    expected = [(1, 2, 3), (0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 1, 1)]
+    for count in range(7):
+        assert most_confused(confusion, count) == expected[:count]
+
+
+def test_mistakes_among_many_classes_take_little_memory():
+    """Of 1,500 classes, whose matrix is 18 MB and its CSV 4.5 MB."""
+    confusion = np.diag(np.arange(1500))
+    confusion[7, 1400] = 3
+    tracemalloc.start()
+    assert most_confused(confusion, 3) == [(7, 1400, 3)]
+    assert tracemalloc.get_traced_memory()[1] < 0.1 * confusion.nbytes
+    tally = Tally.of(1500)
+    before, _ = tracemalloc.get_traced_memory()
+    text = confusion_csv(tally, 1500 * 'x')
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(text) == len('class \\ predicted') + 2 * 1500 + 1 + 1500 * (2 * 1500 + 2)
+    assert peak - before < 3 * len(text)
 
 
 def test_a_table_without_mistakes():

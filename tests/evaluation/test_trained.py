@@ -6,6 +6,7 @@ from math import log
 
 import numpy as np
 import pytest
+from jax import lax
 from PIL import Image
 from trained_runs import save_run
 
@@ -105,7 +106,9 @@ def test_a_corrupt_checkpoint_is_an_error_and_stays(make_run):
 def test_a_checkpoint_that_training_replaces_meanwhile(make_run, monkeypatch):
     found = iter([5, 10])  # 5 was there when it was looked for
     monkeypatch.setattr(saved, 'find_step', lambda *_: next(found))
-    assert alexnet_jax.load(make_run()).step == 10
+    net = trained.TrainedNet.load(make_run(), dtype='bfloat16', precision='high')
+    assert net.step == 10
+    assert (net.config.dtype, net.config.precision) == ('bfloat16', 'high')
 
 
 def test_a_checkpoint_of_another_network(make_run, monkeypatch):
@@ -181,6 +184,13 @@ def test_images_of_another_kind(make_run, images):
     net = alexnet_jax.load(make_run())
     with pytest.raises(BadInput, match=rf'{images.dtype} .*must be uint8 \[n, 1, 1, 3\] or'):
         net.probabilities(images)
+
+
+def test_another_precision(make_run):
+    folder = make_run()
+    for wanted, expected in ((None, None), ('highest', lax.Precision.HIGHEST)):
+        net = trained.TrainedNet.load(folder, precision=wanted)
+        assert (net.model.precision, net.config.precision) == (expected, wanted or 'default')
 
 
 def test_another_dtype(make_run):

@@ -14,6 +14,8 @@ from absl.testing import flagsaver
 from PIL import Image
 from trained_runs import save_run
 
+from alexnet_jax import files
+from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import run_command
@@ -23,7 +25,8 @@ from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.report import __main__ as report
 from alexnet_jax.report import one_run
 from alexnet_jax.report.published import PUBLISHED, dataset_of, find
-from alexnet_jax.report.run import differences, first_kernels, nearest, training_minutes
+from alexnet_jax.report.run import Run, differences, first_kernels, nearest, training_minutes
+from alexnet_jax.run.push import Pusher
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>$x^$', '_und & co']
 LINEAR = (Dense('fc', 10),)
@@ -131,6 +134,7 @@ def test_one_run(make_run, command):
     page = Page(folder / 'report' / 'report.html')
     images = check_self_contained(page)
     written = {path.stem: path.read_bytes() for path in (folder / 'report').glob('*.png')}
+    assert written.keys() == set(report.FIGURES)
     assert list(written.values()) == [png for png in written.values() if png in images]
     assert written.keys() == {
         'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'heat-maps',
@@ -230,6 +234,17 @@ def test_without_data(make_run, command, tmp_path):
     )
 
 
+def test_data_that_cannot_be_listed(make_run, command, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, 'Permission denied', '/data/cat')
+
+    monkeypatch.setattr('alexnet_jax.data.examples.Examples', refuse)
+    folder, _ = make_run(values={'data.name': 'folder:/data'})
+    assert command(folder) == (0, '')
+    text = Page(folder / 'report/report.html').text
+    assert 'missing: folder:/data cannot be read: [Errno 13] Permission denied' in text
+
+
 def test_without_tensorflow(make_run, command, monkeypatch):
     folder, _ = make_run()
     monkeypatch.setitem(sys.modules, 'alexnet_jax.data.examples', None)
@@ -256,6 +271,69 @@ def test_without_checkpoint_or_records(make_run, command, tmp_path):
     assert 'The curve of run is missing: its metrics.jsonl has no records' in text
     assert f'missing: {folder} has no checkpoint' in text
     assert 'not evaluated yet' in text
+
+
+EARLIER = {'mistakes.png', '2-other_run-heat-maps.png', 'holiday.png', 'mistakes.jpg'}
+
+
+@pytest.fixture
+def poor_run(make_run):
+    """A run of which a report has only curves, throughput and kernels, and an earlier report."""
+    folder, _ = make_run(values={'data.name': 'folder:gone'})
+    (folder / 'report').mkdir()
+    for name in (*EARLIER, 'curves.png', 'report.html'):
+        (folder / 'report' / name).write_text('earlier')
+    return folder
+
+
+def test_figures_of_an_earlier_report_go(poor_run, command):
+    assert command(poor_run) == (0, '')
+    assert {path.name for path in (poor_run / 'report').iterdir()} == {
+        'report.html', 'curves.png', 'throughput.png', 'kernels.png',
+        'holiday.png', 'mistakes.jpg',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['curves.png', 'report.html'])
+def test_a_report_that_fails_leaves_the_earlier_one(poor_run, command, monkeypatch, name):
+    sync = files.sync
+
+    def fail(path):
+        if path.name.startswith(name):
+            raise OSError(28, 'No space left on device')
+        sync(path)
+
+    monkeypatch.setattr(files, 'sync', fail)
+    assert command(poor_run)[0] == 1
+    assert (poor_run / 'report' / name).read_text() == 'earlier'
+    assert {path.name for path in (poor_run / 'report').iterdir()} >= EARLIER
+
+
+def test_the_report_of_a_run_in_a_bucket(poor_run, command, monkeypatch, tmp_path, url):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    Pusher(Store(url), poor_run).push()
+    assert {f'report/{name}' for name in EARLIER} < set(Store(url).list('report'))
+    assert command(url) == (0, '')
+    assert list(Store(url).list('report')) == [
+        'report/curves.png', 'report/holiday.png', 'report/kernels.png', 'report/mistakes.jpg',
+        'report/report.html', 'report/throughput.png',
+    ]  # fmt: skip
+    assert Store(url).read('report/report.html').startswith(b'<!DOCTYPE html>')
+
+
+def test_the_top_five_of_five_classes_are_not_shown():
+    """Of six, the error is 25%, and the column is there, empty for five."""
+    runs = []
+    for classes in (5, 6):
+        config = default_config()
+        config.num_classes = classes
+        runs.append(Run(f'of{classes}', 'x', config, [], RECORDS[2:3]))
+    five, both = report._error_table(runs[:1]), report._error_table(runs)
+    assert 'top-5 error' not in five
+    assert '<td>37.50%</td><td>0.8750</td>' in five
+    assert 'top-5 error' in both
+    assert '<td>37.50%</td><td></td><td>0.8750</td>' in both
+    assert '<td>37.50%</td><td>25.00%</td><td>0.8750</td>' in both
 
 
 @pytest.mark.parametrize(

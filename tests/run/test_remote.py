@@ -1,5 +1,6 @@
 """Copies of runs in buckets, for commands that only read them."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -143,40 +144,83 @@ def test_the_config_of_a_url(url):
 
 
 def test_results_go_back(url, tmp_path):
-    copy = remote.local_copy(url, weights=False)
-    os.makedirs(f'{copy}/eval/sub')
-    for name in ('eval/a.json', 'eval/sub/b.csv'):
-        with open(f'{copy}/{name}', 'w') as file:
-            file.write(name)
-    remote.push_folder(url, copy, 'eval')
+    with remote.results(url, 'eval') as folder:
+        os.makedirs(f'{folder}/eval/sub')
+        for name in ('eval/a.json', 'eval/sub/b.csv'):
+            with open(f'{folder}/{name}', 'w') as file:
+                file.write(name)
+        assert shown(f'{folder}/eval/a.json') == f'{url}/eval/a.json'
     assert Store(url).read('eval/a.json') == b'eval/a.json'
     assert Store(url).read('eval/sub/b.csv') == b'eval/sub/b.csv'
-    assert not os.path.exists(f'{copy}/eval')
-    remote.push_folder(str(tmp_path), str(tmp_path), 'eval')  # local: nothing to do
+    assert not os.path.exists(folder)
+    with remote.results(str(tmp_path), 'eval') as folder:
+        assert folder == str(tmp_path)
 
 
-def test_names_of_results_in_the_bucket_are_known(url, tmp_path):
+def test_names_of_results_in_the_bucket_are_known(url):
     """And only what is new goes up: somebody else may have replaced the others meanwhile."""
     store = Store(url)
     store.write('eval/a.json', b'first')
     store.write('eval/a.csv', b'large')
-    copy = remote.local_copy(url, weights=False)
-    eval_folder = Path(copy, 'eval')
-    eval_folder.mkdir()
-    (eval_folder / 'left.json').write_text('by a command that was killed')
-    known = remote.pull_records(url, copy, 'eval')
-    assert local_contents(eval_folder) == {'a.json': b'first'}
-    (eval_folder / 'b.json').write_text('second')
-    store.write('eval/a.json', b'replaced')
-    remote.push_folder(url, copy, 'eval', known)
-    assert store.read('eval/a.json') == b'replaced'
-    assert store.read('eval/b.json') == b'second'
-    assert 'eval/left.json' not in store.list()
-    known = remote.pull_records(url, copy, 'eval')
-    (eval_folder / 'b.json').write_text('scored again')
-    remote.push_folder(url, copy, 'eval', known)
-    assert store.read('eval/b.json') == b'scored again'
-    assert remote.pull_records(str(tmp_path), str(tmp_path), 'eval') == {}
+    with remote.results(url, 'eval') as folder:
+        assert local_contents(Path(folder)) == {'eval/a.json': b'first'}
+        Path(folder, 'eval/b.json').write_text('second')
+        store.write('eval/a.json', b'replaced')
+    with remote.results(url, 'eval') as folder:
+        Path(folder, 'eval/b.json').write_text('scored again')
+    assert contents(store).items() >= {
+        'eval/a.json': b'replaced', 'eval/a.csv': b'large', 'eval/b.json': b'scored again',
+    }.items()  # fmt: skip
+
+
+def test_results_of_two_at_once(url):
+    """Of one URL on one machine: neither touches what the other is writing."""
+    with remote.results(url, 'eval') as one:
+        Path(one, 'eval').mkdir()
+        Path(one, 'eval/a.json').write_text('of one')
+        with remote.results(url, 'eval') as other:
+            Path(other, 'eval').mkdir()
+            Path(other, 'eval/b.json').write_text('of the other')
+        assert 'eval/a.json' not in Store(url).list()
+        assert local_contents(Path(one)) == {'eval/a.json': b'of one'}
+    assert Store(url).read('eval/a.json') == b'of one'
+    assert Store(url).read('eval/b.json') == b'of the other'
+
+
+def test_what_is_gone_from_the_results_goes(url):
+    store = Store(url)
+    for name in ('report/old.png', 'report/kept.png', 'report/large.csv'):
+        store.write(name, b'x')
+    with remote.results(url, 'report') as folder:
+        Path(folder, 'report/old.png').unlink()
+    assert list(store.list('report')) == ['report/kept.png', 'report/large.csv']
+
+
+def test_nothing_of_a_failure_goes_back(url):
+    stack = contextlib.ExitStack()
+    folder = Path(stack.enter_context(remote.results(url, 'eval')))
+    (folder / 'eval').mkdir()
+    (folder / 'eval/a.csv').write_text('half')
+    stack.callback(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stack.close()
+    assert list(Store(url).list('eval')) == []
+    assert not folder.exists()
+
+
+def test_results_that_cannot_be_uploaded_are_kept(url, monkeypatch):
+    """An evaluation may have taken hours."""
+
+    def refuse(*_, **__):
+        raise PermissionError('403 forbidden')
+
+    with pytest.raises(RunError, match='403 forbidden; the results are kept in /') as found:  # noqa: PT012, SIM117
+        with remote.results(url, 'eval') as folder:
+            Path(folder, 'eval').mkdir()
+            Path(folder, 'eval', 'a.csv').write_text('scores')
+            monkeypatch.setattr(type(Store(url)._fs), 'put_file', refuse)
+    kept = Path(str(found.value).split(' are kept in ')[1])
+    assert local_contents(kept) == {'a.csv': b'scores'}
 
 
 def test_a_new_run(url, tmp_path):

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -121,6 +122,26 @@ def test_the_heat_map_of_ten_crops_is_that_of_the_center(workdir):
 
 
 @pytest.mark.parametrize(
+    ('ops', 'axes'),
+    [
+        ('decode|center_crop(480)|resize(28)', ()),  # a small image would be refused
+        ('decode|center_crop(480)|resize(36)|ten_crop(28)', (10,)),
+        ('decode|resize(36)|crops(28, 1)', (1,)),
+    ],
+)
+def test_what_is_compiled_is_what_images_become(workdir, monkeypatch, ops, axes):
+    net, shapes = TrainedNet.load(workdir), []
+    net.config.data.eval_ops = ops
+    monkeypatch.setattr(TrainedNet, 'log_probs', lambda _, views: shapes.append(views.shape))
+    monkeypatch.setattr(App, '_heat_maps', lambda _, asked: shapes.append(asked[0][0].shape))
+    App(net, 100_000)
+    assert net.preprocess(png(0, 500)).shape == (*axes, 28, 28, 3)
+    *batches, view = shapes
+    assert batches == [(count, *axes, 28, 28, 3) for count in (1, 2, 4, 8, 16, 32, 64)]
+    assert view == (28, 28, 3)
+
+
+@pytest.mark.parametrize(
     ('method', 'path', 'data', 'status', 'error'),
     [
         ('POST', '/', b'', 400, 'has no image; POST one as the body or as the file `image`'),
@@ -192,6 +213,18 @@ def test_health_and_the_page(client):
     page = client.get('/')
     assert page.mimetype == 'text/html'
     assert "default-src 'none'" in page.headers['Content-Security-Policy']
+
+
+def test_the_page_is_utf8_in_every_locale(monkeypatch):
+    encodings = []
+
+    def read_text(path, encoding=None):
+        encodings.append(encoding)
+        return path.read_bytes().decode()
+
+    monkeypatch.setattr(Path, 'read_text', read_text)
+    assert 'waiting …' in runpy.run_path(app.__file__)['PAGE']
+    assert encodings == ['utf-8']
 
 
 # The command
