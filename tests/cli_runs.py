@@ -109,10 +109,15 @@ class Run:
 
     def wait_for_step(self, step: int) -> None:
         """Return when the line of a step, or of a later one, is printed."""
-        for line in self._process.stdout:
-            if line.startswith('step ') and int(line.split()[1].split('/')[0]) >= step:
-                return
-        raise AssertionError(f'ended before step {step}: {self.errors.read_text()}')
+        if not self.reaches(step):
+            raise AssertionError(f'ended before step {step}: {self.errors.read_text()}')
+
+    def reaches(self, step: int) -> bool:
+        """Wait for the line of a step, or of a later one; False if the run ends without it."""
+        return any(
+            line.startswith('step ') and int(line.split()[1].split('/')[0]) >= step
+            for line in self._process.stdout
+        )
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)

@@ -2,8 +2,12 @@
 
 import os
 
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Whatever the shell has set: of flags, the last one counts.
+os.environ['XLA_FLAGS'] = ' '.join(
+    [*os.environ.get('XLA_FLAGS', '').split(), '--xla_force_host_platform_device_count=8']
+)
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['CUDA_VISIBLE_DEVICES'] = ''  # for PyTorch and TensorFlow
 
 import re
 import signal
@@ -21,10 +25,18 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'compiled'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
+# The runs of tests are not part of a job that the shell may be in, or of a TPU VM.
+for name in list(os.environ):
+    if name.startswith(('SLURM_', 'OMPI_', 'TPU_', 'JOB_COMPLETION_INDEX')):
+        del os.environ[name]
+os.environ['TPU_SKIP_MDS_QUERY'] = '1'  # which JAX sets where it finds no TPU
+
 pytest_plugins = ['buckets']  # its fixtures are used in several folders
 
 # What a machine may lack: with CI=true, a test that is skipped for any other reason fails.
-OPTIONAL = r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|emulator|shared|wandb|mlflow)\b'
+OPTIONAL = (
+    r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|IPv6|emulator|shared|wandb|mlflow)\b'
+)
 # Events of Python that start a process, and programs that libraries ask in a few milliseconds.
 STARTING = ('subprocess.Popen', 'os.fork', 'os.forkpty', 'os.posix_spawn', 'os.system')
 QUICK = ('git', 'uname')

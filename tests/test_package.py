@@ -1,5 +1,6 @@
-"""`import alexnet_jax` and `python -m alexnet_jax`: neither imports a library."""
+"""`import alexnet_jax` and `python -m alexnet_jax`: neither imports a library. Limits and pages."""
 
+import importlib
 import subprocess
 import sys
 
@@ -47,6 +48,19 @@ def test_every_command_has_a_line():
         assert purpose[:1].isupper(), name
         assert 10 < len(purpose) <= 80, name
         assert '`' not in purpose, name
+
+
+@pytest.mark.parametrize(
+    ('page', 'words', 'module', 'name', 'limit'),
+    [
+        ('data.md', 'up to 4 GiB per split', 'data.sources.tfds', 'IN_MEMORY_BYTES', 4 * 2**30),
+        ('data.md', 'fits into 256 MiB decoded', 'data.pixels', 'MEMORY_BYTES', 256 * 2**20),
+        ('sweeps.md', '1,000 random combinations', 'sweep.space', 'SAMPLES', 1000),
+    ],
+)
+def test_limits_are_those_of_the_pages(page, words, module, name, limit):
+    assert words in ' '.join((ROOT / 'docs' / page).read_text().split())
+    assert getattr(importlib.import_module(f'alexnet_jax.{module}'), name) == limit
 
 
 def test_commands_of_a_package(tmp_path):

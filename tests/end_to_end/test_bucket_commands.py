@@ -18,6 +18,7 @@ from alexnet_jax.cloud.store import Store
 from alexnet_jax.data import rate
 from alexnet_jax.errors import run_command
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.parallel import hardware
 from alexnet_jax.report import __main__ as report
 from alexnet_jax.run.push import Pusher
 from alexnet_jax.tour import subject
@@ -142,7 +143,7 @@ def evaluate(command, workdir, *nets) -> bytes:
     flags = [] if nets == (workdir,) else [f'--checkpoints={",".join(nets)}']
     code, printed, _ = command(main, '--mode=eval', f'--workdir={workdir}', *flags)
     assert code == 0
-    stem = printed.split()[-1].split('{')[0].removeprefix(f'{workdir}/')
+    stem = printed.splitlines()[-1].split('{')[0].partition(f'{workdir}/')[2]
     if '://' in str(workdir):
         assert f'{stem}.wrong.csv' in Store(workdir).list()
         return Store(workdir).read(f'{stem}.json')
@@ -203,6 +204,8 @@ def test_doctor(command, url, monkeypatch):
     monkeypatch.setattr(doctor, 'step_memory', lambda config: need)  # saves compiling and timing
     monkeypatch.setattr(doctor, 'step_rate', lambda config, seconds: 3000)
     monkeypatch.setattr(rate, 'train_rate', lambda config, seconds: 6000)
+    for name in ('has_nvidia_gpu', 'has_tpu'):  # which the tests do not use
+        monkeypatch.setattr(hardware, name, lambda: False)
     code, printed, _ = command(doctor, f'--config={url}/config.json', f'--workdir={url}')
     assert code == 0, printed
     assert_has(printed, f'{url} holds a run of this config', 'of step 10, 5')

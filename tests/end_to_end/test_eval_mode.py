@@ -56,7 +56,7 @@ def evaluate(command):
     def call(*args):
         code, out, err = command(*args)
         assert (code, err) == (0, '')
-        stem = out.split()[-1].split('{')[0]
+        stem = out.splitlines()[-1].removeprefix('files').strip().split('{')[0]
         with open(stem + '.json') as file:
             return json.load(file), out
 
@@ -238,7 +238,7 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
     ],
 )  # fmt: skip
 def test_refusals(command, run, tmp_path, args, message):
-    code, out, err = command(*args.format(run=run, tmp=tmp_path).split())
+    code, out, err = command(*(word.format(run=run, tmp=tmp_path) for word in args.split()))
     assert (code, out) == (2, ''), err
     assert err.startswith('error: ' + message.format(run=run, tmp=tmp_path))
     assert err.count('\n') == 1

@@ -59,9 +59,10 @@ def files(folder: Path) -> set[Path]:
 
 def test_every_file_is_installed(python, source, tmp_path):
     script = (
-        'import alexnet_jax, alexnet_jax.configs as c; print(alexnet_jax.__file__, *c.__path__)'
+        'import alexnet_jax, alexnet_jax.configs as c\n'
+        "print(alexnet_jax.__file__, *c.__path__, sep='\\n')"
     )
-    package, configs = map(Path, run(python, '-c', script, cwd=tmp_path).split())
+    package, configs = map(Path, run(python, '-c', script, cwd=tmp_path).splitlines())
     home = source if python.parents[1].name == 'editable' else python.parents[1]
     assert package.is_relative_to(home)
     assert files(configs) == files(ROOT / 'configs')

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from alexnet_jax.sweep import runner
+from alexnet_jax.sweep import base
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def pids_of(argument: str) -> list[int]:
     found = []
     for path in Path('/proc').glob('[0-9]*/cmdline'):
         try:
-            if argument in path.read_text().split('\0'):
+            if argument.encode() in path.read_bytes().split(b'\0'):
                 found.append(int(path.parent.name))
         except OSError:  # it has ended
             continue
@@ -102,7 +102,7 @@ def test_real_trials_on_the_digits(tmp_path, cache):
     best = max((slow, fast), key=lambda row: float(row['top1']))
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('again ')]
     assert f'--config.optimizer.learning_rate={best["optimizer.learning_rate"]} ' in line
-    assert f'python {runner.TRAINER[0]} {runner.TRAINER[1]} {CONFIG} ' in line
+    assert f'python {base.TRAINER[0]} {base.TRAINER[1]} {CONFIG} ' in line
     page = (folder / 'index.html').read_text()
     assert '<script src' not in page
     assert page.count('class="plotly-graph-div"') == 4

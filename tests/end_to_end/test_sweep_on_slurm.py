@@ -105,9 +105,9 @@ def test_a_job_that_is_lost_or_cancelled_is_submitted_again(tmp_path, cluster):
         sweep.scancel(first)
         for path in Path('/proc').glob('[0-9]*/environ'):  # as when the node is lost
             with contextlib.suppress(OSError):
-                found = path.read_text().split('\0')
+                found = path.read_bytes().split(b'\0')
                 wanted = f'SLURM_JOB_ID={second}', f'SLURM_CONF={cluster["SLURM_CONF"]}'
-                if all(line in found for line in wanted):
+                if all(line.encode() in found for line in wanted):
                     os.kill(int(path.parent.name), signal.SIGKILL)
         output = finish(process)
     assert 'trial 1: exit code 137; restarting it' in output

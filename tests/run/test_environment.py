@@ -1,5 +1,6 @@
 """The revision of the code that a run records."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,14 @@ import pytest
 from helpers import ROOT
 
 from alexnet_jax.run import environment
+
+
+@pytest.fixture(autouse=True)
+def own_variables(monkeypatch):
+    """Without those of a git hook, which name the developer's repository, and without REVISION."""
+    for name in list(os.environ):
+        if name.startswith(('GIT_', environment.REVISION)):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -21,9 +30,17 @@ def checkout(tmp_path, monkeypatch):
 
 
 def git(folder: Path, *arguments: str) -> str:
-    identity = ('-c', 'user.name=x', '-c', 'user.email=x@example.com')
-    command = ['git', '-C', str(folder), *identity, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """Run git without the settings of the user and the machine, such as to sign commits."""
+    settings = ('user.name=x', 'user.email=x@example.com', 'safe.directory=*')
+    command = ['git', '-C', str(folder), *(word for s in settings for word in ('-c', s))]
+    done = subprocess.run(
+        [*command, *arguments],
+        env=os.environ | {'GIT_CONFIG_GLOBAL': '/dev/null', 'GIT_CONFIG_NOSYSTEM': '1'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,11 @@ def test_one_that_stands_still_is_taken_over_after_a_minute(store, clock, capsys
     assert_has(capsys.readouterr().err, store.url, 'process 7 on elsewhere', '60 s')
 
 
+def test_a_holder_may_miss_two_beats():
+    assert lease.BEAT == 10
+    assert 3 * lease.BEAT < lease.STALE
+
+
 def test_one_that_is_given_back_meanwhile_is_taken_then(store, clock):
     leave(store, 3)
     clock.events.append((9, lambda: leave(store, 3, released=True)))

@@ -314,6 +314,23 @@ def test_quarantined_numbers_are_not_used_again(url, store, tmp_path):
     assert store.read('corrupt/10/manifest.json') == b'old'
 
 
+def test_a_checkpoint_is_pushed_at_once(url, tmp_path, monkeypatch):
+    """Long before the next push is due."""
+    pushed, upload = threading.Event(), Store.upload
+
+    def noted(store, name, path):
+        upload(store, name, path)
+        if name == 'checkpoints/10/manifest.json':
+            pushed.set()
+
+    monkeypatch.setattr(Store, 'upload', noted)
+    monkeypatch.setattr(mirror, 'LOOK', 0.01)
+    monkeypatch.setattr(mirror, 'PERIOD', 3600)
+    with opened(url, tmp_path / 'a') as running:
+        save_checkpoint(running.folder, 10)
+        assert pushed.wait(30)
+
+
 class TestFailures:
     def test_a_connection_that_comes_back(self, url, store, tmp_path, seen):
         with opened(url, tmp_path / 'a') as running:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -72,7 +73,9 @@ def hostile_files(marker: Path) -> dict[str, bytes]:
     legacy = b''.join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001))
     legacy += pickle.dumps({'little_endian': True}, 2)
     calls = {
-        f'system_{protocol}': pickle.dumps(Runs(os.system, f'touch {marker}'), protocol)
+        f'system_{protocol}': pickle.dumps(
+            Runs(os.system, f'touch {shlex.quote(str(marker))}'), protocol
+        )
         for protocol in (0, 2, 4)
     }
     claims = {

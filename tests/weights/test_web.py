@@ -136,6 +136,12 @@ def test_not_the_runtime(tmp_path, damage):
 
 
 @pytest.fixture(scope='module')
+def chromium() -> None:
+    if not browser.CHROMIUM:
+        pytest.skip('Chromium is not installed')
+
+
+@pytest.fixture(scope='module')
 def runtime() -> web.Runtime:
     """The real one, which npm downloads once."""
     path = ROOT / '.pytest_cache' / 'npm' / web.PACKAGE
@@ -152,10 +158,8 @@ def runtime() -> web.Runtime:
 
 
 @pytest.fixture(scope='module')
-def page(net, runtime, tmp_path_factory):
+def page(chromium, net, runtime, tmp_path_factory):  # the download comes after the skip
     """The page of the net in a browser without a network, loaded."""
-    if not browser.CHROMIUM:
-        pytest.skip('Chromium is not installed')
     folder = tmp_path_factory.mktemp('page')
     web.write(net, folder / 'net.html', runtime)
     with browser.open_page(f'file://{folder}/net.html', folder / 'profile') as opened:
