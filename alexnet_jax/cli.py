@@ -49,8 +49,10 @@ def define_flags(workdir: str | None = OF_A_RUN, scratch: bool = False) -> None:
 
 
 def check_scratch() -> None:
-    """Refuse `--scratch` with a local workdir."""
+    """Refuse `--scratch` without a workdir in a bucket, and one that is not local."""
     scratch, workdir = flags.FLAGS.scratch, flags.FLAGS.workdir
+    if scratch and not workdir:
+        raise BadInput(f'--scratch={scratch} needs --workdir=gs://BUCKET/FOLDER or s3://...')
     if scratch and not is_url(workdir):
         raise BadInput(f'--scratch={scratch} is for a gs:// or s3:// workdir; {workdir} is local')
     if scratch and is_url(scratch):

@@ -11,7 +11,7 @@ from alexnet_jax import config_checks
 from alexnet_jax.config_checks import suggest
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import patterns, variants
-from alexnet_jax.model.layers import BatchNorm, Normalize
+from alexnet_jax.model.layers import BatchNorm, Local, Normalize
 from alexnet_jax.model.shapes import check_shapes, check_slices
 
 # Keys that may differ when a run is resumed, because they do not change what is computed.
@@ -155,12 +155,8 @@ def leaves(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
     return result
 
 
-def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
-    """Check everything that can be checked without data and without touching a device.
-
-    Args:
-      config: A recipe with its overrides.
-      devices: The number of accelerators over all hosts.
+def validate_values(config: ml_collections.ConfigDict) -> None:
+    """Check that every key is there, and the type and range of each value by itself.
 
     Raises:
       BadInput: Names the key, what was found, and what is allowed.
@@ -173,6 +169,19 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
     if missing := expected.keys() - found.keys():
         raise BadInput(f'the config lacks {min(missing)}; start from config.default_config()')
     config_checks.check_values(expected, found)
+
+
+def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
+    """Check everything that can be checked without data and without touching a device.
+
+    Args:
+      config: A recipe with its overrides.
+      devices: The number of accelerators over all hosts.
+
+    Raises:
+      BadInput: Names the key, what was found, and what is allowed.
+    """
+    validate_values(config)
     if not 0 < config.data.eval_fraction < 1:
         raise BadInput(
             f'data.eval_fraction={config.data.eval_fraction}; it must be above 0 and below 1'
@@ -194,7 +203,9 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
 
 
 def validate_training(config: ml_collections.ConfigDict, devices: int = 1) -> None:
-    """Check what `validate` does, and that training would not subtract two means.
+    """Check what `validate` does, and what only old runs may have.
+
+    That is a mean that is subtracted twice, and towers that are said not to meet but do.
 
     Raises:
       BadInput: As `validate`.
@@ -206,6 +217,12 @@ def validate_training(config: ml_collections.ConfigDict, devices: int = 1) -> No
         raise BadInput(
             f"variant={config.variant!r} already subtracts a mean, and data.mean='image' "
             'would subtract another; add --config.data.mean=none'
+        )
+    local = next((layer for layer in layers if isinstance(layer, Local)), None)
+    if local and 'no_tower_communication' in config.edits:
+        raise BadInput(
+            f'no_tower_communication: the towers would meet in {local.name}, which is locally '
+            f'connected and sees all channels; leave out this edit'
         )
 
 

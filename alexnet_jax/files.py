@@ -17,8 +17,8 @@ from typing import IO, TextIO
 from etils import epath
 
 # Errors from file systems without locks; Lustre mounted without -o flock returns ENOSYS.
-TEMPORARY = '.*.tmp'  # the names that `replacing` yields
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+TEMPORARY = '.*.tmp'  # the names that `replacing` yields
 
 
 def write(path: Path | epath.Path, content: str | bytes) -> None:

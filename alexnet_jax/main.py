@@ -13,7 +13,7 @@ import ml_collections
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.config import validate, validate_training
+from alexnet_jax.config import validate, validate_training, validate_values
 from alexnet_jax.errors import BadInput, run_command
 from alexnet_jax.parallel import compilation, hardware, launchers, malloc, pmap, processes
 from alexnet_jax.run import agreement, trackers
@@ -121,7 +121,7 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
     from alexnet_jax.evaluation import ensemble
 
     if config is not None:  # else it is that of a run, which was checked when it was started
-        validate(config)
+        validate_values(config)
     config, members = ensemble.plan(config, folder, _CHECKPOINTS.value, _EVAL_OPS.value)
     validate(config)
     return config, folder, members

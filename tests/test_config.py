@@ -246,6 +246,16 @@ def test_a_failure_in_what_a_recipe_imports(tmp_path, monkeypatch):
 # Checks
 
 
+def test_towers_that_would_meet_are_refused_in_training():
+    """A run from before can still be read and scored."""
+    config = changed('edits', ('no_tower_communication',))
+    config.variant, config.image_size, config.num_classes = 'cifar10_13pct', 24, 10
+    config.data.mean = 'none'
+    validate(config)
+    with pytest.raises(BadInput, match='no_tower_communication: the towers would meet in local3'):
+        validate_training(config)
+
+
 def test_default_config_is_valid():
     validate(default_config())
     validate(default_config(), devices=128)

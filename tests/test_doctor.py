@@ -23,6 +23,7 @@ from PIL import Image
 from alexnet_jax import cli, doctor
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.data import rate
+from alexnet_jax.errors import BadInput
 from alexnet_jax.parallel import hardware
 from alexnet_jax.run.lease import Lease
 from alexnet_jax.run.push import Pusher
@@ -152,6 +153,13 @@ def test_usage():
     done = run()
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr.startswith('error: usage: python -m alexnet_jax.doctor --config=')
+
+
+def test_a_scratch_folder_without_a_workdir(monkeypatch):
+    words = ['doctor', f'--config={ROOT}/configs/quickstart.py', '--scratch=/tmp/x']
+    monkeypatch.setattr(sys, 'argv', words)
+    with flagsaver.flagsaver(), pytest.raises(BadInput, match='--scratch=/tmp/x needs --workdir'):
+        doctor.main()
 
 
 @pytest.mark.parametrize('deterministic', [False, True])

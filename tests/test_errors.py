@@ -2,10 +2,12 @@
 
 import jax
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 from helpers import assert_has
 
 from alexnet_jax import cli, errors
+from alexnet_jax.config import default_config
 from alexnet_jax.errors import device_error, run_command, show_as, shown
 
 # As JAX 0.10.2 raises it.
@@ -53,12 +55,21 @@ FULL = 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 by
 def test_out_of_memory(capsys, error, found):
     with flagsaver.flagsaver():
         cli.define_flags()
+        flags.FLAGS['config'].value = default_config()
         with pytest.raises(SystemExit) as end:
             run_command(fail(error))
     assert end.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert_has(line, 'error: out of memory', found, '--config.accum_steps', 'alexnet_jax.doctor')
     assert 'Largest' not in line
+
+
+def test_out_of_memory_with_the_config_of_a_run():
+    """As with --mode=eval --workdir=RUN: a key alone would be refused."""
+    with flagsaver.flagsaver():
+        cli.define_flags()
+        found = str(errors.memory_error(MemoryError('Unable to allocate')))
+    assert found.endswith('lower the batch size: --config=RUN/config.json --config.batch_size=N')
 
 
 def test_out_of_memory_without_a_config(monkeypatch):

@@ -144,10 +144,6 @@ class TestBeforeAnyWork:
                 ['--mode=eval', QUICKSTART, '--workdir=x', '--config.accum_steps=0'],
                 ['accum_steps=0', 'above 0'],
             ),
-            (
-                ['--mode=eval', QUICKSTART, '--config.batch_size=2', '--config.accum_steps=4'],
-                ['batch_size=2 does not divide', 'accum_steps=4'],
-            ),
             (['--config=configs/folder.py'], ['folder.py:PATH']),
             ([QUICKSTART, '--log_to=wndb'], ['--log_to=wndb', 'wandb or mlflow']),
             (['--mode=eval', '--workdir=x', '--log_to=wandb'], ['--log_to=wandb', 'for training']),

@@ -222,19 +222,20 @@ def claim(folder: Path, url: str) -> IO:
     Raises:
       BadInput: The cache cannot be written.
     """
+    path = folder.parent / '.lock'
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f'{folder}, for what is downloaded, cannot be created: {error.strerror}; set '
-            f'XDG_CACHE_HOME to a folder that can be written'
-        ) from error
-    show_as(str(folder), url)
-    try:
-        return files.lock(folder.parent / '.lock')
+        lock = files.lock(path)
     except BlockingIOError:
         print(f'waiting for another process that downloads {url}', file=sys.stderr, flush=True)
-        return files.lock(folder.parent / '.lock', wait=True)
+        lock = files.lock(path, wait=True)
+    except OSError as error:
+        raise BadInput(
+            f'{folder}, for what is downloaded, cannot be written: {error.strerror}; set '
+            f'XDG_CACHE_HOME to a folder that can be'
+        ) from error
+    show_as(str(folder), url)
+    return lock
 
 
 def _sha256(path: Path) -> str:

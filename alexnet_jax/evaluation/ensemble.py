@@ -95,7 +95,7 @@ def plan(
         scored.data.eval_ops = eval_ops
     # These concern training: a batch here is one of the parts of a step there, nothing is mixed,
     # and each device has all the weights.
-    scored.batch_size //= scored.accum_steps
+    scored.batch_size = max(1, scored.batch_size // scored.accum_steps)
     scored.accum_steps = scored.ghost_batch_size = 1
     scored.mixup_alpha = scored.cutmix_alpha = 0.0
     scored.parallelism = 'data'

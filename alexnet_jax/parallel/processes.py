@@ -24,6 +24,7 @@ from alexnet_jax.errors import (
     NoDevice,
     RunError,
     device_error,
+    memory_error,
     shown,
 )
 from alexnet_jax.parallel import meeting
@@ -277,6 +278,7 @@ def _report(error: Exception | KeyboardInterrupt, process: str) -> str:
         return 'interrupted'
     if is_lost_process(error):
         return f'{str(error).splitlines()[0]}\n{LOST}'
+    error = memory_error(error) or error
     if isinstance(error, AlexNetError | OSError):
         return f'error: {process}: {" ".join(str(error).split())}'
     return f'{"".join(traceback.format_exception(error)).rstrip()}\nerror: {process} failed'

@@ -71,7 +71,8 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
         parts += parts_of(run, album, prefix, among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
     files.write(path, pages.page(title, parts))
-    album.remove_others(FIGURES)
+    if album.folder.name in ('report', f'{path.stem}_files'):  # else it may be the user's own
+        album.remove_others(FIGURES)
     print(shown(f'wrote {path} and its figures in {album.folder}'))
 
 

@@ -34,6 +34,10 @@ class LeaseLost(RunError):
     """Another run has taken over."""
 
 
+class LeaseDeleted(LeaseLost):
+    """Somebody has deleted the lease, perhaps along with the run."""
+
+
 class Lease:
     """The right to write to a folder in a bucket.
 
@@ -99,7 +103,7 @@ class Lease:
         """Give a sign of life.
 
         Raises:
-          LeaseLost: Another run has taken over. It stays lost.
+          LeaseLost: Another run has taken over, or the lease was deleted. It stays lost.
           StoreError: A request failed.
         """
         with self._lock:
@@ -120,7 +124,7 @@ class Lease:
         holder = _parse(content)
         by = f' by {_describe(holder)}' if holder else ''
         if not newest:
-            raise LeaseLost(
+            raise LeaseDeleted(
                 f'{self._store.url}/{FOLDER} was deleted, which keeps other runs out of the workdir'
             )
         raise LeaseLost(

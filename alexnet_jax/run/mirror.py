@@ -146,11 +146,12 @@ class Mirror:
         """Add the lease about to be taken to the marker, if the marker lists the previous lease.
 
         Then, wherever a start is killed, the marker lists the last holder of the lease if and only
-        if the folder is at least as new as the bucket.
+        if the folder is at least as new as the bucket: also if somebody has emptied the bucket.
         """
         # Leave out this lease's own token: an attempt that failed may have added it.
         tokens = [token for token in self._tokens() if token != self._lease.token]
-        if self._lease.before in tokens:
+        is_emptied = self._lease.before is None and not self._store.list()
+        if self._lease.before in tokens or (tokens and is_emptied):
             self._write_marker([*tokens, self._lease.token])
         elif tokens:
             self._write_marker(tokens)
@@ -257,7 +258,12 @@ class Mirror:
             text = f'{shown(str(error))}; but {text}'
         show_as(str(self.folder), None)
         remedy = 'the same command, on this machine and with the same --scratch, continues from it'
-        if isinstance(failed, lease.LeaseLost):
+        if isinstance(failed, lease.LeaseDeleted):
+            remedy = (
+                'the same command continues from what the bucket still holds, or from that folder '
+                'if it holds nothing'
+            )
+        elif isinstance(failed, lease.LeaseLost):
             remedy = 'the other run does not see it'
         return RunError(f'{text}; the state of this run is kept in {self.folder}: {remedy}')
 

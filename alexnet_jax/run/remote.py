@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Object, Store, is_url
-from alexnet_jax.errors import BadInput, RunError, show_as, shown
+from alexnet_jax.errors import BadInput, RunError, show_as, shown, unwinding
 from alexnet_jax.run import lease, manifest, saved
 from alexnet_jax.run.push import CHECKPOINTS, Pusher, Signature, committed_steps, signature_of
 
@@ -190,8 +190,9 @@ def results(workdir: str, name: str) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(dir=parent))
     show_as(str(folder), store.url)
     try:
-        known = _fetch_results(store, folder, name)
-        yield str(folder)
+        with unwinding():  # so that nothing is left behind
+            known = _fetch_results(store, folder, name)
+            yield str(folder)
     except BaseException:
         shutil.rmtree(folder)
         raise

@@ -134,6 +134,17 @@ def test_a_cache_that_cannot_be_written(store, tmp_path, monkeypatch):
     assert_has(str(failed.value), str(tmp_path / 'file'), 'Not a directory', 'set XDG_CACHE_HOME')
 
 
+def test_a_cache_of_another_user(store, monkeypatch):
+    """The folder is there, but nothing can be written into it."""
+
+    def refuse(path, wait=False):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(copies.files, 'lock', refuse)
+    with pytest.raises(BadInput, match='cannot be written: Permission denied; set XDG_CACHE_HOME'):
+        copies.fetch_folder(store.url)
+
+
 def test_a_folder_that_another_process_downloads_is_waited_for(store, capsys):
     held = copies.claim(copies.cache_folder('data', store.url), store.url)
     waiting = threading.Thread(target=copies.fetch_folder, args=[store.url])

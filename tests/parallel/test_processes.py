@@ -67,6 +67,12 @@ class TestOneOfSeveral:
         assert first == 'Traceback (most recent call last):'
         assert last == f'error: process 1 of 2 on {socket.gethostname()} failed'
 
+    def test_a_full_device_is_one_line(self, capsys):
+        assert end_with(jax.errors.JaxRuntimeError(FULL)) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f'error: process 1 of 2 on {socket.gethostname()}: out of memory: ')
+        assert FULL in line
+
     @pytest.mark.parametrize(('args', 'code'), [((), 130), ((signal.SIGTERM,), 143)])
     def test_an_interrupted_process(self, capsys, args, code):
         assert end_with(KeyboardInterrupt(*args)) == code

@@ -294,6 +294,14 @@ def test_figures_of_an_earlier_report_go(poor_run, command):
     }  # fmt: skip
 
 
+def test_figures_in_a_folder_of_the_user_stay(poor_run, command, tmp_path):
+    """They may be the user's own, by a common name."""
+    (tmp_path / 'paper').mkdir()
+    (tmp_path / 'paper' / 'confusion.png').write_text('my own')
+    assert command(poor_run, f'--output={tmp_path}/paper/paper.html') == (0, '')
+    assert (tmp_path / 'paper' / 'confusion.png').read_text() == 'my own'
+
+
 @pytest.mark.parametrize('name', ['curves.png', 'report.html'])
 def test_a_report_that_fails_leaves_the_earlier_one(poor_run, command, monkeypatch, name):
     sync = files.sync

@@ -278,6 +278,40 @@ def test_a_folder_that_was_half_removed_deletes_nothing_in_the_bucket(
     assert contents(store) == kept
 
 
+def test_a_bucket_that_was_emptied_is_filled_again(url, store, tmp_path):
+    """Then the scratch folder is the only copy of the run, and nobody has taken over."""
+    place = opened(url, tmp_path / 'a')
+
+    def empty(running):
+        write_run(running.folder, 10)
+        for name in store.list():
+            store.delete(name)
+
+    text = str(failure_of(place, empty, RunError))
+    assert_has(text, 'lease was deleted', f'kept in {tmp_path}/a', 'or from that folder')
+    assert 'the other run' not in text
+    kept = local_contents(tmp_path / 'a')
+    with opened(url, tmp_path / 'a') as running:
+        assert local_contents(running.folder) == kept
+    assert 'checkpoints/10/manifest.json' in store.list()
+
+
+def test_a_run_without_its_lease_is_not_replaced_by_an_old_folder(url, store, tmp_path):
+    """Another machine may have trained on before the lease was deleted."""
+    place = opened(url, tmp_path / 'a')
+
+    def run(running):
+        write_run(running.folder, 10)
+        running.publish()
+        write_metrics(running.folder, 10, 20)
+        for name in store.list('lease'):
+            store.delete(name)
+
+    failure_of(place, run, RunError)
+    with opened(url, tmp_path / 'a') as running:
+        assert (running.folder / 'metrics.jsonl').read_text() == '{"step": 10}\n'
+
+
 def test_the_folder_of_somebody_else_is_refused(url, tmp_path):
     (tmp_path / 'thesis.tex').touch()
     with pytest.raises(BadInput) as found, opened(url, tmp_path):
