@@ -56,7 +56,7 @@ def check_scratch() -> None:
     if scratch and not is_url(workdir):
         raise BadInput(f'--scratch={scratch} is for a gs:// or s3:// workdir; {workdir} is local')
     if scratch and is_url(scratch):
-        raise BadInput(f'--scratch={scratch} is a URL; it must be a folder of this machine')
+        raise BadInput(f'--scratch={scratch} is a URL; it must be a folder on this machine')
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

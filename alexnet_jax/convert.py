@@ -164,7 +164,7 @@ def _mean(
         if known is not None and file.contents.metadata is None:
             raise BadInput(
                 f'it has a mean image, which {config.variant} does not subtract: the scores would '
-                f'not be those of this network'
+                f'differ from those of the network in the file'
             )
         return None, 'none to subtract'
     if given:
@@ -172,7 +172,8 @@ def _mean(
         if mean.shape[0] != mean.shape[1] or len(mean) not in allowed:
             raise BadInput(
                 f'--mean={given} is {mean.shape[0]} x {mean.shape[1]}; it must be {CAFFE_SIZE} x '
-                f'{CAFFE_SIZE}, from which {config.variant} crops {size} x {size}, or that size'
+                f'{CAFFE_SIZE}, from which {config.variant} crops {size} x {size}, or '
+                f'{size} x {size}'
             )
         if not np.isfinite(mean).all():
             raise BadInput(f'--mean={given} has values that are not finite')

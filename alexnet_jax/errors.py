@@ -68,7 +68,7 @@ def memory_error(error: Exception) -> RunError | None:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if not isinstance(error, MemoryError) and not text.startswith('RESOURCE_EXHAUSTED'):
         return None
-    remedy = 'end other programs that use it'
+    remedy = 'stop other programs that use this memory'
     if 'config' in flags.FLAGS and flags.FLAGS['config'].value is None:  # a run's own is used
         remedy += ', or lower the batch size: --config=RUN/config.json --config.batch_size=N'
     elif 'config' in flags.FLAGS:

@@ -130,12 +130,12 @@ def _prepare(dataset: str) -> None:
         format=_FORMAT.value,
         quality=_QUALITY.value if _FORMAT.value == 'jpeg' else None,
         stored=not dataset.startswith('folder:') if _STORED.value is None else _STORED.value,
+        max_pixels=_MAX_PIXELS.value,
     )
     data = default_config().data
     data.data_dir = _DATA_DIR.value
     data.eval_fraction = _EVAL_FRACTION.value
     data.on_bad_image = _ON_BAD_IMAGE.value
-    data.max_pixels = _MAX_PIXELS.value
     output = _OUTPUT.value or os.path.join(_DATA_DIR.value or '', request.name)
     output = epath.Path(Path(output).absolute())
     began = time.monotonic()

@@ -31,7 +31,10 @@ def main() -> None:
         line = {'start': start, 'environ': dict(os.environ), 'cores': affinity, 'values': values}
         file.write(json.dumps(line) + '\n')
     seconds = float(os.environ.get('FAKE_SECONDS', 0.05))
-    if end == 'full':
+    if end == 'slowly full':  # it saves first, as at a SIGTERM
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(10 * seconds)
+    if end in ('full', 'slowly full'):
         sys.exit('error: cannot write metrics.jsonl: No space left on device; free disk space')
     if end == 'killed':
         os.kill(os.getpid(), signal.SIGKILL)

@@ -76,7 +76,7 @@ def test_out_of_memory_without_a_config(monkeypatch):
     """As with predict and serve: there is no batch size to lower."""
     monkeypatch.setattr(errors.flags, 'FLAGS', {})
     found = str(errors.memory_error(MemoryError('Unable to allocate')))
-    assert found == 'out of memory: Unable to allocate; end other programs that use it'
+    assert found == 'out of memory: Unable to allocate; stop other programs that use this memory'
 
 
 def test_other_errors_keep_their_traceback():

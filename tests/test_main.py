@@ -100,7 +100,7 @@ class TestBeforeAnyWork:
             ([QUICKSTART, '--scratch=/tmp/x'], ['--scratch=/tmp/x', 'local']),
             (
                 [QUICKSTART, '--workdir=gs://b/x', '--scratch=gs://b/y'],
-                ['--scratch=gs://b/y', 'folder of this machine'],
+                ['--scratch=gs://b/y', 'folder on this machine'],
             ),
             (['--config=configs/quickstart.py:foo'], ['quickstart', 'argument', 'foo']),
             ([QUICKSTART, '--config.batch_siz=8'], ['batch_siz;', 'did you mean batch_size?']),

@@ -14,6 +14,7 @@ other two only compile and measure nothing: `plan` estimates memory and time on 
 
 import importlib.util
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -212,8 +213,8 @@ def main() -> None:
     for flag, kinds in HAVING.items():
         if flags.FLAGS[flag].present and kind not in kinds:
             raise BadInput(f'{kind} has no --{flag}; it is for {" and ".join(kinds)}')
-    if not flags.FLAGS.seconds > 0:
-        raise BadInput(f'--seconds={flags.FLAGS.seconds}; it must be above 0')
+    if not 0 < flags.FLAGS.seconds < math.inf:
+        raise BadInput(f'--seconds={flags.FLAGS.seconds}; it must be above 0 and finite')
     output = Path(flags.FLAGS.output) if flags.FLAGS.output else None
     for flag in ('output', 'plot'):
         path = Path(flags.FLAGS[flag].value or 'file')

@@ -231,8 +231,8 @@ def claim(folder: Path, url: str) -> IO:
         lock = files.lock(path, wait=True)
     except OSError as error:
         raise BadInput(
-            f'{folder}, for what is downloaded, cannot be written: {error.strerror}; set '
-            f'XDG_CACHE_HOME to a folder that can be'
+            f'the download cache {folder} cannot be written: {error.strerror}; set '
+            f'XDG_CACHE_HOME to a writable folder'
         ) from error
     show_as(str(folder), url)
     return lock

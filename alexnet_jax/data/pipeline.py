@@ -155,8 +155,8 @@ class Data:
           start_step: The number of steps already done. Any value costs the same.
 
         Yields:
-          The parts of a step's batch, `accum_steps` of them, to be taken before the next step's.
-          Each is made when it is taken, so that memory holds a few parts, not a batch, and has
+          An iterator over the `accum_steps` parts of a step's batch, to be exhausted before the
+          next step. Parts are made on demand, so that memory holds a few, not a batch. Each has
           image uint8 [b, h, w, 3], label int32 [b], mask float32 [b] (0 for a skipped image),
           position int32 [b] in the global batch, color_shift float32 [b, 3], color_scale float32
           [b], and mirror bool [b] if there are images that the device has yet to mirror.

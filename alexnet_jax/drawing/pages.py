@@ -159,8 +159,8 @@ class Album:
         """Delete the figures of an earlier page that this one does not have.
 
         Args:
-          names: All names that figures of such pages may have; before them may be a run's number
-            and name, as in '2-quickstart-NAME'. Other files stay.
+          names: All names that a page's figures may have, with or without a run's number and name
+            in front, as in '2-quickstart-NAME'. Other files are kept.
         """
         known = re.compile(rf'(\d+-.+-)?({"|".join(map(re.escape, names))})')
         for path in self.folder.glob('*.png'):

@@ -59,17 +59,17 @@ def grad_cam(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def _checked(net: TrainedNet, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return labels as int32, one for each image, checked to have outputs: JAX refuses none."""
+    """Return the labels as int32, after checks that JAX does not make of shapes and range."""
     size = net.config.image_size
     if images.ndim != 4 or images.shape[1:] != (size, size, 3):
         raise BadInput(
-            f'images are {list(images.shape)}; they must be [n, {size}, {size}, 3]: if '
+            f'images have shape {list(images.shape)}; it must be [n, {size}, {size}, 3]: if '
             'preprocess() returns several views, pass one of them'
         )
     labels = np.asarray(labels, np.int32)
     if labels.shape != (len(images),):
         raise BadInput(
-            f'labels are {list(labels.shape)}; they must be [{len(images)}], one for each image'
+            f'labels have shape {list(labels.shape)}; it must be [{len(images)}], one per image'
         )
     if labels.size and not 0 <= labels.min() <= labels.max() < net.config.num_classes:
         raise BadInput(

@@ -208,7 +208,7 @@ def confusion_csv(tally: Tally, names: Sequence[str]) -> str:
 def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
     """Return the `count` most frequent mistakes, as (true class, predicted class, examples).
 
-    Of equally frequent ones, those of the first true class come first, then of the first predicted.
+    Ties are in the order of the true class, then of the predicted class.
     """
     truths, guesses = np.nonzero(confusion)  # few places, even of very many classes
     is_mistake = truths != guesses

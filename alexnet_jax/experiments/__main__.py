@@ -138,7 +138,7 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int, data: s
     print(plan(experiment, records, seeds), flush=True)
     if not any(experiment.next_trial(records, seed) for seed in range(seeds)):
         where = ', '.join(map(str, experiment.found(name, records)))
-        print(f'nothing to run: all of it is recorded in {where}')
+        print(f'nothing to run: everything is recorded in {where}')
     for number, next_trial in enumerate(experiment.stages or (experiment.next_trial,)):
         try:
             _run_stage(name, experiment, next_trial, session, records, seeds)

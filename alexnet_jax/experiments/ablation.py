@@ -133,9 +133,9 @@ def ablation(
 
 
 def nets_and_crops(pairs: Sequence[tuple[Trial, Trial | None]]) -> tuple[NextTrial, NextTrial]:
-    """Return two stages: nets, and their scorings, but for nets that diverged.
+    """Return two stages: the nets, then the scoring of those that did not diverge.
 
-    Scorings need workdirs, which recorded runs may have lost: no net is to wait for them.
+    Scoring needs workdirs, which recorded runs may have lost: no net should have to wait for it.
     """
 
     def scorings(records: Records, seed: int) -> Trial | None:

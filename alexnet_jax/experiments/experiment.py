@@ -100,7 +100,7 @@ class Experiment:
       once: The cost besides, whatever the number of seeds.
       seeds: How many the design has.
       flags: The flags that the command needs besides --seeds.
-      trials: All its trials, where it shares them or its file with other experiments; none: it has
+      trials: All its trials, if it shares them or its file with other experiments. If empty, it has
         all records of its own file and no others.
       stages: `next_trial` in parts, each of which is run with all seeds before the next; none: it
         is one part.

@@ -28,7 +28,7 @@ def checkpoints_of(workdir: str | Path) -> list[int]:
     steps = saved.find_steps(str(workdir))
     if not steps:
         raise BadInput(
-            f'{workdir} has no checkpoint; bring its workdir back, or delete its line in '
+            f'{workdir} has no checkpoint; restore this workdir, or delete its line in '
             f'results/{Path(workdir).parent.name}.jsonl to train it again'
         )
     return steps

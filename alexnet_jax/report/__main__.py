@@ -29,7 +29,7 @@ from alexnet_jax.report.one_run import parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 from alexnet_jax.run import remote
 
-# What a report may draw; with several runs, of each run, whose number and name come first then.
+# The figures of a report; with several runs, a run's number and name precede each of its figures'.
 FIGURES = (
     'curves', 'throughput', 'kernels', 'predictions', 'mistakes', 'heat-maps',
     'heat-maps-of-mistakes', 'neighbors', 'confusion', 'augmentation',

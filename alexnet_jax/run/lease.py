@@ -125,7 +125,8 @@ class Lease:
         by = f' by {_describe(holder)}' if holder else ''
         if not newest:
             raise LeaseDeleted(
-                f'{self._store.url}/{FOLDER} was deleted, which keeps other runs out of the workdir'
+                f'{self._store.url}/{FOLDER}, which keeps other runs out of the workdir, was '
+                f'deleted'
             )
         raise LeaseLost(
             f'workdir {self._store.url} was taken over{by}: this run had shown no sign of life '

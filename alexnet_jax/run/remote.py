@@ -124,7 +124,7 @@ def check_access(url: str) -> None:
     store, name, content = Store(url), f'.probe-{uuid.uuid4().hex}', b'alexnet_jax.doctor'
     if holder := lease.holder_of(store):
         raise BadInput(
-            f'{url} is in use by another run, {holder}; wait for it, or if that machine is gone, '
+            f'{url} is in use by another run, {holder}; wait for it or, if that machine is gone, '
             f'start the run: it takes over after {lease.STALE} s'
         )
     store.write(name, content)
@@ -165,12 +165,12 @@ def push_run(workdir: str, copy: str) -> None:
 
 @contextlib.contextmanager
 def results(workdir: str, name: str) -> Iterator[str]:
-    """Open a run for results, such as those of an evaluation, which go into a folder in it.
+    """Open a run to write results, such as those of an evaluation, into a folder in it.
 
-    Of a URL, that is a temporary copy of this call's own: another one may be writing at the same
-    time. It has the JSON and PNG files of the run's results, so that new ones can tell which names
-    are taken. At the end, what is new or changed is uploaded, and what is gone is deleted there;
-    after an error, nothing is. If that fails, the copy is kept and named.
+    For a URL, yields a temporary copy of this call's own, since another call may be writing at the
+    same time. It has the JSON and PNG files of the run's results, to show which names are taken. At
+    the end, new and changed files are uploaded, and files removed here are deleted in the bucket;
+    after an error, neither is done. If the upload fails, the copy is kept and the error names it.
 
     Args:
       workdir: A local folder or a URL.

@@ -43,7 +43,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
     """
     check_writable(workdir)
     check_path(workdir)
-    _check_outside(workdir, config.data)
+    check_outside(workdir, config.data)
     if has_run(workdir):
         if read_source(workdir) is not None:
             raise BadInput(
@@ -55,13 +55,22 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
         check_init_from(config)
 
 
-def _check_outside(workdir: str, data: ml_collections.ConfigDict) -> None:
-    """Refuse a workdir among the images: once it holds checkpoints, they would count as a class."""
+def check_outside(workdir: str, data: ml_collections.ConfigDict) -> None:
+    """Refuse a workdir among the images: once it holds checkpoints, they would count as a class.
+
+    Args:
+      workdir: A local folder.
+      data: `config.data`.
+
+    Raises:
+      BadInput: It lies where images are listed.
+    """
     kind, _, path = data.name.partition(':')
     if kind == 'folder' and is_read(workdir, path, data.train_split, data.eval_split):
+        remedy = 'move it outside and pass its new path' if has_run(workdir) else 'use one outside'
         raise BadInput(
             f'workdir {workdir} is inside the image folder {expand(path)}, where it would count as '
-            f'a class; use one outside'
+            f'a class; {remedy}'
         )
 
 

@@ -46,9 +46,9 @@ class App:
     """Answers requests with a net."""
 
     def __init__(self, net: TrainedNet, max_bytes: int):
-        """Compile the net for all sizes of batches, and Grad-CAM for a single image.
+        """Compile the net for all batch sizes, and Grad-CAM for a single image.
 
-        Larger batches of maps are compiled when they first come up.
+        Grad-CAM for larger batches is compiled on first use.
 
         Args:
           net: The net.

@@ -22,6 +22,7 @@ from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import FREE_KEYS, leaves, validate_training
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
+from alexnet_jax.run.workdir import check_outside
 from alexnet_jax.run.writable import check_path
 from alexnet_jax.sweep import bucket, results, space, study
 from alexnet_jax.sweep.backends import Backend
@@ -71,6 +72,7 @@ def main() -> None:
         raise BadInput(f'{workdir} holds a run, not a sweep; use a different --workdir')
     if not is_url(workdir):
         check_path(workdir)
+        check_outside(workdir, config.data)
 
     recipe = config_flags.get_config_filename(flags.FLAGS['config'])
     recipe = recipe.removeprefix(f'{cli.RECORDED}:')
@@ -84,9 +86,8 @@ def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space
     folder = opened.folder
     plan = {f'--config.{k}': v for k, v in leaves(base.config).items() if k not in FREE_KEYS}
     plan |= {
-        # One run may go on with another patience, but it decides how long each trial trains. 0 is
-        # off, as before the key existed.
-        '--config.early_stopping_patience': base.config.early_stopping_patience or None,
+        # One run may go on with another patience, but it decides how long each trial trains.
+        '--config.early_stopping_patience': base.config.early_stopping_patience,
         '--sweep': space.spell(table),
         '--search': _SEARCH.value,
         '--metric': _METRIC.value,

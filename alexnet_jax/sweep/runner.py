@@ -246,9 +246,10 @@ class Runner:
             self._end(running, code)
 
     def _end_sweep(self, fault: str) -> None:
-        """Stop all trials because of something that the next one would meet too."""
-        self._fault = fault
-        self._wake.set()
+        """Stop all trials, once, because of something that the next one would meet too."""
+        if not self._is_stopping:  # at a second signal, they would end without saving
+            self._fault = fault
+            self._wake.set()
 
     def _end(self, running: Running, code: int) -> None:
         evals, output = running.progress.evals, running.job.output

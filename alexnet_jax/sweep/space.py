@@ -80,7 +80,7 @@ def _checked(space: Space, outer: Sequence[str]) -> Space:
         if isinstance(spec, FloatDistribution | IntDistribution):
             result[key] = spec
             continue
-        # A set has another order in the next process, so that its sweep would be another one.
+        # The order of a set varies between processes, so a resumed sweep would be a different one.
         is_set = isinstance(spec, set | frozenset)
         if is_set or isinstance(spec, str) or not hasattr(spec, '__iter__'):
             example = sorted(spec, key=repr) if is_set else [spec]
@@ -100,7 +100,7 @@ def _checked(space: Space, outer: Sequence[str]) -> Space:
                 if inner in tables:
                     raise BadInput(
                         f'{inner} varies in the tables of both {tables[inner]} and {key}, which '
-                        f'may apply to the same point; name it in one of them'
+                        f'may apply to the same point; keep it in only one of them'
                     )
                 tables[inner] = key
         else:

@@ -33,6 +33,9 @@ STOPPED_EARLY = 'stopped early'
 DIVERGED = 'diverged'
 FAILED = 'failed'
 
+# What plans did not hold at first, though the config had it.
+LATER = ('--config.early_stopping_patience',)
+
 HOPELESS = 'hopeless'  # attribute of a trial that was asked to stop early
 
 
@@ -207,6 +210,7 @@ def _check_plan(folder: Path, before: dict | None, now: dict) -> None:
     now = json.loads(json.dumps(now))
     if before is None:
         return
+    before = before | {key: now[key] for key in LATER if key in now and key not in before}
     # A key that came later and is None means what its absence meant.
     key = next((key for key in now | before if before.get(key) != now.get(key)), None)
     if key is None:

@@ -58,8 +58,8 @@ def read_zip(path: Path, data: memoryview) -> Contents:
         for name, info in entries.items():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise BadInput(
-                    f'entry {name[:80]!r} of this archive is compressed, which torch.save never '
-                    'does; if the network is inside, unpack it'
+                    f'entry {name[:80]!r} of this archive is compressed, and torch.save never '
+                    'compresses; if the archive contains the network, extract it'
                 )
         if sum(info.file_size for info in entries.values()) > len(data):
             raise ValueError('the entries of this archive overlap')

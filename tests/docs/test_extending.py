@@ -72,7 +72,7 @@ def test_expect():
 def test_the_edit_leaves_out_fc7_and_nothing_else_that_learns(variant):
     (code,) = (text for _, text in blocks(PAGE.read_text()) if '+def no_fc7' in text)
     function = code[code.index('+def no_fc7') : code.index('\n+\n+\n')]
-    scope = dict(vars(edits))
+    scope = {**vars(edits), 'BadInput': BadInput}
     exec(re.sub(r'^\+', '', function, flags=re.MULTILINE), scope)
     table = variants.VARIANTS[variant]
     learned = [layer.name for layer in table if isinstance(layer, Weighted)]

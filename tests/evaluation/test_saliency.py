@@ -124,11 +124,11 @@ def test_a_label_of_no_output(make_net, find, label):
 def test_several_views_or_another_number_of_labels(make_net, find):
     net = make_net()[0]
     views = np.stack([IMAGES] * 2, axis=1)
-    with pytest.raises(BadInput, match=r'images are \[4, 2, 6, 6, 3\]; .* be \[n, 6, 6, 3\]'):
+    with pytest.raises(BadInput, match=r'shape \[4, 2, 6, 6, 3\]; .* be \[n, 6, 6, 3\]'):
         find(net, views, LABELS)
-    with pytest.raises(BadInput, match=r'images are \[4, 5, 6, 3\]'):
+    with pytest.raises(BadInput, match=r'images have shape \[4, 5, 6, 3\]'):
         find(net, IMAGES[:, 1:], LABELS)
-    with pytest.raises(BadInput, match=r'labels are \[3\]; they must be \[4\], one for each'):
+    with pytest.raises(BadInput, match=r'labels have shape \[3\]; it must be \[4\], one per'):
         find(net, IMAGES, LABELS[:3])
 
 

@@ -118,7 +118,7 @@ def test_what_is_recorded_is_skipped_though_its_workdir_is_gone(capsys):
     Path('runs').rename('elsewhere')
     assert run(trial) == before
     assert not Path('runs').exists()
-    line = 'nothing to run: all of it is recorded in results/x.jsonl\n'
+    line = 'nothing to run: everything is recorded in results/x.jsonl\n'
     assert line in capsys.readouterr().out
 
 
@@ -131,7 +131,7 @@ def test_a_trial_whose_first_net_is_gone_is_not_started():
     assert_has(
         str(error.value),
         'runs/experiments/finetuning/pretraining_seed0 has no checkpoint',
-        'bring its workdir back, or delete its line in results/finetuning.jsonl',
+        'restore this workdir, or delete its line in results/finetuning.jsonl',
     )
 
 

@@ -288,7 +288,7 @@ def test_a_bucket_that_was_emptied_is_filled_again(url, store, tmp_path):
             store.delete(name)
 
     text = str(failure_of(place, empty, RunError))
-    assert_has(text, 'lease was deleted', f'kept in {tmp_path}/a', 'or from that folder')
+    assert_has(text, '/lease, which', 'was deleted', f'kept in {tmp_path}/a', 'or from that folder')
     assert 'the other run' not in text
     kept = local_contents(tmp_path / 'a')
     with opened(url, tmp_path / 'a') as running:

@@ -128,7 +128,7 @@ def test_flags_arrive(start, flags, search, size, metric, stops, reports):
         (['--metric=loss'], "--metric: 'top1' -> 'loss'"),
         (['--config.batch_size=32'], '--config.batch_size: 64 -> 32'),
         # A single run may change it.
-        (['--config.early_stopping_patience=5'], '--config.early_stopping_patience: None -> 5'),
+        (['--config.early_stopping_patience=5'], '--config.early_stopping_patience: 0 -> 5'),
         (['--config.log_every=1'], None),
         (['--early_stopping'], None),
     ],
@@ -142,6 +142,18 @@ def test_what_may_change_when_a_sweep_goes_on(start, flags, change):
     else:
         assert (code, made) == (2, {})
         assert re.search(rf'a different sweep \({change}', message)
+
+
+def test_a_sweep_among_the_images(refused, tmp_path):
+    """Every trial would be refused, and recorded as failed."""
+    recipe = tmp_path / 'recipe.py'
+    recipe.write_text(
+        'from alexnet_jax.configs import quickstart\n\n\n'
+        'def get_config():\n    c = quickstart.get_config()\n'
+        f'    c.data.name = "folder:{tmp_path}"\n    return c\n'
+    )
+    message = refused(f'--config={recipe}', SPACE)
+    assert_has(message, f'{tmp_path}/sweep is inside the image folder', 'use one outside')
 
 
 def test_packages_that_are_missing(refused, monkeypatch):

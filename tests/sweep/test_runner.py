@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from functools import partial
 
 import pytest
 from helpers import ROOT
@@ -157,7 +158,10 @@ def test_an_edited_recipe_ends_the_sweep(sweep, starts, recipe):
                 'def get_config():\n    c = default_config()\n    c.batch_size = 7\n    return c\n'
             )
 
-    with pytest.raises(RunError, match=r'recipe\.py has changed since the sweep began; undo'):
+    with pytest.raises(
+        RunError,
+        match=r'recipe\.py has changed since the sweep began \(batch_size: 128 -> 7\); undo',
+    ):
         sweep(RATES, seconds=0.1, show=edit_when_running)
     recipe.write_text(RECIPE)
     trials, _ = sweep(RATES)
@@ -172,6 +176,28 @@ def test_a_full_disk_ends_the_sweep_and_no_trial_for_good(sweep, starts):
     trials, _ = sweep(RATES)
     assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
     assert len(starts(1)) == 2
+
+
+def test_a_second_fault_does_not_stop_the_others_again(sweep, starts):
+    """At a second SIGTERM they would end without saving; the first fault is the cause."""
+    told = []
+
+    def watch(running):
+        for trial in running:
+            if trial.number == 2 and not told:
+                told.append(trial.handle)
+                trial.handle.stop = partial(count_and_stop, trial.handle.stop)
+
+    def count_and_stop(stop):
+        told.append('stop')
+        stop()
+
+    ends = {'000': ['full', 0], '001': ['slowly full', 0]}
+    with pytest.raises(RunError, match='trial 0: '):
+        sweep(RATES, ends, parallel=3, seconds=0.3, show=watch)
+    assert told[1:] == ['stop']
+    trials, _ = sweep(RATES)
+    assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
 
 
 def test_a_trial_is_not_judged_by_what_an_earlier_start_printed(sweep, starts, tmp_path):

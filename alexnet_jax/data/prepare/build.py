@@ -25,6 +25,7 @@ from etils import epath
 from alexnet_jax import files
 from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.ops.chain import parse
+from alexnet_jax.data.ops.decode import MAX_PIXELS
 from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, write_json
 from alexnet_jax.data.reader import Reader
 from alexnet_jax.data.sources import open_source
@@ -58,7 +59,7 @@ def prepare(
 
     Args:
       request: What to make.
-      config_data: `config.data`; data_dir, eval_fraction, on_bad_image and max_pixels are read.
+      config_data: `config.data`; data_dir, eval_fraction and on_bad_image are read.
       output: The folder to make.
       manual_dir: The folder of the archives of a TFDS dataset, to prepare that first.
       shard_size: The number of examples in a record file, skipped ones included.
@@ -75,7 +76,10 @@ def prepare(
     """
     config_data = ml_collections.ConfigDict(config_data)
     config_data.update(
-        name=request.dataset, train_split=request.train_split, eval_split=request.eval_split
+        name=request.dataset,
+        train_split=request.train_split,
+        eval_split=request.eval_split,
+        max_pixels=request.max_pixels,
     )
     if is_finished(output, request):
         _check_folder(output, request, config_data)
@@ -110,6 +114,7 @@ def is_finished(output: epath.Path, request: Request) -> bool:
         wanted['ops'] = request.ops
     else:  # the set predates the option, and is as stored
         manifest['stored'] = True
+    manifest.setdefault('max_pixels', MAX_PIXELS)  # likewise
     _refuse_changes(
         {key: manifest.get(key) for key in wanted}, wanted,
         f'{output} holds a set', 'remove it or use a different --output',
@@ -123,9 +128,9 @@ def _check_output(output: epath.Path, request: Request) -> None:
     kinds = {'a link': os.path.islink, 'a mount point': os.path.ismount}
     for kind, is_kind in kinds.items():
         if is_kind(output):
+            other = f'{output}/NAME' if output.is_dir() else 'ANOTHER'
             raise BadInput(
-                f'--output={output} is {kind}, which the finished set cannot replace; use '
-                f'--output={output}/NAME'
+                f'{output} is {kind}, which the finished set cannot replace; use --output={other}'
             )
     kind, _, place = request.dataset.partition(':')
     splits = request.train_split, request.eval_split
@@ -196,10 +201,11 @@ def _recipe(request: Request, dataset: Dataset, shard_size: int) -> dict:
 def _check_recipe(work: epath.Path, recipe: dict) -> None:
     path = work / 'recipe.json'
     if path.exists():
-        before = json.loads(path.read_text())
-        _refuse_changes(
-            before, recipe, f'{work} was begun', 'run the same command, or remove the folder'
-        )
+        before = {'max_pixels': MAX_PIXELS} | json.loads(path.read_text())
+        remedy = 'run the same command, or remove the folder'
+        if before.get('version') != recipe['version']:
+            remedy += '; the version follows from the images and --eval_fraction'
+        _refuse_changes(before, recipe, f'{work} was begun', remedy)
     else:
         write_json(path, recipe)
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from alexnet_jax import files
 from alexnet_jax.data.ops.chain import Preprocessor, parse
+from alexnet_jax.data.ops.decode import MAX_PIXELS
 from alexnet_jax.data.reader import IMAGE_ERRORS, PADDING, Reader
 from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, shard_name
 from alexnet_jax.data.sources.splits import Split
@@ -43,6 +44,7 @@ class Request:
         at 256).
       stored: Whether to ignore EXIF rotation and transparency and resize without antialiasing, as
         for published results; otherwise images look as in a viewer and are antialiased.
+      max_pixels: As in `config.data`.
     """
 
     dataset: str
@@ -52,6 +54,7 @@ class Request:
     format: str
     quality: int | None
     stored: bool = True
+    max_pixels: int = MAX_PIXELS
 
     @property
     def ops(self) -> str:

@@ -21,7 +21,10 @@ from alexnet_jax.errors import BadInput
 
 FORMS = ('.csv', '.tsv', '.txt')
 # Headers of the class column, if there are several columns.
-TITLES = ('label', 'labels', 'class', 'category', 'target', 'species', 'breed', 'wnid', 'synset')
+TITLES = (
+    'label', 'labels', 'class', 'category', 'target', 'species', 'breed', 'wnid', 'synset',
+    'class_name', 'classname', 'class_id', 'classid', 'label_name',
+)  # fmt: skip
 # Names of splits, in lower case; those in a row mean the same.
 SPLITS = (
     ('train', 'training'), ('validation', 'val', 'valid', 'dev', 'eval'), ('test', 'testing')
@@ -90,7 +93,7 @@ def find_labels(
 
 
 def unmatched_list(folder: str, root: str) -> str:
-    """Return what to add to an error if no list names an image: the first one that seems to.
+    """Return what to add to the error if no list names any image: the first that looks like one.
 
     Args:
       folder, root: As in `find_labels`.
@@ -178,8 +181,8 @@ def _labels_of(
     if classes is None and (titles := _untitled(rows[0], named, column)):
         some = ', '.join(titles[:8]) + (', ...' if len(titles) > 8 else '')
         text = (
-            f'{path} has the columns {some}, and none is called {", ".join(TITLES)}; rename the '
-            f'one that has the classes'
+            f'{path} has the columns {some}, none of which is called {", ".join(TITLES[:-1])} or '
+            f'{TITLES[-1]}; rename the one that has the classes'
         )
         return _Labels([], False, text)
     names, has_title = _classes_of(rows[0], named, column, classes)

@@ -197,7 +197,6 @@ def _read_split(
     """
     classes = None if train is None else sorted(train)
     found = walk(folder)
-    check_no_runs(folder, found)
     all_found.append(found)
     inside = _by_top_folder(folder, found)
     loose = inside.pop('')
@@ -209,6 +208,7 @@ def _read_split(
     else:
         in_folders = bool(filled) and {nfc(name) for name in filled} <= set(classes)
     if in_folders:
+        check_no_runs(folder, found)
         if loose.images:
             notes.append(
                 f'{folder}: skipping {len(loose.images):,} images outside the class folders, '
@@ -218,6 +218,7 @@ def _read_split(
     training = [file for files in (train or {}).values() for file in files]
     labels = find_labels(folder, root, found.images, classes, training) if found.images else None
     if labels is None:
+        check_no_runs(folder, found)
         unmatched = unmatched_list(folder, root) if found.images else ''
         raise BadInput(_unreadable(folder, inside, found.images, classes) + unmatched)
     path, labels_of_images = labels

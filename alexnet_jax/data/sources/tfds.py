@@ -45,7 +45,7 @@ class TFDS(Source):
                 else:
                     print(
                         f'waiting for process 0 to prepare tfds:{self.name} in '
-                        f'{builder.data_dir_root}, a folder that every host has to see',
+                        f'{builder.data_dir_root}, which must be a folder that all hosts share',
                         file=sys.stderr,
                         flush=True,
                     )

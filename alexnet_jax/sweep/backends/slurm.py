@@ -63,8 +63,9 @@ class Slurm:
         place, only = 'this Slurm cluster', []
         if partition := parameters.get('partition'):
             place, only = f'partition {partition}', [f'--partition={partition}']
-        gpus = _most_gpus(_ask('sinfo', '--noheader', '--format=%G', *only))
-        if devices_per_trial > max(gpus, 1):
+        nodes = _ask('sinfo', '--noheader', '--format=%G', *only)
+        gpus = _most_gpus(nodes)
+        if nodes.strip() and devices_per_trial > max(gpus, 1):  # else sbatch says what is wrong
             raise BadInput(
                 f'--devices_per_trial={devices_per_trial}, but no node of {place} has more than '
                 f'{gpus} GPUs'

@@ -329,6 +329,14 @@ class TestContinuing:
         assert (tmp_path / 'set/manifest.json').read_bytes() == before
         with pytest.raises(BadInput, match=r'\(size: 16 -> 8\); .*different --output'):
             prepare(folder, tmp_path / 'set', size=8)
+        with pytest.raises(
+            BadInput, match=r'\(max_pixels: 100000000 -> 50\); .*different --output'
+        ):
+            prepare(folder, tmp_path / 'set', max_pixels=50)
+        manifest = json.loads(before)
+        del manifest['max_pixels']  # a set from before it could be chosen
+        (tmp_path / 'set/manifest.json').write_text(json.dumps(manifest))
+        assert not prepare(folder, tmp_path / 'set')
         (tmp_path / 'set/manifest.json').write_bytes(before.replace(b', antialias', b''))
         with pytest.raises(BadInput, match=r'\(ops: .* -> .*antialias.*\); .*different --output'):
             prepare(folder, tmp_path / 'set')  # made by an earlier version
@@ -341,7 +349,10 @@ class TestContinuing:
         with pytest.raises(BadInput, match=r"format: 'raw' -> 'jpeg', quality: None -> 95.*remove"):
             prepare(folder, tmp_path / 'set', 'jpeg')
         (folder / 'train/a/000.png').unlink()
-        with pytest.raises(BadInput, match=r'was begun .*examples: \[6, 5\] -> \[5, 5\]'):
+        with pytest.raises(
+            BadInput,
+            match=r'was begun .*examples: \[6, 5\] -> \[5, 5\].*images and --eval_fraction',
+        ):
             prepare(folder, tmp_path / 'set')
 
     def test_other_folders_are_left_alone(self, write_folder, tmp_path):
@@ -365,9 +376,10 @@ class TestContinuing:
         for name, kind in {'link': 'link', 'lost': 'link', 'empty': 'mount point'}.items():
             with pytest.raises(BadInput) as error:
                 prepare(folder, tmp_path / name)
+            other = 'ANOTHER' if name == 'lost' else f'{tmp_path}/{name}/NAME'
             assert str(error.value) == (
-                f'--output={tmp_path}/{name} is a {kind}, which the finished set cannot replace; '
-                f'use --output={tmp_path}/{name}/NAME'
+                f'{tmp_path}/{name} is a {kind}, which the finished set cannot replace; '
+                f'use --output={other}'
             )
         assert not list(tmp_path.glob('*.incomplete'))
 

@@ -140,6 +140,13 @@ class TestImages:
             str(error.value), f'{folder}/{split}runs/a is the workdir of a run', 'move it outside'
         )
 
+    def test_a_run_among_images_with_a_list_is_no_class(self, make):
+        names = [f'runs/a/{name}' for name in ('config.json', 'classes.json', 'environment.json')]
+        folder = make('0.jpg', '1.jpg', '2.jpg', '3.jpg', *names)
+        lines = ''.join(f'{i}.jpg,{"ab"[i % 2]}\n' for i in range(4))
+        Path(folder, 'labels.csv').write_text(lines)
+        assert find_layout(folder).classes == ['a', 'b']
+
     def test_a_run_beside_the_splits_does_no_harm(self, make):
         names = [f'runs/a/{name}.json' for name in ('config', 'classes', 'environment')]
         assert find_layout(make(*PLAIN, *names)).classes == ['a', 'b']
@@ -445,7 +452,7 @@ class TestLabels:
             find_layout(folder)
         columns = titles.removeprefix('image,').replace(',', ', ')
         parts = (
-            f'{folder}/labels.csv has the columns {columns}, and none is called label, ',
+            f'{folder}/labels.csv has the columns {columns}, none of which is called label, ',
             'rename',
         )
         assert_has(str(error.value), *parts)

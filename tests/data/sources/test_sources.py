@@ -386,8 +386,8 @@ class TestTFDS:
         changes = {'data.name': 'tfds:tie_pictures', 'data.data_dir': str(tmp_path)}
         assert len(open_source(digits_config(**changes).data, process_index=1).train) == 16
         assert (
-            f'waiting for process 0 to prepare tfds:tie_pictures in {tmp_path}, a folder that '
-            f'every host has to see\n'
+            f'waiting for process 0 to prepare tfds:tie_pictures in {tmp_path}, which must '
+            f'be a folder that all hosts share\n'
         ) in capsys.readouterr().err
 
     def test_unknown_and_empty_splits(self, open_data, tmp_path):
