@@ -202,12 +202,21 @@ def _check_recipe(work: epath.Path, recipe: dict) -> None:
     path = work / 'recipe.json'
     if path.exists():
         before = {'max_pixels': MAX_PIXELS} | json.loads(path.read_text())
+        if before['max_pixels'] < recipe['max_pixels'] and not _has_skipped(work):
+            before['max_pixels'] = recipe['max_pixels']  # what is there is the same either way
+            write_json(path, before)
         remedy = 'run the same command, or remove the folder'
         if before.get('version') != recipe['version']:
             remedy += '; the version follows from the images and --eval_fraction'
         _refuse_changes(before, recipe, f'{work} was begun', remedy)
     else:
         write_json(path, recipe)
+
+
+def _has_skipped(work: epath.Path) -> bool:
+    """Return whether a finished shard lacks an image, perhaps because it was too large."""
+    entries = (json.loads(path.read_text()) for path in (work / 'done').glob('*.json'))
+    return any(entry['skipped'] for entry in entries)
 
 
 def _make(

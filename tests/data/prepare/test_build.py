@@ -348,12 +348,21 @@ class TestContinuing:
             prepare(folder, tmp_path / 'set')
         with pytest.raises(BadInput, match=r"format: 'raw' -> 'jpeg', quality: None -> 95.*remove"):
             prepare(folder, tmp_path / 'set', 'jpeg')
+        with pytest.raises(ZeroDivisionError):  # a larger limit changes nothing that is there
+            prepare(folder, tmp_path / 'set', max_pixels=2 * 10**8)
+        with pytest.raises(BadInput, match='max_pixels: 200000000 -> 100000000'):
+            prepare(folder, tmp_path / 'set')
+        done = tmp_path / 'set.incomplete/done'
+        done.mkdir()
+        (done / 'train-0.json').write_text('{"skipped": [{"index": 3}]}')
+        with pytest.raises(BadInput, match='max_pixels: 200000000 -> 300000000'):
+            prepare(folder, tmp_path / 'set', max_pixels=3 * 10**8)
         (folder / 'train/a/000.png').unlink()
         with pytest.raises(
             BadInput,
             match=r'was begun .*examples: \[6, 5\] -> \[5, 5\].*images and --eval_fraction',
         ):
-            prepare(folder, tmp_path / 'set')
+            prepare(folder, tmp_path / 'set', max_pixels=2 * 10**8)
 
     def test_other_folders_are_left_alone(self, write_folder, tmp_path):
         folder, _ = write_folder(folder_of(6))
