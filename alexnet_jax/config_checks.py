@@ -93,14 +93,9 @@ def check_values(expected: dict, found: dict) -> None:
 
 
 def check_types(expected: dict, found: dict) -> None:
-    """Check that each value has its default's type, and that entries of tuples are well-formed.
+    """Check that values have the types of their defaults; arguments and errors as in check_values.
 
-    Args:
-      expected: The defaults, by key.
-      found: The values of a config, by the same keys.
-
-    Raises:
-      BadInput: Names the key, what was found, and what is allowed.
+    Entries of tuples must be well-formed too.
     """
     for key, default in expected.items():
         value = found[key]

@@ -69,13 +69,14 @@ def memory_error(error: Exception) -> RunError | None:
     if not isinstance(error, MemoryError) and not text.startswith('RESOURCE_EXHAUSTED'):
         return None
     remedy = 'stop other programs that use this memory'
-    if 'config' in flags.FLAGS and flags.FLAGS['config'].value is None:  # a run's own is used
-        remedy += ', or lower the batch size: --config=RUN/config.json --config.batch_size=N'
-    elif 'config' in flags.FLAGS:
-        remedy = (
-            'lower --config.batch_size, raise --config.accum_steps or set '
-            '--config.dtype=bfloat16; python -m alexnet_jax.doctor reports what a step needs'
-        )
+    if 'config' in flags.FLAGS:
+        if flags.FLAGS['config'].value is None:  # a run's own is used
+            remedy += ', or lower the batch size: --config=RUN/config.json --config.batch_size=N'
+        else:
+            remedy = (
+                'lower --config.batch_size, raise --config.accum_steps or set '
+                '--config.dtype=bfloat16; python -m alexnet_jax.doctor reports what a step needs'
+            )
     return RunError(f'out of memory: {text}; {remedy}')
 
 

@@ -6,23 +6,21 @@ scored while it trains.
 """
 
 import datetime
-import hashlib
 import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
 import ml_collections
 import numpy as np
-from etils import epath
 
 from alexnet_jax import files
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.errors import BadInput, RunError, shown
-from alexnet_jax.evaluation import scores
+from alexnet_jax.errors import BadInput, shown
+from alexnet_jax.evaluation import evaluate, score_files, scores
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -33,7 +31,6 @@ from alexnet_jax.saved_config import read_config
 
 NETWORK_KEYS = ('variant', 'edits', 'num_classes', 'image_size')
 COMMON_KEYS = ('num_classes', 'image_size')  # that the nets of an ensemble share
-LONGEST_NAME = 120  # bytes in the name of a file, of the 255 that file systems allow
 
 
 class Member(NamedTuple):
@@ -194,8 +191,7 @@ def score(
         views = math.prod(batch['image'].shape[1:-3])
     tally, guesses = tally.over_processes(), guesses.over_processes()
     figures = tally.figures()
-    if (found := figures['examples'] + figures['bad_images']) != data.eval_size:
-        raise RunError(f'evaluation saw {found} examples, but the split has {data.eval_size}')
+    evaluate.check_complete(figures, data.eval_size)
     if jax.process_index() == 0:
         shown = display_names(names)
         texts = {
@@ -255,53 +251,8 @@ def _report(
         **texts,
         '.json': json.dumps(record, indent=2) + '\n',  # last: it shows that the others are there
     }
-    stem = _stem(config, folder, nets)
+    stem = score_files.stem_of(config, folder, nets)
     stem.parent.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
         files.write(stem.with_name(stem.name + ending), text)
     print(shown(f'{"files":14}  {stem}{{{",".join(texts)}}}'))
-
-
-def _stem(config: ml_collections.ConfigDict, folder: str, nets: Sequence[TrainedNet]) -> epath.Path:
-    """Return the stem of the output files, distinct from that of any other evaluation."""
-    stem = epath.Path(folder) / 'eval' / _file_name(config, folder, nets)
-    before = stem.with_name(f'{stem.name}.json')
-    ours = [_choices(config), [[shown(net.workdir), net.step] for net in nets]]
-    if before.exists() and _scored(before) != ours:
-        stem = stem.with_name(f'{stem.name}-{_hash(json.dumps(ours))}')
-    return stem
-
-
-def _choices(config: Mapping) -> list:
-    """Return what a config says of an evaluation that may change its scores, besides the nets."""
-    data = [config['data'][key] for key in ('name', 'eval_split', 'eval_ops', 'eval_fraction')]
-    return [*data, config['dtype'], config['precision']]
-
-
-def _scored(path: epath.Path) -> list | None:
-    """Return the choices and the nets of a record of scores; None if it is damaged."""
-    try:
-        record = json.loads(path.read_text())
-        members = [[net['workdir'], net['step']] for net in record['members']]
-        return [_choices(record['config']), members]
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _file_name(
-    config: ml_collections.ConfigDict, folder: str, nets: Sequence[TrainedNet | Member]
-) -> str:
-    """Name the data, the ops and the nets: 'digits-test-resize_36-ten_crop_28-step_1000'."""
-    ops = [op for op in config.data.eval_ops.split('|') if op.strip() != 'decode']
-    parts = [config.data.name, config.data.eval_split, *ops]
-    for net in nets:
-        run = 'step' if shown(net.workdir) == shown(folder) else epath.Path(net.workdir).name
-        parts.append(f'{run} {net.step}')
-    name = '-'.join(re.sub(r'\W+', '_', part).strip('_') for part in parts)
-    if len(encoded := name.encode()) > LONGEST_NAME:
-        name = f'{encoded[: LONGEST_NAME - 9].decode(errors="ignore")}-{_hash(name)}'
-    return name

@@ -1,7 +1,7 @@
 """Scores over a whole split, from sums and counts over masked batches."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -38,10 +38,18 @@ def evaluate(
     sums = jax.device_get([eval_step(variables, batch) for batch in pmap.ahead(batches)])
     totals = {key: np.sum([s[key] for s in sums], axis=0, dtype=np.float64) for key in sums[0]}
     metrics = means(totals)
-    found = metrics['examples'] + metrics['bad_images']
-    if found != size:
+    check_complete(metrics, size)
+    return metrics | {'images_per_second': size / (time.perf_counter() - began)}
+
+
+def check_complete(figures: Mapping[str, Any], size: int) -> None:
+    """Check that every example of a split of this size was scored, or counted as bad.
+
+    Raises:
+      RunError: Some were not, or twice.
+    """
+    if (found := figures['examples'] + figures['bad_images']) != size:
         raise RunError(f'evaluation saw {found} examples, but the split has {size}')
-    return metrics | {'images_per_second': found / (time.perf_counter() - began)}
 
 
 def means(sums: dict[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,9 @@ def ten_crops(trial: Trial) -> Trial:
         'step': 1,
         'eval_ops': 'decode(stored)|ten_crop(24)',
     }
-    return Trial(trial.home, f'{trial.name}_ten_crops', f'{MEASURE}test_scores', options, 1.0)
+    needs = f'{trial.name}_seed{{seed}}'
+    name, measure = f'{trial.name}_ten_crops', f'{MEASURE}test_scores'
+    return Trial(trial.home, name, measure, options, 1.0, needs=needs)
 
 
 BOTH = crops('both', 'random_crop(24)|random_mirror')

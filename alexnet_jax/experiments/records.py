@@ -26,7 +26,8 @@ class Trial:
         experiment's workdirs, and {seed} for the seed.
       epochs: How long to train.
       until: The training error at which to stop early.
-      needs: The workdir that it starts from, TRIAL_seedN of the same home; '' if none.
+      needs: The workdir that it starts from, TRIAL_seedN of the same home, where N may be {seed};
+        '' if none.
     """
 
     home: str

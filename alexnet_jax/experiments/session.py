@@ -153,7 +153,7 @@ class Session:
                 f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
             )
         if trial.needs:
-            checkpoints_of(self._runs / trial.home / trial.needs)
+            checkpoints_of(self._runs / trial.home / trial.needs.format(seed=seed))
         workdir = self._runs / trial.home / f'{trial.name}_seed{seed}'
         if trains(trial) and self._data:
             self._claim(workdir)

@@ -14,7 +14,7 @@ from alexnet_jax.sweep import space
 TRAINER = ('-m', 'alexnet_jax.main')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Base:
     """What the trials of a sweep have in common.
 
@@ -33,7 +33,7 @@ class Base:
     stamp: tuple[int, int] | None = dataclasses.field(init=False)
 
     def __post_init__(self):
-        object.__setattr__(self, 'stamp', self._stamp())  # as the dataclass is frozen
+        self.stamp = self._stamp()
 
     def command(self, changes: space.Settings, workdir: Path) -> tuple[str, ...]:
         """Return the arguments to Python that run the recipe with some of its keys changed."""

@@ -11,7 +11,7 @@ from trained_runs import save_run
 
 from alexnet_jax.config import default_config, validate
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.evaluation import ensemble, steps
+from alexnet_jax.evaluation import ensemble, score_files, steps
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Dense
@@ -259,9 +259,10 @@ def test_what_concerns_training_alone_does_not_hinder(make_run):
 def test_long_names_of_files_stay_apart(letter):
     runs = [f'runs/{letter * 40}{i}' for i in range(5)]
     names = {
-        ensemble._file_name(default_config(), 'out', [ensemble.Member(run, step) for run in runs])
+        score_files.name_of(default_config(), 'out', [ensemble.Member(run, step) for run in runs])
         for step in (100, 200)
     }
     assert len(names) == 2
     lengths = {len(name.encode()) for name in names}
-    assert ensemble.LONGEST_NAME - 3 < min(lengths) <= max(lengths) <= ensemble.LONGEST_NAME
+    longest = score_files.LONGEST_NAME
+    assert longest - 3 < min(lengths) <= max(lengths) <= longest

@@ -21,7 +21,7 @@ from PIL import Image
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
-from alexnet_jax.experiments import finetuning, outcome, statistics
+from alexnet_jax.experiments import ablations, finetuning, outcome, statistics
 from alexnet_jax.experiments import session as sessions
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment, in_turn
@@ -122,16 +122,23 @@ def test_what_is_recorded_is_skipped_though_its_workdir_is_gone(capsys):
     assert line in capsys.readouterr().out
 
 
-def test_a_trial_whose_first_net_is_gone_is_not_started():
-    """Pretraining may be recorded in a clone that has no workdirs."""
+@pytest.mark.parametrize(
+    ('trial', 'home', 'needed'),
+    [
+        (finetuning.FINETUNED, 'finetuning', 'pretraining_seed0'),
+        (ablations.ten_crops(ablations.BOTH), 'augmentation', 'both_seed5'),
+    ],
+)
+def test_a_trial_whose_first_net_is_gone_is_not_started(trial, home, needed):
+    """The net may be recorded in a clone that has no workdirs."""
     with Session(Path('runs/experiments'), trainer=FAKE) as session:
         with pytest.raises(BadInput) as error:
-            session.start(finetuning.FINETUNED, 5)
+            session.start(trial, 5)
         assert session.running == []
     assert_has(
         str(error.value),
-        'runs/experiments/finetuning/pretraining_seed0 has no checkpoint',
-        'restore this workdir, or delete its line in results/finetuning.jsonl',
+        f'runs/experiments/{home}/{needed} has no checkpoint',
+        f'restore this workdir, or delete its line in results/{home}.jsonl',
     )
 
 

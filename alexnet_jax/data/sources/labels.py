@@ -180,11 +180,8 @@ def _labels_of(
     named = [row for _, row in told]
     if classes is None and (titles := _untitled(rows[0], named, column)):
         some = ', '.join(titles[:8]) + (', ...' if len(titles) > 8 else '')
-        text = (
-            f'{path} has the columns {some}, none of which is called {", ".join(TITLES[:-1])} or '
-            f'{TITLES[-1]}; rename the one that has the classes'
-        )
-        return _Labels([], False, text)
+        text = f"{path} has the columns {some}, none of which is called 'class' or 'label'"
+        return _Labels([], False, f'{text}; rename the one that has the classes to one of these')
     names, has_title = _classes_of(rows[0], named, column, classes)
     found: dict[str, str] = {}
     for (key, _), name in zip(told, names, strict=True):

@@ -452,7 +452,7 @@ class TestLabels:
             find_layout(folder)
         columns = titles.removeprefix('image,').replace(',', ', ')
         parts = (
-            f'{folder}/labels.csv has the columns {columns}, none of which is called label, ',
+            f"{folder}/labels.csv has the columns {columns}, none of which is called 'class' or ",
             'rename',
         )
         assert_has(str(error.value), *parts)
