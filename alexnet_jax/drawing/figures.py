@@ -188,12 +188,13 @@ class Panel(NamedTuple):
 
 
 @styled
-def by_layer(panels: Sequence[Panel], ylabel: str) -> Figure:
-    """Draw what each layer of a net has, on a log scale, one plot for each panel.
+def by_layer(panels: Sequence[Panel], ylabel: str, is_log: bool = True) -> Figure:
+    """Draw what each layer of a net has, one plot for each panel.
 
     Args:
       panels: The plots, two in a row.
       ylabel: What the numbers are.
+      is_log: Whether the scale is logarithmic; otherwise it begins at 0.
     """
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(WIDTH, 3.4 * rows + 0.4))
@@ -204,7 +205,7 @@ def by_layer(panels: Sequence[Panel], ylabel: str) -> Figure:
             axes.plot(range(len(layers)), values, **_look(names.index(name), False))
         axes.set(title=title, ylabel=ylabel)
         axes.set_xticks(range(len(layers)), [shorten(name, 12) for name in layers], rotation=45)
-        _logarithmic(axes)
+        _logarithmic(axes) if is_log else _from_zero(axes)
     for axes in plots[len(panels) :]:
         axes.set_visible(False)
     _finish(figure, plots[: len(panels)], dict.fromkeys(names), [])

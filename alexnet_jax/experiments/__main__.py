@@ -25,6 +25,7 @@ from alexnet_jax.experiments import page
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment, NextTrial, devices
 from alexnet_jax.experiments.fingerprint import fingerprint_of
+from alexnet_jax.experiments.outcome import lost
 from alexnet_jax.experiments.records import MEASURE, Records
 from alexnet_jax.experiments.session import Session
 from alexnet_jax.sweep.backends.local import Local, probe
@@ -165,28 +166,35 @@ def _run_stage(
     A seed that has nothing left now may have something once another seed's trial has ended.
 
     Raises:
-      RunError, BadInput: A trial failed; the others have saved and are recorded.
+      RunError, BadInput: A trial failed; the others have saved and are recorded. Or nets are gone;
+        what does not need them is done.
     """
-    laid_out, error = set(), None
+    laid_out, missing, error = set(), [], None
     while True:
-        for seed in range(seeds):
-            if session.is_full or session.is_over:
-                break
-            if seed in [running.seed for running in session.running]:
-                continue
-            if trial := next_trial(records, seed):
-                if experiment.lay_out and seed not in laid_out:
-                    experiment.lay_out(_FOLDER.value, RUNS / name, seed)
-                    laid_out.add(seed)
-                    if session.is_over:
-                        break
-                print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}', flush=True)
-                session.start(trial, seed)
-            if seed == 0 and trial and experiment.first_seed_leads:
-                break
-        if not session.running:
-            break
         try:
+            for seed in range(seeds):
+                if session.is_full or session.is_over:
+                    break
+                if seed in [running.seed for running in session.running]:
+                    continue
+                while (trial := next_trial(records, seed)) and (
+                    gone := session.missing_nets(trial, seed)
+                ):
+                    print(f'{name}: {trial.name}, seed {seed}, is skipped: its net is gone')
+                    missing += gone
+                    records.skip(trial, seed)
+                if trial:
+                    if experiment.lay_out and seed not in laid_out:
+                        experiment.lay_out(_FOLDER.value, RUNS / name, seed)
+                        laid_out.add(seed)
+                        if session.is_over:
+                            break
+                    print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}')
+                    session.start(trial, seed)
+                if seed == 0 and trial and experiment.first_seed_leads:
+                    break
+            if not session.running:
+                break
             trial, seed, record = session.wait()
             if record:
                 records.put(trial.home, record)
@@ -197,6 +205,8 @@ def _run_stage(
             session.end()
     if error:
         raise error
+    if missing:
+        raise lost(missing)
 
 
 def plan(experiment: Experiment, records: Records, seeds: int) -> str:

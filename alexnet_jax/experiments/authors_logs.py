@@ -66,13 +66,19 @@ def deviations(records: Records) -> list[list[float]]:
     return [
         [here - log for here, log in zip(by_epoch(record), LOGGED_80SEC, strict=False)]
         for record in records.of(NET_80SEC)
-        if record.fulfils(NET_80SEC)
+        if record.state != 'diverged' and record.fulfils(NET_80SEC)
     ]
+
+
+def _diverged(records: Records) -> int:
+    return sum(1 for record in records.of(NET_80SEC) if record.state == 'diverged')
 
 
 def verdict(records: Records) -> str:
     """Return the verdict; see RULE."""
     found = deviations(records)
+    if _diverged(records):
+        return statistics.UNDECIDED
     if not found:
         return statistics.NOT_RUN
     agrees = all(abs(value) <= TOLERANCE for run in found for value in run)
@@ -94,8 +100,10 @@ def measured(records: Records) -> str:
         max((value for run in found for value in run[part]), key=abs)
         for part in (slice(3), slice(3, None))
     )
-    seeds = f'{len(found)} seed{"s"[: len(found) != 1]}'
-    return f'at most {early:+.1f} points in epochs 1-3, {late:+.1f} in epochs 4-12 ({seeds})'
+    seeds = f'({len(found)} seed{"s"[: len(found) != 1]})'
+    if diverged := _diverged(records):
+        seeds += f', {diverged} diverged'
+    return f'at most {early:+.1f} points in epochs 1-3, {late:+.1f} in epochs 4-12 {seeds}'
 
 
 def table(records: Records) -> str:

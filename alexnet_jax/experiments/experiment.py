@@ -69,18 +69,20 @@ class Comparison:
         rule = self.rule or Rule(0.0)
         count = max(seeds - self.first_seeds, 0)
         count = count if self.most is None else min(count, self.most)
-        if count < 2 and not self.pooled:
-            enough = self.first_seeds + rule.seeds
-            return f'{self.label}: too few seeds for an interval; pass --seeds={enough}'
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])
+        degrees = max(count - 1, 0)
+        if self.pooled:  # the runs to come add to those of the other nets
+            degrees = spread.degrees + self.terms * max(count - max(len(found), 1), 0)
+        if not degrees:
+            enough = self.first_seeds + rule.seeds
+            return f'{self.label}: too few seeds for an interval; pass --seeds={enough}'
         known = spread.degrees >= 3
-        degrees = spread.degrees if self.pooled and known else max(count - 1, 0)
         spread = Spread(spread.deviation if known else self.deviation, degrees)
         least = rule.least + statistics.detectable(spread, count)
         where = f'measured, {spread.degrees} degrees of freedom' if known else 'assumed'
         return (
-            f'{self.label}: {seeds} seed{"s"[: seeds != 1]} show {least:.2g} {self.unit} with '
+            f'{self.label}: {seeds} seed{"s"[: seeds != 1]} can show {least:.2g} {self.unit} with '
             f'80% power (standard deviation of a difference {spread.deviation:.2g}, {where})'
         )
 

@@ -14,33 +14,38 @@ from alexnet_jax.experiments.experiment import (
     lowest,
     measured,
 )
-from alexnet_jax.experiments.records import MEASURE, Records, Trial
+from alexnet_jax.experiments.records import MEASURE, Record, Records, Trial
 from alexnet_jax.experiments.statistics import Rule
 from alexnet_jax.experiments.tables import markdown, of_list, spread
 
-COUNTS = (10, 100, 1000, 0)  # training images of each class; 0 for all
+Counts = tuple[int, ...]  # training images of each class; 0 for all
+
 HANDMADE = ('HOG', 'dense SIFT', 'bag of words')
 LAYERS = ('pool3', 'fc6', 'fc7')  # pool3 is the notes' pool5: the third pool follows conv5
 KINDS = (*HANDMADE, f'random {LAYERS[-1]}', *(f'trained {layer}' for layer in LAYERS))
 
 
-def make_trial(home: str, net: Trial) -> Trial:
+def make_trial(home: str, net: Trial, counts: Counts) -> Trial:
     """Return the measurement of the features of a trained net."""
-    options = {'home': net.home, 'trial': net.name, 'layers': LAYERS, 'counts': COUNTS}
+    options = {'home': net.home, 'trial': net.name, 'layers': LAYERS, 'counts': counts}
     return Trial(home, 'features', f'{MEASURE}features', options, epochs=1.0)
 
 
-def make_experiment(home: str, data: str, net: Trial, minutes: float, flags: str) -> Experiment:
+def make_experiment(
+    home: str, data: str, net: Trial, counts: Counts, minutes: float, flags: str
+) -> Experiment:
     """Return the experiment on a data set.
 
     Args:
       home: The experiment's name.
       data: The name of the data in the claim.
       net: The training run of the net.
+      counts: Training images of each class for the linear classifier; 0 for all.
       minutes, flags: As in `Experiment`.
     """
-    trial = make_trial(home, net)
-    everything = len(COUNTS) - 1
+    trial = make_trial(home, net, counts)
+    everything = counts.index(0)
+    names = [f'{count:,}' if count else 'all' for count in counts]
 
     def errors(kind: str, place: int = everything) -> Values:
         return measured(trial, 'errors', kind, place)
@@ -64,15 +69,13 @@ def make_experiment(home: str, data: str, net: Trial, minutes: float, flags: str
     def table(records: Records) -> str:
         rows = [
             [kind, *(spread(list(errors(kind, place)(records).values()))
-                     for place in range(len(COUNTS)))]
+                     for place in range(len(counts)))]
             for kind in KINDS
         ]  # fmt: skip
-        head = ['test error, %, with training images per class',
-                *(f'{count:,}' if count else 'all' for count in COUNTS)]  # fmt: skip
-        return markdown(head, rows)
+        return markdown(['test error, %, with training images per class', *names], rows)
 
     def figure(records: Records) -> Figure | None:
-        return _figure(records.of(trial))
+        return _figure(records.of(trial), names)
 
     return Experiment(
         f'On {data}, learned features beat SIFT, HOG and bags of words',
@@ -88,25 +91,29 @@ def make_experiment(home: str, data: str, net: Trial, minutes: float, flags: str
     )
 
 
-def _figure(found: Sequence) -> Figure | None:
+def _figure(found: Sequence[Record], names: list[str]) -> Figure | None:
     """Draw the errors by the number of training images, averaged over seeds."""
     if not found:
         return None
-    names = [f'{count:,}' if count else 'all' for count in COUNTS]
     curves = {
         kind: [
             sum(r.scores['errors'][kind][place] for r in found) / len(found)
-            for place in range(len(COUNTS))
+            for place in range(len(names))
         ]
         for kind in KINDS
     }
     title = 'linear classifier on features, by training images per class'
-    return figures.by_layer([figures.Panel(title, names, curves)], 'test error, %')
+    return figures.by_layer([figures.Panel(title, names, curves)], 'test error, %', is_log=False)
 
 
 EXPERIMENTS = {
-    'features': make_experiment('features', 'CIFAR-10', NARROW, 25, ''),
+    'features': make_experiment('features', 'CIFAR-10', NARROW, (10, 100, 1000, 0), 25, ''),
     'features_folder': make_experiment(
-        'features_folder', 'a folder of ten classes', SMALL_FOLDER, 50, '--folder=PATH'
+        'features_folder',
+        'a folder of ten classes',
+        SMALL_FOLDER,
+        (10, 100, 0),
+        50,
+        '--folder=PATH',
     ),
 }

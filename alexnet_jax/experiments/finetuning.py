@@ -41,7 +41,7 @@ FINETUNED = Trial(
     'finetune:{runs}/pretraining_seed0,{runs}/data/few_seed{seed}',
     {**_SHORT, 'optimizer.milestones': (round(_EPOCHS * 2 / 3),)},
     _EPOCHS,
-    needs='pretraining_seed0',
+    starts_from='pretraining_seed0',
 )
 SCRATCH = Trial(
     'finetuning',

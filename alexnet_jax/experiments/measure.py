@@ -15,8 +15,8 @@ import jax
 
 from alexnet_jax import files
 from alexnet_jax.errors import run_command
-from alexnet_jax.evaluation.batches import configure_runtime
 from alexnet_jax.parallel import processes
+from alexnet_jax.parallel.runtime import configure_runtime
 
 # Imported only when needed: some want an extra of the package.
 MEASUREMENTS = {

@@ -27,11 +27,18 @@ def checkpoints_of(workdir: str | Path) -> list[int]:
     """
     steps = saved.find_steps(str(workdir))
     if not steps:
-        raise BadInput(
-            f'{workdir} has no checkpoint; restore this workdir, or delete its line in '
-            f'results/{Path(workdir).parent.name}.jsonl to train it again'
-        )
+        raise lost([Path(workdir)])
     return steps
+
+
+def lost(workdirs: Sequence[Path]) -> BadInput:
+    """Return the error that the nets of these workdirs are recorded, but not here."""
+    names = ', '.join(map(str, dict.fromkeys(workdirs)))
+    files = ', '.join(dict.fromkeys(f'results/{path.parent.name}.jsonl' for path in workdirs))
+    return BadInput(
+        f'no checkpoint in {names}; restore what is missing, or delete its line (trial and seed) '
+        f'in {files} to train it again'
+    )
 
 
 def read_outcome(

@@ -26,7 +26,7 @@ class Trial:
         experiment's workdirs, and {seed} for the seed.
       epochs: How long to train.
       until: The training error at which to stop early.
-      needs: The workdir that it starts from, TRIAL_seedN of the same home, where N may be {seed};
+      starts_from: The workdir of another trial that it starts from, TRIAL_seedN of the same home;
         '' if none.
     """
 
@@ -36,7 +36,18 @@ class Trial:
     overrides: dict
     epochs: float
     until: float = 0.0
-    needs: str = ''
+    starts_from: str = ''
+
+    def nets(self, seed: int) -> list[str]:
+        """Return the workdirs, HOME/TRIAL_seedN, of the nets that it starts from or measures."""
+        if self.starts_from:
+            return [f'{self.home}/{self.starts_from}']
+        options = self.overrides
+        if not self.config.startswith(MEASURE) or 'home' not in options:
+            return []
+        trials = options['trials'] if 'trials' in options else [options['trial']]
+        seeds = [seed + options.get('step', 1) * n for n in range(options.get('seeds', 1))]
+        return [f'{options["home"]}/{trial}_seed{n}' for trial in trials for n in seeds]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +117,7 @@ class Records:
         self._folder = folder
         self._data = data
         self._read: dict[str, dict[tuple[str, int], Record]] = {}
+        self._skipped: set[tuple[str, str, int]] = set()
 
     def path(self, home: str) -> Path:
         """Return the file of an experiment's records."""
@@ -116,7 +128,8 @@ class Records:
             path, records = self.path(home), []
             if path.exists():
                 try:
-                    records = [Record(**json.loads(line)) for line in path.read_text().splitlines()]
+                    lines = path.read_text().split('\n')
+                    records = [Record(**json.loads(line)) for line in lines if line.strip()]
                 except (ValueError, TypeError) as error:
                     raise BadInput(f'{path} is damaged: {error}; restore it from git') from error
             self._read[home] = {(record.trial, record.seed): record for record in records}
@@ -149,8 +162,14 @@ class Records:
         seeds = sorted(seed for name, seed in self._all(trial.home) if name == trial.name)
         return [record for seed in seeds if (record := self.find(trial, seed))]
 
+    def skip(self, trial: Trial, seed: int) -> None:
+        """Take a trial that cannot run for done, so that those after it have their turn."""
+        self._skipped.add((trial.home, trial.name, seed))
+
     def is_done(self, trial: Trial, seed: int) -> bool:
         """Return whether nothing of the trial is left to run."""
+        if (trial.home, trial.name, seed) in self._skipped:
+            return True
         record = self.find(trial, seed)
         return record is not None and record.fulfils(trial)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput, Interrupted, catch_stop_signals
-from alexnet_jax.experiments.outcome import MEASURED, checkpoints_of, curve, read_outcome, trains
+from alexnet_jax.experiments.outcome import MEASURED, curve, read_outcome, trains
 from alexnet_jax.experiments.records import MEASURE, Record, Trial, epochs_to
+from alexnet_jax.run import saved
 from alexnet_jax.run.environment import git_revision
 from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.backends.local import Local
@@ -140,20 +141,22 @@ class Session:
         if self._signal:
             raise Interrupted('stopped; run the same command again to continue', self._signal)
 
+    def missing_nets(self, trial: Trial, seed: int) -> list[Path]:
+        """Return the workdirs of those of a trial's nets that have no checkpoint here."""
+        workdirs = [self._runs / net for net in trial.nets(seed)]
+        return [workdir for workdir in workdirs if not saved.find_steps(str(workdir))]
+
     def start(self, trial: Trial, seed: int) -> None:
         """Start or continue a trial.
 
         Raises:
-          BadInput: It needs a folder of images or a run that is not there, or its workdir is of a
-            run on other data.
+          BadInput: It needs a folder of images, or its workdir is of a run on other data.
         """
         if '{folder}' in trial.config and not self._folder:
             raise BadInput(
                 f'the trial {trial.name} needs --folder=PATH, a folder of images: '
                 f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
             )
-        if trial.needs:
-            checkpoints_of(self._runs / trial.home / trial.needs.format(seed=seed))
         workdir = self._runs / trial.home / f'{trial.name}_seed{seed}'
         if trains(trial) and self._data:
             self._claim(workdir)

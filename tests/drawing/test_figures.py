@@ -88,3 +88,11 @@ def test_throughput_scale():
 
 def test_names_without_a_glyph():
     figures.to_png(figures.throughput({'貓': ([1], [2])}))  # a warning would be an error here
+
+
+@pytest.mark.parametrize(('is_log', 'scale'), [(True, 'log'), (False, 'linear')])
+def test_scale_of_what_layers_have(is_log, scale):
+    panel = figures.Panel('', ['conv1', 'fc8'], {'a': [20.0, 50.0]})
+    (axes,) = figures.by_layer([panel], 'error, %', is_log).axes
+    assert axes.get_yscale() == scale
+    assert (axes.get_ylim()[0] == 0) is not is_log

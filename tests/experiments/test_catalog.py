@@ -28,7 +28,7 @@ from alexnet_jax.experiments.ablations import (
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.measure import MEASUREMENTS
 from alexnet_jax.experiments.records import MEASURE, Records, Trial
-from alexnet_jax.experiments.statistics import VERDICTS
+from alexnet_jax.experiments.statistics import VERDICTS, Spread, detectable
 
 
 @pytest.fixture
@@ -225,11 +225,29 @@ def test_ten_crops_decide_with_the_seeds_that_are_asked_for(records, percent, se
 def test_what_a_design_detects_counts_from_its_threshold(records):
     """A ratio that the interval must leave 3 below."""
     (ratio,) = EXPERIMENTS['relu_vs_tanh'].comparisons
-    shown = re.search(r'3 seeds show ([\d.]+) times', ratio.plan(records, 3))
+    shown = re.search(r'3 seeds can show ([\d.]+) times', ratio.plan(records, 3))
     assert shown
     assert 3 < float(shown[1]) < 5
     (average,) = EXPERIMENTS['dropout_ensemble'].comparisons
     assert 'too few seeds' in average.plan(records, 6)  # one pair: seeds 0 and 5
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_one_seed_shows_nothing_unless_others_have_run(name, records):
+    plans = [c.plan(records, 1) for c in EXPERIMENTS[name].comparisons if c.rule]
+    assert all('too few seeds for an interval; pass --seeds=' in plan for plan in plans)
+
+
+def test_what_long_runs_detect(records):
+    """Three seeds of two nets give 4 degrees of freedom: 0.5 points x 3.7 / sqrt(3) and more."""
+    (norms,) = EXPERIMENTS['norms'].comparisons
+    shown = re.search(r'3 seeds can show ([\d.]+) points', norms.plan(records, 3))
+    assert shown
+    expected = detectable(Spread(0.5, 4), 3)
+    assert float(shown[1]) == pytest.approx(expected, abs=0.05)
+    # One recorded run of the net with norms, which the pairs to come repeat no more.
+    put(records, NET_18, [19.6])
+    assert norms.plan(records, 3) == norms.plan(Records(Path('nowhere')), 3)
 
 
 def test_a_published_figure_is_reached_if_the_error_rounds_to_it(records):
@@ -255,7 +273,7 @@ def test_one_net_with_dropout_beside_averages(records):
     assert '| average of 3 without dropout | 3 | 20.00 (1 seed) |' in table
     (comparison,) = experiment.comparisons
     assert comparison.plan(records, 3).endswith('pass --seeds=10')
-    assert '10 seeds show' in comparison.plan(records, 10)
+    assert '10 seeds can show' in comparison.plan(records, 10)
 
 
 def test_averages_wait_for_all_nets(records):
@@ -326,6 +344,9 @@ def test_beside_the_logs(records):
     )
     first, *_ = experiment.table(records).splitlines()[2:]
     assert first.startswith('| 80-second net, here, seed 0 | 61.4 | 44.1 | 39.2 |')
+    records.put('authors_logs', record(authors_logs.NET_80SEC, seed=1, train=[], state='diverged'))
+    assert experiment.verdict(records) == 'undecided'
+    assert experiment.summary(records).endswith('(1 seed), 1 diverged')
     weights = {name: dict(layers) for name, layers in authors_logs.LOGGED_WEIGHTS.items()}
     weights['19pct']['fc10'] *= 1.5
     records.put('authors_logs', record(authors_logs.WEIGHTS, scores=weights))

@@ -21,7 +21,15 @@ from PIL import Image
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
-from alexnet_jax.experiments import ablations, finetuning, outcome, statistics
+from alexnet_jax.experiments import (
+    ablations,
+    authors_logs,
+    dropout_ensemble,
+    finetuning,
+    gradients,
+    outcome,
+    statistics,
+)
 from alexnet_jax.experiments import session as sessions
 from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment, in_turn
@@ -123,23 +131,49 @@ def test_what_is_recorded_is_skipped_though_its_workdir_is_gone(capsys):
 
 
 @pytest.mark.parametrize(
-    ('trial', 'home', 'needed'),
+    ('trial', 'nets'),
     [
-        (finetuning.FINETUNED, 'finetuning', 'pretraining_seed0'),
-        (ablations.ten_crops(ablations.BOTH), 'augmentation', 'both_seed5'),
+        (finetuning.FINETUNED, ['finetuning/pretraining_seed0']),
+        (finetuning.SCRATCH, []),
+        (ablations.ten_crops(ablations.BOTH), ['augmentation/both_seed3']),
+        (dropout_ensemble.PAIR, ['dropout/without_seed3', 'dropout/without_seed8']),
+        (authors_logs.WEIGHTS, ['authors_logs/80sec_2.6_seed3', 'authors_logs/19pct_seed3']),
+        (gradients.TIMES, []),
     ],
 )
-def test_a_trial_whose_first_net_is_gone_is_not_started(trial, home, needed):
-    """The net may be recorded in a clone that has no workdirs."""
-    with Session(Path('runs/experiments'), trainer=FAKE) as session:
-        with pytest.raises(BadInput) as error:
-            session.start(trial, 5)
-        assert session.running == []
+def test_the_nets_that_a_trial_needs(trial, nets):
+    assert trial.nets(3) == nets
+
+
+@pytest.mark.slow
+def test_what_needs_nets_that_are_gone_is_skipped_and_the_rest_runs(capsys):
+    """The nets may be recorded in a clone that has no workdirs."""
+    net = Trial('x', 'net', 'configs/a.py', {}, 1.0)
+    run(net, seeds=2)
+    Path('runs/experiments/x/net_seed1/checkpoints/1').mkdir(parents=True)
+    from_net = [Trial('x', name, 'configs/b.py', {}, 1.0, starts_from=start)
+                for name, start in (('gone', 'net_seed0'), ('there', 'net_seed1'))]  # fmt: skip
+    with pytest.raises(BadInput) as error:
+        run(net, *from_net, Trial('x', 'last', 'configs/a.py', {}, 1.0))
     assert_has(
         str(error.value),
-        f'runs/experiments/{home}/{needed} has no checkpoint',
-        f'restore this workdir, or delete its line in results/{home}.jsonl',
+        'no checkpoint in runs/experiments/x/net_seed0; ',
+        'delete its line (trial and seed) in results/x.jsonl',
     )
+    assert [r['trial'] for r in recorded()] == ['net', 'net', 'there', 'last']
+    assert 'x: gone, seed 0, is skipped: its net is gone\n' in capsys.readouterr().out
+
+
+def test_all_nets_that_are_gone_are_named_at_once():
+    experiment = EXPERIMENTS['features']
+    net = experiment.trials[0]
+    for seed in range(3):
+        Records(Path('results')).put(net.home, made_up.record(net, 0.2, seed))
+    session = Session(Path('runs/experiments'), trainer=FAKE)
+    with session, pytest.raises(BadInput) as error:
+        experiments.run('features', experiment, session, seeds=3)
+    names = ', '.join(f'runs/experiments/depth/narrow_seed{seed}' for seed in range(3))
+    assert f'no checkpoint in {names}; ' in str(error.value)
 
 
 @pytest.mark.slow
@@ -345,6 +379,17 @@ def test_a_damaged_record_file_is_named():
     Path('results/x.jsonl').write_text('{"trial": \n')
     with pytest.raises(BadInput, match=r'results/x.jsonl is damaged: .*; restore it from git'):
         run(Trial('x', 'a', 'configs/a.py', {}, 1.0))
+
+
+@pytest.mark.slow
+def test_a_line_that_was_emptied_by_hand_is_no_damage():
+    run(Trial('x', 'a', 'configs/a.py', {}, 1.0), seeds=2)
+    path = Path('results/x.jsonl')
+    first, second = path.read_text().splitlines()
+    path.write_text(f'\n{second}\n')
+    assert [json.loads(line)['seed'] for line in (first, second)] == [0, 1]
+    run(Trial('x', 'a', 'configs/a.py', {}, 1.0))
+    assert sorted(r['seed'] for r in recorded()) == [0, 1]
 
 
 # Several at a time

@@ -90,7 +90,7 @@ def classify(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndar
     """Return the classes that a linear classifier gives to test examples.
 
     It is fitted by least squares to standardized features, with the penalty on the weights that has
-    the smallest error when each training example is left out in turn.
+    the smallest squared error when each training example is left out in turn.
 
     Args:
       train: float [n, features].
