@@ -80,6 +80,16 @@ def memory_error(error: Exception) -> RunError | None:
     return RunError(f'out of memory: {text}; {remedy}')
 
 
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return an error's message as one line, or its type if it has none.
+
+    Args:
+      error: The error.
+      most: How many characters of the message to keep; None for all.
+    """
+    return ' '.join(str(error).split())[:most] or type(error).__name__
+
+
 _SHOWN: dict[str, str] = {}
 
 

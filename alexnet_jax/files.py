@@ -1,12 +1,13 @@
-"""Write a file completely or not at all; lock a folder against other processes.
+"""Write a file completely or not at all; lock a folder against other processes; know leftovers.
 
-On the lowest level, along with `errors`, because `data/` needs both and may not import `run/`.
+On the lowest level, along with `errors`, because `data/` needs them and may not import `run/`.
 """
 
 import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 import secrets
 import sys
@@ -19,6 +20,18 @@ from etils import epath
 # Errors from file systems without locks; Lustre mounted without -o flock returns ENOSYS.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 TEMPORARY = '.*.tmp'  # the names that `replacing` yields
+# What operating systems, NAS boxes and tools leave behind, besides names that begin with a dot.
+LEFTOVERS = (
+    '__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '@eadir', '#recycle',
+    '#snapshot', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__',
+)  # fmt: skip
+ZONE = ':zone.identifier'  # ends the file in which Windows notes where a download came from
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder is to be ignored, whatever it contains."""
+    low = name.lower()
+    return low.startswith('.') or low.endswith(('~', ZONE)) or low in LEFTOVERS
 
 
 def write(path: Path | epath.Path, content: str | bytes) -> None:
@@ -77,6 +90,12 @@ def sync(path: Path | epath.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a local file, in hex."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def lock(path: Path | epath.Path, wait: bool = False) -> IO:

@@ -15,7 +15,8 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.config import validate, validate_training, validate_values
 from alexnet_jax.errors import BadInput, run_command
-from alexnet_jax.parallel import compilation, hardware, launchers, malloc, pmap, processes
+from alexnet_jax.parallel import launchers, pmap, processes
+from alexnet_jax.parallel.runtime import configure_runtime
 from alexnet_jax.run import agreement, trackers
 
 # Orbax and TensorFlow take seconds to import and --help needs neither: see the functions.
@@ -58,8 +59,13 @@ _INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
 def main() -> None:
     """Check the command line, join the other processes, then train or score."""
     config, folder, members = _read_command_line()
-    _configure_runtime(config, scores=bool(members))
-    with processes.ProcessGroup(_detect_cluster(), _INITIALIZATION_TIMEOUT.value):
+    cluster = _detect_cluster()
+    configure_runtime(
+        config.deterministic,
+        shares_gpu=bool(members),  # with a run that trains
+        has_others=cluster is not None and cluster.num_processes != 1,
+    )
+    with processes.ProcessGroup(cluster, _INITIALIZATION_TIMEOUT.value):
         devices = processes.count_devices()
         if members:
             from alexnet_jax.evaluation import ensemble
@@ -108,8 +114,7 @@ def _read_command_line() -> tuple[ml_collections.ConfigDict, str, list]:
     """Return the config, the workdir, and with --mode=eval the nets to score, all checked."""
     cli.define_flags(scratch=True)
     _, *others = cli.parse_flags(sys.argv)
-    if others:
-        raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
+    cli.refuse_arguments(others)
     config, folder = flags.FLAGS.config, flags.FLAGS.workdir
     if _MODE.value == 'train':
         _check_training(config, folder)
@@ -144,15 +149,6 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
     workdirs.check(copy, config)
     if config.init_from and not workdirs.has_run(copy):
         checkpoint.check_weights(remote.local_copy(config.init_from))
-
-
-def _configure_runtime(config: ml_collections.ConfigDict, scores: bool) -> None:
-    """Set what has to be set before JAX starts the devices."""
-    if scores:  # perhaps while the run trains
-        hardware.share_gpu()
-    malloc.configure_malloc()
-    compilation.set_xla_flags(config.deterministic)
-    compilation.enable_compilation_cache()
 
 
 def _detect_cluster() -> launchers.Cluster | None:

@@ -119,6 +119,11 @@ class Run:
             for line in self._process.stdout
         )
 
+    def wait_for(self, words: str) -> None:
+        """Return when a line that holds some words is printed."""
+        if not any(words in line for line in self._process.stdout):
+            raise AssertionError(f'ended without {words!r}: {self.errors.read_text()}')
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 

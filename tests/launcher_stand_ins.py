@@ -111,7 +111,7 @@ PROGRAMS = {
     'kubectl': by_python(KUBECTL),
     'sky': by_python(SKY),
     **dict.fromkeys(('python', 'python3', 'python3.11'), by_python(PYTHON, '-IS')),
-    'pip': '#!/usr/bin/env bash\n',
+    **dict.fromkeys(('pip', 'docker'), '#!/usr/bin/env bash\n'),
 }
 
 

@@ -2,14 +2,17 @@
 
 The hot path checks no image: when TensorFlow raises in step s, the examples of step s, which are a
 pure function of s, are rerun one by one to find the culprits. If there are none, the error was a
-transient one of the disk or network, and the step is retried.
+transient one of the disk or network, and the step is retried. An image that cannot be read because
+of the disk or network is not damaged: where retrying does not help, the run ends.
 """
 
 import atexit
 import copy
+import errno
 import functools
 import itertools
 import math
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -26,9 +29,12 @@ PADDING = -1  # the index at a place in a batch that holds no example
 MAX_BAD = 0.01  # of a split, or
 FEW_BAD = 5  # images, if those are at most
 MAX_FEW_BAD = 0.1  # of the split; one bad image is always allowed
-RETRIES = 3  # of a step whose examples can all be used when they are rerun
+RETRIES = 3  # of a step whose examples can all be used when they are rerun; of reading one of them
+PAUSE = 1.0  # seconds before an example is read again
 # What TensorFlow, the ops (BadImage is a ValueError), the file system and ArrayRecord raise.
 IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
+# Those that say something about a file; other OSErrors are failures of the disk or network.
+FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 # encoded bytes, epoch, index -> named tensors of fixed shape
 Transform = Callable[[TensorLike, TensorLike, TensorLike], dict[str, tf.Tensor]]
@@ -81,7 +87,8 @@ class Reader:
 
         Raises:
           BadInput: The first usable example has no label.
-          RunError: The first example is bad and on_bad_image is 'stop', or too many are bad.
+          RunError: The first example is bad and on_bad_image is 'stop', or too many are bad, or
+            one cannot be read.
         """
         self.split = split
         self.skip = on_bad_image == 'skip'
@@ -97,7 +104,7 @@ class Reader:
         while reason := self._fault(self.first, transform):
             self._record({self.first: reason})
             self.first += 1
-        (encoded,), labels = split.read(np.array([self.first]))
+        (encoded,), labels = self._alone(split.read, self.first)
         if labels[0] < 0:
             raise self._unlabeled(self.first)
         self.shape = preprocess.decode(encoded)[0].numpy().shape
@@ -113,8 +120,12 @@ class Reader:
         return other
 
     def encoded(self, index: int) -> bytes:
-        """Return the bytes of one example."""
-        return self.split.read(np.array([index]))[0][0]
+        """Return the bytes of one example.
+
+        Raises:
+          RunError: It cannot be read because of the disk or network.
+        """
+        return self._alone(self.split.read, index)[0][0]
 
     def count_classes(self, classes: int) -> np.ndarray:
         """Return the number of examples of each class, int64 [classes].
@@ -134,8 +145,9 @@ class Reader:
 
     def _labels(self, indices: np.ndarray) -> np.ndarray:
         """Return the labels of those examples whose labels can be read, int32."""
+        read = self.split.read_labels
         try:
-            labels = self.split.read_labels(indices)
+            labels = read(indices) if len(indices) > 1 else self._alone(read, indices.item())
         except IMAGE_ERRORS as error:
             if len(indices) == 1:
                 self._record({indices.item(): clean(error)})
@@ -169,7 +181,7 @@ class Reader:
 
         Raises:
           BadInput: An example has no label.
-          RunError: An image cannot be used; the message names it.
+          RunError: An image cannot be read or used; the message names it.
         """
         stream = stream or functools.partial(self._stream, transform)
         return closed_at_exit(self._batches(plan, start, stop, transform, stream))
@@ -268,6 +280,24 @@ class Reader:
             return clean(error)
         return ''
 
+    def _alone(self, read: Callable[[np.ndarray], Any], index: int) -> Any:
+        """Return what `read` finds of one example; retry if the disk or network fails."""
+        retries = 0
+        while True:
+            try:
+                return read(np.array([index]))
+            except IMAGE_ERRORS as error:
+                if not _is_of_storage(error):
+                    raise
+                if retries == RETRIES:
+                    reason = getattr(error, 'strerror', None) or clean(error)
+                    raise RunError(
+                        f'{self.split.describe(index)} cannot be read: {reason}; run the same '
+                        'command again to continue; if it fails again, replace or remove the image'
+                    ) from error
+            retries += 1
+            time.sleep(PAUSE)
+
     def _record(self, faults: dict[int, str]) -> None:
         index, reason = next(iter(faults.items()))
         example = f'{self.split.describe(index)} cannot be used: {reason}'
@@ -282,6 +312,13 @@ class Reader:
                 f'{allowed} that may be skipped: {names}{more}; the last because {reason}. Fix or '
                 'remove them'
             )
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Return whether a read failed because of the disk or network, whatever the file contains."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FILE_ERRORS) and error.errno != errno.ELOOP
+    return isinstance(error, RuntimeError) and 'read() failed' in str(error)  # of ArrayRecord
 
 
 def max_bad(size: int) -> int:

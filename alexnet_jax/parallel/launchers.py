@@ -23,7 +23,8 @@ class Cluster:
       process_id: This process's number, from 0.
       port: The coordinator's port, if it is known here.
       takes_all_gpus: Whether this process uses every GPU that it sees. Under Slurm and Open MPI,
-        JAX gives each process of a host one GPU, by its number on the host.
+        each process of a host otherwise gets one GPU, by its number on the host.
+      local_id: This process's number on its host, from 0, if it does not take all GPUs.
     """
 
     launcher: str
@@ -32,6 +33,7 @@ class Cluster:
     process_id: int | None = None
     port: int | None = None
     takes_all_gpus: bool = True
+    local_id: int | None = None
 
 
 def detect_launcher(
@@ -131,12 +133,14 @@ def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
         return None
     size, rank = _size_and_rank(environ, 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK')
     local = _number(environ, 'OMPI_COMM_WORLD_LOCAL_SIZE', default='1')
+    takes_all = _has_own_gpus(environ, local)
     return Cluster(
         'Open MPI',
         num_processes=size,
         process_id=rank,
         port=_chosen_port(environ),
-        takes_all_gpus=_has_own_gpus(environ, local),
+        takes_all_gpus=takes_all,
+        local_id=None if takes_all else _number(environ, 'OMPI_COMM_WORLD_LOCAL_RANK'),
     )
 
 
@@ -158,12 +162,14 @@ def _slurm(environ: Mapping[str, str]) -> Cluster | None:
     size, rank = _size_and_rank(environ, size_name, 'SLURM_PROCID')
     tasks_per_node = environ.get('SLURM_STEP_TASKS_PER_NODE', '1')  # such as 2(x3),1
     local = max(int(n) for n in re.findall(r'(?:^|,)(\d+)', tasks_per_node) or ['1'])
+    takes_all = _has_own_gpus(environ, local) or 'SLURM_GPUS_PER_TASK' in environ
     return Cluster(
         'Slurm',
         num_processes=size,
         process_id=rank,
         port=_slurm_port(environ),
-        takes_all_gpus=_has_own_gpus(environ, local) or 'SLURM_GPUS_PER_TASK' in environ,
+        takes_all_gpus=takes_all,
+        local_id=None if takes_all else _number(environ, 'SLURM_LOCALID'),
     )
 
 

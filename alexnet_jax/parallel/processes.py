@@ -1,5 +1,6 @@
 """The processes of one run: they start together, and none waits for one that has ended."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -25,9 +26,11 @@ from alexnet_jax.errors import (
     RunError,
     device_error,
     memory_error,
+    one_line,
     shown,
+    unwinding,
 )
-from alexnet_jax.parallel import meeting
+from alexnet_jax.parallel import meeting, sigterm
 from alexnet_jax.parallel.launchers import ALONE, PLATFORM, Cluster
 
 # Seconds without a heartbeat after which a process counts as lost; JAX's default is 100. JAX sends
@@ -113,6 +116,7 @@ class ProcessGroup:
     Entering waits for the other processes, and so does leaving, except on an error in this process
     alone: that ends the process immediately, since the others wait for it in a collective and
     would never answer. Cleanup inside the block must not wait for them either; see `fails_alone`.
+    Inside the block, a signal to stop raises an exception; `PreemptionHandler` changes that.
 
     Args:
       cluster: This process's place among the others; None if it trains alone.
@@ -128,16 +132,21 @@ class ProcessGroup:
         self._cluster = cluster
         self._timeout = timeout
         self._last_words = LOST
+        self._signals = contextlib.ExitStack()
         self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._abort)
 
     def __enter__(self) -> 'ProcessGroup':
         if self._cluster:
             self._start(self._cluster)
+            sigterm.keep_jax_handler()
+            self._signals.enter_context(unwinding())
         return self
 
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
+        if self._cluster:
+            sigterm.leave_to_jax()  # a second signal must not end what follows
         if fails_alone(error):
             sys.stdout.flush()
             number, name = self._place()
@@ -166,10 +175,13 @@ class ProcessGroup:
         if before != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would run after the wait
         try:
+            place = (cluster.coordinator_address, cluster.num_processes, cluster.process_id)
+            own = None if cluster.local_id is None else [cluster.local_id]
             jax.distributed.initialize(
-                cluster.coordinator_address,
-                cluster.num_processes,
-                cluster.process_id,
+                *place,
+                local_device_ids=None if os.environ.get('JAX_LOCAL_DEVICE_IDS') else own,
+                # With all three, there is nothing to ask a launcher, which may fail to answer.
+                cluster_detection_method=None if None in place else 'deactivate',
                 initialization_timeout=self._timeout,
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
                 shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
@@ -207,6 +219,7 @@ class ProcessGroup:
             self._last_words = f'{error}\n{LOST}'
         jax.distributed.shutdown()
         _handle_abort(None)
+        self._signals.close()
 
     def _abort(self, _: int) -> None:
         os.write(2, f'{self._last_words}\n'.encode())
@@ -226,10 +239,10 @@ def all_of_process_0(numbers: Sequence[int]) -> list[int]:
     return [int(number) for number in found]
 
 
-def wait_for_all() -> None:
-    """Return once every process has called this."""
+def wait_for_all(name: str = 'wait_for_all') -> None:
+    """Return once every process has called this with the same name, which tells the place."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices('wait_for_all')
+        multihost_utils.sync_global_devices(name)
 
 
 def fails_alone(error: BaseException | None) -> TypeGuard[Exception | KeyboardInterrupt]:
@@ -280,5 +293,5 @@ def _report(error: Exception | KeyboardInterrupt, process: str) -> str:
         return f'{str(error).splitlines()[0]}\n{LOST}'
     error = memory_error(error) or error
     if isinstance(error, AlexNetError | OSError):
-        return f'error: {process}: {" ".join(str(error).split())}'
+        return f'error: {process}: {one_line(error)}'
     return f'{"".join(traceback.format_exception(error)).rstrip()}\nerror: {process} failed'

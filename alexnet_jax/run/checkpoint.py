@@ -3,11 +3,13 @@
 Orbax restores a flipped byte without an error and accepts an empty folder as the newest step. So
 every checkpoint has a manifest of the SHA-256 hashes of its files, which is written last. A
 checkpoint that does not match its manifest is quarantined, and the newest valid one is used. A
-checkpoint that cannot be read stays where it is, and the run ends with an error.
+checkpoint that cannot be read stays where it is, and the run ends with an error. What is left of
+one that was being deleted is deleted.
 """
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,9 +19,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from alexnet_jax import files
 from alexnet_jax.errors import RunError
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import manifest, saved
@@ -53,10 +55,8 @@ class Checkpoints:
         self._saving: int | None = None
         self.quarantined: list[str] = []
         if jax.process_index() == 0 or (self._folder.parent / OWN_COPY).exists():
-            for step in saved.find_steps(workdir):  # all of them: the best may be an older one
-                if reason := manifest.find_corruption(self._folder / str(step)):
-                    self.quarantined.append(_quarantine(self._folder / str(step), reason))
-        _barrier('checkpoints verified')
+            self.quarantined = _sort_out(workdir)
+        processes.wait_for_all('checkpoints verified')
         if self.quarantined and not saved.find_steps(workdir):
             raise RunError(
                 f'no valid checkpoint in {workdir}: {"; ".join(self.quarantined)}; '
@@ -159,6 +159,9 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         """Called when Orbax has written its files and before it gives the folder its name."""
         if jax.process_index() == 0:
+            # A run that continues from this checkpoint does not write the records before it again.
+            if (records := self._folder.parent / 'metrics.jsonl').exists():
+                files.sync(records)
             (folder,) = self._folder.glob(f'{self._saving}.orbax-checkpoint-tmp*')
             manifest.write(folder)
 
@@ -193,6 +196,33 @@ def _check(folder: epath.Path) -> None:
 def _read(folder: epath.Path) -> dict:
     with _named_failure('checkpoint could not be read', folder), ocp.StandardCheckpointer() as c:
         return c.restore(folder / 'default')
+
+
+def _sort_out(workdir: str) -> list[str]:
+    """Quarantine corrupt checkpoints; return a line for each. Delete what a deletion left."""
+    folder, steps = saved.folder_of(workdir), saved.find_steps(workdir)
+    best = saved.best_of(steps, saved.read_scores(workdir))
+    lines, valid = [], 0
+    for step in steps:  # all of them: the best may be an older one
+        path = folder / str(step)
+        if not (reason := manifest.find_corruption(path)):
+            valid += 1
+        elif valid >= KEEP_NEWEST and step != best and _was_being_deleted(path):
+            path.rmtree()
+        else:
+            lines.append(_quarantine(path, reason))
+    return lines
+
+
+def _was_being_deleted(folder: epath.Path) -> bool:
+    """Return whether a checkpoint looks as if Orbax had been killed while deleting it.
+
+    Where it has four cores or more, it deletes the files, those at the top first, up to 0.1 s
+    before the folders. If only the manifest is missing, that is damage.
+    """
+    if os.path.islink(folder) or not os.path.isdir(folder):
+        return False
+    return not {manifest.MANIFEST, manifest.METADATA} & set(os.listdir(folder))
 
 
 def _quarantine(folder: epath.Path, reason: str) -> str:
@@ -232,11 +262,6 @@ def _check_agreement(workdir: str, newest: int) -> None:
             f'the newest checkpoint in {workdir} is of step {newest} for this process, but of step '
             f'{expected} for process 0; run the same command again'
         )
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ class Lease:
           StoreError: A request failed.
         """
         while True:
-            numbers = self._numbers()
+            numbers = _numbers(self._store)
             last = max(numbers, default=0)
             holder = self._wait_for_end(last) if last else {}
             if holder is None:
@@ -91,7 +91,7 @@ class Lease:
             # A request that was repeated because its answer got lost finds its own object.
             if not self._store.create(name, content) and self._store.read(name) != content:
                 continue
-            if max(self._numbers()) > last + 1:  # this list was old
+            if max(_numbers(self._store)) > last + 1:  # this list was old
                 self._store.delete(name)
                 continue
             self._number, self._written = last + 1, {content}
@@ -117,7 +117,7 @@ class Lease:
     def check(self) -> None:
         """Check that nobody has taken over; raises as `beat` does."""
         with self._lock:
-            newest = max(self._numbers(), default=0)
+            newest = max(_numbers(self._store), default=0)
             content = self._store.read(f'{FOLDER}/{newest}') if newest else None
             if newest == self._number and content in self._written:
                 return
@@ -138,10 +138,6 @@ class Lease:
         with self._lock:
             self.check()
             self._store.write(f'{FOLDER}/{self._number}', self._content(released=True))
-
-    def _numbers(self) -> list[int]:
-        names = (name.split('/')[-1] for name in self._store.list(FOLDER))
-        return [int(name) for name in names if name.isascii() and name.isdigit()]
 
     def _content(self, released: bool = False) -> bytes:
         values = {**identity(), 'token': self.token, 'beats': self._beats, 'released': released}
@@ -179,11 +175,14 @@ class Lease:
 
 def holder_of(store: Store) -> str | None:
     """Describe who holds the lease of a folder, dead or alive; None if nobody does."""
-    names = [name for name in store.list(FOLDER) if name.split('/')[-1].isdigit()]
-    if not names:
-        return None
-    holder = _parse(store.read(max(names, key=lambda name: int(name.split('/')[-1]))))
+    newest = max(_numbers(store), default=0)
+    holder = _parse(store.read(f'{FOLDER}/{newest}')) if newest else {}
     return None if not holder or holder.get('released') or is_dead(holder) else _describe(holder)
+
+
+def _numbers(store: Store) -> list[int]:
+    names = (name.split('/')[-1] for name in store.list(FOLDER))
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def identity() -> dict[str, Any]:

@@ -222,21 +222,31 @@ def _scalars(record: dict) -> dict[str, float]:
 
 
 def read_records(path: epath.Path) -> list[dict]:
-    """Return the records of a metrics.jsonl, up to the first line that was cut short or damaged."""
-    records = []
-    for line in path.read_bytes().decode(errors='replace').splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict) or type(record.get('step')) is not int:
-            break
-        records.append(record)
-    return records
+    """Return the records of a metrics.jsonl, except lines that were cut short or damaged."""
+    return [record for record in _parse_lines(path) if record]
+
+
+def _parse_lines(path: epath.Path) -> list[dict | None]:
+    """Return what each line that is not blank holds; None for no record."""
+    lines = path.read_bytes().decode(errors='replace').split('\n')
+    return [_parse(line) for line in lines if line.strip()]
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get('step')) is int else None
 
 
 def _cut_back(path: epath.Path, step: int) -> None:
-    """Drop the records after a step, which will be written again."""
-    if path.exists():
-        kept = [json.dumps(r) + '\n' for r in read_records(path) if r['step'] <= step]
-        files.write(path, ''.join(kept))
+    """Drop the records after a step, which will be written again, and damaged lines."""
+    if not path.exists():
+        return
+    found = _parse_lines(path)
+    if damaged := found[:-1].count(None):  # the last one may have been cut short by a crash
+        lines = '1 damaged line' if damaged == 1 else f'{damaged:,} damaged lines'
+        note = f'note: {path} had {lines}, now removed; the other records are kept'
+        print(shown(note), file=sys.stderr, flush=True)
+    files.write(path, ''.join(json.dumps(r) + '\n' for r in found if r and r['step'] <= step))

@@ -1,6 +1,5 @@
 """The manifest of a checkpoint: SHA-256 hashes of its files, which reveal damage."""
 
-import hashlib
 import json
 import os
 import time
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
+from alexnet_jax import files
 from alexnet_jax.errors import RunError
 
 MANIFEST = 'manifest.json'
@@ -62,7 +62,8 @@ def _find_corruption(folder: epath.Path) -> str | None:
         return 'unreadable manifest'
     if METADATA not in paths or not _is_metadata(_read_json(paths[METADATA])):
         return f'unreadable {METADATA}'
-    found = _hashes(paths)
+    extra = {name for name in paths.keys() - expected.keys() if _is_leftover(name)}
+    found = _hashes({name: path for name, path in paths.items() if name not in extra})
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f'{name} is missing'
@@ -71,6 +72,11 @@ def _find_corruption(folder: epath.Path) -> str | None:
         if expected[name] != found[name]:
             return f'{name} has changed'
     return None
+
+
+def _is_leftover(name: str) -> bool:
+    """Return whether a system or a NAS may have left a file in the folder: Orbax reads none."""
+    return any(map(files.is_leftover, name.split(os.sep)))
 
 
 def _is_metadata(value: Any) -> bool:
@@ -90,7 +96,9 @@ def _read_json(path: str) -> Any:
 
 
 def _hashes(paths: dict[str, str]) -> dict[str, str]:
-    return {name: _retry(_sha256, path) for name, path in paths.items() if name not in UNHASHED}
+    return {
+        name: _retry(files.sha256, path) for name, path in paths.items() if name not in UNHASHED
+    }
 
 
 def _files(folder: epath.Path) -> dict[str, str]:
@@ -112,14 +120,6 @@ def _walk(folder: str) -> list[str]:
 def _content(path: str) -> str:
     with open(path, encoding='utf-8') as file:
         return file.read()
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _retry(read: Callable[[str], T], path: str) -> T:

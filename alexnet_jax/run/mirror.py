@@ -21,7 +21,7 @@ import jax
 from alexnet_jax import files
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Store
-from alexnet_jax.errors import AlexNetError, BadInput, RunError, show_as, shown
+from alexnet_jax.errors import AlexNetError, BadInput, RunError, one_line, show_as, shown
 from alexnet_jax.run import lease
 from alexnet_jax.run.push import CORRUPT, Pusher
 
@@ -251,9 +251,9 @@ class Mirror:
 
     def _kept(self, failed: Exception, error: BaseException | None) -> RunError:
         """Describe a failure to push and where the run's state is."""
-        text = shown(' '.join(str(failed).split()))
+        text = shown(one_line(failed))
         if self._error and not isinstance(failed, lease.LeaseLost):
-            text += f' ({shown(" ".join(str(self._error).split()))})'
+            text += f' ({shown(one_line(self._error))})'
         if isinstance(error, AlexNetError):
             text = f'{shown(str(error))}; but {text}'
         show_as(str(self.folder), None)

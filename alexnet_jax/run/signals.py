@@ -4,12 +4,13 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 
-from alexnet_jax.errors import catch_stop_signals
+from alexnet_jax.errors import Interrupted, catch_stop_signals
+from alexnet_jax.parallel import sigterm
 
 T = TypeVar('T')
 
@@ -36,14 +37,19 @@ class PreemptionHandler:
         self._received, self._first = False, 0.0
 
     def __enter__(self) -> 'PreemptionHandler':
-        # jax.distributed handles SIGTERM itself: it notifies the other processes.
-        watched = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        has_others = jax.process_count() > 1
+        watched = [signal.SIGINT] if has_others else [signal.SIGINT, signal.SIGTERM]
         self._before = catch_stop_signals(self._receive, watched)
+        if has_others:
+            sigterm.leave_to_jax()  # it notifies the other processes
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # Of the signals to all processes that stop a run, some may come after the stop.
+        if jax.process_count() > 1 and not isinstance(error, Interrupted):
+            sigterm.take_back()
 
     def _receive(self, number: int, _) -> None:
         if self._received:
@@ -54,6 +60,16 @@ class PreemptionHandler:
         self.number = signal.Signals(number)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
+
+    def came_before(self, start: int) -> bool:
+        """Return whether a signal has arrived before a run continues from step `start`.
+
+        Every process has to ask. Processes agree to stop at one more than the last step that any of
+        them has asked JAX about. If none has, that is 1, which a run that continues never reaches.
+        """
+        if jax.process_count() == 1:
+            return self._received
+        return any(multihost_utils.reached_preemption_sync_point(step) for step in (1, start))
 
     def should_stop(self, step: int) -> bool:
         """Return whether to stop after this step. Every process has to ask at every step."""

@@ -22,7 +22,7 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.comparison import first_difference
 from alexnet_jax.parallel import processes
-from alexnet_jax.run import environment, remote
+from alexnet_jax.run import environment, remote, saved
 from alexnet_jax.run.writable import check_path, check_writable
 from alexnet_jax.saved_config import read_config, read_json
 
@@ -31,15 +31,18 @@ LOCK = '.lock'
 CONTENTS = 'data.json'
 # Kinds of data whose name is their location. A run identifies them by their contents.
 KNOWN_BY_CONTENTS = ('folder:', 'prepared:')
+# What a run writes once it trains, besides its checkpoints and records.
+SIGNS_OF_TRAINING = ('diverged.json', 'wandb.json', 'mlflow.json')
 
 
 def check(workdir: str, config: ml_collections.ConfigDict) -> None:
     """Refuse a workdir that this config cannot use. Writes nothing.
 
     Raises:
-      BadInput: The workdir is not writable, lies where images are listed, or holds a run whose
-        config differs in a key that changes results, or converted weights; or `init_from` holds no
-        run, or a run of another network, or lacks the mean image that `data.mean` needs.
+      BadInput: The workdir is not writable, lies where images are listed, or holds a run that has
+        begun to train with a config that differs in a key that changes results, or converted
+        weights; or `init_from` holds no run, or a run of another network, or lacks the mean image
+        that `data.mean` needs.
     """
     check_writable(workdir)
     check_path(workdir)
@@ -50,8 +53,10 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
                 f'{workdir} holds converted weights; fine-tune them into another --workdir, with '
                 f'--config=finetune:{workdir},PATH'
             )
-        _check_config(workdir, read_config(workdir), config)
-    elif config.init_from:
+        changed = _check_config(workdir, read_config(workdir), config)
+        if not changed:
+            return
+    if config.init_from:
         check_init_from(config)
 
 
@@ -76,7 +81,13 @@ def check_outside(workdir: str, data: ml_collections.ConfigDict) -> None:
 
 def _check_config(
     workdir: str, before: ml_collections.ConfigDict, now: ml_collections.ConfigDict
-) -> None:
+) -> bool:
+    """Refuse a config that changes the results of a run that has begun to train.
+
+    Returns:
+      Whether it changes those of one that has not. That may: the first images were perhaps
+      damaged, the network too large for this machine, or a flag mistyped.
+    """
     old, new = (json.loads(json.dumps(leaves(config))) for config in (before, now))
     changed = [
         key
@@ -86,12 +97,23 @@ def _check_config(
         and not (key == 'epochs' and new[key] > old.get(key, math.inf))
         and not (key == 'data.name' and _may_have_moved(workdir, old.get(key), new.get(key)))
     ]
-    if changed:
+    if changed and _has_begun(epath.Path(workdir)):
         differences = ', '.join(f'{k}: {old.get(k)!r} -> {new.get(k)!r}' for k in changed)
         raise BadInput(
             f'{workdir} holds a run with a different config ({differences}); '
             f'undo the change or use a different --workdir'
         )
+    return bool(changed)
+
+
+def _has_begun(folder: epath.Path) -> bool:
+    """Return whether a run has trained: whether there is anything that came from its config."""
+    records = folder / 'metrics.jsonl'  # which a run opens before its first step
+    return (
+        bool(saved.find_steps(str(folder)))
+        or (records.exists() and records.stat().length > 0)
+        or any((folder / name).exists() for name in SIGNS_OF_TRAINING)
+    )
 
 
 def _may_have_moved(workdir: str, before: str | None, now: str | None) -> bool:
@@ -187,15 +209,20 @@ def _describe(
     class_names: Sequence[str],
     contents: Mapping[str, str] | None,
 ) -> None:
+    changed = False
     if has_run(str(folder)):  # another run may have come and gone since `check`
-        _check_config(str(folder), read_config(str(folder)), config)
+        changed = _check_config(str(folder), read_config(str(folder)), config)
     if contents is not None and (folder / CONTENTS).exists():
         _check_contents(folder, config, contents)
     if (folder / 'classes.json').exists() and read_classes(str(folder)) != list(class_names):
-        raise BadInput(
-            f'{folder} holds a run whose classes differ from those that {config.data.name} has '
-            f'now: restore the data or use a different --workdir'
-        )
+        changed = True
+        if _has_begun(folder):
+            raise BadInput(
+                f'{folder} holds a run whose classes differ from those that {config.data.name} has '
+                f'now: restore the data or use a different --workdir'
+            )
+    if changed:
+        (folder / 'statistics.npz').unlink(missing_ok=True)  # of other images or ops, perhaps
     path = folder / 'environment.json'
     previous = read_json(str(folder), path.name, dict) if path.exists() else None
     _write_json(folder / 'config.json', json.loads(config.to_json()))
@@ -214,8 +241,7 @@ def _check_contents(
     """
     before = read_json(str(folder), CONTENTS, dict)
     changed = [part for part in {**before, **now} if before.get(part) != now.get(part)]
-    checkpoints = folder / 'checkpoints'
-    if changed and not (checkpoints.exists() and any(checkpoints.iterdir())):
+    if changed and not saved.find_steps(str(folder)):
         (folder / 'statistics.npz').unlink(missing_ok=True)
     elif changed:
         first = changed[0]

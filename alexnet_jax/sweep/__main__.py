@@ -7,10 +7,11 @@ Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is
 the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
 prints the command line of the best trial. WORKDIR may be gs://BUCKET/FOLDER or s3://BUCKET/FOLDER,
 if the trials run on this machine. Exit codes: 0; 1 if no trial finished, an accelerator could not
-be started, the disk is full or the recipe was edited; 2 for bad input; 130 and 143 after SIGINT and
-SIGTERM.
+be started, the disk is full or the recipe has changed; 2 for bad input; 130 and 143 after SIGINT
+and SIGTERM.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -20,13 +21,13 @@ from ml_collections import config_flags
 
 from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.config import FREE_KEYS, leaves, validate_training
+from alexnet_jax.config import validate_training
 from alexnet_jax.errors import BadInput, Interrupted, RunError, run_command
 from alexnet_jax.run.workdir import check_outside
 from alexnet_jax.run.writable import check_path
 from alexnet_jax.sweep import bucket, results, space, study
 from alexnet_jax.sweep.backends import Backend
-from alexnet_jax.sweep.base import Base
+from alexnet_jax.sweep.base import Base, decisive
 from alexnet_jax.sweep.runner import Runner
 from alexnet_jax.sweep.table import Table
 
@@ -84,10 +85,8 @@ def main() -> None:
 
 def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space) -> None:
     folder = opened.folder
-    plan = {f'--config.{k}': v for k, v in leaves(base.config).items() if k not in FREE_KEYS}
+    plan = {f'--config.{key}': value for key, value in decisive(base.config).items()}
     plan |= {
-        # One run may go on with another patience, but it decides how long each trial trains.
-        '--config.early_stopping_patience': base.config.early_stopping_patience,
         '--sweep': space.spell(table),
         '--search': _SEARCH.value,
         '--metric': _METRIC.value,
@@ -97,8 +96,9 @@ def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space
     try:
         with Table(trials, rich.console.Console()) as live:
             Runner(trials, backend, folder, base, _EARLY_STOPPING.value, live.say, live.show).run()
-    except Interrupted:
-        results.write(trials, base, folder)
+    except (Interrupted, RunError):
+        with contextlib.suppress(OSError):  # the disk may be full, which the error says
+            results.write(trials, base, folder)
         raise
     results.finish(trials, base, folder, _REPORTS.value, print)
     if trials.best() is None:

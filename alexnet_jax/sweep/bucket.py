@@ -80,7 +80,7 @@ def holds_run(workdir: str) -> bool:
 class SweepPusher(Pusher):
     """A `Pusher` for each trial, and the files at the top."""
 
-    def __init__(self, store: Store, folder: Path, check: Callable[[], None] = lambda: None):
+    def __init__(self, store: Store, folder: Path, check: Callable[[], None]):
         super().__init__(store, folder, check)
         self._trial = functools.cache(
             lambda name: Pusher(store.below(name), folder / name, check)

@@ -111,6 +111,7 @@ class Runner:
         self._running: list[Running] = []
         self._signal: int | None = None
         self._fault = ''  # of the machine or the recipe, because of which the sweep ends
+        self._strays: list[Path] = []  # folders of trials that have trained another recipe
         self._is_told = False  # whether the trials have been told to stop
         self._wake = threading.Event()
 
@@ -120,7 +121,7 @@ class Runner:
         Raises:
           Interrupted: A signal to stop was received; the trials have saved and ended.
           RunError: The same, because one could not start its accelerator, the disk is full, or the
-            recipe was edited.
+            recipe has changed.
         """
         before = catch_stop_signals(self._receive)
         try:
@@ -144,7 +145,9 @@ class Runner:
         if self._signal:
             raise Interrupted('stopped; run the same command again to continue', self._signal)
         if self._fault:
-            raise RunError(f'{self._fault}; after that, run the same command again to continue')
+            remedy = f'; remove {", ".join(map(str, self._strays))}' if self._strays else ''
+            again = 'after that, run the same command again to continue'
+            raise RunError(f'{self._fault}{remedy}; {again}')
 
     @property
     def _is_stopping(self) -> bool:
@@ -200,6 +203,8 @@ class Runner:
             if change := self._base.find_change():
                 self._end_sweep(change)
                 return
+            if self._is_stray(running):
+                return
             running.starts += 1
             output = running.job.output
             printed = output.stat().st_size if output.exists() else 0
@@ -223,7 +228,7 @@ class Runner:
             changes,
             config,
             Job(name, command, folder, Path.cwd()),
-            furthest=read_progress(folder, config).step,
+            furthest=read_progress(folder, config).furthest,
             hopeless=study.HOPELESS in trial.user_attrs,
         )
 
@@ -231,10 +236,11 @@ class Runner:
         """Process what a trial did since the last call."""
         code = running.handle.poll()  # first: once it has ended, all records are there
         now = read_progress(running.job.folder, running.config)
-        if now.step > running.furthest:
-            running.furthest, running.starts = now.step, 0
+        if now.furthest > running.furthest:
+            running.furthest, running.starts = now.furthest, 0
         running.progress = now
-        for record in now.evals:
+        is_stray = self._is_stray(running)
+        for record in () if is_stray else now.evals:
             percent = round(100 * record['step'] / now.total)
             hopeless = self._study.report(running.trial, percent, record)
             if hopeless and self._early_stopping and code is None and not running.hopeless:
@@ -243,7 +249,17 @@ class Runner:
                 running.handle.stop()
         if code is not None:
             self._running.remove(running)
-            self._end(running, code)
+            if not is_stray:
+                self._end(running, code)
+
+    def _is_stray(self, running: Running) -> bool:
+        """Return whether a trial has trained another recipe; if so, end the sweep."""
+        folder = running.job.folder
+        difference = self._base.find_difference(running.config, folder)
+        if difference and folder not in self._strays:
+            self._strays.append(folder)
+            self._end_sweep(f'trial {running.number} {difference}')
+        return difference != ''
 
     def _end_sweep(self, fault: str) -> None:
         """Stop all trials, once, because of something that the next one would meet too."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.model.patterns import layer_names
+from alexnet_jax.model.shapes import layer_names
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import checkpoint, remote, saved
 from alexnet_jax.run.workdir import read_classes

@@ -24,7 +24,8 @@ from alexnet_jax.run import checkpoint
 from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
 from alexnet_jax.run.trackers import NO_TRACKERS, Trackers
-from alexnet_jax.training import early_stopping, hints, init_from, optimizer
+from alexnet_jax.training import early_stopping, hints, init_from
+from alexnet_jax.training import optimizer as optimizers
 from alexnet_jax.training.objective import loss_of_guessing, step_options
 from alexnet_jax.training.step import (
     NO_STEP,
@@ -83,17 +84,17 @@ def train_and_evaluate(
       RunError: A checkpoint could not be saved or read, or an image is bad.
     """
     data.load_statistics(workdir)
-    total_steps = optimizer.total_steps(config, data.train_size)
-    schedule = optimizer.make_schedule(config, data.train_size)
-    transform = optimizer.make_optimizer(config, schedule, data.train_size)
+    total_steps = optimizers.total_steps(config, data.train_size)
+    schedule = optimizers.make_schedule(config, data.train_size)
+    optimizer = optimizers.make_optimizer(config, schedule, data.train_size)
     model = variants.make_model(config)
     slices = Slices(variants.sliced_layers(config))
     train_step = make_train_step(
-        model, transform, data.mean, config.seed, slices, **step_options(config, data.class_counts)
+        model, optimizer, data.mean, config.seed, slices, **step_options(config, data.class_counts)
     )
     per_class = config.per_class_recall or bool(config.data.class_weights)
     eval_step = make_eval_step(model, data.mean, per_class)
-    rate = partial(optimizer.rate_at, config, schedule)
+    rate = partial(optimizers.rate_at, config, schedule)
     has_stalled = partial(early_stopping.has_stalled, config.early_stopping_patience)
 
     with contextlib.ExitStack() as stack:
@@ -104,7 +105,7 @@ def train_and_evaluate(
         log = stack.enter_context(Log(workdir, start, *sizes, trackers, shows_top5))
         preemption = stack.enter_context(PreemptionHandler())
         with_ema = config.ema_decay > 0
-        state = create_train_state(model, transform, config.image_size, config.seed, with_ema)
+        state = create_train_state(model, optimizer, config.image_size, config.seed, with_ema)
         state = slices.place(_continued(config, workdir, ckpt, log, model, state))
         malloc.trim_heap()
         if start and (note := hints.describe_rate_jump(config, schedule, workdir, start)):
@@ -125,26 +126,29 @@ def train_and_evaluate(
                 variables = slices.gather(state.test_variables)
                 scores = evaluate(eval_step, variables, batches, data.eval_size)
             except EvaluationStopped as stop:
+                ckpt.wait()
                 raise _interrupted(step, preemption) from stop
             log.eval(step, scores)
             return scores
 
-        def adapt(step: int, state: TrainState, scores: dict[str, float]) -> TrainState:
-            """Rank the step's checkpoint, and lower the rate if the schedule asks for it."""
+        def use_scores(step: int, state: TrainState, scores: dict[str, float]) -> TrainState:
+            """Remember them for ranking checkpoints; the next state, its rate lower if due."""
             ckpt.scores[step] = scores
-            opt_state = optimizer.after_evaluation(
+            opt_state = optimizers.after_evaluation(
                 config, state.opt_state, scores['top1'], pmap.replicate
             )
             return state.replace(opt_state=opt_state)
 
-        last = total_steps
+        if start and preemption.came_before(start):
+            raise _interrupted(start, preemption)
+        final_step = total_steps
         if start and what_is_due(config, start, total_steps).eval:  # saved before its evaluation
-            state = adapt(start, state, ckpt.scores.get(start) or score(start, state))
+            state = use_scores(start, state, ckpt.scores.get(start) or score(start, state))
             if has_stalled(ckpt.scores):
-                last = start
+                final_step = start
 
         all_parts = pmap.ahead(itertools.chain.from_iterable(data.train_batches(start)))
-        for step in range(start + 1, last + 1):
+        for step in range(start + 1, final_step + 1):  # schedules count the steps done: step - 1
             state = train_step(state, itertools.islice(all_parts, config.accum_steps))
             log.tick(step)
             stopping = preemption.should_stop(step) and step < total_steps
@@ -160,16 +164,17 @@ def train_and_evaluate(
                 ckpt.save(step, slices.gather(state))
                 log.restart_clock(step)
             if stopping:
+                ckpt.wait()  # before the handler goes: another signal must not end the save
                 raise _interrupted(step, preemption)
             if due.eval:
-                state = adapt(step, state, score(step, state))
+                state = use_scores(step, state, score(step, state))
                 if has_stalled(ckpt.scores):
-                    last = step
+                    final_step = step
                     break
         ckpt.wait()
-        if last < total_steps:
-            log.say(early_stopping.describe(config, last, total_steps))
-        log.say(_closing_lines(workdir, last, ckpt, shows_top5))
+        if final_step < total_steps:
+            log.say(early_stopping.describe(config, final_step, total_steps))
+        log.say(_closing_lines(workdir, final_step, ckpt, shows_top5))
 
 
 def _continued(

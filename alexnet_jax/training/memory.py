@@ -1,5 +1,6 @@
 """Measure how much memory a training step needs, by compiling it; nothing is trained."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from alexnet_jax.errors import RunError
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.model import variants
+from alexnet_jax.model.layers import BatchNorm
 from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.objective import step_options
@@ -79,9 +81,11 @@ def blank_part(config: ml_collections.ConfigDict, devices: int | None = None) ->
       devices: The number of devices of all processes; by default, those that exist.
     """
     devices = devices or jax.device_count()
-    per_device = max(1, config.batch_size // config.accum_steps // devices)
-    if config.mixup_alpha or config.cutmix_alpha:  # of pairs
-        per_device = max(1, per_device // 2) * 2
+    together = 2 if config.mixup_alpha or config.cutmix_alpha else 1  # examples that form a pair
+    table = variants.build(config.variant, tuple(config.edits), config.num_classes)
+    if any(isinstance(layer, BatchNorm) for layer in table):
+        together = math.lcm(together, config.ghost_batch_size)
+    per_device = max(1, config.batch_size // config.accum_steps // devices // together) * together
     size, n = config.image_size, per_device * devices // jax.process_count()
     return {
         'image': np.zeros((n, size, size, 3), np.uint8),

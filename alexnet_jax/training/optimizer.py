@@ -89,41 +89,37 @@ def make_optimizer(
     `optax.adamw` (Loshchilov and Hutter 2019): m / (sqrt(v) + 1e-8) + weight_decay w, times -rate.
 
     Args:
-      config: The run's config; `optimizer`, `batch_size` and `parallelism` are read.
+      config: The run's config; `optimizer`, `batch_size` and what `sliced_layers` needs are read.
       schedule: The result of `make_schedule`.
       train_size: The number of training examples, for `lr_overrides`.
     """
     o = config.optimizer
     slices = Slices(sliced_layers(config))
-    lr_overrides = [
-        (pattern, _piecewise_constant(rates, train_size / config.batch_size))
-        for pattern, rates in o.lr_overrides
-    ]
     decayed = optax.add_decayed_weights
     if o.trust_coefficient:
         decayed = partial(_add_decayed_weights_by_lars, o.trust_coefficient, slices)
-    weight_decay = [
-        (pattern, decayed(o.weight_decay * factor))
-        for pattern, factor in o.weight_decay_multipliers
-    ]
+    decays = [(p, decayed(o.weight_decay * factor)) for p, factor in o.weight_decay_multipliers]
+    multipliers = [(p, optax.scale(factor)) for p, factor in o.lr_multipliers]
+    scheduled = optax.scale_by_learning_rate(schedule)
+    if o.schedule == 'plateau':
+        scheduled = optax.chain(_scale_by_plateau(o.gamma), scheduled)
+    per_epoch = train_size / config.batch_size
+    own_schedules = [(p, _piecewise_constant(rates, per_epoch)) for p, rates in o.lr_overrides]
+    own_rates = [(p, optax.scale_by_learning_rate(rate)) for p, rate in own_schedules]
+    stops = [(p, _stop_at_zero(rate)) for p, rate in own_schedules]
+
     parts = []
     if o.clip_grad_norm:
         clip = optax.clip_by_global_norm(o.clip_grad_norm)
         parts.append(_clip_by_global_norm(o.clip_grad_norm, slices) if slices else clip)
     if o.name == 'adamw':
         parts.append(_scale_by_adam(o.momentum, o.beta2))
-    parts.append(_partition(weight_decay, decayed(o.weight_decay)))
-    lr_multipliers = [(pattern, optax.scale(factor)) for pattern, factor in o.lr_multipliers]
-    parts.append(_partition(lr_multipliers, optax.identity()))
-    scheduled = optax.scale_by_learning_rate(schedule)
-    if o.schedule == 'plateau':
-        scheduled = optax.chain(_scale_by_plateau(o.gamma), scheduled)
-    own = [(pattern, optax.scale_by_learning_rate(rate)) for pattern, rate in lr_overrides]
-    parts.append(_partition(own, scheduled))
+    parts.append(_partition(decays, decayed(o.weight_decay)))  # g + weight_decay w
+    parts.append(_partition(multipliers, optax.identity()))
+    parts.append(_partition(own_rates, scheduled))  # -rate (g + weight_decay w)
     if o.name == 'sgd':
-        parts.append(optax.trace(o.momentum))
-    frozen = [(pattern, _freeze_at_zero(rate)) for pattern, rate in lr_overrides]
-    parts.append(_partition(frozen, optax.identity()))
+        parts.append(optax.trace(o.momentum))  # v <- momentum v + that
+    parts.append(_partition(stops, optax.identity()))
     return optax.chain(*parts)
 
 
@@ -198,7 +194,7 @@ def _piecewise_constant(rates: Sequence[tuple[float, float]], per_epoch: float) 
     return lambda step: values[jnp.searchsorted(starts, step, side='right') - 1]
 
 
-def _freeze_at_zero(schedule: optax.Schedule) -> optax.GradientTransformation:
+def _stop_at_zero(schedule: optax.Schedule) -> optax.GradientTransformation:
     """No update while the rate is 0, not even from the velocity of earlier steps."""
 
     def update(updates, state, params=None):

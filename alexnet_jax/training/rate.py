@@ -27,7 +27,8 @@ def step_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
     """
     model, part = variants.make_model(config), blank_part(config)
     pixels = np.random.RandomState(0).randint(0, 256, part['image'].shape, np.uint8)
-    part |= {'image': pixels, 'mask': np.ones_like(part['mask'])}
+    ones = np.ones_like(part['mask'])
+    part |= {'image': pixels, 'mask': ones, 'color_scale': ones}
     slices = Slices(variants.sliced_layers(config))
     mean = np.zeros(pixels.shape[1:])
     step = make_train_step(

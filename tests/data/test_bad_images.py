@@ -33,7 +33,43 @@ def test_class_counts_without_a_damaged_record(digits_config, monkeypatch):
         Data(digits_config()).class_counts()
     data = Data(digits_config(**{'data.on_bad_image': 'skip'}))
     assert data.class_counts().tolist() == expected.tolist()
-    assert data.skipped == {'train': 1, 'eval': 0}
+    assert (len(data._train.bad), len(data._eval.bad)) == (1, 0)
+
+
+@pytest.fixture
+def outage(monkeypatch):
+    """outage(count, error): the next read of several images fails, then `count` of a single one."""
+    monkeypatch.setattr(reader, 'PAUSE', 0)
+    read = MemorySplit.read
+
+    def begin(count, error):
+        left = {'several': 1, 'single': count}
+
+        def fail(split, indices):
+            kind = 'several' if len(indices) > 1 else 'single'
+            if left[kind] and (kind == 'several' or not left['several']):
+                left[kind] -= 1
+                raise error
+            return read(split, indices)
+
+        monkeypatch.setattr(MemorySplit, 'read', fail)
+
+    return begin
+
+
+STALE = OSError(errno.ESTALE, 'Stale file handle')
+# As of ArrayRecord.
+FAILED_READ = RuntimeError('pread() failed: Input/output error; reading a.array_record; at byte 9')
+
+
+def test_class_counts_after_an_outage(digits_config, monkeypatch, outage):
+    config = digits_config(**{'data.on_bad_image': 'skip'})
+    expected = Data(config).class_counts()
+    data = Data(config)
+    monkeypatch.delattr(MemorySplit, 'read_labels')
+    outage(3, STALE)
+    assert data.class_counts().tolist() == expected.tolist()
+    assert (len(data._train.bad), len(data._eval.bad)) == (0, 0)
 
 
 def link_to_nowhere(path):
@@ -87,7 +123,7 @@ class TestBadImages:
             masked += ids[~valid].tolist()
         # folder order is a/000, a/002, ..., b/001, ...: b/101 is number 100 + 50; two epochs
         assert sorted(masked) == ['train:0', 'train:0', 'train:150', 'train:150']
-        assert data.skipped == {'train': 2, 'eval': 0}
+        assert (len(data._train.bad), len(data._eval.bad)) == (2, 0)
         again = Data(data.config)
         for left, right in zip(
             found[5:], take(again.train_batches(5), len(found) - 5), strict=True
@@ -121,7 +157,7 @@ class TestBadImages:
             list(Data(folder_config(folder)).eval_batches())
         data = Data(folder_config(folder, **{'data.on_bad_image': 'skip'}))
         assert sum(b['mask'].sum() for b in data.eval_batches()) == 104
-        assert data.skipped == {'train': 0, 'eval': 1}
+        assert (len(data._train.bad), len(data._eval.bad)) == (0, 1)
 
     def test_the_first_is_a_link_to_nowhere(self, write_folder, folder_config):
         folder, _ = write_folder(folder_of(2))
@@ -154,7 +190,7 @@ class TestBadImages:
         assert np.flatnonzero(masks == 0).tolist() == [
             place for place, index in enumerate(naive_order(0, 20, 40)) if index == 0
         ]
-        assert data.skipped == {'train': 1, 'eval': 0}
+        assert (len(data._train.bad), len(data._eval.bad)) == (1, 0)
 
     def test_another_size_names_the_file(self, write_folder, folder_config):
         files = folder_of(30) | {'train/b/odd.png': (8, 9)}
@@ -165,7 +201,7 @@ class TestBadImages:
 
 @pytest.mark.parametrize('memory', [MEMORY_BYTES, 0], ids=['whole', 'by example'])
 class TestReadErrors:
-    """Reading several images fails, and each of them by itself does not."""
+    """Reading several images fails, and each of them by itself does not, or not for long."""
 
     @pytest.fixture
     def failing(self, monkeypatch):
@@ -202,3 +238,28 @@ class TestReadErrors:
             str(error.value), '4 images', '4 times', 'digits/test:0, digits/test:1', 'Stale file'
         )
         assert not re.search('\n|Traceback|Iterator', str(error.value))
+
+    @pytest.mark.parametrize('error', [STALE, FAILED_READ], ids=['OSError', 'ArrayRecord'])
+    def test_an_outage_of_seconds_changes_nothing(self, digits_config, outage, memory, error):
+        config = digits_config(batch_size=20, **{'data.on_bad_image': 'skip'})
+        expected = take(Data(config, memory=memory).train_batches(), 4)
+        data = Data(config, memory=memory)
+        outage(3, error)
+        for left, right in zip(expected, take(data.train_batches(), 4), strict=True):
+            same(left, right)
+        assert (len(data._train.bad), len(data._eval.bad)) == (0, 0)
+
+    def test_an_outage_that_lasts_is_no_bad_image(self, digits_config, outage, memory):
+        config = digits_config(batch_size=120, **{'data.on_bad_image': 'skip'})
+        data = Data(config, memory=memory)
+        outage(4, STALE)
+        with pytest.raises(RunError) as error:
+            list(data.eval_batches())  # any of three, as several are read at the same time
+        first = re.search(r'\d+', str(error.value))
+        assert first
+        assert first[0] in ('0', '120', '240')
+        assert str(error.value) == (
+            f'digits/test:{first[0]} cannot be read: Stale file handle; run the same command again '
+            'to continue; if it fails again, replace or remove the image'
+        )
+        assert (len(data._train.bad), len(data._eval.bad)) == (0, 0)

@@ -39,7 +39,10 @@ def eight_devices(tmp_path_factory, cache):
 
 @pytest.fixture(scope='module')
 def two_hosts(tmp_path_factory, cache, full):
-    """A run of two processes, stopped by SIGTERM to one; finished by one, with --all by two."""
+    """A run of two processes, stopped by SIGTERM to one; finished by one.
+
+    With --all it is stopped again before its next step, and finished by two.
+    """
     workdir = tmp_path_factory.mktemp('devices') / 'two'
     seen = {}
     with two_processes(workdir, cache, *FLAGS) as (first, second):
@@ -48,6 +51,10 @@ def two_hosts(tmp_path_factory, cache, full):
         seen['stopped'] = [first.finish(), second.finish()]
     seen['saved'] = find_steps(str(workdir))
     if full:
+        with two_processes(workdir, cache, *FLAGS) as (first, second):
+            first.wait_for('continuing from the checkpoint')
+            second.signal(signal.SIGTERM)
+            seen['stopped at once'] = [first.finish(), second.finish()]
         with two_processes(workdir, cache, *FLAGS) as (first, second):
             seen['finished'] = [first.finish(), second.finish()]
     else:
@@ -96,6 +103,8 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(two_hosts):
     for code, _, errors in seen['stopped']:
         assert code == 143, errors
         assert errors.rstrip().endswith(f'stopped; step {step} is saved')
+    for code, _, errors in seen.get('stopped at once', ()):  # or after one step
+        assert code == 143, errors
 
 
 def test_two_processes_equal_one(one_device, two_hosts):

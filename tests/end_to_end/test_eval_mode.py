@@ -1,9 +1,12 @@
 """`main --mode=eval` on a real run, against NumPy and what training recorded."""
 
+import contextlib
 import csv
 import fcntl
 import io
 import json
+import os
+import subprocess
 import sys
 
 import cli_runs
@@ -167,6 +170,47 @@ def test_an_ensemble_and_its_files(evaluate, run, tmp_path):
     assert {row[0]: (row[1], row[2]) for row in rows} == {
         f'digits/test:{i}': (str(labels()[i]), str(probabilities[i].argmax())) for i in wrong
     }
+
+
+SLOW = """
+import time
+from alexnet_jax import main
+from alexnet_jax.data.pipeline import Data
+from alexnet_jax.errors import run_command
+
+def slow_batches(data, batches=Data.eval_batches):
+    for batch in batches(data):
+        print('a batch', flush=True)
+        time.sleep(60)
+        yield batch
+
+Data.eval_batches = slow_batches
+run_command(main.main)
+"""
+
+
+@pytest.mark.exhaustive
+def test_sigterm_to_one_of_two_processes(run, cache, tmp_path):
+    """It ends at once: there is nothing to save, and no step at which all could stop."""
+    address = f'--coordinator_address=127.0.0.1:{cli_runs.free_port()}'
+    with contextlib.ExitStack() as stack:
+        for number in (0, 1):
+            flags = (f'--workdir={run}', '--mode=eval', address, '--num_processes=2')
+            stderr = stack.enter_context((tmp_path / f'{number}.err').open('w'))
+            process = subprocess.Popen(
+                [sys.executable, '-c', SLOW, *flags, f'--process_id={number}'],
+                cwd=cli_runs.ROOT,
+                env=os.environ | cli_runs.environment(cache, 1),
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        assert any('a batch' in line for line in process.stdout)
+        process.terminate()
+        assert process.wait(30) == 143
+    assert (tmp_path / '1.err').read_text().splitlines()[-1] == 'interrupted'
 
 
 @pytest.mark.exhaustive

@@ -201,7 +201,7 @@ class TestSky:
         return yaml.safe_load((LAUNCH / 'sky.yaml').read_text())
 
     def test_the_lines_to_edit(self):
-        assert lines('sky.yaml')[0].endswith('Three lines to edit:')
+        assert lines('sky.yaml')[0].endswith('Three entries to edit:')
         keys = [line.split(':')[0] for line in lines('sky.yaml')[1:4]]
         assert keys == ['num_nodes', 'resources', 'envs']
 
@@ -225,9 +225,14 @@ class TestSky:
         ]  # fmt: skip
 
     def test_the_workdir_is_in_the_bucket(self, task):
-        assert task['file_mounts'] == {'/runs': {'source': '${BUCKET}', 'mode': 'MOUNT'}}
+        assert task['file_mounts']['/runs'] == {'source': '${BUCKET}', 'mode': 'MOUNT'}
         assert '--workdir=/runs/' in task['envs']['FLAGS']
         check_recipe(task['envs']['FLAGS'].split())
+
+    def test_the_data_is_copied_from_the_bucket(self, task):
+        (data,) = task['file_mounts'].keys() - {'/runs'}
+        assert task['file_mounts'][data].startswith('${BUCKET}/')  # a string: SkyPilot copies it
+        assert f'--config.data.name=prepared:{data}' in task['envs']['FLAGS'].split()
 
 
 class TestKubernetes:

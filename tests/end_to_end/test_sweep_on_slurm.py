@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import slurm_cluster
 from helpers import ROOT
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip('submitit', reason='needs submitit: pip install -r tests/requirements.txt')
-slurm_cluster = pytest.importorskip('slurm_cluster')
 
 SPACE = "def get_space():\n    return {'optimizer.learning_rate': [0.1, 0.2, 0.3]}\n"
 

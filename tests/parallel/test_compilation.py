@@ -1,7 +1,8 @@
-"""Which flags XLA gets."""
+"""Which flags XLA gets, and where compiled steps are kept."""
 
 import os
 
+import jax
 import pytest
 
 from alexnet_jax.parallel import compilation
@@ -35,3 +36,27 @@ def test_the_users_choice_for_a_cpu_wins(monkeypatch):
     monkeypatch.setenv('XLA_FLAGS', '')
     compilation.set_xla_flags()
     assert os.environ['XLA_FLAGS'].startswith(f'{CPU_FLAG}=')
+
+
+@pytest.mark.parametrize(
+    ('has_others', 'has_gpu', 'chosen', 'found'),
+    [
+        (False, False, None, '/home/me/.cache/alexnet_jax'),
+        (False, True, None, '/home/me/.cache/alexnet_jax'),
+        (True, False, None, '/home/me/.cache/alexnet_jax'),
+        (True, True, None, None),  # the others would wait for one that reads what they compile
+        (True, True, '/shared/compiled', '/shared/compiled'),
+    ],
+)
+def test_the_cache(monkeypatch, has_others, has_gpu, chosen, found):
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setattr(compilation.hardware, 'has_nvidia_gpu', lambda: has_gpu)
+    names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+    before = {name: jax.config.values[name] for name in names}
+    try:
+        jax.config.update('jax_compilation_cache_dir', chosen)
+        compilation.enable_compilation_cache(has_others)
+        assert jax.config.values['jax_compilation_cache_dir'] == found
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from alexnet_jax.evaluation import batches
-from alexnet_jax.parallel import hardware
+from alexnet_jax.parallel import hardware, runtime
 
 PREALLOCATE = 'XLA_PYTHON_CLIENT_PREALLOCATE'
 
@@ -36,12 +35,14 @@ def test_no_list_of_devices(tmp_path, monkeypatch):
 
 def test_commands_that_score_share_a_gpu(monkeypatch):
     monkeypatch.setenv('XLA_FLAGS', os.environ.get('XLA_FLAGS', ''))
-    monkeypatch.setattr(batches.malloc, 'configure_malloc', lambda: None)
+    monkeypatch.setattr(runtime.malloc, 'configure_malloc', lambda: None)
     monkeypatch.setenv(PREALLOCATE, 'true')  # the user's choice
-    batches.configure_runtime()
+    runtime.configure_runtime()
     assert os.environ[PREALLOCATE] == 'true'
     monkeypatch.delenv(PREALLOCATE)
-    batches.configure_runtime()
+    runtime.configure_runtime(shares_gpu=False)
+    assert PREALLOCATE not in os.environ
+    runtime.configure_runtime()
     assert os.environ[PREALLOCATE] == 'false'
     monkeypatch.setenv(PREALLOCATE, 'false')  # so that it is undone
 

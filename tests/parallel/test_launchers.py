@@ -74,7 +74,7 @@ def test_alone_by_flag(environ, installed):
 class TestSlurm:
     def test_task(self):
         found = launchers.detect_launcher(SLURM | PLAIN)
-        assert found == Cluster('Slurm', None, 2, 1, 61440 + 7, takes_all_gpus=False)
+        assert found == Cluster('Slurm', None, 2, 1, 61440 + 7, takes_all_gpus=False, local_id=1)
 
     def test_steps_meet_at_other_ports(self):
         ports = {
@@ -113,11 +113,11 @@ class TestSlurm:
 class TestOpenMPI:
     def test_process(self):
         found = launchers.detect_launcher(OPEN_MPI)
-        assert found == Cluster('Open MPI', None, 2, 1, takes_all_gpus=False)
+        assert found == Cluster('Open MPI', None, 2, 1, takes_all_gpus=False, local_id=1)
 
     def test_one_per_host(self):
         found = launchers.detect_launcher(OPEN_MPI | {'OMPI_COMM_WORLD_LOCAL_SIZE': '1'})
-        assert found.takes_all_gpus
+        assert (found.takes_all_gpus, found.local_id) == (True, None)
 
     def test_port_from_the_environment(self):
         """JAX takes it too, so process 0 can see whether it is free."""
@@ -132,6 +132,7 @@ class TestOpenMPI:
             launchers.detect_launcher(OPEN_MPI_5)
         found = launchers.detect_launcher(OPEN_MPI_5, 'node1:29500')
         assert (found.num_processes, found.process_id, found.port) == (2, 1, 29500)
+        assert (found.takes_all_gpus, found.local_id) == (False, 1)
 
 
 class TestCloudTPU:

@@ -3,9 +3,13 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 
 import jax
 import pytest
+from cli_runs import free_port
+from helpers import ROOT
 
 from alexnet_jax.errors import BadInput, Diverged, Interrupted, NoDevice
 from alexnet_jax.parallel import processes
@@ -26,6 +30,16 @@ FULL = 'RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes.'
 
 class Exited(BaseException):
     """Stands for the end of the process; its argument is the exit code."""
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    """A group that is entered and not left keeps its handlers."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -184,6 +198,80 @@ def test_gpus_that_the_user_chose(monkeypatch, takes_all, environ, cuda):
     assert found == [cuda, 'all' if cuda == '2,3' else '0']
 
 
+def test_a_lost_process_is_noticed_in_time(monkeypatch):
+    """Within 90 seconds, says docs/reliability.md; JAX takes some after the last heartbeat."""
+    given = {}
+    monkeypatch.setattr(
+        jax.distributed, 'initialize', lambda *args, **named: given.update(named, args=args)
+    )
+    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
+    ProcessGroup(Cluster('the flags', 'host:1', 2, 1), timeout=7).__enter__()
+    assert given['args'] == ('host:1', 2, 1)
+    assert given['initialization_timeout'] == 7
+    assert given['heartbeat_timeout_seconds'] <= 60
+
+
+@pytest.mark.parametrize(
+    ('cluster', 'environ', 'ids', 'method'),
+    [
+        (Cluster('Open MPI', 'h:1', 2, 1, takes_all_gpus=False, local_id=1), {}, [1], 'deactivate'),
+        (
+            Cluster('Open MPI', 'h:1', 2, 1, takes_all_gpus=False, local_id=1),
+            {'JAX_LOCAL_DEVICE_IDS': '3'},  # the user's choice, which JAX reads
+            None,
+            'deactivate',
+        ),
+        (Cluster('Slurm', None, 2, 0, takes_all_gpus=False, local_id=0), {}, [0], None),
+        (Cluster('the flags', 'h:1', 2, 0), {}, None, 'deactivate'),
+        (Cluster('Kubernetes'), {}, None, None),
+    ],
+)
+def test_what_jax_is_told(monkeypatch, cluster, environ, ids, method):
+    """It asks a launcher only for what is not known here."""
+    given = {}
+    monkeypatch.setattr(jax.distributed, 'initialize', lambda *_, **named: given.update(named))
+    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    ProcessGroup(cluster, timeout=1).__enter__()
+    assert given['local_device_ids'] == ids
+    assert given['cluster_detection_method'] == method
+
+
+ALONE_IN_A_CLUSTER = """
+import signal, sys, time
+from alexnet_jax.errors import run_command
+from alexnet_jax.parallel.launchers import Cluster
+from alexnet_jax.parallel.processes import ProcessGroup
+
+def main():
+    with ProcessGroup(Cluster('x', sys.argv[1], 1, 0), 60):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        print('still here')
+
+run_command(main)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_outside_the_training_loop():
+    """JAX's own handler would only note it."""
+    command = [sys.executable, '-c', ALONE_IN_A_CLUSTER, f'127.0.0.1:{free_port()}']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, '')
+    assert done.stderr.splitlines()[-1] == 'interrupted'
+
+
+def test_barriers_of_different_places_do_not_match(monkeypatch):
+    names = []
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, 'sync_global_devices', names.append)
+    processes.wait_for_all()
+    processes.wait_for_all('checkpoints verified')
+    assert names == ['wait_for_all', 'checkpoints verified']
+
+
 @pytest.mark.parametrize('is_ignored', [False, True])
 def test_ctrl_c_while_processes_meet(monkeypatch, is_ignored):
     """It ends the process at once, unless the shell made it ignore Ctrl-C."""
@@ -199,7 +287,8 @@ def test_ctrl_c_while_processes_meet(monkeypatch, is_ignored):
     try:
         signal.signal(signal.SIGINT, handler)
         ProcessGroup(Cluster('Slurm', num_processes=2, process_id=1), timeout=1).__enter__()
-        assert signal.getsignal(signal.SIGINT) == handler
+        at_once = (signal.SIG_IGN, signal.SIG_DFL)
+        assert (signal.getsignal(signal.SIGINT) in at_once) == is_ignored
     finally:
         signal.signal(signal.SIGINT, before)
     assert found == [signal.SIG_IGN if is_ignored else signal.SIG_DFL]

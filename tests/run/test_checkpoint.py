@@ -232,6 +232,19 @@ def test_what_has_changed_is_quarantined_and_the_older_one_used(workdir, damage)
     assert_restores(workdir, 1)
 
 
+def test_what_an_operating_system_leaves_is_no_damage(workdir):
+    """And it does not hide what is."""
+    folder = workdir / 'checkpoints' / '2'
+    for name in ('.DS_Store', 'default/._METADATA', '@eaDir/manifest.json', 'default/d/@eaDir/x'):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b'Mac OS X')
+    assert manifest.find_corruption(epath.Path(folder)) is None
+    assert_restores(workdir, 2)
+    assert manifest.find_corruption(epath.Path(folder)) is None
+    reason = add(folder)
+    assert manifest.find_corruption(epath.Path(folder)) == reason
+
+
 def test_an_empty_folder_is_not_the_newest(workdir):
     empty_newer_folder(workdir / 'checkpoints' / '2')
     assert_restores(workdir, 2)
@@ -299,7 +312,8 @@ def stale(monkeypatch):
 
     monkeypatch.setattr(manifest, 'PAUSE', 0)
     # The error comes from the first read, which does not know the name.
-    monkeypatch.setattr(manifest, 'open', failing(open, is_named=False), raising=False)
+    for module in (manifest, manifest.files):
+        monkeypatch.setattr(module, 'open', failing(open, is_named=False), raising=False)
     monkeypatch.setattr(manifest.os, 'scandir', failing(os.scandir, is_named=True))
     return lambda part, times: failures.extend([part] * times)
 
@@ -421,6 +435,66 @@ def test_an_older_checkpoint_that_has_changed_is_quarantined_too(workdir):
     (workdir / 'checkpoints' / '1' / '_CHECKPOINT_METADATA').write_text('{"a"')
     assert_restores(workdir, 2)
     assert steps_in(workdir) == [2]
+
+
+@pytest.fixture
+def four(tmp_path):
+    """A workdir with valid checkpoints of steps 1 to 4, of which step 1 was the best until now."""
+    save(tmp_path, 0.9, 0.1, 0.1, 0.1)
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 4, "split": "eval", "top1": 0.95, "top5": 1}\n')
+    return tmp_path
+
+
+def empty(folder, *names):
+    """Remove all files of a checkpoint but those with these names."""
+    for path in files(folder):
+        if path.name not in names:
+            path.unlink()
+
+
+@pytest.mark.parametrize('left', [(), ('manifest.ocdbt',)])
+def test_what_a_killed_deletion_left_is_deleted(four, left):
+    empty(four / 'checkpoints' / '1', *left)
+    with Checkpoints(str(four)) as ckpt:
+        assert ckpt.quarantined == []
+    assert steps_in(four) == [4, 3, 2]
+    assert not (four / 'checkpoints' / '1').exists()
+    assert not (four / 'corrupt').exists()
+
+
+def only_the_manifest(four):
+    remove_the_manifest(four / 'checkpoints' / '1')
+    return '1'
+
+
+def the_second_newest(four):
+    empty(four / 'checkpoints' / '3')
+    return '3'
+
+
+def the_best(four):
+    (four / 'metrics.jsonl').write_text('{"step": 1, "split": "eval", "top1": 0.9, "top5": 1}\n')
+    empty(four / 'checkpoints' / '1')
+    return '1'
+
+
+@pytest.mark.parametrize('damage', [only_the_manifest, the_second_newest, the_best])
+def test_what_no_deletion_left_is_quarantined(four, damage):
+    step = damage(four)
+    with Checkpoints(str(four)) as ckpt:
+        (line,) = ckpt.quarantined
+    assert line.endswith(f'(no manifest); moved to {four / "corrupt" / step}')
+
+
+def test_records_reach_the_disk_before_a_checkpoint(workdir, monkeypatch):
+    """Else a power failure could lose some that are not written again."""
+    seen = []
+    write = manifest.write
+    monkeypatch.setattr(checkpoint.files, 'sync', lambda path: seen.append(path.name))
+    monkeypatch.setattr(manifest, 'write', lambda path: seen.append('manifest') or write(path))
+    save(workdir, 0.3, first=3)
+    assert seen == ['metrics.jsonl', 'manifest']
 
 
 def test_an_error_of_one_of_several_processes_does_not_wait(workdir, monkeypatch):

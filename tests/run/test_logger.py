@@ -244,7 +244,23 @@ def test_a_folder_without_permission_is_one_clear_error(tmp_path):
 @pytest.mark.parametrize(
     'damage', [b'[1]', b'{"split": "eval"}', b'{"step": "3"}', b'\xff', b'{"st']
 )
-def test_records_end_before_a_damaged_line(tmp_path, damage):
+def test_a_damaged_line_hides_no_other(tmp_path, damage):
     path = epath.Path(tmp_path) / 'metrics.jsonl'
     path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
-    assert read_records(path) == [{'step': 1}]
+    assert read_records(path) == [{'step': 1}, {'step': 2}]
+
+
+def test_damaged_lines_are_removed_and_reported(tmp_path, capsys):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 1}\n\n[1]\n{"step": 2}\n{"st\n{"step": 3}\n{"step": 4, "sp')
+    open_log(tmp_path, start=2).__exit__()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    note = f'note: {path} had 2 damaged lines, now removed; the other records are kept\n'
+    assert capsys.readouterr().err == note
+
+
+def test_a_blank_line_or_a_torn_last_one_is_not_reported(tmp_path, capsys):
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n\n{"step": 2}\n{"st')
+    open_log(tmp_path, start=2).__exit__()
+    assert (tmp_path / 'metrics.jsonl').read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert capsys.readouterr().err == ''

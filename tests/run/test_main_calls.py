@@ -8,6 +8,7 @@ from helpers import ROOT
 
 from alexnet_jax import main
 from alexnet_jax.config import default_config
+from alexnet_jax.parallel.launchers import Cluster
 from alexnet_jax.run import trackers, workdir
 from alexnet_jax.training import loop
 
@@ -67,13 +68,43 @@ def test_records_go_to_the_trackers_of_log_to(start, monkeypatch):
     assert service.rows == [(5, {'train/loss': 2.5}), 0]
 
 
+class Configured(Exception):
+    """Raised where the runtime would be configured, with what it would be configured to."""
+
+
 @pytest.mark.parametrize('deterministic', [False, True])
-def test_sums_are_deterministic_if_the_config_says_so(monkeypatch, deterministic):
-    config, flags = default_config(), []
+@pytest.mark.parametrize(('members', 'shares_gpu'), [([], False), (['runs/x'], True)])
+def test_scoring_shares_the_gpu_and_the_config_says_whether_sums_are_deterministic(
+    monkeypatch, deterministic, members, shares_gpu
+):
+    def configure_runtime(deterministic, shares_gpu, **_):
+        raise Configured(deterministic, shares_gpu)
+
+    config = default_config()
     config.deterministic = deterministic
-    monkeypatch.setattr(main.compilation, 'set_xla_flags', flags.append)
-    for module, name in ((main.malloc, 'configure_malloc'),
-                         (main.compilation, 'enable_compilation_cache')):  # fmt: skip
-        monkeypatch.setattr(module, name, lambda: None)
-    main._configure_runtime(config, scores=False)
-    assert flags == [deterministic]
+    monkeypatch.setattr(main, '_read_command_line', lambda: (config, 'runs/x', members))
+    monkeypatch.setattr(main, 'configure_runtime', configure_runtime)
+    with pytest.raises(Configured) as configured:
+        main.main()
+    assert configured.value.args == (deterministic, shares_gpu)
+
+
+@pytest.mark.parametrize(
+    ('cluster', 'has_others'),
+    [
+        (None, False),
+        (Cluster('the flags', 'node1:29500', 1, 0), False),
+        (Cluster('the flags', 'node1:29500', 2, 0), True),
+        (Cluster('Kubernetes'), True),  # JAX asks how many there are
+    ],
+)
+def test_the_launcher_is_known_before_the_runtime_is_configured(monkeypatch, cluster, has_others):
+    def configure_runtime(*_, has_others, **__):
+        raise Configured(has_others)
+
+    monkeypatch.setattr(main, '_read_command_line', lambda: (default_config(), 'runs/x', []))
+    monkeypatch.setattr(main, '_detect_cluster', lambda: cluster)
+    monkeypatch.setattr(main, 'configure_runtime', configure_runtime)
+    with pytest.raises(Configured) as configured:
+        main.main()
+    assert configured.value.args == (has_others,)

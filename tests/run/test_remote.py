@@ -100,7 +100,7 @@ def test_a_copy_that_cannot_be_read_is_downloaded_again(url, monkeypatch):
         raise OSError(5, 'Input/output error')
 
     monkeypatch.setattr(manifest, 'PAUSE', 0)
-    monkeypatch.setattr(manifest, '_sha256', fail)
+    monkeypatch.setattr(manifest.files, 'sha256', fail)
     remote.local_copy(url)
     assert array.stat().st_mtime_ns > before
 

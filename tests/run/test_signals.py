@@ -1,5 +1,6 @@
 """Signals to stop: which count as SIGTERM, which stay ignored, and a terminal that is gone."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -7,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from helpers import ROOT
 
-from alexnet_jax.errors import catch_stop_signals
+from alexnet_jax.errors import Interrupted, catch_stop_signals
+from alexnet_jax.parallel import sigterm
 from alexnet_jax.run import signals
 from alexnet_jax.run.signals import PreemptionHandler
 
@@ -32,6 +35,57 @@ def test_counts_as_sigterm(number, restore):
         signal.raise_signal(number)
         assert preemption.should_stop(1)
         assert preemption.number == signal.SIGTERM
+
+
+def test_a_signal_before_a_run_continues(restore, monkeypatch):
+    """JAX sets the step to stop at once, to one more than the last that it was asked about."""
+    asked, stop_at = [0], None
+
+    def reached(step: int) -> bool:
+        asked.append(step)
+        return step == stop_at
+
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(signals.multihost_utils, 'reached_preemption_sync_point', reached)
+    with PreemptionHandler() as preemption:
+        assert not preemption.came_before(1000)
+        stop_at = max(asked) + 1
+        assert preemption.should_stop(1001)
+    asked, stop_at = [0], 1  # it came before anybody asked
+    with PreemptionHandler() as preemption:
+        assert preemption.came_before(1000)
+
+
+@pytest.fixture
+def second_of_two(restore, monkeypatch):
+    """(the signals that JAX's handler notes, those that the handler of the process gets)."""
+    noted, received = [], []
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(noted.append)  # a stand-in for JAX's
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(sigterm, '_of_jax', None)
+    sigterm._libc.signal(signal.SIGTERM, handler)
+    sigterm.keep_jax_handler()
+    catch_stop_signals(lambda number, _: received.append(number))
+    yield noted, received
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the stand-in goes now
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_of_several_processes_jax_notes_signals_during_training_only(second_of_two, number):
+    noted, received = second_of_two
+    with PreemptionHandler():
+        signal.raise_signal(number)
+        assert (noted, received) == ([signal.SIGTERM], [])
+    signal.raise_signal(signal.SIGTERM)
+    assert (noted, received) == ([signal.SIGTERM], [signal.SIGTERM])
+
+
+def test_a_signal_after_the_stop_does_not_cut_short_what_follows(second_of_two):
+    """Those to the processes of a run do not arrive at the same time."""
+    with pytest.raises(Interrupted), PreemptionHandler():
+        raise Interrupted('stopped', signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert second_of_two == ([signal.SIGTERM], [])
 
 
 def test_handlers_are_put_back(restore):

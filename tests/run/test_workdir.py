@@ -28,6 +28,11 @@ def create(folder: Path, config, class_names=CLASSES) -> None:
     workdir.create(str(folder), config, class_names).close()
 
 
+def begin(folder: Path) -> None:
+    """Do what a run does that has trained, and saved nothing yet."""
+    (folder / 'metrics.jsonl').write_text('{"step": 1}\n')
+
+
 def changed(**values):
     """The default config with other values; `data__name` is data.name."""
     config = default_config()
@@ -170,6 +175,7 @@ def test_allowed_change_is_recorded(tmp_path, values):
 )  # fmt: skip
 def test_change_that_is_refused(tmp_path, values, differences):
     create(tmp_path, default_config())
+    begin(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(BadInput) as found:
         workdir.check(tmp_path, changed(**values))
@@ -182,6 +188,7 @@ def test_change_that_is_refused(tmp_path, values, differences):
 def test_a_run_that_came_and_went_between_the_check_and_the_lock(tmp_path):
     workdir.check(tmp_path, changed(seed=1))
     create(tmp_path, default_config())
+    begin(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(BadInput, match=r'holds a run with a different config \(seed: 0 -> 1\)'):
         create(tmp_path, changed(seed=1))
@@ -190,10 +197,47 @@ def test_a_run_that_came_and_went_between_the_check_and_the_lock(tmp_path):
 
 def test_other_classes(tmp_path):
     create(tmp_path, default_config())
+    begin(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(BadInput, match='from those that digits has now: restore the data or'):
         create(tmp_path, changed(log_every=7), ['dog', 'cat'])
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ('config', 'class_names'), [(changed(image_size=67), CLASSES), (default_config(), ['dog'])]
+)
+def test_before_anything_is_learned_another_run_may_begin_in_its_place(
+    tmp_path, config, class_names
+):
+    """With statistics of its own: those of the first may be of other images or sizes."""
+    create(tmp_path, default_config())
+    (tmp_path / 'statistics.npz').touch()
+    (tmp_path / 'checkpoints').mkdir()  # as a run leaves them that was killed in its first step
+    (tmp_path / 'metrics.jsonl').touch()
+    workdir.check(str(tmp_path), config)
+    create(tmp_path, config, class_names)
+    assert read_config(tmp_path).to_dict() == config.to_dict()
+    assert workdir.read_classes(str(tmp_path)) == class_names
+    assert not (tmp_path / 'statistics.npz').exists()
+
+
+def test_the_same_run_keeps_its_statistics(tmp_path):
+    create(tmp_path, default_config())
+    (tmp_path / 'statistics.npz').touch()
+    create(tmp_path, changed(log_every=7))
+    assert (tmp_path / 'statistics.npz').exists()
+
+
+@pytest.mark.parametrize(
+    'sign', ['checkpoints/5/x', 'metrics.jsonl', 'diverged.json', 'wandb.json', 'mlflow.json']
+)
+def test_whatever_came_from_the_config_keeps_another_out(tmp_path, sign):
+    create(tmp_path, default_config())
+    (tmp_path / sign).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / sign).write_text('{}')
+    with pytest.raises(BadInput, match=r'a different config \(seed: 0 -> 1\)'):
+        workdir.check(str(tmp_path), changed(seed=1))
 
 
 def in_json(**values) -> str:
@@ -415,6 +459,11 @@ class TestInitFrom:
         create(tmp_path / 'b', config)
         workdir.check(tmp_path / 'b', config)
 
+    def test_is_checked_where_another_run_begins_in_its_place(self, tmp_path):
+        create(tmp_path / 'b', default_config())
+        with pytest.raises(BadInput, match='gone holds no run'):
+            workdir.check(tmp_path / 'b', changed(init_from=str(tmp_path / 'gone')))
+
 
 # The data
 
@@ -459,6 +508,7 @@ def test_data_that_changed_are_named(tmp_path, name, now, parts):
 def test_data_may_be_mended_before_anything_is_learned(tmp_path):
     """And their statistics are computed again."""
     start(tmp_path, PATH_NAMES[0], DATA)
+    (tmp_path / 'checkpoints' / '5.orbax-checkpoint-tmp').mkdir(parents=True)  # a killed save
     (tmp_path / 'statistics.npz').touch()
     start(tmp_path, PATH_NAMES[0], DATA)
     assert (tmp_path / 'statistics.npz').exists()
@@ -471,6 +521,7 @@ def test_data_may_be_mended_before_anything_is_learned(tmp_path):
 @pytest.mark.parametrize('name', ['digits', 'prepared:/a/images', 'tfds:cifar10'])
 def test_other_data_are_refused(tmp_path, name):
     start(tmp_path, PATH_NAMES[0], DATA)
+    begin(tmp_path)
     with pytest.raises(BadInput, match=r'data\.name: .*folder:/a/images'):
         start(tmp_path, name, DATA)
 

@@ -1,5 +1,6 @@
 """`python -m alexnet_jax.sweep`: what it refuses; whole sweeps are in end_to_end."""
 
+import errno
 import importlib.util
 import re
 import sys
@@ -75,7 +76,7 @@ def start(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(local, 'probe', lambda arguments: ('cpu', 1))
 
-    def run(*args):
+    def run(*args, fault=None):
         made = {}
 
         class Runner:
@@ -83,7 +84,8 @@ def start(monkeypatch, capsys, tmp_path):
                 made.update(trials=trials, early_stopping=early_stopping)
 
             def run(self):
-                pass
+                if fault:
+                    raise fault
 
         def finish(trials, base, folder, reports, say):
             made.update(reports=reports)
@@ -103,6 +105,29 @@ def test_no_trial_finished(start, tmp_path):
     code, message, _ = start('--sweep=configs/sweeps/seeds.py:2')
     assert code == 1
     assert message == f'error: no trial finished; see {tmp_path}/sweep/trials.csv'
+
+
+@pytest.mark.parametrize(
+    ('fault', 'code'),
+    [(errors.RunError('the recipe has changed'), 1), (errors.Interrupted('stopped', 15), 143)],
+)
+def test_a_sweep_that_ends_early_writes_what_it_has(start, tmp_path, fault, code):
+    found, message, _ = start('--sweep=configs/sweeps/seeds.py:2', fault=fault)
+    assert (found, message.removeprefix('error: ')) == (code, str(fault))
+    assert (tmp_path / 'sweep' / 'trials.csv').read_text().startswith('trial,outcome,')
+    assert (tmp_path / 'sweep' / 'index.html').exists()
+
+
+def test_a_full_disk_is_what_the_error_says(start, monkeypatch):
+    """The results cannot be written either."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(sweep.results, 'write', fail)
+    full = errors.RunError('trial 1: no space left; free some')
+    found, message, _ = start('--sweep=configs/sweeps/seeds.py:2', fault=full)
+    assert (found, message) == (1, 'error: trial 1: no space left; free some')
 
 
 @pytest.mark.parametrize(

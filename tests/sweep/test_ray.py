@@ -21,6 +21,27 @@ def test_a_cluster_without_a_node_for_trials(monkeypatch, resources):
 
 
 @pytest.mark.parametrize(
+    ('resources', 'devices', 'parallel', 'message'),
+    [
+        ([{'CPU': 64.0, 'TPU': 4.0}], 3, None, '--devices_per_trial=3; on a TPU .* 1, 2, 4 or 8'),
+        (
+            [{'CPU': 64.0, 'TPU': 4.0}, {'CPU': 64.0, 'TPU': 4.0}],
+            1,
+            9,
+            '--max_parallel=9; a TPU serves one process at a time, so it can be at most 8 here',
+        ),
+    ],
+)
+def test_what_a_tpu_cannot_do(monkeypatch, resources, devices, parallel, message):
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    nodes = [{'Alive': True, 'Resources': found} for found in resources]
+    ray = SimpleNamespace(init=lambda *_, **__: None, nodes=lambda: nodes)
+    monkeypatch.setitem(sys.modules, 'ray', ray)
+    with pytest.raises(BadInput, match=message):
+        Ray(devices_per_trial=devices, max_parallel=parallel)
+
+
+@pytest.mark.parametrize(
     ('resources', 'parallel', 'cores'),
     [
         ([{'CPU': 64.0}, {'CPU': 64.0, 'GPU': 8.0}], 8, 8),  # the head has no GPUs, and no trials

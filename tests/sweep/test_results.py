@@ -236,3 +236,26 @@ def test_progress(tmp_path):
     found = read_progress(Path(tmp_path), config)
     assert (found.step, found.total, found.seconds_left) == (100, 400, 150.0)
     assert [record['top1'] for record in found.evals] == [0.5]
+
+
+def test_progress_without_the_notes_that_somebody_added(tmp_path):
+    """A run goes on with them too."""
+    config = apply(default_config(), {'epochs': 10.0})
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 10, "note": "the fan is loud"}\n')
+    assert read_progress(tmp_path, config) == Progress()
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 20, "epoch": 5, "split": "train", "images_per_second": 0.0}\n')
+        file.write('{"step": 20, "epoch": 5, "note": "louder"}\n{"step": 20, "split": "x"}\n')
+    found = read_progress(tmp_path, config)
+    assert (found.step, found.total, found.evals) == (20, 40, ())
+
+
+def test_a_checkpoint_counts_as_progress_before_the_next_record(tmp_path):
+    for name in ('30', '40', '50.orbax-checkpoint-tmp'):
+        (tmp_path / 'checkpoints' / name).mkdir(parents=True)
+    found = read_progress(tmp_path, default_config())
+    assert (found.step, found.furthest) == (0, 40)
+    line = '{"step": 35, "epoch": 1, "split": "train", "images_per_second": 0.0}\n'
+    (tmp_path / 'metrics.jsonl').write_text(line)
+    found = read_progress(tmp_path, default_config())
+    assert (found.step, found.furthest) == (35, 40)

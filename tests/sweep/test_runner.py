@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from functools import partial
 
@@ -93,6 +94,19 @@ def test_a_trial_that_gets_further_is_not_given_up(sweep, starts, monkeypatch):
     assert (trials[0].user_attrs['outcome'], starts(0)) == ('finished', [0, 0, 5])
 
 
+def test_a_checkpoint_between_records_is_progress(sweep, starts):
+    """As with jobs that are shorter than log_every steps."""
+    trials, _ = sweep({'seed': [0]}, {'000': ['saves'] * 4 + [0]})
+    assert (trials[0].user_attrs['outcome'], starts(0)) == ('finished', [0, 1, 2, 3, 4])
+
+
+def test_a_checkpoint_of_an_earlier_start_of_the_sweep_is_none_of_this_one(sweep, starts):
+    with pytest.raises(RunError):
+        sweep({'seed': [0]}, {'000': ['saves', 'full']})
+    trials, _ = sweep({'seed': [0]}, {'000': [0, 0, 143]})
+    assert (trials[0].user_attrs['outcome'], starts(0)) == ('failed', [0, 1, 1, 1, 1])
+
+
 def test_starts_without_progress_are_counted_from_the_last_progress(sweep, starts):
     """Two that got no further are not three, whatever came before; after a pause neither."""
     ends = {'000': [137, 143, 143, 0], '001': [137, 143, 143, 143, 0]}
@@ -167,6 +181,55 @@ def test_an_edited_recipe_ends_the_sweep(sweep, starts, recipe):
     trials, _ = sweep(RATES)
     assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
     assert [len(starts(n)) for n in range(2, 6)] == [1, 1, 1, 1]
+
+
+def test_an_edit_of_what_the_recipe_imports_ends_the_sweep(
+    sweep, starts, recipe, tmp_path, monkeypatch
+):
+    """The sweep has imported it already: a trial that has begun shows the change."""
+    monkeypatch.setenv('FAKE_CONFIG', '1')
+    recipe.write_text(
+        f'import sys\n\nsys.path.insert(0, {str(tmp_path)!r})\nfrom basis import get_config\n'
+    )
+    default = configs.default_config().to_json()
+
+    def write_basis(batch_size):
+        (tmp_path / 'basis.py').write_text(
+            'import json\n\n\ndef get_config():\n'
+            f'    return json.loads({default!r}) | {{"batch_size": {batch_size}}}\n'
+        )
+
+    def batch_size(number):
+        path = tmp_path / 'trials' / f'{number:03}' / 'config.json'
+        return json.loads(path.read_text())['batch_size'] if path.exists() else None
+
+    def edit_when_running(running):
+        if sum(r.progress.step > 2 for r in running) == 2:
+            write_basis(7)
+
+    write_basis(128)
+    message = (
+        r'trial (2|3) trained with batch_size=7 instead of 128: what .*recipe\.py reads has '
+        r'changed since the sweep began; undo the change; remove .*/trials/00\1.*; after that'
+    )
+    with pytest.raises(RunError, match=message) as error:
+        sweep(RATES, seconds=0.1, show=edit_when_running)
+    strays = [number for number in range(6) if batch_size(number) == 7]
+    for number in range(6):
+        assert (f'trials/{number:03}' in str(error.value)) == (number in strays)
+    ended = [t.number for t in study.read_trials(tmp_path / study.JOURNAL) if t.state.is_finished()]
+    assert not set(ended) & set(strays)
+
+    write_basis(128)
+    with pytest.raises(RunError, match=message):  # it would continue where the other recipe ended
+        sweep(RATES)
+    assert [len(starts(number)) for number in strays] == [1] * len(strays)
+
+    for number in strays:
+        shutil.rmtree(tmp_path / 'trials' / f'{number:03}')
+    trials, _ = sweep(RATES)
+    assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
+    assert [batch_size(number) for number in range(6)] == [128] * 6
 
 
 def test_a_full_disk_ends_the_sweep_and_no_trial_for_good(sweep, starts):

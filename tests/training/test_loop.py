@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from fake_data import TINY, FakeData, config_of
 
 from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
 from alexnet_jax.model import variants
+from alexnet_jax.run import manifest
 from alexnet_jax.run.checkpoint import load_variables
 from alexnet_jax.run.saved import find_step, find_steps, read_scores
 from alexnet_jax.training.loop import train_and_evaluate
@@ -113,6 +115,23 @@ def test_sigint_stops_as_well(tmp_path):
         train(short_run(), tmp_path, on_batch=interrupt)
     assert stopped.value.exit_code == 130
     assert find_steps(str(tmp_path)) == [3, 2]
+
+
+def test_another_signal_does_not_end_the_save(tmp_path, monkeypatch):
+    """It is written in the background, while the loop has nothing left to do."""
+    write, handlers = manifest.write, []
+
+    def slow(*args) -> None:
+        time.sleep(0.2)
+        handlers.append(signal.getsignal(signal.SIGUSR1))
+        write(*args)
+
+    monkeypatch.setattr(manifest, 'write', slow)
+    with pytest.raises(Interrupted):
+        train(short_run(), tmp_path, on_batch=stop_at(1))
+    (handler,) = handlers
+    assert callable(handler)
+    assert find_steps(str(tmp_path)) == [1]
 
 
 @pytest.mark.parametrize(('step', 'saved'), [(1, None), (6, 4), (8, 6), (12, 10)])
@@ -300,11 +319,15 @@ def test_init_from_is_not_used_again(tmp_path, uninterrupted):
 
 @pytest.mark.slow
 def test_plateau_is_resumed_exactly(tmp_path):
-    """Scores that stall at step 8: the rate drops there, for the resumed run as for the other."""
+    """Scores that stall at step 8: the rate drops there, for the resumed run as for the other.
+
+    Biases have a rate of their own, by a count of steps that the state has under '*/bias'.
+    """
     changes = {
         'optimizer__schedule': 'plateau',
         'optimizer__plateau_patience': 1,
         'optimizer__learning_rate': 1e-4,  # too small to change a top-1
+        'optimizer__lr_overrides': (('*/bias', ((0, 1e-4), (2, 1e-5))),),
         'log_every': 2,
     }
     config = short_run(**changes)

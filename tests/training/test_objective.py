@@ -84,7 +84,10 @@ def test_the_objective_of_a_config():
         label_smoothing=0.2, class_weights=(2.0, 4 / 6)
     )
     config.data.class_weights = (3, 1.5)
-    assert step_options(config)['objective'].class_weights == (3, 1.5)
+    config.mixup_alpha, config.cutmix_alpha = 0.2, 1.0
+    found = step_options(config)['objective']
+    assert found.class_weights == (3, 1.5)
+    assert (found.mixup_alpha, found.cutmix_alpha) == (0.2, 1.0)
 
 
 # Mixtures

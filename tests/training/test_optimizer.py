@@ -178,6 +178,12 @@ def test_milestones_at_fractions_of_an_epoch():
     assert rates([2, 3], milestones=(0.3,), gamma=0.5, learning_rate=1.0) == [1.0, 0.5]
 
 
+def test_milestones_that_fall_on_one_step():
+    """0.2 steps an epoch: 0.8 and 1.2 are both step 1."""
+    found = rates([0, 1], train_size=2, milestones=(4.0, 6.0), gamma=0.1, learning_rate=1.0)
+    assert found == pytest.approx([1.0, 0.01])
+
+
 def test_epochs_that_no_run_reaches():
     """Their steps do not fit into int32."""
     assert rates([899], milestones=(1e9, 1e300), learning_rate=1.0) == [1.0]
@@ -300,6 +306,24 @@ def test_lars_by_hand():
     assert updates['fc8']['bias'][0] == pytest.approx(-2.0 * 1.5)  # biases are not rescaled
     updates, _ = optimizer.update(gradient, state, params)
     np.testing.assert_allclose(updates['fc8']['kernel'], 0.9 * first + first, rtol=1e-6)
+
+
+def test_lars_leaves_a_kernel_or_a_gradient_of_zeros_unscaled():
+    """Where all is zero, 0 / 0 is no number."""
+    config = config_of(
+        learning_rate=2.0,
+        schedule='constant',
+        momentum=0.0,
+        weight_decay=0.0,
+        trust_coefficient=0.01,
+    )
+    w, g, zeros = jnp.float32([3.0, 4.0]), jnp.float32([12.0, 5.0]), jnp.zeros(2)
+    params = {'fc7': {'kernel': zeros}, 'fc8': {'kernel': w}}
+    gradient = {'fc7': {'kernel': g}, 'fc8': {'kernel': zeros}}
+    optimizer = make_optimizer(config, make_schedule(config, 100), 100)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates['fc7']['kernel'], [-24, -10])
+    np.testing.assert_array_equal(updates['fc8']['kernel'], [0, 0])
 
 
 # AdamW and clipping

@@ -9,9 +9,13 @@ from fake_data import CLASSES, IMAGE_SIZE, TINY, config_of, make_batch
 from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax.evaluation import steps
+from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Dense
 from alexnet_jax.parallel import pmap
+from alexnet_jax.training import mixing
+from alexnet_jax.training.memory import lower_step
+from alexnet_jax.training.objective import Objective
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import (
     NO_STEP,
@@ -218,6 +222,16 @@ def test_only_several_devices_add_up(tiny, count):
     assert ('all_reduce' in lowered.as_text()) == (count > 1)
 
 
+@pytest.mark.parametrize(('dtype', 'sent'), [('float32', 0), ('bfloat16', 6)])
+def test_gradients_are_sent_in_their_dtype(monkeypatch, dtype, sent):
+    """Those of three kernels and three biases; the loss and the counts stay wide."""
+    monkeypatch.setitem(variants.VARIANTS, 'tiny', TINY)
+    text = lower_step(config_of(gradient_dtype=dtype), 8).as_text(dialect='hlo')
+    sums = [line for line in text.splitlines() if ' all-reduce(' in line]
+    assert sum(' bf16[' in line for line in sums) == sent
+    assert any(' f32[]' in line for line in sums)
+
+
 @pytest.fixture
 def cached(tmp_path):
     """cached() -> the names of the programs that were compiled since the test began."""
@@ -275,6 +289,31 @@ def test_a_gradient_that_overflows_is_a_bad_step(tiny):
     found = run(train_step, state.replace(params=params), batch_of(label=np.zeros(B, np.int32)))
     assert np.isfinite(found.metrics['loss'])
     assert found.metrics['bad_step'] == 1
+
+
+@pytest.mark.slow
+def test_the_loss_is_that_of_the_mixture(monkeypatch):
+    """A mixed image of ones has the logits 1, 0, 0: a quarter of label 0, the rest of label 1."""
+
+    def mix(image, label, mask, keys, mixup_alpha, cutmix_alpha):
+        assert (mixup_alpha, cutmix_alpha) == (0.2, 0.0)
+        return mixing.Mixture(jnp.ones_like(image), label + 1, jnp.full(len(label), 0.25))
+
+    monkeypatch.setattr(mixing, 'mix', mix)
+    model, optimizer = AlexNet((Dense('fc', 3),)), optax.sgd(0.0)
+    kernel = np.zeros((8 * 8 * 3, 3), np.float32)
+    kernel[:, 0] = 1 / len(kernel)
+    state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
+    state = state.replace(params={'fc': {'kernel': kernel, 'bias': np.zeros(3, np.float32)}})
+    mean, objective = np.zeros((8, 8, 3), np.float32), Objective(mixup_alpha=0.2)
+    train_step = make_train_step(model, optimizer, mean, SEED, objective=objective)
+    batch = batch_of(
+        image=np.zeros((B, 8, 8, 3), np.uint8),
+        label=np.zeros(B, np.int32),
+        color_shift=np.zeros((B, 3), np.float32),
+    )
+    loss = run(train_step, state, batch).metrics['loss']
+    assert loss == pytest.approx(B * (np.log(np.e + 2) - 0.25), rel=1e-6)
 
 
 def test_reset_metrics_keeps_all_else(tiny):
@@ -349,24 +388,6 @@ def test_a_dead_network_scores_one_class():
 
 
 # Evaluation
-
-
-@pytest.mark.slow
-def test_views_average_the_probabilities():
-    model = AlexNet((Dense('fc', 3),))
-    rng = np.random.default_rng(6)
-    params = {'fc': {'kernel': rng.normal(0, 0.01, (12, 3)), 'bias': rng.normal(0, 1, 3)}}
-    params = jax.tree.map(np.float32, params)
-    views = rng.integers(0, 256, (2, 4, 2, 2, 3), np.uint8)
-    mean = np.float32(rng.uniform(100, 150, (2, 2, 3)))
-
-    logits = (views - mean).reshape(2, 4, 12) @ params['fc']['kernel'] + params['fc']['bias']
-    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    found = steps.view_log_probs(model, {'params': params}, views, mean)
-    np.testing.assert_allclose(found, np.log(probs.mean(axis=1)), atol=1e-5)
-
-    one_view = steps.view_log_probs(model, {'params': params}, views[:, 0], mean)
-    np.testing.assert_allclose(one_view, jax.nn.log_softmax(logits[:, 0]), atol=1e-5)
 
 
 @pytest.mark.slow

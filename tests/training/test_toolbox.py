@@ -73,6 +73,17 @@ def test_a_part_for_measuring_holds_pairs():
     assert len(blank_part(config, 16)['label']) == 32
 
 
+def test_a_part_for_measuring_holds_whole_groups_of_batch_norm():
+    config = default_config()
+    config.variant, config.batch_size, config.ghost_batch_size = 'alexnet_bn', 100, 32
+    assert len(blank_part(config, 1)['label']) == 96
+    assert len(blank_part(config, 16)['label']) == 16 * 32
+    config.mixup_alpha, config.ghost_batch_size = 0.2, 33
+    assert len(blank_part(config, 1)['label']) == 66
+    config.variant = 'course'
+    assert len(blank_part(config, 1)['label']) == 100
+
+
 def test_the_state_of_the_optimizer_is_that_of_sgd():
     """The schedule's count and a velocity for each parameter, as before there were others."""
     config = default_config()

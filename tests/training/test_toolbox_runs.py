@@ -6,17 +6,21 @@ import jax
 import numpy as np
 import pytest
 from cli_runs import assert_same_state, final_state, records
-from fake_data import TINY, FakeData, config_of
+from fake_data import TINY, FakeData, config_of, make_batch
 
 from alexnet_jax.errors import Interrupted
 from alexnet_jax.evaluation.evaluate import evaluate
 from alexnet_jax.evaluation.steps import make_eval_step
 from alexnet_jax.model import variants
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.layers import BatchNorm
 from alexnet_jax.parallel import pmap
 from alexnet_jax.run.checkpoint import Checkpoints, load_variables
 from alexnet_jax.run.saved import find_step, find_steps
 from alexnet_jax.training.early_stopping import has_stalled
 from alexnet_jax.training.loop import train_and_evaluate
+from alexnet_jax.training.optimizer import make_optimizer, make_schedule
+from alexnet_jax.training.step import create_train_state, make_train_step
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +74,24 @@ def test_an_averaged_run_resumes_bit_for_bit(tmp_path):
     assert_same_state(final_state(tmp_path / 'parts'), expected)
     name = "['params']['fc2']['kernel']"
     assert np.abs(expected[f"['ema']{name}"] - expected[name]).max() > 1e-4
+
+
+def test_the_average_follows_the_state_after_the_step():
+    """Running averages of batch norm, too. The decay of step 1 is (1 + 1) / (10 + 1)."""
+    config = config_of(optimizer__learning_rate=0.01)
+    model = AlexNet((TINY[0], BatchNorm('bn1'), *TINY[1:]), ghost_batch_size=1)
+    optimizer = make_optimizer(config, make_schedule(config, 48), 48)
+    mean = np.full((8, 8, 3), 127.5, np.float32)
+    before = jax.device_get(create_train_state(model, optimizer, 8, seed=5, with_ema=True))
+    train_step = make_train_step(model, optimizer, mean, seed=5, ema_decay=0.9)
+    after = jax.device_get(train_step(pmap.replicate(before), [make_batch(config, 1)]))
+    assert (after.batch_stats['bn1']['mean'] != before.batch_stats['bn1']['mean']).all()
+    expected = jax.tree.map(
+        lambda a, x: a + (1 - 2 / 11) * (x - a), before.variables, after.variables
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema, expected
+    )
 
 
 def test_what_is_scored_and_loaded_is_the_average(tmp_path):

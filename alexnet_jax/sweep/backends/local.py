@@ -1,14 +1,13 @@
 """Trials as processes on this machine, each with its own accelerators and cores."""
 
-import json
 import math
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput
+from alexnet_jax.parallel import separate
 from alexnet_jax.parallel.launchers import PLATFORM
 from alexnet_jax.sweep.backends import LOCK, SHARED_MEMORY, Job, exit_code, spawn, threads
 
@@ -117,16 +116,7 @@ def probe(arguments: Sequence[str]) -> tuple[str, int]:
     print(
         'opening the data, which TFDS downloads on first use, and counting the devices', flush=True
     )
-    done = subprocess.run(
-        [sys.executable, '-m', 'alexnet_jax.sweep.probe', *arguments],
-        env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ['it printed no error'])[-1]
-        raise BadInput(last.removeprefix('error: '))
-    platform, count = json.loads(done.stdout.splitlines()[-1])
+    platform, count = separate.ask('alexnet_jax.sweep.probe', *arguments)
     return platform, count
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.sweep.backends import LOST, SHARED_MEMORY, Job, run, threads
+from alexnet_jax.sweep.backends.local import TPU_BOUNDS
 
 INSTALL = 'pip install ray==2.60.0'
 STOPPED = 143
@@ -25,7 +26,8 @@ class Ray:
         per node.
 
     Raises:
-      BadInput: Ray is not installed, there is no cluster, or no node has enough devices.
+      BadInput: Ray is not installed, there is no cluster, no node has enough devices, or trials
+        would share a TPU.
     """
 
     def __init__(self, devices_per_trial: int, max_parallel: int | None):
@@ -64,12 +66,21 @@ class Ray:
                 f'--devices_per_trial={devices_per_trial}, but no node of this Ray cluster has '
                 f'more than {most} GPUs or TPU chips'
             )
+        if kind == 'TPU' and devices_per_trial not in TPU_BOUNDS:
+            raise BadInput(
+                f'--devices_per_trial={devices_per_trial}; on a TPU it can be 1, 2, 4 or 8'
+            )
         if kind:  # a head without devices gets no trials
             nodes = [node for node in nodes if node.get(kind, 0) >= devices_per_trial]
         places = [int(node[kind]) // devices_per_trial if kind else 1 for node in nodes]
         groups = sum(places)
         self.parallel = max_parallel or groups
         share = 1 / math.ceil(self.parallel / groups)
+        if share < 1 and kind == 'TPU':
+            raise BadInput(
+                f'--max_parallel={max_parallel}; a TPU serves one process at a time, so it can be '
+                f'at most {groups} here'
+            )
         if share < 1 and devices_per_trial > 1:
             raise BadInput(
                 f'--max_parallel={max_parallel}, but {groups} trials of --devices_per_trial='
