@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import default_config, leaves, suggest
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, one_line
 
 CONFIGS = Path(__file__).parent / 'configs'  # in a checkout, a link to the recipes
 RECORDED = Path(__file__).parent / 'run' / 'recorded_config.py'  # for --config=x/config.json
@@ -46,6 +46,13 @@ def define_flags(workdir: str | None = OF_A_RUN, scratch: bool = False) -> None:
             'With a gs:// or s3:// workdir: the local folder that the bucket follows; by default '
             'one in the cache. Kept if the bucket could not be brought up to date.',
         )
+
+
+def define_net_flag() -> None:
+    """Define a `--workdir` that names one of a run's nets, for `ensemble.parse_member`."""
+    flags.DEFINE_string(
+        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
+    )
 
 
 def check_scratch() -> None:
@@ -89,6 +96,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except Exception as error:  # of many types, from absl and ml_collections
         raise BadInput(_flag_error(argv, keys, error)) from error
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Refuse the arguments that `parse_flags` left, in a command that takes none."""
+    if arguments:
+        raise BadInput(f'unexpected argument {arguments[0]!r}; flags are given as --flag=value')
 
 
 def _expand_home(arg: str) -> str:
@@ -188,7 +201,7 @@ def _file_error(path: str, flag: str, error: Exception) -> str:
     else:
         frames = traceback.extract_tb(error.__traceback__)
         frame = next((f for f in reversed(frames) if f.filename == path), frames[-1])
-        place, line, reason = frame.filename, frame.lineno, _one_line(error)
+        place, line, reason = frame.filename, frame.lineno, one_line(error)
     where = f'{flag} file {path}' if place == path else f'{flag} file {path}, in {place}'
     return f'{where}{f", line {line}" if line else ""}: {type(error).__name__}: {reason}'
 
@@ -212,14 +225,19 @@ def _flag_error(argv: Sequence[str], keys: dict, error: Exception) -> str:
         return f'{match[1]}={match[2]}; it must be of type {kind}'
     for arg in argv[1:]:
         match = re.match(r'--?config\.([^=]+)', arg)
-        if match and not keys:
+        if match and not keys and 'config' in flags.FLAGS:
             return f'--config.{match[1]} needs --config=configs/NAME.py before it'
-        if match and match[1] not in keys:
+        if match and not keys and 'workdir' in flags.FLAGS:
+            return (
+                f'unknown flag --config.{match[1]}: this command has no --config, because a run '
+                f'has its own config'
+            )
+        if match and keys and match[1] not in keys:
             return f'unknown config key {match[1]}; {suggest(match[1], keys)}'
     if isinstance(error, flags.UnrecognizedFlagError):
         own = [f'--{name}' for name in _own_flags()]
         return f'unknown flag --{error.flagname}; {suggest("--" + error.flagname, own)}'
-    return _one_line(error)
+    return one_line(error)
 
 
 def _own_flags() -> dict[str, str]:
@@ -279,7 +297,3 @@ def show_progress(line: str) -> None:
     """Replace the progress line of a working command; '' clears it. Only on a terminal."""
     if sys.stderr.isatty():
         print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split())

@@ -6,6 +6,7 @@ detected from the content, and nothing in the file is executed. The run works li
 predict, --mode=eval, report, init_from, features and export.
 """
 
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate
+from alexnet_jax.data.sources.labels import nfc
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import BadInput, run_command, unwinding
 from alexnet_jax.evaluation.class_words import imagenet_ids
@@ -221,7 +223,7 @@ def _read_names(path: Path) -> list[str]:
         if path.stat().st_size > MAX_NAMES:
             raise BadInput(f'--classes={path} has {path.stat().st_size:,} bytes, too many')
         text = path.read_text(encoding='utf-8-sig').rstrip('\r\n')
-        names = [line.strip() for line in text.splitlines()]
+        names = [nfc(line.strip()) for line in text.splitlines()]
     except OSError as error:
         raise BadInput(f'--classes={path} cannot be read: {error.strerror or error}') from error
     except UnicodeDecodeError as error:
@@ -263,14 +265,15 @@ def main() -> None:
         finally:
             cli.show_progress('')
     (name, what), *rest = lines
+    quoted = shlex.quote(workdir)
     print(f'{name}: {what}')
     for what, text in [
         *rest,
         ('workdir', workdir),
-        ('try it', f'python -m alexnet_jax.predict --workdir={workdir} IMAGE...'),
+        ('try it', f'python -m alexnet_jax.predict --workdir={quoted} IMAGE...'),
         (
             'fine-tune',
-            f'python -m alexnet_jax.main --config=finetune:{workdir},PATH --workdir=NEW',
+            f'python -m alexnet_jax.main --config=finetune:{quoted},PATH --workdir=NEW',
         ),
     ]:
         print(f'  {what:10} {text}')

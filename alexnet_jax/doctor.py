@@ -25,7 +25,8 @@ from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.config import validate_training
 from alexnet_jax.errors import AlexNetError, BadInput, run_command, shown
-from alexnet_jax.parallel import compilation, hardware, malloc
+from alexnet_jax.parallel import hardware
+from alexnet_jax.parallel.runtime import configure_runtime
 from alexnet_jax.run import checkpoint, manifest, place, remote, saved, workdir
 from alexnet_jax.training.memory import state_shapes, step_memory
 from alexnet_jax.training.rate import step_rate
@@ -242,12 +243,8 @@ def main() -> None:
             '[--scratch=DIR]'
         )
     cli.check_scratch()
-    hardware.share_gpu()
-    # As in training, so that the step is the same program, and as fast; a config that lacks a key
-    # is one of the findings.
-    malloc.configure_malloc()
-    compilation.set_xla_flags(bool(flags.FLAGS.config.get('deterministic')))
-    compilation.enable_compilation_cache()
+    # A config that lacks a key is one of the findings.
+    configure_runtime(bool(flags.FLAGS.config.get('deterministic')))
     is_well = True
     for name, (is_ok, text) in examine(
         flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.scratch

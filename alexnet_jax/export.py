@@ -26,18 +26,18 @@ from alexnet_jax.weights import hlo, torch_out
 
 Writer = Callable[[TrainedNet, Path], None]  # to a path that does not exist yet
 
-INSTALL = {'onnx': 'onnx==1.23.2'}  # what some formats need besides requirements.txt
+ONNX = 'onnx==1.23.2'  # what some formats need besides requirements.txt
 
 
 def _onnx() -> Writer:
-    _check_installed('onnx')
+    _check_installed()
     from alexnet_jax.weights import onnx_out  # needs the package
 
     return onnx_out.write
 
 
 def _web() -> Writer:
-    _check_installed('onnx')
+    _check_installed()
     from alexnet_jax.weights import web  # likewise
 
     runtime = web.read_runtime(Path(flags.FLAGS.onnxruntime_web or web.PACKAGE))
@@ -57,9 +57,9 @@ FORMATS: dict[str, Callable[[], Writer]] = {
 }
 
 
-def _check_installed(package: str) -> None:
-    if not importlib.util.find_spec(package):
-        raise BadInput(f'this format needs the package {package}: pip install {INSTALL[package]}')
+def _check_installed() -> None:
+    if not importlib.util.find_spec('onnx'):
+        raise BadInput(f'this format needs the package onnx: pip install {ONNX}')
 
 
 def export(net: TrainedNet, write: Writer, output: Path) -> None:
@@ -105,9 +105,7 @@ def size_of(path: Path) -> int:
 
 def main() -> None:
     """Export the net on the command line."""
-    flags.DEFINE_string(
-        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
-    )
+    cli.define_net_flag()
     flags.DEFINE_string('format', None, f'What to write: {", ".join(FORMATS)}.')
     flags.DEFINE_string('output', None, 'The file or folder to create.')
     flags.DEFINE_string(

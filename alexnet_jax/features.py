@@ -24,9 +24,10 @@ from absl import flags
 
 from alexnet_jax import cli, files
 from alexnet_jax.errors import BadInput, run_command, unwinding
-from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
+from alexnet_jax.evaluation.batches import ImageFiles
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.parallel.runtime import configure_runtime
 
 CHUNK = 1 << 20  # bytes or names copied at once
 
@@ -36,9 +37,7 @@ Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 def main() -> None:
     """Write the features of the images on the command line."""
-    flags.DEFINE_string(
-        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
-    )
+    cli.define_net_flag()
     flags.DEFINE_string('layer', None, 'A layer as `summary` prints it, such as relu7.')
     flags.DEFINE_string('output', None, 'Write to this new file, FILE.npz or FILE.csv.')
     flags.DEFINE_integer('limit', None, 'Use only the first N images.', lower_bound=1)

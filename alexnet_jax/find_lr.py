@@ -27,8 +27,8 @@ from alexnet_jax import cli, files
 from alexnet_jax.config import validate_training
 from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
-from alexnet_jax.evaluation.batches import configure_runtime
 from alexnet_jax.parallel import processes
+from alexnet_jax.parallel.runtime import configure_runtime
 from alexnet_jax.run import checkpoint, remote
 from alexnet_jax.run import workdir as workdirs
 from alexnet_jax.training import init_from, lr_range

@@ -19,19 +19,18 @@ from absl import flags
 
 from alexnet_jax import cli, files
 from alexnet_jax.errors import BadInput, run_command, unwinding
-from alexnet_jax.evaluation.batches import ImageFiles, configure_runtime
+from alexnet_jax.evaluation.batches import ImageFiles
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.parallel.runtime import configure_runtime
 
-Ranking = Sequence[tuple[int, float]]  # labels and probabilities, the most probable first
-Write = Callable[[str, Ranking], None]  # takes an image's path too
+LabelRanking = Sequence[tuple[int, float]]  # labels and probabilities, the most probable first
+Write = Callable[[str, LabelRanking], None]  # takes an image's path too
 
 
 def main() -> None:
     """Print or write the classes of the images on the command line."""
-    flags.DEFINE_string(
-        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
-    )
+    cli.define_net_flag()
     flags.DEFINE_bool('json', False, 'Print one JSON object per image instead of a table.')
     flags.DEFINE_string('output', None, 'Write to this new file, FILE.csv or FILE.jsonl.')
     flags.DEFINE_integer('top', 5, 'The number of classes to show per image.', lower_bound=1)
@@ -67,7 +66,7 @@ def _open_writer(output: str | None, as_json: bool, net: TrainedNet, top: int) -
 
 
 def _table(net: TrainedNet, file: TextIO) -> Write:
-    def write(path: str, ranking: Ranking) -> None:
+    def write(path: str, ranking: LabelRanking) -> None:
         print(path, file=file)
         for label, probability in ranking:
             print(f'  {probability:7.2%}  {net.display_names[label]}', file=file)
@@ -78,7 +77,7 @@ def _table(net: TrainedNet, file: TextIO) -> Write:
 def _json_lines(net: TrainedNet, file: TextIO) -> Write:
     """{"image": ..., "classes": [{"class": ..., "name": ..., "probability": ...}, ...]}."""
 
-    def write(path: str, ranking: Ranking) -> None:
+    def write(path: str, ranking: LabelRanking) -> None:
         found = [{**_names(net, label), 'probability': p} for label, p in ranking]
         print(json.dumps({'image': path, 'classes': found}), file=file)
 
@@ -91,7 +90,7 @@ def _csv(net: TrainedNet, file: TextIO, top: int) -> Write:
     keys = [*_names(net, 0), 'probability']
     rows.writerow(['image', *(f'{key}_{rank}' for rank in range(1, top + 1) for key in keys)])
 
-    def write(path: str, ranking: Ranking) -> None:
+    def write(path: str, ranking: LabelRanking) -> None:
         cells = ((*_names(net, label).values(), p) for label, p in ranking)
         rows.writerow([path, *(cell for some in cells for cell in some)])
 

@@ -9,6 +9,7 @@ continues where it stopped, but if TFDS had not finished, it starts over.
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 from datetime import timedelta
@@ -61,12 +62,12 @@ _ON_BAD_IMAGE = flags.DEFINE_string(
 def main() -> None:
     """Check the flags and make the set."""
     _, *others = cli.parse_flags(sys.argv)
-    if others:
-        raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
+    cli.refuse_arguments(others)
     if not _DATASET.value:
         raise BadInput('pass --dataset=NAME and --data_dir=DIR, e.g. --dataset=imagenet2012')
     _check_flags()
     dataset = _full_name(_DATASET.value)
+    _check_used(dataset)
     catch_stop_signals(unwind)  # TFDS removes its unfinished files: it could not reuse them
     _prepare(dataset)
 
@@ -92,6 +93,22 @@ def _check_flags() -> None:
             )
     if not _OUTPUT.value and not _DATA_DIR.value:
         raise BadInput('pass --data_dir=DIR, the folder to create the set in, or --output=DIR')
+
+
+def _check_used(dataset: str) -> None:
+    """Refuse flags that would do nothing."""
+    if _QUALITY.present and _FORMAT.value == 'raw':
+        raise BadInput(f'--quality={_QUALITY.value} is for --format=jpeg; raw pixels lose nothing')
+    if _EVAL_FRACTION.present and not dataset.startswith('folder:'):
+        raise BadInput(
+            f'--eval_fraction={_EVAL_FRACTION.value} is for --dataset=folder:PATH; {dataset} has '
+            f'splits of its own: choose one with --eval_split'
+        )
+    if _MANUAL_DIR.present and not dataset.startswith('tfds:'):
+        raise BadInput(
+            f'--manual_dir={_MANUAL_DIR.value} is for a TFDS dataset, --dataset=tfds:NAME; '
+            f'{dataset} needs no archives'
+        )
 
 
 def _full_name(name: str) -> str:
@@ -157,7 +174,7 @@ def _prepare(dataset: str) -> None:
     print(f'prepared {output} in {seconds}' if new else f'{output} is already prepared')
     for line in build.describe(output):
         print(f'  {line}')
-    print(f'  train on it with --config.data.name=prepared:{output}')
+    print(f'  train on it with --config.data.name=prepared:{shlex.quote(str(output))}')
 
 
 if __name__ == '__main__':

@@ -20,8 +20,7 @@ def main() -> None:
     """Print the network of the config on the command line."""
     cli.define_flags(workdir=None)
     _, *others = cli.parse_flags(sys.argv)
-    if others:
-        raise BadInput(f'unexpected argument {others[0]!r}; flags are given as --flag=value')
+    cli.refuse_arguments(others)
     config = flags.FLAGS.config
     if config is None:
         raise BadInput('pass --config=configs/NAME.py')

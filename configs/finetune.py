@@ -1,6 +1,6 @@
 """Fine-tune the network of a run on your own images: `configs/finetune.py:RUN,PATH`.
 
-    python -m alexnet_jax.main --config=configs/finetune.py:RUN,PATH --workdir=runs/mine
+    python -m alexnet_jax.main --config=configs/finetune.py:RUN,PATH --workdir=runs/tuned
 
 RUN is the workdir of a run, trained here or converted. PATH is a folder of images, as for
 `configs/folder.py`. Network, image size, mean image and eval ops are taken from the run; the
@@ -27,7 +27,7 @@ from alexnet_jax.data.sources.layout import expand, find_layout
 from alexnet_jax.data.sources.listing import say
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
-from alexnet_jax.model.patterns import layer_names
+from alexnet_jax.model.shapes import layer_names
 from alexnet_jax.saved_config import read_config
 
 EPOCHS, STEPS = 10, 1_000  # at least

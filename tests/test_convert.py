@@ -133,6 +133,12 @@ def test_what_it_holds(bvlc, command, tmp_path):
     np.testing.assert_array_equal(net.mean, np.broadcast_to(mean, (227, 227, 3)))
 
 
+def test_what_it_prints_can_be_typed(bvlc, command, tmp_path):
+    _, out, _ = command(bvlc, f'--workdir={tmp_path}/my run')
+    quoted = f"'{tmp_path}/my run'"
+    assert_has(out, f'--workdir={quoted} IMAGE...', f'--config=finetune:{quoted},PATH --workdir=')
+
+
 def test_a_mean_image(bvlc, make_run, tmp_path):
     """Of 256 x 256, of which the net subtracts the center, turned from BGR planes to RGB."""
     planes = np.random.default_rng(2).uniform(90, 130, (1, 3, 256, 256)).astype(np.float32)
@@ -206,7 +212,7 @@ def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(variants.VARIANTS, 'bvlc', small)
     data = caffe_net(small, 227, lively_tensors(small, 227), v1=True)
-    file, names = save(tmp_path / 'small.caffemodel', data), ('ant', 'bee', 'cat')
+    file, names = save(tmp_path / 'small.caffemodel', data), ('cat', 'ant', 'bee')  # not sorted
     run = make_run(file, f'--classes={names_file(tmp_path, *names)}')
     assert workdir.read_classes(run) == list(names)
     rng = np.random.default_rng(0)
@@ -232,6 +238,10 @@ def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
     code, out, err = command(*scoring, '--config.batch_size=8', function=main.main)
     assert (code, err) == (0, '')
     assert_has(out, 'step 0', 'examples        6')
+    paths = sorted((tmp_path / 'images' / 'validation').rglob('*.png'))
+    wrong = sum(net.predict(path, top=1)[0][0] != path.parent.name for path in paths)
+    (record,) = Path(run, 'eval').glob('*.json')
+    assert json.loads(record.read_text())['top1_error'] == wrong / 6
 
     training = [f'--workdir={run}', f'--config={config}']
     code, out, err = command(*training, function=main.main)
@@ -389,6 +399,12 @@ def test_class_names(three_classes, refuse, tmp_path, names, parts):
 def test_class_names_of_an_editor(tmp_path, text):
     (tmp_path / 'names.txt').write_text(text, encoding='utf-8')
     assert convert._read_names(tmp_path / 'names.txt') == ['ant', 'bee', 'cat']
+
+
+def test_class_names_are_composed(tmp_path):
+    """As those of folders are: macOS stores 'é' as 'e' and an accent."""
+    (tmp_path / 'names.txt').write_text('e\u0301lan\nbee\n', encoding='utf-8')
+    assert convert._read_names(tmp_path / 'names.txt') == ['\u00e9lan', 'bee']
 
 
 def test_class_files(three_classes, refuse, tmp_path):

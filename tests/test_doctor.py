@@ -168,13 +168,7 @@ def test_the_step_is_that_of_training(monkeypatch, deterministic):
     monkeypatch.setattr(sys, 'argv', ['doctor', f'--config={ROOT}/configs/quickstart.py', flag])
     monkeypatch.setattr(doctor, 'examine', lambda *_: ())
     found = []
-    monkeypatch.setattr(doctor.compilation, 'set_xla_flags', found.append)
-    for module, name in (
-        (hardware, 'share_gpu'),
-        (doctor.malloc, 'configure_malloc'),
-        (doctor.compilation, 'enable_compilation_cache'),
-    ):
-        monkeypatch.setattr(module, name, lambda: None)
+    monkeypatch.setattr(doctor, 'configure_runtime', found.append)
     with flagsaver.flagsaver():
         doctor.main()
     assert found == [deterministic]

@@ -8,7 +8,7 @@ from helpers import assert_has
 
 from alexnet_jax import cli, errors
 from alexnet_jax.config import default_config
-from alexnet_jax.errors import device_error, run_command, show_as, shown
+from alexnet_jax.errors import device_error, one_line, run_command, show_as, shown
 
 # As JAX 0.10.2 raises it.
 BUSY = (
@@ -77,6 +77,12 @@ def test_out_of_memory_without_a_config(monkeypatch):
     monkeypatch.setattr(errors.flags, 'FLAGS', {})
     found = str(errors.memory_error(MemoryError('Unable to allocate')))
     assert found == 'out of memory: Unable to allocate; stop other programs that use this memory'
+
+
+def test_a_message_in_one_line():
+    assert one_line(ValueError(' two\n  lines\n')) == 'two lines'
+    assert one_line(ValueError('two\nlines'), 5) == 'two l'
+    assert one_line(AssertionError()) == 'AssertionError'
 
 
 def test_other_errors_keep_their_traceback():

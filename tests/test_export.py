@@ -187,6 +187,6 @@ def test_package_missing(workdir, command, tmp_path, monkeypatch, name):
 
 def test_the_install_line_is_in_step():
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-    assert project['optional-dependencies']['onnx'] == [export.INSTALL['onnx']]
+    assert project['optional-dependencies']['onnx'] == [export.ONNX]
     tests = (ROOT / 'tests' / 'requirements.txt').read_text().splitlines()
-    assert export.INSTALL['onnx'] in tests
+    assert export.ONNX in tests

@@ -82,6 +82,18 @@ def test_bad_flags():
             ('--dataset=digits', '--output=o', '--max_pixels=0'),
             '--max_pixels=0; it must be above 0',
         ),
+        (
+            ('--dataset=digits', '--output=o', '--format=raw', '--quality=95'),
+            '--quality=95 is for --format=jpeg',
+        ),
+        (
+            ('--dataset=cifar10', '--output=o', '--eval_fraction=0.2'),
+            '--eval_fraction=0.2 is for --dataset=folder:PATH; tfds:cifar10 has splits of its own',
+        ),
+        (
+            ('--dataset=folder:x', '--output=o', '--manual_dir=m'),
+            '--manual_dir=m is for a TFDS dataset',
+        ),
         (('--dataset=prepared:x', '--output=o'), 'is already prepared'),
         (
             ('--dataset=digits', '--output=gs://bucket/set'),
@@ -108,8 +120,9 @@ def test_bad_datasets(tmp_path, full):
         ('digits', "digits has no split 'validation'; allowed: train, test"),
     )
     cases = cases if full else cases[::3]
-    where = (f'--data_dir={tmp_path}', f'--output={output}', f'--manual_dir={tmp_path}')
-    flags = [(f'--dataset={dataset}', *where) for dataset, _ in cases]
+    where = (f'--data_dir={tmp_path}', f'--output={output}')
+    flags = [[f'--dataset={dataset}', *where] for dataset, _ in cases]
+    flags[0].append(f'--manual_dir={tmp_path}')
     found = outcomes('alexnet_jax.prepare', *flags)
     for (code, _, errors), (_, message) in zip(found, cases, strict=True):
         assert (code, errors.count('\n')) == (2, 1), errors
@@ -143,7 +156,7 @@ def test_the_fraction_and_the_largest_image(tmp_path):
         path = tmp_path / f'images/{name}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new('RGB', (4, 3)).save(path)
-    flags = (f'--dataset=folder:{tmp_path}/images', f'--output={tmp_path}/set', '--size=2')
+    flags = (f'--dataset=folder:{tmp_path}/images', f'--output={tmp_path}/my set', '--size=2')
     small, set_up = outcomes(
         'alexnet_jax.prepare',
         (*flags, '--eval_fraction=0.9999', '--max_pixels=11'),
@@ -152,6 +165,7 @@ def test_the_fraction_and_the_largest_image(tmp_path):
     assert (small[0], 'it has 3 x 4 = 12 pixels, above data.max_pixels=11' in small[2]) == (1, True)
     assert set_up[0] == 0, set_up[2]
     assert '  train: 2 images\n  validation: 2 images\n' in set_up[1]
+    assert f"--config.data.name=prepared:'{tmp_path}/my set'\n" in set_up[1]
     assert 'sets aside 2 of 4 images for validation (data.eval_fraction=0.9999)' in small[2]
 
 

@@ -99,9 +99,9 @@ def benchmark_data(config: ml_collections.ConfigDict) -> dict[str, Any]:
             'first_batch_seconds': pipeline.first_batch_seconds,
             'serial_seconds_per_image': pipeline.serial_seconds,
         }
-        if pipeline.rival:
-            rival = found[pipeline.rival].rates
-            rows[name]['ratio_to_flax'] = median_ratio(pipeline.rates, rival)
+        if pipeline.baseline:
+            baseline = found[pipeline.baseline].rates
+            rows[name]['ratio_to_flax'] = median_ratio(pipeline.rates, baseline)
     _show(_data_table(config, rows))
     return {'config': json.loads(config.to_json()), 'pipelines': rows}
 

@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
+from alexnet_jax.benchmark.tpu_program import COLLECTIVES, array_bytes
 from alexnet_jax.config import validate
 from alexnet_jax.config_checks import PARALLELISMS
 from alexnet_jax.drawing import figures
@@ -40,11 +41,7 @@ LINKS = {
 
 # Counting
 
-_SIZES = {'s32': 4, 'u32': 4, 'f32': 4, 'bf16': 2, 'f16': 2, 'f64': 8, 's64': 8, 'pred': 1}
-_COLLECTIVE = re.compile(
-    r'= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\('
-)
-_ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
+_COLLECTIVE = re.compile(rf'= (.*?) ({"|".join(COLLECTIVES)})(?:-start)?\(')
 
 
 def count_sent_bytes(hlo: str, devices: int) -> float:
@@ -56,12 +53,8 @@ def count_sent_bytes(hlo: str, devices: int) -> float:
     """
     total = 0.0
     for result, operation in _COLLECTIVE.findall(hlo):
-        size = sum(
-            _SIZES[dtype] * math.prod(int(n) for n in dims.split(',') if n)
-            for dtype, dims in _ARRAY.findall(result)
-        )
         times = {'all-reduce': 2, 'reduce-scatter': devices}.get(operation, 1)
-        total += times * size * (devices - 1) / devices
+        total += times * array_bytes(result) * (devices - 1) / devices
     return total
 
 

@@ -3,6 +3,9 @@
 import re
 from typing import NamedTuple
 
+# By which those pipelines normalize: of ImageNet's pixels, from 0 to 1.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class CourseOps(NamedTuple):
     """Resize, crop, mirror.

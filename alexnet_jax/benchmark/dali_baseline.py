@@ -10,11 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from alexnet_jax.benchmark.course_ops import CourseOps
+from alexnet_jax.benchmark.course_ops import DEVIATION, MEAN, CourseOps
 from alexnet_jax.errors import BadInput
-
-MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
-DEVIATION = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 
 
 def dali_batches(
@@ -62,8 +59,8 @@ def dali_batches(
             crop_pos_x=fn.random.uniform(range=(0, 1)),
             crop_pos_y=fn.random.uniform(range=(0, 1)),
             mirror=fn.random.coin_flip(),
-            mean=MEAN,
-            std=DEVIATION,
+            mean=[255 * value for value in MEAN],
+            std=[255 * value for value in DEVIATION],
             output_layout='HWC',
         )
         pipeline.set_outputs(image, label)

@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.benchmark.course_ops import CourseOps
+from alexnet_jax.benchmark.course_ops import DEVIATION, MEAN, CourseOps
 from alexnet_jax.data.tensorflow import tf
 
 IMAGE_SIZE = 224
 CENTER_MARGIN = 32  # pixels around the center crop that is used if no random crop was found
-MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
-DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
 
 def flax_batches(
@@ -59,7 +57,8 @@ def _augment(example: dict[str, tf.Tensor], ops: CourseOps | None) -> dict[str, 
     encoded = example['image']
     crop = _resize_and_crop(encoded, ops) if ops else _random_crop(encoded)
     image = tf.image.random_flip_left_right(crop)
-    return {'image': (image - MEAN) / DEVIATION, 'label': example['label']}
+    mean, deviation = 255 * np.array([MEAN, DEVIATION], np.float32)
+    return {'image': (image - mean) / deviation, 'label': example['label']}
 
 
 def _random_crop(encoded: tf.Tensor) -> tf.Tensor:

@@ -4,14 +4,12 @@
 """
 
 import json
-import subprocess
-import sys
 from typing import NamedTuple
 
 import jax
 
-from alexnet_jax.errors import BadInput, run_command
-from alexnet_jax.parallel import processes
+from alexnet_jax.errors import run_command
+from alexnet_jax.parallel import processes, separate
 
 
 class Devices(NamedTuple):
@@ -28,12 +26,7 @@ def probe() -> Devices:
     Raises:
       BadInput: JAX cannot start them.
     """
-    command = [sys.executable, '-m', 'alexnet_jax.benchmark.probe']
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ['JAX finds no devices, and no error'])[-1]
-        raise BadInput(last.removeprefix('error: '))
-    return Devices(*json.loads(done.stdout.splitlines()[-1]))
+    return Devices(*separate.ask('alexnet_jax.benchmark.probe'))
 
 
 def main() -> None:

@@ -40,14 +40,14 @@ class Pipeline:
     Attributes:
       batches: The batches.
       first_batch_seconds: The time from asking for batches to the first one.
-      rival: The name of the flax pipeline to compare with: the one with the same ops, if any.
+      baseline: The name of the flax pipeline to compare with: the one with the same ops, if any.
       serial_seconds: What `Data.serial_seconds` returns, if it is the project's own pipeline.
       rates: Images per second, an entry for each repeat.
     """
 
     batches: Iterator[dict[str, np.ndarray]]
     first_batch_seconds: float
-    rival: str | None = None
+    baseline: str | None = None
     serial_seconds: float | None = None
     rates: list[float] = field(default_factory=list)
 
@@ -90,9 +90,9 @@ def measure(
             )
     images, labels = _encoded(config, names[0]) if baselines else ([], np.zeros(0, np.int32))
     size, pipelines = config.batch_size, {}
-    rival = (FLAX_SAME if ops else FLAX) if 'flax' in baselines else None
+    flax = (FLAX_SAME if ops else FLAX) if 'flax' in baselines else None
     for name in names:
-        pipelines[name] = _start_own(_with_name(config, name), as_large, rival)
+        pipelines[name] = _start_own(_with_name(config, name), as_large, flax)
     if 'flax' in baselines:
         if ops:
             other = _with_name(config, names[0])
@@ -106,7 +106,7 @@ def measure(
     for baseline, batches_of in SAME_OPS.items():
         if baseline in baselines and ops:
             pipelines[f'{baseline}, same ops'] = _start(
-                functools.partial(batches_of, images, labels, size, ops), rival
+                functools.partial(batches_of, images, labels, size, ops), flax
             )
     for repeat in range(repeats):
         for name, pipeline in pipelines.items():
@@ -135,18 +135,20 @@ def _encoded(config: ml_collections.ConfigDict, name: str) -> tuple[list[bytes],
     return images, labels
 
 
-def _start_own(config: ml_collections.ConfigDict, as_large: bool, rival: str | None) -> Pipeline:
+def _start_own(config: ml_collections.ConfigDict, as_large: bool, baseline: str | None) -> Pipeline:
     data = Data(config, memory=0) if as_large else Data(config)
-    pipeline = _start(lambda: itertools.chain.from_iterable(data.train_batches()), rival)
+    pipeline = _start(lambda: itertools.chain.from_iterable(data.train_batches()), baseline)
     pipeline.serial_seconds = data.serial_seconds()
     return pipeline
 
 
-def _start(batches: Callable[[], Iterator[dict[str, np.ndarray]]], rival: str | None) -> Pipeline:
+def _start(
+    batches: Callable[[], Iterator[dict[str, np.ndarray]]], baseline: str | None
+) -> Pipeline:
     began = time.perf_counter()
     stream = batches()
     next(stream)
-    return Pipeline(stream, time.perf_counter() - began, rival)
+    return Pipeline(stream, time.perf_counter() - began, baseline)
 
 
 def _rate(stream: Iterator[dict[str, np.ndarray]], seconds: float) -> float:

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.benchmark.course_ops import CourseOps
+from alexnet_jax.benchmark.course_ops import DEVIATION, MEAN, CourseOps
 from alexnet_jax.errors import BadInput
 
 # Images are drawn with replacement in one endless epoch: a DataLoader does not prefetch past the
 # end of an epoch, so its workers would otherwise go idle every thousand images.
 EPOCH = 10**12  # images; more than any benchmark reads
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Images:

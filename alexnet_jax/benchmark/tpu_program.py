@@ -85,7 +85,7 @@ def read_program(hlo: str, code: Mapping[str, 'Code'], layers: Iterable[str]) ->
         if opcode.endswith('-start') and not is_collective:
             continue  # transfers to and from the vector memory, beside the operations
         touched = [shapes[operand] for operand in operands]
-        sent = sum(map(_size, touched)) if is_collective else 0
+        sent = sum(map(array_bytes, touched)) if is_collective else 0
         if not opcode.endswith('-start') or opcode == 'all-reduce-start':
             touched.append(shape)
         bounds = re.search(r'"iteration_bounds":\[([^\]]*)\]', line)
@@ -167,8 +167,8 @@ def hbm_bytes(shape: str) -> float:
     return total
 
 
-def _size(shape: str) -> float:
-    """The bytes of arrays without padding."""
+def array_bytes(shape: str) -> float:
+    """Return the bytes of the arrays of an HLO shape without padding."""
     return sum(
         math.prod(int(size) for size in sizes.split(',') if size) * BYTES[dtype]
         for dtype, sizes, _, _ in _ARRAY.findall(shape)

@@ -194,7 +194,7 @@ def _download(
         path = folder / name
         if not store.download(name, path):
             raise RunError(f'{store.url}: {name} was deleted meanwhile; try again')
-        if verify and _sha256(path) != tags[name]:
+        if verify and files.sha256(path) != tags[name]:
             path.unlink()
             raise RunError(
                 f'{store.url}: {name} does not have the SHA-256 in the manifest; copy it again'
@@ -236,8 +236,3 @@ def claim(folder: Path, url: str) -> IO:
         ) from error
     show_as(str(folder), url)
     return lock
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

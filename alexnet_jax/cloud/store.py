@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from alexnet_jax import files
-from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.errors import BadInput, RunError, one_line
 
 # What to install besides requirements.txt, by scheme.
 PACKAGES = {'gs': 'gcsfs==2026.10.1', 's3': 's3fs==2026.9.0'}
@@ -180,8 +180,7 @@ class Store:
         except Exception as error:
             if isinstance(error, BadInput) or (passed and isinstance(error, passed)):
                 raise
-            reason = ' '.join(str(error).split()) or type(error).__name__
-            raise StoreError(f'{self.url}: {what}: {reason[:300]}') from error
+            raise StoreError(f'{self.url}: {what}: {one_line(error, 300)}') from error
 
 
 def is_plain(name: str) -> bool:
@@ -227,5 +226,4 @@ def _open(url: str) -> Any:
     try:
         return fsspec.filesystem(scheme, **options)
     except Exception as error:  # of many types: no credentials, a malformed configuration
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise BadInput(f'{url} cannot be opened: {reason[:300]}') from error
+        raise BadInput(f'{url} cannot be opened: {one_line(error, 300)}') from error

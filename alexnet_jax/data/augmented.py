@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from alexnet_jax.data.ops import pillow
-from alexnet_jax.data.ops.chain import Preprocessor, clean, parse
+from alexnet_jax.data.ops.chain import clean, parse, run_ops
 from alexnet_jax.data.ops.crops import RandomCrop
 from alexnet_jax.data.ops.decode import Decode
 from alexnet_jax.data.ops.image import BadImage, Identity, RandomMirror
@@ -68,10 +68,7 @@ def original(encoded: bytes, ops: str, max_pixels: int, name: str) -> np.ndarray
     Raises:
       RunError: An op refuses the picture.
     """
-    try:
-        return parse(ops, max_pixels).prefix(encoded)[0].numpy()
-    except (BadImage, tf.errors.OpError) as error:
-        raise RunError(f'{name} cannot be used: {clean(error)}') from error
+    return run_ops(parse(ops, max_pixels).prefix, encoded, name)
 
 
 def augment(picture: np.ndarray, ops: str, seed: int, epochs: int, axes: np.ndarray) -> Augmented:
@@ -92,7 +89,7 @@ def augment(picture: np.ndarray, ops: str, seed: int, epochs: int, axes: np.ndar
         raise RunError(f'the picture has a side above {LONGEST:,} pixels before it is cropped')
     count = len(preprocess.prefix.ops)
     fixed = (Decode('stored'), *itertools.repeat(Identity(), count - 1))  # each op keeps its place
-    random = Preprocessor((*fixed, *preprocess.ops[count:]), *_color(preprocess))
+    random = dataclasses.replace(preprocess, ops=(*fixed, *preprocess.ops[count:]))
     encoded = pillow.to_png(_coordinates(*picture.shape[:2]))
     crops, colors = [], []
     for epoch in range(epochs):
@@ -112,10 +109,6 @@ def augment(picture: np.ndarray, ops: str, seed: int, epochs: int, axes: np.ndar
         mirrors=any(isinstance(op, RandomMirror) for op in preprocess.ops),
         shifts_colors=preprocess.color is not None,
     )
-
-
-def _color(preprocess: Preprocessor):
-    return preprocess.color, preprocess.color_place
 
 
 def _coordinates(height: int, width: int) -> np.ndarray:

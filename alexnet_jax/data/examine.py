@@ -79,12 +79,16 @@ def _count_classes(
     name: str, split: Split, class_names: tuple[str, ...], is_training: bool
 ) -> Finding:
     """How many examples of each class a split has."""
-    labels = getattr(split, 'labels', None)
+    labels, indices = getattr(split, 'labels', None), np.arange(len(split))
     is_sample = labels is None
     if is_sample:
-        labels = split.read(_spread(len(split), SAMPLE_LABELS))[1]
-    counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
-    if (labels < 0).any() or len(counts) > len(class_names):
+        indices = _spread(len(split), SAMPLE_LABELS)
+        labels = split.read(indices)[1]
+    if (labels < 0).any():  # TFDS gives -1 to examples without a label: ImageNet's test split
+        first = split.describe(int(indices[labels < 0][0]))
+        return False, f'{first} has no label; use only splits in which every example has one'
+    counts = np.bincount(labels, minlength=len(class_names))
+    if len(counts) > len(class_names):
         return False, f'{name} has labels outside 0 .. {len(class_names) - 1}; prepare it again'
     if is_sample:
         seen = np.count_nonzero(counts)

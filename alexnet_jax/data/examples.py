@@ -1,6 +1,6 @@
 """Single examples of a run's data, for figures: as evaluation sees them, and as training does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 import numpy as np
@@ -47,11 +47,21 @@ class Examples:
             raise BadInput(note)
         dataset = source.open()
         self.class_names = dataset.class_names
+        self._labels = np.arange(len(self.class_names), dtype=np.int32)  # of the dataset's
         self.train_size, self.eval_size = len(dataset.train), len(dataset.eval)
         self._train, self._eval = self._reader(dataset.train), self._reader(dataset.eval)
         self.mean = np.zeros((config.image_size, config.image_size, 3), np.float32)
         if config.data.mean != 'none':
             self.mean = statistics.load(self._statistics).center(config.image_size)
+
+    def relabel(self, class_names: Sequence[str]) -> None:
+        """Return labels of another order from now on, such as that of a converted network.
+
+        Args:
+          class_names: The names of the classes in that order.
+        """
+        self._labels = np.array([class_names.index(name) for name in self.class_names], np.int32)
+        self.class_names = tuple(class_names)
 
     def _preprocessor(self, key: str, split: Split) -> Preprocessor:
         return parse(self._config.data[key], self._config.data.max_pixels).specialize(split)
@@ -97,7 +107,7 @@ class Examples:
         places = places.reshape(-1, BATCH)
         for step, batch in enumerate(_read(reader, places, np.zeros_like(places), transform)):
             valid = batch['mask'] > 0
-            yield places[step][valid], batch['image'][valid], batch['label'][valid]
+            yield places[step][valid], batch['image'][valid], self._labels[batch['label'][valid]]
 
     def images(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what `batches` yields, in one piece."""

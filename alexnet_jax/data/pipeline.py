@@ -105,11 +105,6 @@ class Data:
         self._memory = memory
         self._pixels: dict[Reader, tuple[Pixels, int] | None] = {}  # what `find_pixels` found
 
-    @property
-    def skipped(self) -> dict[str, int]:
-        """The number of examples of each split that this process found unusable and masks out."""
-        return {'train': len(self._train.bad), 'eval': len(self._eval.bad)}
-
     def load_statistics(self, workdir: str | epath.Path) -> None:
         """Load the mean image and color axes from the workdir; compute them first if necessary.
 

@@ -95,17 +95,17 @@ class MappedPixels(ArrayPixels):
 class DecodedPixels(ArrayPixels):
     """The images of a small split, each kept in memory from its first use on."""
 
-    def __init__(self, split: Split, head: Preprocessor, memory: int):
+    def __init__(self, split: Split, prefix: Preprocessor, memory: int):
         """Decode the images of a split.
 
         Args:
           split: The encoded images.
-          head: The ops to run, none of them random; the first decodes.
+          prefix: The ops to run, none of them random; the first decodes.
           memory: How many bytes to keep; the images beyond are decoded at each use.
         """
         self._memory = memory
         self._split = split
-        self._head = head
+        self._prefix = prefix
         self._images: list[np.ndarray | None] = [None] * len(split)
         self._labels = np.zeros(len(split), np.int32)
         self._sizes = np.zeros((len(split), 2), np.int64)
@@ -135,7 +135,7 @@ class DecodedPixels(ArrayPixels):
         pixels = tf.RaggedTensorSpec([None], tf.uint8, ragged_rank=0)  # of any number
 
         def decode_one(encoded):
-            image, _ = self._head(encoded)
+            image, _ = self._prefix(encoded)
             return tf.reshape(image, [-1]), tf.shape(image)
 
         def decode(encoded):

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax import files
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,5 +66,4 @@ def load(path: epath.Path, remedy: str = 'remove it and train again') -> Statist
             fields['origin'] = str(fields['origin'])
             return Statistics(**fields)
     except Exception as error:  # of many types, from zipfile and NumPy
-        reason = ' '.join(str(error).split())
-        raise BadInput(f'{path} cannot be read: {reason}; {remedy}') from error
+        raise BadInput(f'{path} cannot be read: {one_line(error)}; {remedy}') from error

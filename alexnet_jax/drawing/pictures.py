@@ -1,16 +1,45 @@
-"""Figures that show images: pure functions from arrays to matplotlib figures."""
+"""Figures that show images: pure functions from arrays to matplotlib figures, and data URIs."""
 
+import base64
+import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from alexnet_jax.drawing.figures import PALETTE, WIDTH, shorten, styled
 
 SAME, ANOTHER, TRUE, FALSE = PALETTE[0], PALETTE[1], PALETTE[4], '#C9D3DC'  # classes
 HEAT, OPAQUE = 'inferno', 0.65  # of maps on top of images
+
+
+def data_uri(pixels: np.ndarray, kind: str = 'png', **options: Any) -> str:
+    """Return an image as a data URI.
+
+    Args:
+      pixels: uint8 [h, w, 3] or [h, w].
+      kind: 'png' or 'webp'.
+      **options: What Pillow takes when it saves that kind.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return f'data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'
+
+
+def kernel_grids(weights: np.ndarray, towers: int) -> list[np.ndarray]:
+    """Return the `kernel_grid` of each tower: 16 kernels per row if it has 48 or more, else 8.
+
+    Args:
+      weights: The kernels of all towers, [h, w, 3, n].
+      towers: The number of groups of kernels.
+    """
+    blocks = np.split(weights, towers, axis=-1)
+    columns = 16 if blocks[0].shape[-1] >= 48 else 8
+    return [kernel_grid(block, columns) for block in blocks]
 
 
 def kernel_grid(kernels: np.ndarray, columns: int) -> np.ndarray:
@@ -44,11 +73,10 @@ def kernels(weights: np.ndarray, towers: int) -> Figure:
       weights: The kernels, [h, w, 3, n].
       towers: The number of groups of kernels, drawn one below the other.
     """
-    blocks = np.split(weights, towers, axis=-1)
-    columns = 16 if blocks[0].shape[-1] >= 48 else 8
-    grids = [kernel_grid(block, columns) for block in blocks]
+    grids = kernel_grids(weights, towers)
     height, width, _ = grids[0].shape
-    inches = WIDTH if columns == 16 else WIDTH / 2
+    columns = (width + 1) // (weights.shape[1] + 1)
+    inches = WIDTH * columns / 16
     figure = Figure(figsize=(inches, towers * (inches * height / width + 0.35)))
     for place, (axes, grid) in enumerate(
         zip(figure.subplots(towers, squeeze=False)[:, 0], grids, strict=True)

@@ -7,6 +7,7 @@ cannot be used is reported and skipped.
 import fnmatch
 import glob
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -20,19 +21,6 @@ from alexnet_jax.data.sources import layout, listing
 from alexnet_jax.data.sources.labels import nfc
 from alexnet_jax.errors import AlexNetError, BadInput, RunError, shown
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
-from alexnet_jax.parallel import compilation, hardware, malloc
-
-
-def configure_runtime(deterministic: bool = False) -> None:
-    """Apply the performance settings of training, and share GPUs, before JAX starts its devices.
-
-    Args:
-      deterministic: The config's, in a command that trains.
-    """
-    hardware.share_gpu()
-    malloc.configure_malloc()
-    compilation.set_xla_flags(deterministic)
-    compilation.enable_compilation_cache()
 
 
 class ImageFiles:
@@ -127,11 +115,29 @@ class ImageFiles:
             )
 
 
+def check_can_be_read_twice(path: str) -> None:
+    """Refuse a pipe, such as /dev/stdin: an image is read again, to say what is wrong with it.
+
+    Args:
+      path: What the user names; it need not exist.
+
+    Raises:
+      BadInput: It is no file and no folder.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # ValueError: no name, such as one with a zero byte
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise BadInput(f'image {path} is a pipe or a device; save the image as a file, pass that')
+
+
 def _find(argument: str) -> dict[str, str]:
     """Return the image files that an argument names, each with its class."""
     if not argument:
         raise BadInput('an image argument is empty; name a file, a folder or a pattern')
     argument = copies.local_path(argument)
+    check_can_be_read_twice(argument)
     if epath.Path(argument).is_file():
         return {argument: ''}
     if epath.Path(argument).is_dir():

@@ -83,7 +83,7 @@ def plan(
     scored = configs[0] if config is None else config
     for member, other in zip(members, configs, strict=True):
         _check_network(member, other, scored, COMMON_KEYS if checkpoints else NETWORK_KEYS)
-        if workdir.read_classes(member.workdir) != workdir.read_classes(members[0].workdir):
+        if not _same_classes(member, workdir.read_classes(members[0].workdir)):
             raise BadInput(
                 f'{member.workdir} and {members[0].workdir} were trained on different classes; '
                 f'score them separately'
@@ -118,6 +118,14 @@ def _check_member(member: Member) -> ml_collections.ConfigDict:
     config = read_config(member.workdir)
     saved.find_step(*member)
     return config
+
+
+def _same_classes(member: Member, names: Sequence[str]) -> bool:
+    """Return whether a member's classes are these, perhaps in another order.
+
+    A network that was trained elsewhere has its own order; a folder's classes are sorted.
+    """
+    return sorted(workdir.read_classes(member.workdir)) == sorted(names)
 
 
 def _check_network(
@@ -172,7 +180,7 @@ def score(
       RunError: A checkpoint or an image is damaged.
     """
     names = list(data.class_names)
-    if workdir.read_classes(members[0].workdir) != names:
+    if not _same_classes(members[0], names):
         raise BadInput(
             f'{members[0].workdir} was trained on different classes from those that '
             f'{config.data.name} has now; use the data it was trained on'
@@ -180,11 +188,13 @@ def score(
     if jax.process_count() > 1:  # a run may still train: all load the checkpoint that is best now
         members = [_as_process_0(member) for member in members]
     nets = [TrainedNet.load(*member, config.dtype, config.precision) for member in members]
+    orders = [_outputs(net, names) for net in nets]
     tally, views = scores.Tally.of(config.num_classes), 1
     guesses = scores.Guesses.of(data.eval_size)
     batches = track(data.eval_batches(), math.ceil(data.eval_size / config.batch_size))
     for step, batch in enumerate(batches):
         votes = jax.device_get([net.predict_step(batch['image']) for net in nets])
+        votes = [vote[:, order] for vote, order in zip(votes, orders, strict=True)]
         log_probs = scores.average(votes)
         tally.add(log_probs, batch['label'], batch['mask'])
         guesses.add(data.eval_indices(step), log_probs, batch['label'], batch['mask'])
@@ -200,6 +210,14 @@ def score(
             '.wrong.csv': guesses.wrong_csv(shown, data.eval_name),
         }
         _report(config, folder, tally, shown, views, nets, texts)
+
+
+def _outputs(net: TrainedNet, names: Sequence[str]) -> list[int]:
+    """Return the outputs of a net in the label order of the data, those without a class last."""
+    order = list(range(net.config.num_classes))
+    if net.class_names != names:
+        order[: len(names)] = [net.class_names.index(name) for name in names]
+    return order
 
 
 def _as_process_0(member: Member) -> Member:

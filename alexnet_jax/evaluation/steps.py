@@ -78,28 +78,29 @@ def _eval_program(model: AlexNet, per_class: bool = False) -> pmap.Mapped:
 
 
 def make_predict_step(
-    model: AlexNet, mean: np.ndarray
+    function: Callable[[dict[str, Any], jax.Array, jax.Array], jax.Array], mean: np.ndarray
 ) -> Callable[[dict[str, Any], np.ndarray], jax.Array]:
-    """Build the prediction step.
+    """Build a prediction step.
 
     Args:
-      model: The network.
+      function: (variables, image uint8 [N, ...], mean) -> [N, ...], such as `view_log_probs` of a
+        model.
       mean: float32 [H, W, 3], subtracted from every image.
 
     Returns:
-      (variables, image uint8 as in a batch) -> the logarithm of the class probabilities, averaged
-      over views: float32 [b, classes], for the images of this process.
+      (variables, image uint8 as in a batch) -> the function's result, [b, ...], for the images of
+      this process.
     """
 
     def step_fn(variables, batch: dict[str, jax.Array], mean: jax.Array) -> jax.Array:
-        return view_log_probs(model, variables, batch['image'], mean)
+        return function(variables, batch['image'], mean)
 
     step = pmap.pmapped(step_fn, (None, 0, None), out_axes=0)
     mean = pmap.replicate(mean)
 
     def predict(variables: dict[str, Any], image: np.ndarray) -> jax.Array:
-        log_probs = step(variables, pmap.shard({'image': image}), mean)
-        return log_probs.reshape(len(image), -1)
+        found = step(variables, pmap.shard({'image': image}), mean)
+        return found.reshape(len(image), *found.shape[2:])
 
     return predict
 

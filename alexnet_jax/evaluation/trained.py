@@ -252,7 +252,7 @@ class TrainedNet:
         (uint8 [b, ...] as `log_probs` takes, b a multiple of the devices) -> float32 [b, outputs].
         Each new b is compiled.
         """
-        return functools.partial(steps.make_predict_step(self.model, self.mean), self.variables)
+        return self._make_step(functools.partial(steps.view_log_probs, self.model))
 
     @functools.cached_property
     def _feature_step(self) -> Callable[[Table], Step]:
@@ -261,19 +261,15 @@ class TrainedNet:
     def _make_feature_step(self, layers: Table) -> Step:
         body = self.model.clone(layers=layers)
 
-        def step_fn(variables, batch, mean):
-            image = batch['image']
+        def features(variables: dict[str, Any], image: jax.Array, mean: jax.Array) -> jax.Array:
             views = image.reshape(-1, *image.shape[-3:]).astype(jnp.float32) - mean[None]
             found = jnp.asarray(body.apply(variables, views), jnp.float32)
             return found.reshape(*image.shape[:-3], *found.shape[1:])
 
-        step, mean = pmap.pmapped(step_fn, (None, 0, None), out_axes=0), pmap.replicate(self.mean)
+        return self._make_step(features)
 
-        def features(images: np.ndarray) -> jax.Array:
-            found = step(self.variables, pmap.shard({'image': images}), mean)
-            return found.reshape(len(images), *found.shape[2:])
-
-        return features
+    def _make_step(self, function: Callable[..., jax.Array]) -> Step:
+        return functools.partial(steps.make_predict_step(function, self.mean), self.variables)
 
     def _in_batches(self, step: Step, images: np.ndarray) -> np.ndarray:
         """Apply a step to any number of images, padded to a few sizes, since each is compiled."""

@@ -4,21 +4,22 @@ import dataclasses
 import itertools
 import math
 
-from alexnet_jax.model.layers import Dropout, Layer, Table, Weighted
+from alexnet_jax.model.layers import Dropout, Table, Weighted
 from alexnet_jax.model.shapes import LayerInfo, layer_infos
 
 
 def first_difference(now: tuple[Table, int], before: tuple[Table, int]) -> str | None:
     """Describe how two networks differ in what they compute; None if they do not.
 
-    The last layer is left out, since it depends on the classes. So are initial weights, and dropout
-    unless it scales activations at test time, which only matter in training.
+    The last layer is left out, since it depends on the classes, and so is all that `at_test_time`
+    leaves out.
 
     Args:
       now, before: A table and the height and width of its input.
     """
-    for here, there in itertools.zip_longest(*map(_rows, (now, before))):
-        if not (here and there) or _bare(here.layer) != _bare(there.layer):
+    rows = (layer_infos(at_test_time(table[:-1]), size) for table, size in (now, before))
+    for here, there in itertools.zip_longest(*rows):
+        if not (here and there) or here.layer != there.layer:
             return f'{_words(here)} instead of {_words(there)}'
         if here.kernel != there.kernel:
             inputs, others = (math.prod(info.input) for info in (here, there))
@@ -29,19 +30,16 @@ def first_difference(now: tuple[Table, int], before: tuple[Table, int]) -> str |
     return None
 
 
-def _rows(network: tuple[Table, int]) -> list[LayerInfo]:
-    """The rows that matter, in order."""
-    (*hidden, _), image_size = network
-    return [
-        info
-        for info in layer_infos(tuple(hidden), image_size)
-        if not isinstance(info.layer, Dropout) or info.layer.scale_at_test
-    ]
+def at_test_time(layers: Table) -> Table:
+    """Return layers without what only matters in training.
 
-
-def _bare(layer: Layer) -> Layer:
-    """The layer without its initial weights."""
-    return dataclasses.replace(layer, bias=0, std=0) if isinstance(layer, Weighted) else layer
+    Those are initial weights, and dropout unless it scales activations at test time.
+    """
+    return tuple(
+        dataclasses.replace(layer, bias=0.0, std=0.0) if isinstance(layer, Weighted) else layer
+        for layer in layers
+        if not isinstance(layer, Dropout) or layer.scale_at_test
+    )
 
 
 def _words(info: LayerInfo | None) -> str:

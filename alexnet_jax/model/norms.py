@@ -41,14 +41,19 @@ def _forward(x, window_sum, k, alpha, beta, recompute):
 
 
 def _backward(window_sum, k, alpha, beta, recompute, x, gradient):
+    """Return the gradient with respect to a, given g, that of b.
+
+    With d = k + alpha window_sum(a^2): g d^-beta - 2 alpha beta a window_sum(g a d^-(beta + 1)),
+    since the window is symmetric.
+    """
     # Autodiff would store the denominators: 0.4 GiB more for a batch of 128, and 5% slower on CPU.
     if recompute:
         x = lax.optimization_barrier(x)
     wide, gradient = widened(x), widened(gradient)
     denominator = k + alpha * window_sum(wide * wide)
     scaled = gradient * _power(denominator, beta)
-    shared = window_sum(scaled * wide / denominator)
-    return ((scaled - 2 * alpha * beta * wide * shared).astype(x.dtype),)
+    from_neighbors = window_sum(scaled * wide / denominator)
+    return ((scaled - 2 * alpha * beta * wide * from_neighbors).astype(x.dtype),)
 
 
 response_norm.defvjp(_forward, _backward)

@@ -12,14 +12,14 @@ from alexnet_jax.model.shapes import parameter_names
 SETTINGS = ('lr_multipliers', 'weight_decay_multipliers', 'lr_overrides')  # by parameter
 
 
-def layer_names(layers: Table) -> list[str]:
+def _layer_names(layers: Table) -> list[str]:
     """Return the names of the layers with weights and of the batch norms."""
     return [layer.name for layer in layers if isinstance(layer, Named)]
 
 
 def frozen_layers(layers: Table, freeze: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the layers that a config's `optimizer.freeze` matches."""
-    names = layer_names(layers)
+    names = _layer_names(layers)
     return tuple(name for name in names if any(fnmatch.fnmatch(name, p) for p in freeze))
 
 
@@ -38,7 +38,7 @@ def check(layers: Table, optimizer: ml_collections.ConfigDict) -> None:
     """
     names = parameter_names(layers)
     for pattern in optimizer.freeze:
-        _find(layer_names(layers), pattern, 'freeze', 'layer')
+        _find(_layer_names(layers), pattern, 'freeze', 'layer')
     frozen = frozen_layers(layers, optimizer.freeze)
     fixed = [name for name in names if name.split('/')[0] in frozen]
     if fixed == names:

@@ -17,7 +17,10 @@ from alexnet_jax.model.layers import output_width
 
 
 def separable_max_pool(x: jax.Array, window: int, stride: int, ceil_mode: bool) -> jax.Array:
-    """Pool by maxima of strided slices, along the width and then along the height."""
+    """Pool by maxima of strided slices, along the width and then along the height.
+
+    Where a gradient follows, the height is pooled by `lax.reduce_window`.
+    """
     for axis in (2, 1):
         x = _max_along(x, axis, window, stride, ceil_mode)
     return x

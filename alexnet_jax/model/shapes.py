@@ -68,20 +68,24 @@ def layer_names(layers: Table) -> list[str]:
     return names
 
 
-def layer_infos(layers: Table, image_size: int, channels: int = 3) -> Iterator[LayerInfo]:
-    """Follow an image through a table.
+def towers_of(layers: Table) -> int:
+    """Return the number of towers into which some layers are split; 1 for one network."""
+    return math.lcm(*(getattr(layer, 'groups', 1) for layer in layers))
+
+
+def layer_infos(layers: Table, image_size: int) -> Iterator[LayerInfo]:
+    """Follow a color image through a table.
 
     An output with an extent below 1 means that the image is too small for the layer.
 
     Args:
       layers: The table.
       image_size: The height and width of the image, in pixels.
-      channels: The number of channels of the image.
 
     Yields:
       The LayerInfo of each layer, in order.
     """
-    shape: Shape = (image_size, image_size, channels)
+    shape: Shape = (image_size, image_size, 3)
     for name, layer in zip(layer_names(layers), layers, strict=True):
         info = LayerInfo(name, layer, shape, layer.output_shape(shape))
         yield info

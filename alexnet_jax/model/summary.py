@@ -32,16 +32,15 @@ from alexnet_jax.model.layers import (
 from alexnet_jax.model.shapes import LayerInfo, layer_infos
 
 HEADER = ['layer', 'output', 'definition', 'formula', 'parameters', 'multiply-adds']
-CHANNELS = 3
 
 
 def summary(config: ml_collections.ConfigDict) -> str:
     """Return the network of a validated config as an aligned table, with totals."""
     layers = variants.build(config.variant, config.edits, config.num_classes)
     size = config.image_size
-    rows = [['INPUT', _by((size, size, CHANNELS)), 'color image', '', '', '']]
+    rows = [['INPUT', _by((size, size, 3)), 'color image', '', '', '']]
     parameters = multiply_adds = 0
-    for info in layer_infos(layers, size, CHANNELS):
+    for info in layer_infos(layers, size):
         definition, formula = describe(info)
         if isinstance(info.layer, Activation | Dropout):
             rows[-1][2] += f', {definition}'

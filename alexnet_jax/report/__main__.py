@@ -8,6 +8,7 @@ shown, for instance because the data is missing, the page gives the reason. Noth
 workdir changes.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -157,6 +158,14 @@ def _error_table(runs: Sequence[Run]) -> Markup:
     return pages.table(header, rows, caption, dict.fromkeys(of_others, 'published'))
 
 
+def _check_writable(folder: str) -> None:
+    """Refuse a run of someone else's, into which no report can be written."""
+    report = os.path.join(folder, 'report')
+    place = report if os.path.isdir(report) else folder
+    if os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
+        raise BadInput(f'{place} is not writable; pass --output=FILE.html')
+
+
 def main() -> None:
     """Write a report on the runs that the command line names."""
     flags.DEFINE_string('output', None, 'HTML file; for a single run, RUN/report/report.html.')
@@ -173,6 +182,8 @@ def main() -> None:
         raise BadInput(f'--neighbors_among={among}; it must be above 0')
     if output and is_url(output):
         raise BadInput(f'--output={output} is a URL; write to a local file and copy that')
+    if not output:
+        _check_writable(folders[0])
     hardware.share_gpu()
     copies = [remote.local_copy(folder) for folder in folders]
     if output:

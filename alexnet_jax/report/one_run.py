@@ -42,7 +42,7 @@ def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
         except (AlexNetError, ImportError) as error:  # ImportError: TensorFlow is not installed
             parts.append(pages.missing(what, shown(str(error))))
 
-    net = samples = None
+    net = examples = None
     with noted('The kernels and everything that needs the network are'):
         net = TrainedNet.load(run.folder)
         parts.append(pages.paragraph(_describe(run, net)))
@@ -50,13 +50,13 @@ def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
         with noted('The kernels are'):
             parts += _kernels(net, album, prefix)
     with noted('Everything that needs the images is'):
-        samples = _open_samples(run)
-    if net is not None and samples is not None:
+        examples = _open_examples(run)
+    if net is not None and examples is not None:
         with noted('The predictions for the images are'):
-            parts += _scores(run, net, samples, album, prefix, among)
-    if samples is not None:
+            parts += _scores(run, net, examples, album, prefix, among)
+    if examples is not None:
         with noted('The augmentation is'):
-            parts += _augmentation(run, samples, album, prefix)
+            parts += _augmentation(run, examples, album, prefix)
     return parts
 
 
@@ -72,17 +72,19 @@ def _describe(run: Run, net: TrainedNet) -> str:
     )
 
 
-def _open_samples(run: Run):
+def _open_examples(run: Run):
     from alexnet_jax.data import examples  # brings TensorFlow
 
     try:
         opened = examples.Examples(run.config, run.folder)
     except OSError as error:  # such as a folder without permission to list it
         raise BadInput(f'{run.config.data.name} cannot be read: {error}') from error
-    if list(opened.class_names) != run.classes:
+    if sorted(opened.class_names) != sorted(run.classes):
         raise BadInput(
             f'{run.config.data.name} now has different classes from when {run.folder} was trained'
         )
+    if list(opened.class_names) != run.classes:  # a converted network has its own order
+        opened.relabel(run.classes)
     return opened
 
 
@@ -103,19 +105,19 @@ def _kernels(net: TrainedNet, album: Album, prefix: str) -> list[Markup]:
 
 
 def _scores(
-    run: Run, net: TrainedNet, samples, album: Album, prefix: str, among: int
+    run: Run, net: TrainedNet, examples, album: Album, prefix: str, among: int
 ) -> Iterator[Markup]:
     """Draw what one pass over the evaluation split shows, and the neighbors."""
-    batches = samples.batches('eval', np.arange(samples.eval_size), all_views=True)
-    what = f'{run.name}: scoring {samples.eval_size:,} images'
-    scored = collect(_watch(batches, what, samples.eval_size), net.log_probs)
+    batches = examples.batches('eval', np.arange(examples.eval_size), all_views=True)
+    what = f'{run.name}: scoring {examples.eval_size:,} images'
+    scored = collect(_watch(batches, what, examples.eval_size), net.log_probs)
     indices, labels, log_probs = scored
     guesses = log_probs.argmax(1)
     names = display_names(run.classes)
     names += [f'class {i}' for i in range(len(names), log_probs.shape[1])]
 
     def picture(places: np.ndarray, name: str, alt: str, caption: str) -> Markup:
-        _, images, _ = samples.images('eval', indices[places])
+        _, images, _ = examples.images('eval', indices[places])
         tops = [_top(np.exp(log_probs[place]), names) for place in places]
         figure = pictures.predictions(images, [names[i] for i in labels[places]], tops)
         alt = f'{alt}, each with bars for its {len(tops[0])} most probable classes'
@@ -134,8 +136,8 @@ def _scores(
     if len(wrong):
         caption = f'The most confident mistakes, of {len(wrong):,} in all.'
         yield picture(surest, 'mistakes', f'{len(surest)} misclassified test images', caption)
-    yield from _heat_maps(net, samples, scored, shown, surest, names, album, prefix)
-    yield from _neighbors(run, net, samples, indices[shown], names, album, prefix, among)
+    yield from _heat_maps(net, examples, scored, shown, surest, names, album, prefix)
+    yield from _neighbors(run, net, examples, indices[shown], names, album, prefix, among)
     yield from _confusion(labels, guesses, names, album, prefix)
 
 
@@ -145,7 +147,7 @@ def _top(probabilities: np.ndarray, names: Sequence[str]) -> list[tuple[str, flo
 
 
 def _heat_maps(
-    net: TrainedNet, samples, scored: Sequence[np.ndarray], shown: np.ndarray, surest: np.ndarray,
+    net: TrainedNet, examples, scored: Sequence[np.ndarray], shown: np.ndarray, surest: np.ndarray,
     names: Sequence[str], album: Album, prefix: str,
 ) -> Iterator[Markup]:  # fmt: skip
     """Draw where the network looks in the test images and in its surest mistakes."""
@@ -153,7 +155,7 @@ def _heat_maps(
     if saliency.last_convolution(net.model.layers) is None:
         return
     yield pages.heading(3, 'Where it looks')
-    _, images, _ = samples.images('eval', indices[shown])
+    _, images, _ = examples.images('eval', indices[shown])
     guesses = log_probs[shown].argmax(1)
     # Of this view alone: several may have been averaged for the guess.
     before = net.probabilities(images)[np.arange(len(images)), guesses][:, None, None]
@@ -173,7 +175,7 @@ def _heat_maps(
     alt = f'{len(shown)} test images, with a Grad-CAM and an occlusion map of each'
     yield album.add(f'{prefix}heat-maps', figure, alt, caption)
     if len(surest):
-        _, images, _ = samples.images('eval', indices[surest])
+        _, images, _ = examples.images('eval', indices[surest])
         guesses, truths = log_probs[surest].argmax(1), labels[surest]
         classes = (('predicted', guesses), ('true', truths))
         rows = [
@@ -191,22 +193,22 @@ def _heat_maps(
 
 
 def _neighbors(
-    run: Run, net: TrainedNet, samples, shown: np.ndarray, names: Sequence[str], album: Album,
+    run: Run, net: TrainedNet, examples, shown: np.ndarray, names: Sequence[str], album: Album,
     prefix: str, among: int,
 ) -> list[Markup]:  # fmt: skip
     def features(images: np.ndarray) -> np.ndarray:
         return net.features(images).reshape(len(images), -1)  # as the last layer flattens them
 
-    candidates = samples.some_train_indices(among)
-    batches = samples.batches('train', candidates)
+    candidates = examples.some_train_indices(among)
+    batches = examples.batches('train', candidates)
     what = f'{run.name}: features of {len(candidates):,} training images'
     found, labels, vectors = collect(_watch(batches, what, len(candidates)), features)
-    _, queries, truths = samples.images('eval', shown)
+    _, queries, truths = examples.images('eval', shown)
     near = nearest(features(queries), vectors, NEIGHBORS)
-    _, images, _ = samples.images('train', found[near].ravel())
+    _, images, _ = examples.images('train', found[near].ravel())
     images = images.reshape(*near.shape, *images.shape[1:])
     hits = int((labels[near] == truths[:, None]).sum())
-    every = len(candidates) == samples.train_size
+    every = len(candidates) == examples.train_size
     drawn = f'all {len(found):,}' if every else f'{len(found):,} drawn at random'
     caption = (
         f'The same test images and, among {drawn}, the training images whose features are nearest '
@@ -256,10 +258,10 @@ def _confusion(
     return parts
 
 
-def _augmentation(run: Run, samples, album: Album, prefix: str) -> list[Markup]:
+def _augmentation(run: Run, examples, album: Album, prefix: str) -> list[Markup]:
     heading = pages.heading(3, 'Augmentation')
-    (index,) = samples.some_train_indices(1)
-    if (found := samples.augmented(index, EPOCHS)) is None:
+    (index,) = examples.some_train_indices(1)
+    if (found := examples.augmented(index, EPOCHS)) is None:
         text = f'None: data.train_ops is {run.config.data.train_ops}, which has no random op.'
         return [heading, pages.paragraph(text)]
     original, versions = found

@@ -15,6 +15,11 @@ import re
 
 import ml_collections
 
+from alexnet_jax.cloud.store import is_url
+from alexnet_jax.data.sources.layout import expand
+from alexnet_jax.errors import BadInput
+from alexnet_jax.saved_config import read_json
+
 
 @dataclasses.dataclass(frozen=True)
 class Published:
@@ -66,14 +71,27 @@ PUBLISHED = (
 def dataset_of(name: str) -> str:
     """Return the data set behind a `data.name`, '' if there is none.
 
-    It is the name of a TFDS dataset, or the first word in the last part of a path:
+    It is the name of a TFDS dataset, perhaps that of which a prepared set was made. Where no such
+    set is on this machine, it is the first word in the last part of the path:
     'tfds:cifar10:3.0.2' and 'prepared:DIR/cifar10-jpeg95' -> 'cifar10'.
     """
     kind, _, rest = name.partition(':')
+    if kind == 'prepared' and (origin := _origin(rest)).startswith('tfds:'):
+        return dataset_of(origin)
     is_path = kind in ('folder', 'prepared')
     place = rest.rstrip('/').split('/')[-1 if is_path else 0]
     found = re.match(r'\w+', place.lower())  # cifar10_1 is another
     return found[0] if found else ''
+
+
+def _origin(folder: str) -> str:
+    """Return the `data.name` that a prepared set was made from, '' if it is not here."""
+    if is_url(folder):
+        return ''
+    try:
+        return str(read_json(expand(folder), 'manifest.json', dict).get('dataset'))
+    except BadInput:
+        return ''
 
 
 def find(config: ml_collections.ConfigDict) -> list[Published]:

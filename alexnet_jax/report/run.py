@@ -1,7 +1,7 @@
 """What a report reads from a run, and what it derives from the numbers."""
 
 import dataclasses
-import math
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,6 +13,7 @@ from etils import epath
 from alexnet_jax.config import default_config, leaves, validate
 from alexnet_jax.errors import BadInput, shown
 from alexnet_jax.model.layers import Conv, Dense, Table
+from alexnet_jax.model.shapes import towers_of
 from alexnet_jax.run import logger, workdir
 from alexnet_jax.saved_config import read_config
 
@@ -55,8 +56,26 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     """
     folders = list(dict.fromkeys(str(folder).rstrip('/') for folder in folders))
     short = [epath.Path(os.path.abspath(folder)).name for folder in folders]  # of '.', too
-    names = short if len(set(short)) == len(short) else [shown(folder) for folder in folders]
+    is_unique = len(set(short)) == len(short)
+    names = short if is_unique else _what_differs([shown(folder) for folder in folders])
     return [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def _what_differs(paths: Sequence[str]) -> list[str]:
+    """Shorten different paths: 'x/lr1/run' and 'x/lr2/run' to 'lr1' and 'lr2'."""
+    parts = [path.split('/') for path in paths]
+    above = _count_common([each[:-1] for each in parts])
+    parts = [each[above:] for each in parts]
+    below = _count_common([each[::-1] for each in parts])
+    if all(len(each) > below for each in parts):  # not so for 'run' and 'other/run'
+        parts = [each[: len(each) - below] for each in parts]
+    return ['/'.join(each) for each in parts]
+
+
+def _count_common(parts: Sequence[Sequence[str]]) -> int:
+    """Return with how many parts all of these begin."""
+    columns = zip(*parts, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _read_run(folder: str, name: str) -> Run:
@@ -145,7 +164,7 @@ def first_kernels(layers: Table, params: Any) -> tuple[str, np.ndarray, int]:
     kernel = params[first.name]['kernel']
     if not isinstance(first, Conv) or kernel.shape[2] != 3:
         raise BadInput(f'the first layer, {first.name}, has no color kernels')
-    towers = math.lcm(*(getattr(layer, 'groups', 1) for layer in layers))
+    towers = towers_of(layers)
     return first.name, kernel, towers if first.filters % towers == 0 else 1
 
 

@@ -16,18 +16,16 @@ from absl import flags
 
 from alexnet_jax import cli
 from alexnet_jax.errors import BadInput, catch_stop_signals, run_command
-from alexnet_jax.evaluation.batches import configure_runtime
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
+from alexnet_jax.parallel.runtime import configure_runtime
 from alexnet_jax.serve.app import App
-from alexnet_jax.serve.server import Server
+from alexnet_jax.serve.server import Server, check_address
 
 
 def main() -> None:
     """Serve the net of the run that the command line names."""
-    flags.DEFINE_string(
-        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
-    )
+    cli.define_net_flag()
     flags.DEFINE_string('host', '127.0.0.1', 'The address to listen on; 0.0.0.0: every network.')
     flags.DEFINE_integer('port', 8000, 'The port; 0: any free one.', 0, 65535)
     flags.DEFINE_integer('max_megabytes', 20, 'The largest image file to accept.', 1)
@@ -36,6 +34,7 @@ def main() -> None:
     workdir = flags.FLAGS.workdir
     if not workdir or others:
         raise BadInput('usage: python -m alexnet_jax.serve --workdir=DIR [--port=8000]')
+    check_address(flags.FLAGS.host, flags.FLAGS.port)
     configure_runtime()
     net = TrainedNet.load(*parse_member(workdir))
     app = App(net, flags.FLAGS.max_megabytes * 10**6)

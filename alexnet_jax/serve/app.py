@@ -6,16 +6,15 @@ POST /?heat_map=1   the same, with a Grad-CAM map for the most probable class
 GET  /healthz   ok
 """
 
-import base64
-import io
 import json
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from werkzeug.exceptions import (
     BadRequest,
     HTTPException,
@@ -25,8 +24,8 @@ from werkzeug.exceptions import (
 )
 from werkzeug.wrappers import Request, Response
 
-from alexnet_jax.drawing.pictures import overlay
-from alexnet_jax.errors import AlexNetError
+from alexnet_jax.drawing.pictures import data_uri, overlay
+from alexnet_jax.errors import AlexNetError, memory_error
 from alexnet_jax.evaluation import saliency
 from alexnet_jax.evaluation.trained import BATCH, TrainedNet
 from alexnet_jax.parallel import malloc
@@ -84,6 +83,10 @@ class App:
             response.headers.extend(error.get_headers(environ)[1:])
         except AlexNetError as error:  # the image's fault
             response = _json({'error': str(error)}, 400)
+        except (ConnectionError, TimeoutError):  # the client is gone
+            raise
+        except Exception as error:  # such as an accelerator that is out of memory
+            response = _json({'error': _reported(error)}, 500)
         response.headers['Content-Security-Policy'] = POLICY
         response.headers['X-Content-Type-Options'] = 'nosniff'
         return response(environ, start_response)
@@ -122,7 +125,7 @@ class App:
         }
         if request.args.get('heat_map') == '1' and self._can_map:
             view, (label, _) = self._central_view(views), ranking[0]
-            found['heat_map'] = _data_url(overlay(view, self._map((view, label))))
+            found['heat_map'] = data_uri(overlay(view, self._map((view, label))))
         return found
 
     def _central_view(self, views: np.ndarray) -> np.ndarray:
@@ -135,6 +138,15 @@ class App:
     def _heat_maps(self, asked: Iterable[tuple[np.ndarray, int]]) -> np.ndarray:
         views, labels = zip(*asked, strict=True)
         return saliency.normalized(saliency.grad_cam(self._net, np.stack(views), np.array(labels)))
+
+
+def _reported(error: Exception) -> str:
+    """Print an error that is no client's fault; return what to answer. A bug has its traceback."""
+    if found := memory_error(error):
+        print(f'error: {" ".join(str(found).split())}', file=sys.stderr, flush=True)
+        return str(found)
+    traceback.print_exception(error)
+    return 'internal error'
 
 
 def _image(request: Request) -> bytes:
@@ -151,9 +163,3 @@ def _image(request: Request) -> bytes:
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(json.dumps(value) + '\n', status, mimetype='application/json')
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'png')
-    return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()

@@ -20,6 +20,23 @@ BUSY = (
 )
 
 
+def check_address(host: str, port: int) -> None:
+    """Check that an address can be bound, before the work that comes before a server.
+
+    Raises:
+      RunError: It cannot.
+    """
+    _listen(host, port).close()
+
+
+def _listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ':' in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as error:
+        raise RunError(f'cannot listen on {host}:{port}: {error.strerror or error}') from error
+
+
 class _Handler(WSGIRequestHandler):
     timeout = IDLE_SECONDS
     server: 'Server'
@@ -62,14 +79,7 @@ class Server(ThreadedWSGIServer):
         self._slots = threading.BoundedSemaphore(most)
         self._turning_away = threading.BoundedSemaphore(most)
         self._most = most
-        try:
-            family = socket.AF_INET6 if ':' in host else socket.AF_INET
-            listening = socket.create_server(
-                (host, port), family=family, backlog=self.request_queue_size
-            )
-        except OSError as error:
-            raise RunError(f'cannot listen on {host}:{port}: {error.strerror or error}') from error
-        with listening:
+        with _listen(host, port, self.request_queue_size) as listening:
             super().__init__(host, listening.getsockname()[1], app, _Handler, fd=listening.fileno())
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -14,8 +14,8 @@ from absl import flags
 from alexnet_jax import cli, files
 from alexnet_jax.config import validate
 from alexnet_jax.errors import BadInput, run_command
-from alexnet_jax.evaluation.batches import configure_runtime
 from alexnet_jax.evaluation.ensemble import parse_member
+from alexnet_jax.parallel.runtime import configure_runtime
 from alexnet_jax.tour import activations, facts, render, subject, texts
 
 USAGE = (
@@ -40,9 +40,7 @@ def write_tour(shown: subject.Subject, output: str, language: str) -> None:
 def main() -> None:
     """Write the page that the command line asks for."""
     cli.define_flags(workdir=None)
-    flags.DEFINE_string(
-        'workdir', None, "A run's folder; @STEP selects a checkpoint other than the best."
-    )
+    cli.define_net_flag()
     flags.DEFINE_string('output', None, 'The HTML file to write.')
     flags.DEFINE_enum('language', 'en', texts.LANGUAGES, 'The language of the page.')
     _, *pictures = cli.parse_flags(sys.argv)

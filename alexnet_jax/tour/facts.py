@@ -7,6 +7,7 @@ import numpy as np
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import RunError
 from alexnet_jax.model.layers import AvgPool, Conv, MaxPool
+from alexnet_jax.model.shapes import towers_of
 from alexnet_jax.tour import activations, layer_table, nonlinearities
 from alexnet_jax.tour.activations import Section
 from alexnet_jax.tour.dropout import dropout, softmax
@@ -24,7 +25,7 @@ PAPER_SHIFT = 'pca_shift(0.1)'
 def gather(subject: Subject, sections: list[Section]) -> dict[str, Any]:
     """Return the numbers of the page; what is an array in them is drawn only."""
     logits = sections[-1].output
-    towers = layer_table.towers_of(subject.layers)
+    towers = towers_of(subject.layers)
     size = subject.config.image_size
     return {
         'picture': subject.picture,

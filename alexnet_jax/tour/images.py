@@ -2,16 +2,14 @@
 
 import base64
 import gzip
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from PIL import Image
 
-from alexnet_jax.drawing.pictures import kernel_grid
+from alexnet_jax.drawing.pictures import data_uri, kernel_grids
 from alexnet_jax.tour.activations import strongest
 
 POSITIVE, SIGNED = 'viridis', 'RdBu_r'  # color maps: from 0 up; around 0
@@ -20,29 +18,25 @@ SMALL = 64  # pixels; up to here, images are stored without loss
 
 def uri(pixels: np.ndarray) -> str:
     """Return an image, uint8 [h, w, 3], as a data URI: PNG if it is small, otherwise WebP."""
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
     if max(pixels.shape[:2]) <= SMALL:
-        kind = 'png'
-        image.save(buffer, 'PNG', optimize=True)
-    else:
-        kind = 'webp'
-        image.save(buffer, 'WebP', quality=85, method=4)
-    return f'data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'
+        return png(pixels)
+    return data_uri(pixels, 'webp', quality=85, method=4)
 
 
 def png(pixels: np.ndarray) -> str:
     """Return an image as a PNG data URI, whatever its size: for maps and filters."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG', optimize=True)
-    return f'data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+    return data_uri(pixels, optimize=True)
 
 
-def colored(values: np.ndarray) -> np.ndarray:
-    """Return an array [h, w] in colors, uint8 [h, w, 3]; around 0 if any value is below it."""
-    low, high = limits(values)
-    span = high - low
-    scaled = (values - low) / span if span else np.zeros_like(values)
+def colored(values: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+    """Return an array [h, w] in colors, uint8 [h, w, 3]; around 0 if any value is below it.
+
+    Args:
+      values: The array.
+      among: The values that share its scale; None for its own.
+    """
+    low, high = limits(values if among is None else among)
+    scaled = (values - low) / ((high - low) or 1)
     name = SIGNED if low < 0 else POSITIVE
     return (matplotlib.colormaps[name](scaled)[..., :3] * 255).round().astype(np.uint8)
 
@@ -63,9 +57,8 @@ def color_table(name: str) -> list[int]:
 
 def filters(kernel: np.ndarray, towers: int) -> list[str]:
     """Return the kernels [h, w, 3, n] of the first layer as images, one for each tower."""
-    blocks = np.split(kernel, towers, axis=-1)
-    columns = 16 if blocks[0].shape[-1] >= 48 else 8
-    return [png((kernel_grid(block, columns) * 255).round().astype(np.uint8)) for block in blocks]
+    grids = kernel_grids(kernel, towers)
+    return [png((grid * 255).round().astype(np.uint8)) for grid in grids]
 
 
 def mask_image(mask: np.ndarray) -> str:
@@ -116,14 +109,6 @@ def slices(unit: dict[str, Any]) -> Sequence[dict[str, Any]]:
     x = np.array([s['x'] for s in unit['slices']], np.float32)
     w = np.array([s['w'] for s in unit['slices']], np.float32)
     return [
-        {**s, 'x_image': png(_on_scale(a, x)), 'w_image': png(_on_scale(b, w))}
+        {**s, 'x_image': png(colored(a, x)), 'w_image': png(colored(b, w))}
         for s, a, b in zip(unit['slices'], x, w, strict=True)
     ]
-
-
-def _on_scale(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """`values` in the colors of a scale that all of `among` share."""
-    low, high = limits(among)
-    scaled = (values - low) / ((high - low) or 1)
-    name = SIGNED if low < 0 else POSITIVE
-    return (matplotlib.colormaps[name](scaled)[..., :3] * 255).round().astype(np.uint8)

@@ -15,7 +15,6 @@ from alexnet_jax.model.layers import (
     MaxPool,
     Normalize,
     Shape,
-    Table,
     WithinChannelLRN,
 )
 from alexnet_jax.model.shapes import LayerInfo
@@ -24,11 +23,6 @@ from alexnet_jax.tour.activations import Section
 
 HEIGHT, GAP, SPACE = 170, 12, 22  # of the drawing, in its own units
 MANY = 4096  # neurons that are drawn as high as the image
-
-
-def towers_of(layers: Table) -> int:
-    """Return the number of towers into which some layers are split; 1 for one network."""
-    return math.lcm(*(layer.groups for layer in layers if isinstance(layer, Conv | Dense | LRN)))
 
 
 def split_shape(shape: Shape, towers: int) -> list[Shape]:

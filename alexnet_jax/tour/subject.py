@@ -1,6 +1,7 @@
 """What a tour shows: a picture, and the net that looks at it."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from alexnet_jax.cloud import copies
 from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import BadInput
+from alexnet_jax.evaluation.batches import check_can_be_read_twice
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
@@ -97,17 +99,28 @@ def from_run(picture: str, workdir: str, step: int | None) -> Subject:
 def from_recipe(picture: str, config: ml_collections.ConfigDict) -> Subject:
     """Return a picture and a net with the initial weights that training would start from.
 
+    The picture is rotated upright and antialiased, even where the recipe reads images as stored, as
+    published results need it: initial weights have none, and the picture may be a large photo.
+
     Args:
       picture: An image file.
       config: A validated recipe.
 
     Raises:
-      BadInput: The file cannot be read, or has another size after the recipe's eval ops.
+      BadInput: The file cannot be read, or has another size after the recipe's eval ops; or the
+        recipe starts from the weights of a run.
       RunError: It is no image.
     """
+    if config.init_from:
+        raise BadInput(
+            f'init_from={config.init_from}: training would start from the weights of that run, not '
+            f'from initial ones; show them with --workdir={config.init_from}'
+        )
     encoded = _read(picture)
     config = config.copy_and_resolve_references()
     config.dtype = 'float32'
+    for key in ('train_ops', 'eval_ops'):
+        config.data[key] = _for_photos(config.data[key])
     model, size = variants.make_model(config), config.image_size
     shape = (1, size, size, 3)
     variables = jax.jit(lambda key: model.init(key, np.zeros(shape, np.float32)))(
@@ -120,7 +133,8 @@ def from_recipe(picture: str, config: ml_collections.ConfigDict) -> Subject:
 
 
 def _read(picture: str) -> bytes:
-    path = epath.Path(copies.local_path(picture))
+    check_can_be_read_twice(place := copies.local_path(picture))
+    path = epath.Path(place)
     if path.is_dir():
         raise BadInput(f'image {picture} is a folder; pass one image file')
     if not path.exists():
@@ -159,11 +173,17 @@ def _subject(
     )
 
 
+def _for_photos(ops: str) -> str:
+    """Return ops without `stored`, and with `antialias`; `configs/finetune.py` does the same."""
+    resized = re.sub(r'\b(resize(?:_short)?\([\d, ]+)\)', r'\1, antialias)', ops)
+    return resized.replace('decode(stored)', 'decode')
+
+
 def _one_view(config: ml_collections.ConfigDict) -> str:
     """The eval ops; those that make several views of an image make only its center."""
     from alexnet_jax.data.ops.chain import parse  # imports TensorFlow, which takes seconds
 
     ops = config.data.eval_ops
-    if parse(ops).views == 1:
+    if not parse(ops).ops[-1].views:  # crops(N, 1) makes one view, but with an axis of views
         return ops
     return f'{ops.rpartition("|")[0]}|center_crop({config.image_size})'

@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU
-from alexnet_jax.weights.contents import Contents, Row
+from alexnet_jax.weights.contents import MAX_DIMENSIONS, Contents, Row, shape_text
 from alexnet_jax.weights.wire import Message
 
 LAYER, V1_LAYER = 100, 2  # fields of NetParameter
@@ -76,7 +76,7 @@ def read_mean(blob: Message) -> np.ndarray:
     """
     values = _values(blob)
     if values.ndim != 4 or values.shape[:2] != (1, 3):
-        raise BadInput(f'it is {_text(values.shape)}, not a mean image: 1x3xHxW')
+        raise BadInput(f'it is {shape_text(values.shape)}, not a mean image: 1x3xHxW')
     return np.ascontiguousarray(values[0, ::-1].transpose(1, 2, 0), np.float32)
 
 
@@ -103,8 +103,9 @@ def _values(blob: Message) -> np.ndarray:
         shape = [blob.last_int(field, 0) or 0 for field in (1, 2, 3, 4)]
     else:
         shape = [size for message in blob.messages(7)[-1:] for size in message.ints(1)]
-    if math.prod(shape) != values.size or len(shape) > 8:
-        raise ValueError(f'a blob of {values.size:,} numbers claims shape {_text(tuple(shape))}')
+    if math.prod(shape) != values.size or len(shape) > MAX_DIMENSIONS:
+        claimed = shape_text(tuple(shape))
+        raise ValueError(f'a blob of {values.size:,} numbers claims shape {claimed}')
     return values.reshape(shape)
 
 
@@ -143,7 +144,3 @@ def _settings(layer: Message, kind: str, version: str) -> dict[str, float]:
                 'stride': found.last_int(3) or found.last_int(7) or 1,
                 'pad': found.last_int(4) or found.last_int(9) or 0,
             }
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return 'x'.join(map(str, shape)) or 'a scalar'

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.model.layers import Layer
+from alexnet_jax.model.layers import Layer, Shape
 
 # What `metadata.describe` writes. Other programs may add entries of their own.
 METADATA = ('class_names', 'image_size', 'eval_ops', 'config', 'source', 'scores')
+MAX_DIMENSIONS = 8  # of a tensor in a file; AlexNet's have four, locally connected kernels six
 
 
 class Row(NamedTuple):
@@ -46,6 +47,11 @@ class Contents(NamedTuple):
     metadata: dict[str, Any] | None = None
     mean: np.ndarray | None = None
     note: str = ''
+
+
+def shape_text(shape: Shape) -> str:
+    """Return '96x3x11x11'."""
+    return 'x'.join(map(str, shape)) or 'a scalar'
 
 
 def parse_metadata(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU, Table
 from alexnet_jax.weights import layout
-from alexnet_jax.weights.contents import Contents, Row
+from alexnet_jax.weights.contents import Contents, Row, shape_text
 
 RECIPES = {
     'course': imagenet, 'paper': paper, 'alexnet_bn': lars, 'source_2012': source_2012,
@@ -154,7 +154,7 @@ def _tensor_differences(
         if name not in tensors:
             yield f'{shown} is missing; found {_listed(list(tensors))}'
         elif tensors[name].shape != shape:
-            yield f'{shown} is {_text(tensors[name].shape)}, not {_text(shape)}'
+            yield f'{shown} is {shape_text(tensors[name].shape)}, not {shape_text(shape)}'
     for name in sorted(tensors.keys() - expected.keys()):
         yield f'it also has {name[:80]}'
 
@@ -180,7 +180,3 @@ def _listed(names: Sequence[str]) -> str:
     """Return some names, shortened: they come from a file."""
     some = ', '.join(name[:40] for name in names[:20])
     return some + (', ...' if len(names) > 20 else '') or 'nothing'
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return 'x'.join(map(str, shape)) or 'a scalar'

@@ -17,6 +17,7 @@ import numpy as np
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Local, Shape, Table, Weighted
 from alexnet_jax.model.shapes import LayerInfo, layer_infos
+from alexnet_jax.weights.contents import shape_text
 
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
 
@@ -114,7 +115,8 @@ def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]
         if name not in tensors:
             raise BadInput(f'{name} is missing; found {", ".join(tensors) or "nothing"}')
         if tensors[name].shape != shape:
-            raise BadInput(f'{name} is {_text(tensors[name].shape)}, not {_text(shape)}')
+            found = shape_text(tensors[name].shape)
+            raise BadInput(f'{name} is {found}, not {shape_text(shape)}')
     if left := sorted(tensors.keys() - expected.keys()):
         raise BadInput(f'{left[0]} belongs to no layer; the network has {", ".join(expected)}')
 
@@ -163,7 +165,3 @@ def _tower(info: LayerInfo) -> Shape:
     assert isinstance(info.layer, Dense)
     *size, channels = info.input
     return (*size, channels // info.layer.groups)
-
-
-def _text(shape: Shape) -> str:
-    return 'x'.join(map(str, shape)) or 'a scalar'

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model.layers import LRN, Conv, Dense, Layer, MaxPool, ReLU
-from alexnet_jax.weights.contents import Contents, Row, parse_metadata
+from alexnet_jax.weights.contents import MAX_DIMENSIONS, Contents, Row, parse_metadata
 from alexnet_jax.weights.wire import Message
 
 KINDS = {'Conv': Conv, 'Gemm': Dense, 'LRN': LRN, 'MaxPool': MaxPool, 'Relu': ReLU}
@@ -100,8 +100,9 @@ def _values(name: str, tensor: Message) -> np.ndarray:
         what = TYPES.get(kind or 0, f'type {kind}')
         raise BadInput(f'{name[:80]} is {what}; use a float32 model, which is not quantized')
     shape, values = tensor.ints(1), tensor.array(9 if 9 in tensor else 4, '<f4')
-    if math.prod(shape) != values.size or len(shape) > 8:
-        raise ValueError(f'{name[:80]} of {values.size:,} numbers claims shape {shape[:8]}')
+    if math.prod(shape) != values.size or len(shape) > MAX_DIMENSIONS:
+        claimed = shape[:MAX_DIMENSIONS]
+        raise ValueError(f'{name[:80]} of {values.size:,} numbers claims shape {claimed}')
     return values.reshape(shape)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.errors import BadInput
-from alexnet_jax.weights.contents import Contents
+from alexnet_jax.weights.contents import MAX_DIMENSIONS, Contents
 from alexnet_jax.weights.opcodes import (
     ADVICE,
     ALLOWED,
@@ -30,7 +30,6 @@ from alexnet_jax.weights.opcodes import (
 
 MAX_PICKLE = 1_000_000  # bytes; torchvision's has 2,059, one with the optimizer's state some 20,000
 MAX_ENTRIES = 10_000  # of an archive; torchvision's has 22
-MAX_DIMENSIONS = 8
 # Where a checkpoint has the state dict: PyTorch's ImageNet example, torchvision's scripts,
 # PyTorch's tutorial.
 CHECKPOINT_KEYS = ('state_dict', 'model', 'model_state_dict')

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.errors import AlexNetError, BadInput
+from alexnet_jax.errors import AlexNetError, BadInput, one_line
 from alexnet_jax.weights import caffe, onnx_in, pickled, tensors
 from alexnet_jax.weights.contents import Contents, parse_metadata
 from alexnet_jax.weights.wire import Message
@@ -86,7 +86,9 @@ def read_mean(path: Path) -> np.ndarray:
     except OSError as error:
         raise BadInput(f'--mean={path} cannot be read: {error.strerror or error}') from error
     except Exception as error:  # of many types, as the file may hold anything
-        raise BadInput(f'--mean={path} is not a Caffe .binaryproto: {_reason(error)}') from error
+        raise BadInput(
+            f'--mean={path} is not a Caffe .binaryproto: {one_line(error, 200)}'
+        ) from error
 
 
 def _contents(path: Path, data: memoryview) -> Contents:
@@ -100,7 +102,7 @@ def _contents(path: Path, data: memoryview) -> Contents:
         named = str(error).startswith(str(path))
         raise BadInput(str(error) if named else f'{path}: {error}') from error
     except Exception as error:  # of many types: a damaged file may claim anything
-        raise BadInput(f'{path} is damaged ({_reason(error)}); {ADVICE}') from error
+        raise BadInput(f'{path} is damaged ({one_line(error, 200)}); {ADVICE}') from error
 
 
 def _parse(path: Path, data: memoryview) -> Contents:
@@ -143,7 +145,7 @@ def _refuse_known(start: bytes) -> None:
 
 def _safetensors(path: Path) -> Contents:
     found, texts = tensors.read(path)
-    if 'config' not in texts:
+    if not {'config', 'class_names'} <= texts.keys():  # other programs may have one of their own
         return Contents('safetensors', found)
     return Contents('safetensors, exported here', found, metadata=parse_metadata(texts))
 
@@ -214,8 +216,3 @@ def _check_name(path: Path, contents: Contents, sha256: str) -> None:
             f'{path}: its SHA-256 is {sha256[:16]}..., not {match[1]} as in its name; {ADVICE}, '
             'or rename it if you changed it'
         )
-
-
-def _reason(error: Exception) -> str:
-    text = ' '.join(str(error).split())
-    return text[:200] or type(error).__name__

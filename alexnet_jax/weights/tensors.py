@@ -18,13 +18,13 @@ import numpy as np
 
 from alexnet_jax import files
 from alexnet_jax.errors import BadInput
+from alexnet_jax.weights.contents import MAX_DIMENSIONS
 
 # PyTorch's batch norm has an I64, num_batches_tracked.
 DTYPES = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2', 'I64': '<i8'}
 METADATA = '__metadata__'
 # An AlexNet with 1,000 class names has 40 kB. JSON takes up to 20 times its size in memory.
 MAX_HEADER = 10_000_000
-MAX_DIMENSIONS = 8
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -19,7 +19,8 @@ import numpy as np
 
 from alexnet_jax.evaluation.class_words import display_names
 from alexnet_jax.evaluation.trained import TrainedNet
-from alexnet_jax.model.layers import Dense, Dropout, Layer, Normalize, Table, Weighted
+from alexnet_jax.model.comparison import at_test_time
+from alexnet_jax.model.layers import Dense, Normalize, Table, Weighted
 from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.model.variants import TORCHVISION
 from alexnet_jax.weights import card, layout, preprocessing, tensors, torch_text
@@ -80,19 +81,15 @@ def is_torchvision(layers: Table, image_size: int, mean: np.ndarray | None) -> b
     It pools to 6 x 6 before fc6, which changes nothing only where the maps have that size already.
     """
     inputs = (info.input for info in layer_infos(layers, image_size) if info.name == 'fc6')
-    same = _at_test_time(layers) == _at_test_time(TORCHVISION)
+    same = _without_classes(layers) == _without_classes(TORCHVISION)
     return same and mean is None and next(inputs) == (6, 6, 256)
 
 
-def _at_test_time(layers: Table) -> list[Layer]:
-    """The layers without what only training needs, and without the number of classes."""
+def _without_classes(layers: Table) -> Table:
+    """The layers at test time, whatever the number of classes."""
     *body, head = layers
     assert isinstance(head, Dense)
-    return [
-        dataclasses.replace(layer, bias=0.0, std=0.0) if isinstance(layer, Weighted) else layer
-        for layer in (*body, dataclasses.replace(head, features=0))
-        if not isinstance(layer, Dropout) or layer.scale_at_test
-    ]
+    return at_test_time((*body, dataclasses.replace(head, features=0)))
 
 
 def describe_model(layers: Table, about: dict[str, Any], mean: np.ndarray | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, one_line
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.weights import onnx_out
@@ -64,8 +64,9 @@ def read_runtime(path: Path) -> Runtime:
             version = json.loads(content('package.json'))['version']
             return Runtime(str(version), content(f'dist/{CODE}'), content(f'dist/{WASM}'))
     except Exception as error:  # of many types, from tarfile, zlib and json
-        reason = ' '.join(str(error).split())
-        raise BadInput(f'{path} is not onnxruntime-web ({reason}): run {command}') from error
+        raise BadInput(
+            f'{path} is not onnxruntime-web ({one_line(error)}): run {command}'
+        ) from error
 
 
 def steps(eval_ops: str) -> list[dict[str, Any]]:

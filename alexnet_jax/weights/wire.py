@@ -97,9 +97,9 @@ class Message:
             raise ValueError(f'field {number} has {size:,} bytes of text')
         return [str(value, 'utf-8') for value in values]
 
-    def text(self, number: int, default: str = '') -> str:
-        """Return a string, likewise the last."""
-        return (self.texts(number) or [default])[-1]
+    def text(self, number: int) -> str:
+        """Return a string, likewise the last; '' if there is none."""
+        return (self.texts(number) or [''])[-1]
 
     def messages(self, number: int) -> 'list[Message]':
         """Return a repeated message."""

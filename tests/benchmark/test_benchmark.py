@@ -17,7 +17,7 @@ from helpers import ROOT, assert_has
 from PIL import Image
 
 from alexnet_jax.benchmark import __main__ as benchmark
-from alexnet_jax.benchmark import flax_baseline, probe, step, workers
+from alexnet_jax.benchmark import course_ops, flax_baseline, probe, step, workers
 from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker
 from alexnet_jax.cli import load_recipe
@@ -449,7 +449,7 @@ def test_flax_crops_vary(tmp_path):
     ramp = np.broadcast_to(np.linspace(0, 255, 300)[None, :, None], (200, 300, 3))
     Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / 'ramp.jpg', quality=95)
     batches = flax_baseline.flax_batches([(tmp_path / 'ramp.jpg').read_bytes()], np.array([0]), 40)
-    image = next(batches)['image'] * flax_baseline.DEVIATION + flax_baseline.MEAN
+    image = 255 * (next(batches)['image'] * course_ops.DEVIATION + course_ops.MEAN)
     edges = image[:, :, [0, -1], 0].mean(axis=1)
     assert image.min() > -5
     assert image.max() < 260

@@ -156,7 +156,7 @@ def test_imports_little(path):
     assert found <= {
         'math', 'ml_collections', 'os', 're',
         'alexnet_jax.config', 'alexnet_jax.configs', 'alexnet_jax.errors', 'alexnet_jax.model',
-        'alexnet_jax.model.edits', 'alexnet_jax.model.patterns',
+        'alexnet_jax.model.edits', 'alexnet_jax.model.shapes',
         'alexnet_jax.data.sources.layout', 'alexnet_jax.data.sources.listing',
         'alexnet_jax.saved_config',
     }  # fmt: skip

@@ -70,6 +70,18 @@ def test_augmented_is_what_the_epochs_train_on(digits_config, tmp_path):
     )
 
 
+def test_labels_in_another_order(digits_config):
+    """The digits backwards: 3 is the seventh of 9, 8, 7, ..., counted from 0 the sixth."""
+    config = digits_config(**{'data.mean': 'none'})
+    samples, backwards = Examples(config, 'nowhere'), list('9876543210')
+    indices = np.arange(100)
+    _, _, before = samples.images('eval', indices)
+    samples.relabel(backwards)
+    _, _, labels = samples.images('eval', indices)
+    assert set(labels[before == 3].tolist()) == {6}
+    assert (samples.class_names, labels.dtype) == (tuple(backwards), np.int32)
+
+
 def test_no_augmentation(digits_config):
     config = digits_config(**{'data.mean': 'none'})
     assert Examples(config, 'nowhere').augmented(0, 3) is None

@@ -1,5 +1,7 @@
 """Which image files the arguments of `predict` and `features` name."""
 
+import os
+
 import pytest
 from helpers import assert_has
 
@@ -28,6 +30,14 @@ def test_a_folder_that_is_named_is_not_ignored(photos):
     for pattern in ('@eaDir/*', 'ca?/../@eaDir/1.jpg', '*/.x.jpg', 'c*/.*.jpg'):
         (found,) = ImageFiles([f'{photos}/{pattern}']).paths
         assert found.endswith(('@eaDir/1.jpg', 'cat/.x.jpg'))
+
+
+def test_a_pipe_is_refused_unread(tmp_path):
+    """As `predict /dev/stdin` and `predict <(curl ...)`; opening this one would wait forever."""
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    for path in (f'{tmp_path}/pipe.jpg', '/dev/null'):
+        with pytest.raises(BadInput, match=rf'image {path} is a pipe or a device; save the image'):
+            ImageFiles([path])
 
 
 def test_a_pattern_without_images(photos):

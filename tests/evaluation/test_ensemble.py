@@ -1,6 +1,7 @@
 """Nets by hand, one Dense layer on images of 1 x 1 pixel: their averages, and what is refused."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from trained_runs import save_run
 
 from alexnet_jax.config import default_config, validate
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.evaluation import ensemble, score_files, steps
+from alexnet_jax.evaluation import ensemble, score_files, scores, steps
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import Dense
@@ -77,7 +78,8 @@ def score(tmp_path, data, *folders) -> dict:
 def test_views_are_averaged_as_probabilities():
     """Logits (log 8, 0, 0) and (0, log 2, 0): 8/10, 1/10, 1/10 and 1/4, 2/4, 1/4."""
     kernel = np.diag(np.log([8, 2, 1])).astype(np.float32)
-    predict = steps.make_predict_step(AlexNet((Dense('fc', 3),)), np.ones((1, 1, 3), np.float32))
+    log_probs = functools.partial(steps.view_log_probs, AlexNet((Dense('fc', 3),)))
+    predict = steps.make_predict_step(log_probs, np.ones((1, 1, 3), np.float32))
     params = {'fc': {'kernel': kernel, 'bias': np.zeros(3, np.float32)}}
     variables = pmap.replicate({'params': params})
     views = np.uint8([[2, 1, 1], [1, 2, 1]])[:, None, None, :]  # less the mean of 1
@@ -140,6 +142,14 @@ def test_views_and_bad_images_through_the_files(make_run, tmp_path):
     assert record['cross_entropy'] == pytest.approx(loss, rel=1e-6)
 
 
+def test_tallies_and_guesses_are_added_up_over_the_processes(make_run, tmp_path, monkeypatch):
+    added = []
+    for kind in (scores.Tally, scores.Guesses):
+        monkeypatch.setattr(kind, 'over_processes', lambda own: added.append(type(own)) or own)
+    score(tmp_path, Pixels([[1, 0, 0]], [0]), make_run('net', np.eye(3)))
+    assert added == [scores.Tally, scores.Guesses]
+
+
 def test_words_of_wordnet_ids(make_run, tmp_path, capsys):
     """The table and the files call n01440764 a tench; the file of classes has both."""
     names = ['n01440764', 'n01443537', 'x']
@@ -171,6 +181,23 @@ def test_other_classes(make_run, tmp_path):
         score(tmp_path, data, make_run('run', np.eye(3)), other)
     with pytest.raises(BadInput, match='trained on different classes from those that digits has'):
         score(tmp_path, data, other)
+
+
+def test_the_classes_in_another_order(make_run, tmp_path):
+    """As of a converted net: of cat, ant, bee the pixel's colors, where the data sort the names.
+
+    Of ant, bee, cat the net prefers the one that is shown 9 to 1; together with one of the data's
+    order that knows nothing, it is (9/11 + 1/3) / 2 = 19/33. A last image is a bee called a cat.
+    """
+    net = make_run('net', np.log(9) * np.eye(3), ['cat', 'ant', 'bee'])
+    even = make_run('even', np.zeros((3, 3)))
+    ant, bee, cat = [0, 1, 0], [0, 0, 1], [1, 0, 0]
+    record = score(tmp_path, Pixels([ant, bee, cat, cat], [0, 1, 2, 1]), net, even)
+    assert record['top1_error'] == 1 / 4
+    loss = -np.log([19 / 33, 19 / 33, 19 / 33, 7 / 33]).mean()  # (1/11 + 1/3) / 2
+    assert record['cross_entropy'] == pytest.approx(loss, rel=1e-6)
+    confusion = next((tmp_path / 'out' / 'eval').glob('*.confusion.csv')).read_text()
+    assert confusion.splitlines()[1:] == ['ant,1,0,0', 'bee,0,1,1', 'cat,0,0,1']
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Errors, cross-entropy, accuracy per class and confusions, by hand."""
 
+import dataclasses
 import tracemalloc
 from math import log
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import RunError
+from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.scores import (
     Guesses,
     Tally,
@@ -92,6 +94,22 @@ def test_batches_add_up():
     tally.add(np.log(PROBABILITIES), np.int32(LABELS), np.ones(5, np.float32))
     assert tally.confusion.tolist() == [[2, 2, 0], [0, 2, 0], [2, 0, 2]]
     assert tally.figures()['cross_entropy'] == pytest.approx(sum(LOSSES) / 5, rel=1e-14)
+
+
+def test_two_processes_add_up(monkeypatch):
+    """What each has of the examples; losses keep their float64."""
+    parts = slice(2), slice(2, 5)
+    mine, other = (tally_of(PROBABILITIES[part], LABELS[part]) for part in parts)
+    sent = iter([getattr(other, f.name).view(np.uint8) for f in dataclasses.fields(other)])
+    monkeypatch.setattr(scores.jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(
+        scores.multihost_utils, 'process_allgather', lambda x: np.stack([x, next(sent)])
+    )
+    found, expected = mine.over_processes(), tally_of(PROBABILITIES, LABELS)
+    assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    assert found.top5.tolist() == [2, 1, 2]
+    assert found.loss[0] == pytest.approx(sum(LOSSES), rel=1e-14)
+    assert found.figures() == pytest.approx(expected.figures(), rel=1e-14)
 
 
 def test_no_examples_and_no_numbers_are_errors():

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from tables import IMAGE_SIZES
 
-from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.alexnet import AlexNet, update_batch_stats
 from alexnet_jax.model.layers import (
     ELU,
     LRN,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
@@ -408,3 +409,17 @@ def test_parameters_and_gradients_of_a_bfloat16_net_are_float32(image):
 
     for tree in jax.eval_shape(init_and_grad, image):
         assert {str(a.dtype) for a in jax.tree.leaves(tree)} == {'float32'}
+
+
+# Running averages
+
+
+def test_each_norm_moves_by_its_momentum_and_without_examples_not_at_all():
+    layers = (BatchNorm('bn1'), BatchNorm('bn2', momentum=0.5))
+    old = {name: {'mean': jnp.float32([1]), 'var': jnp.float32([4])} for name in ('bn1', 'bn2')}
+    zeros = jax.tree.map(jnp.zeros_like, old)
+    kept = update_batch_stats(layers, old, zeros, jnp.bool_(False))
+    jax.tree.map(np.testing.assert_array_equal, kept, old)
+    moved = update_batch_stats(layers, old, zeros, jnp.bool_(True))
+    found = [float(moved[name][kind][0]) for name in ('bn1', 'bn2') for kind in ('mean', 'var')]
+    assert found == pytest.approx([0.9, 3.6, 0.5, 2.0])

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html.parser
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,14 +19,23 @@ from alexnet_jax import files
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
+from alexnet_jax.drawing import figures
 from alexnet_jax.errors import run_command
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.model.shapes import layer_infos
 from alexnet_jax.report import __main__ as report
 from alexnet_jax.report import one_run
+from alexnet_jax.report import run as run_reading
 from alexnet_jax.report.published import PUBLISHED, dataset_of, find
-from alexnet_jax.report.run import Run, differences, first_kernels, nearest, training_minutes
+from alexnet_jax.report.run import (
+    Run,
+    differences,
+    first_kernels,
+    nearest,
+    read_runs,
+    training_minutes,
+)
 from alexnet_jax.run.push import Pusher
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>$x^$', '_und & co']
@@ -262,6 +272,16 @@ def test_other_classes_now(make_run, command):
     assert f'digits now has different classes from when {folder} was trained' in text
 
 
+def test_the_same_classes_in_another_order(make_run):
+    """As of a converted net: of 9, 8, 7, ... a digit d is the class 9 - d."""
+    from sklearn.datasets import load_digits
+
+    folder, _ = make_run(classes=tuple('9876543210'))
+    (run,) = read_runs([str(folder)])
+    _, _, labels = one_run._open_examples(run).images('eval', np.arange(20))
+    np.testing.assert_array_equal(labels, 9 - load_digits().target[-360:][:20])
+
+
 def test_without_checkpoint_or_records(make_run, command, tmp_path):
     folder, _ = make_run()
     (folder / 'metrics.jsonl').write_text('[1]\n{"split": "train"}\n')
@@ -387,6 +407,41 @@ def test_training_minutes():
     assert training_minutes(records, 60) == ([1.0, 1.5], [10.0, 20.0])
 
 
+@pytest.mark.parametrize(
+    ('paths', 'names'),
+    [
+        (['/data/ann/lr1/run', '/data/ann/lr2/run'], ['lr1', 'lr2']),
+        (['runs/a/1', 'runs/b/1', 'runs/b/2'], ['a/1', 'b/1', 'b/2']),
+        (['gs://ann/run', 'gs://bob/run'], ['ann', 'bob']),
+        (['run', 'other/run'], ['run', 'other/run']),
+        (['x/run', 'x/run/run'], ['run', 'run/run']),
+    ],
+)
+def test_runs_of_one_name_are_called_by_what_differs(paths, names):
+    assert run_reading._what_differs(paths) == names
+
+
+def test_the_legend_tells_runs_of_one_name_apart(make_run, tmp_path):
+    """Though their paths begin alike for longer than a legend has room for."""
+    deep = 'experiments-of-a-long-name/' * 4
+    runs = [str(make_run(f'{deep}{name}/run')[0]) for name in ('slow', 'fast')]
+    drawn = {run.name: run.records for run in read_runs(runs)}
+    texts = figures.curves(drawn).legends[0].get_texts()
+    assert [text.get_text() for text in texts] == ['evaluation', 'training', 'slow', 'fast']
+
+
+def test_a_run_that_may_only_be_read(make_run, command, monkeypatch, tmp_path):
+    """`os.access` is replaced: root may write anywhere."""
+    folder, _ = make_run()
+    monkeypatch.setattr(os, 'access', lambda path, mode: not str(path).startswith(str(folder)))
+    line = f'error: {folder} is not writable; pass --output=FILE.html'
+    assert command(folder) == (2, line)
+    (folder / 'report').mkdir()
+    assert command(folder)[1].startswith(f'error: {folder}/report is not writable')
+    monkeypatch.setattr(report, 'write_report', lambda *_: None)
+    assert command(folder, f'--output={tmp_path}/x.html') == (0, '')
+
+
 def test_first_kernels():
     kernel = np.zeros((11, 11, 3, 96), np.float32)
     for variant, towers in (('course', 1), ('paper', 2)):
@@ -411,6 +466,22 @@ def test_first_kernels():
 )
 def test_dataset_of(name, dataset):
     assert dataset_of(name) == dataset
+
+
+@pytest.mark.parametrize(
+    ('manifest', 'dataset'),
+    [
+        ('{"dataset": "tfds:imagenet2012:5.1.0"}', 'imagenet2012'),
+        ('{"dataset": "folder:/home/mine"}', 'ilsvrc'),
+        ('{}', 'ilsvrc'),
+        ('damaged', 'ilsvrc'),
+    ],
+)
+def test_dataset_that_a_prepared_set_was_made_of(tmp_path, manifest, dataset):
+    folder = tmp_path / 'ilsvrc-256'
+    folder.mkdir()
+    (folder / 'manifest.json').write_text(manifest)
+    assert dataset_of(f'prepared:{folder}') == dataset
 
 
 def test_published():

@@ -208,6 +208,27 @@ def test_memory_is_given_back(net, monkeypatch, is_damaged):
     assert trimmed == [app.KEPT]
 
 
+@pytest.mark.parametrize(
+    ('error', 'answer', 'lines'),
+    [
+        (RuntimeError('RESOURCE_EXHAUSTED: 2 GiB\nmore'), 'out of memory: RESOURCE_EXHAUSTED', 1),
+        (MemoryError(), 'out of memory: MemoryError; stop other programs', 1),
+        (IndexError('a bug'), 'internal error', None),  # and its traceback
+    ],
+)
+def test_an_error_of_the_server_is_json_too(client, monkeypatch, capsys, error, answer, lines):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(TrainedNet, 'log_probs', fail)
+    response = client.post('/', data=png(0))
+    assert (response.status_code, response.mimetype) == (500, 'application/json')
+    assert response.json['error'].startswith(answer)
+    assert response.headers['X-Content-Type-Options'] == 'nosniff'
+    printed = capsys.readouterr().err
+    assert printed.endswith('IndexError: a bug\n') if lines is None else printed.count('\n') == 1
+
+
 def test_health_and_the_page(client):
     assert client.get('/healthz').text == 'ok\n'
     page = client.get('/')
@@ -353,7 +374,7 @@ def test_the_page_in_a_browser(workdir, cache, net, tmp_path):
 def test_bad_input_is_one_line():
     cases = [
         ((), 'usage: python -m alexnet_jax.serve --workdir=DIR'),
-        (('--workdir=nowhere',), 'nowhere'),
+        (('--workdir=nowhere', '--port=0'), 'nowhere'),
         (('--workdir=x', '--port=70000'), 'port'),
     ]
     found = outcomes('alexnet_jax.serve.__main__', *(flags for flags, _ in cases))

@@ -4,14 +4,17 @@ import contextlib
 import http.client
 import json
 import socket
+import sys
 import threading
 import time
 import urllib.request
 from types import SimpleNamespace
 
 import pytest
+from absl.testing import flagsaver
 
 from alexnet_jax.errors import RunError
+from alexnet_jax.serve import __main__ as command
 from alexnet_jax.serve import server
 from alexnet_jax.serve.server import Server
 
@@ -81,6 +84,22 @@ def ask(serving):
         connection.close()
 
 
+def test_a_port_that_is_taken_is_told_before_any_work(serving, monkeypatch):
+    flags = ['--workdir=nowhere', f'--port={serving.port}']
+    monkeypatch.setattr(sys, 'argv', ['serve', *flags])
+    monkeypatch.setattr(command, 'configure_runtime', lambda: pytest.fail('work has begun'))
+    line = f'cannot listen on 127.0.0.1:{serving.port}: Address already in use'
+    with flagsaver.flagsaver(), pytest.raises(RunError, match=line):
+        command.main()
+
+
+def test_an_address_that_was_checked_is_free():
+    with contextlib.closing(socket.create_server(('127.0.0.1', 0))) as other:
+        port = other.getsockname()[1]
+    server.check_address('127.0.0.1', port)
+    server.check_address('127.0.0.1', port)
+
+
 def test_too_many_connections_are_turned_away(ask, app):
     kept = [ask(), ask()]
     for _ in kept:
@@ -104,6 +123,7 @@ def test_an_image_that_is_turned_away_is_told_so(serving, ask, app, size):
         connection.request('POST', '/', bytes(size))
         assert connection.getresponse().status == 503
         connection.close()
+        wait_for(lambda: serving._turning_away._value == 2)  # it has seen the end
 
 
 def test_a_request_that_arrives_too_slowly_is_ended(monkeypatch):

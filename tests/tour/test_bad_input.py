@@ -57,6 +57,11 @@ OUTPUT = '--output=tour.html'
         (['.', OUTPUT, '--config=quickstart'], ['folder', 'one image']),
         (['a.png', OUTPUT, '--config=quikstart'], ['quikstart', 'quickstart']),
         (
+            ['a.png', OUTPUT, '--config=quickstart', '--config.init_from=runs/x'],
+            ['init_from=runs/x: training would start', 'show them with --workdir=runs/x'],
+        ),
+        (['/dev/null', OUTPUT, '--config=quickstart'], ['image /dev/null is a pipe or a device']),
+        (
             ['a.png', OUTPUT, '--config=quickstart', '--config.image_size=4'],
             ['image_size=4'],
         ),

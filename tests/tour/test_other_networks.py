@@ -5,10 +5,11 @@ import numpy as np
 import numpy_net
 import pytest
 from helpers import assert_has
-from small_tours import SIZE, small_subject
+from small_tours import CROP, SIZE, small_config, small_subject
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.model.layers import Conv, Dense, Dropout, Local, MaxPool, ReLU
+from alexnet_jax.model.shapes import towers_of
 from alexnet_jax.tour import activations, layer_table, subject
 from alexnet_jax.tour.code_names import code_of
 from alexnet_jax.tour.dropout import mask
@@ -72,8 +73,17 @@ def test_sections(name, shown):
             scale = np.abs(truth[place]).max()
             assert value == pytest.approx(truth[place][index], abs=2e-5 * scale)
         place += len(section.outputs)
-    rows = layer_table.rows(sections, layer_table.towers_of(this.layers))
+    rows = layer_table.rows(sections, towers_of(this.layers))
     assert [row['name'] for row in rows] == [section.info.name for section in sections]
+
+
+@pytest.mark.slow
+def test_a_single_crop_that_has_an_axis_of_views(photo):
+    config = small_config('paper')
+    config.data.eval_ops = f'{CROP}crops({SIZE}, 1)'
+    found = subject.from_recipe(photo, config)
+    assert found.image.shape == (SIZE, SIZE, 3)
+    assert found.eval_ops.endswith(f'|center_crop({SIZE})')
 
 
 @pytest.mark.slow

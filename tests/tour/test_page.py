@@ -4,10 +4,14 @@ import ast
 import functools
 import re
 from html.parser import HTMLParser
+from typing import get_args
 
 import browser
 import pytest
 from helpers import ROOT
+
+from alexnet_jax.model.layers import Layer
+from alexnet_jax.tour.code_names import code_of
 
 pytestmark = pytest.mark.slow
 
@@ -63,8 +67,28 @@ def test_the_code_that_it_names_exists(tour):
         assert name in names_in(path), f'{path} has no {name}'
 
 
+@pytest.mark.parametrize('kind', [layer.__name__ for layer in get_args(Layer)])
+def test_the_code_of_every_kind_of_layer_exists(kind):
+    path, name = code_of(kind).split(': ')
+    assert name in names_in(path)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [
+        ('Local', 'ops.py: local_conv'),
+        ('BatchNorm', 'alexnet.py: GhostBatchNorm'),
+        ('Dense', 'alexnet.py: AlexNet'),
+    ],
+)
+def test_the_code_of_a_kind_of_layer(kind, name):
+    assert code_of(kind) == f'alexnet_jax/model/{name}'
+
+
 def test_every_figure_names_its_code(tour):
-    for figure in re.findall(r'<figcaption>(.*?)</figcaption>', tour.html, re.S):
+    figures = re.findall(r'<figcaption>(.*?)</figcaption>', tour.html, re.S)
+    assert len(figures) >= 150
+    for figure in figures:
         plain = re.sub(r'<[^>]+>', '', figure)
         shift = re.fullmatch(r'\s*R [+−][\d.]+, G [+−][\d.]+, B [+−][\d.]+\s*', plain)
         histogram = 'is 0' in plain or 'are 0' in plain or 'bằng 0' in plain  # the next line does

@@ -116,6 +116,14 @@ def test_entries_that_others_add_to_the_metadata(tmp_path):
     assert 'author' not in (reading.read(tmp_path / 'more').contents.metadata or {'author': 0})
 
 
+def test_a_config_of_another_program(tmp_path):
+    """Its metadata are not those of an export, which have class names, too."""
+    weights = lively_tensors(TORCHVISION, 224)
+    tensors.write(tmp_path / 'x', weights, {'format': 'pt', 'config': 'alexnet'})
+    contents = reading.read(tmp_path / 'x').contents
+    assert (contents.format, contents.metadata) == ('safetensors', None)
+
+
 def test_a_folder_of_the_torch_export(tmp_path):
     (tmp_path / 'hub').mkdir()
     save(tmp_path / 'hub' / 'model.safetensors', safetensors_file(tmp_path))

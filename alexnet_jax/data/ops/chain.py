@@ -266,7 +266,15 @@ def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def apply_ops(encoded: bytes, ops: str, max_pixels: int, name: str) -> np.ndarray:
     """Run ops, none of them random, on an encoded image; errors call it `name`."""
-    preprocess = parse(ops, max_pixels)
+    return run_ops(parse(ops, max_pixels), encoded, name)
+
+
+def run_ops(preprocess: Preprocessor, encoded: bytes, name: str) -> np.ndarray:
+    """Run ops that are parsed, as `apply_ops`.
+
+    Raises:
+      RunError: An op refuses the image.
+    """
     try:
         return preprocess(encoded)[0].numpy()
     except (BadImage, tf.errors.OpError) as error:

@@ -5,7 +5,6 @@ A finished shard has a file in OUTPUT.incomplete/done/; a shard without one is w
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -230,9 +229,7 @@ def _os_error() -> Iterator[None]:
 def file_entry(path: epath.Path) -> dict:
     """Sync a file to disk, then return its size and SHA-256."""
     files.sync(path)
-    with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    return {'bytes': path.stat().length, 'sha256': digest}
+    return {'bytes': path.stat().length, 'sha256': files.sha256(path)}
 
 
 def write_json(path: epath.Path, value: dict) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.layout import EVAL_NAMES, TRAIN_NAMES, expand, find_split
-from alexnet_jax.data.sources.listing import is_leftover
+from alexnet_jax.files import is_leftover
 
 
 def is_read(

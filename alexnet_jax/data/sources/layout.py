@@ -284,6 +284,11 @@ def _unreadable(
         return (
             f'{folder} has {len(images):,} images but no class folders; {belong}, {other}{remove}'
         )
+    if os.path.exists(os.path.join(folder, 'manifest.json')):
+        return (
+            f'{folder} holds a prepared set instead of class folders; pass the folder that it was '
+            f'prepared from to the recipe, and --config.data.name=prepared:{folder}'
+        )
     return f'{folder} has no class folders; {belong}'
 
 

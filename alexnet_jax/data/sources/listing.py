@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from etils import epath
 
 from alexnet_jax.errors import BadInput
+from alexnet_jax.files import is_leftover
 
 EXTENSIONS = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.avif'
@@ -19,12 +20,6 @@ COMPANIONS = (
     '.txt', '.csv', '.tsv', '.json', '.jsonl', '.xml', '.yaml', '.yml', '.md', '.html', '.pdf',
     '.mat', '.npy', '.npz', '.log', '.py', '.aae', '.url', '.lnk',
 )  # fmt: skip
-# What operating systems, NAS boxes and tools leave behind, besides names that begin with a dot.
-LEFTOVERS = (
-    '__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '@eadir', '#recycle',
-    '#snapshot', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__',
-)  # fmt: skip
-ZONE = ':zone.identifier'  # ends the file in which Windows notes where a download came from
 RUN_FILES = {'config.json', 'classes.json', 'environment.json'}  # in the folder of every run
 STAT_THREADS = 16  # a network file system serves many requests at once
 
@@ -36,12 +31,6 @@ def say(line: str) -> None:
     if line not in _said:
         _said.add(line)
         print(line, file=sys.stderr, flush=True)
-
-
-def is_leftover(name: str) -> bool:
-    """Return whether a file or folder is to be ignored, whatever it contains."""
-    low = name.lower()
-    return low.startswith('.') or low.endswith(('~', ZONE)) or low in LEFTOVERS
 
 
 def is_image(name: str) -> bool:

@@ -27,7 +27,7 @@ from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.layout import expand
 from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, PreparedSplit, SplitFiles
 from alexnet_jax.data.sources.splits import Dataset, Source
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, one_line
 
 FORMAT_VERSIONS = {'jpeg': 1, 'raw': 2}  # written; version 1 of either is read too
 MANIFEST = 'manifest.json'
@@ -186,8 +186,7 @@ def incomplete_folder(root: epath.Path) -> epath.Path:
 
 
 def _damaged(path: epath.Path, error: Exception) -> str:
-    reason = ' '.join(str(error).split())
     return (
-        f'{path} is damaged ({type(error).__name__}: {reason}); restore it, or remove the folder '
-        'and prepare the set again'
+        f'{path} is damaged ({type(error).__name__}: {one_line(error)}); restore it, or remove the '
+        'folder and prepare the set again'
     )

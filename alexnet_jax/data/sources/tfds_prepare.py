@@ -10,7 +10,7 @@ from etils import epath
 
 from alexnet_jax import files
 from alexnet_jax.data import tensorflow  # noqa: F401 (set up before TFDS uses it)
-from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.errors import BadInput, RunError, one_line
 
 # The archives of ImageNet, and their sizes in bytes as published.
 IMAGENET_ARCHIVES = {
@@ -75,9 +75,9 @@ def _download(builder: tfds.core.DatasetBuilder, name: str, manual_dir: str | No
             )
         )
     except Exception as error:  # whatever TFDS, its downloader or the disk raises
-        reason = ' '.join(str(error).split())[:300] or type(error).__name__
         raise RunError(
-            f'tfds:{name} could not be downloaded and prepared in {data_dir}: {reason}'
+            f'tfds:{name} could not be downloaded and prepared in {data_dir}: '
+            f'{one_line(error, 300)}'
         ) from error
 
 
