@@ -4,7 +4,8 @@ NAME=alexnet
 ZONE=us-central1-a
 PROJECT=my-project
 # Then, with the flags of alexnet_jax.main and a workdir in a bucket, or one that all hosts share:
-#   bash launch/tpu.sh --config=configs/imagenet_bf16.py --workdir=gs://BUCKET/imagenet
+#   bash launch/tpu.sh --config=configs/imagenet_bf16.py --workdir=gs://BUCKET/imagenet_bf16 \
+#       --config.data.name=prepared:/mnt/imagenet2012-256-jpeg95
 #   bash launch/tpu.sh stop          all hosts save and exit; the first command resumes
 # Ctrl-C ends this script but not the training; each host keeps its log in ~/alexnet.log. Create the
 # TPU first (gcloud compute tpus tpu-vm create, or a queued resource).

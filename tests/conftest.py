@@ -33,10 +33,14 @@ os.environ['TPU_SKIP_MDS_QUERY'] = '1'  # which JAX sets where it finds no TPU
 
 pytest_plugins = ['buckets']  # its fixtures are used in several folders
 
-# What a machine may lack: with CI=true, a test that is skipped for any other reason fails.
-OPTIONAL = (
-    r'\b(GPU|slurm\w*|Ray|mpirun|Chromium|libtpu|FFCV|DALI|IPv6|emulator|shared|wandb|mlflow)\b'
-)
+# What a machine may lack: with CI=true, a test that is skipped for any other reason fails. What it
+# is known to have is in the environment: REQUIRED=emulator,wandb.
+OPTIONAL = [
+    'GPU', r'slurm\w*', 'Ray', 'mpirun', 'Chromium', 'libtpu', 'FFCV', 'DALI', 'IPv6', 'emulator',
+    'shared', 'wandb', 'mlflow', 'git checkout',
+]  # fmt: skip
+for word in filter(None, os.environ.get('REQUIRED', '').split(',')):
+    OPTIONAL.remove(word)
 # Events of Python that start a process, and programs that libraries ask in a few milliseconds.
 STARTING = ('subprocess.Popen', 'os.fork', 'os.forkpty', 'os.posix_spawn', 'os.system')
 QUICK = ('git', 'uname')
@@ -112,7 +116,7 @@ def pytest_make_collect_report():
 def _without_needless_skip(report):
     if os.environ.get('CI') == 'true' and report.skipped:
         reason = str(report.longrepr[2])
-        if not re.search(OPTIONAL, reason, re.IGNORECASE):
+        if not re.search(rf'\b({"|".join(OPTIONAL)})\b', reason, re.IGNORECASE):
             report.outcome = 'failed'
             report.longrepr = f'{reason}: with CI=true this is not a reason to skip a test'
     return report

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import itertools
 import subprocess
@@ -8,6 +9,7 @@ import pytest
 from batches import folder_of, naive_order, same, take
 from helpers import ROOT
 
+from alexnet_jax.data import pipeline
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.pixels import MEMORY_BYTES
 from alexnet_jax.data.sources import digits
@@ -21,6 +23,18 @@ def test_class_counts(write_folder, folder_config, digits_config):
     data = Data(digits_config())
     _, labels = data._train.split.read(np.arange(1437))
     assert data.class_counts().tolist() == np.bincount(labels).tolist()
+
+
+def test_data_without_a_fingerprint_are_known_by_their_sizes_and_version(
+    digits_config, monkeypatch
+):
+    config = digits_config()
+    dataset = dataclasses.replace(pipeline.open_source(config.data), version='tfds x/1.0.0')
+    monkeypatch.setattr(pipeline, 'open_source', lambda *_: dataset)
+    assert Data(config).contents == {
+        'train': '1,437 images, tfds x/1.0.0',
+        'eval': '360 images, tfds x/1.0.0',
+    }
 
 
 class TestOrder:

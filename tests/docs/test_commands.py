@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from helpers import ROOT
 from ml_collections import config_flags
-from pages import PAGES, command_lines, name_of
+from pages import PAGES, blocks, command_lines, name_of
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate
@@ -43,6 +43,8 @@ def flags_of(module: str) -> set[str]:
                 given = {keyword.arg for keyword in node.keywords}
                 found |= {'config'} if 'require_workdir' in given else {'config', 'workdir'}
                 found |= given & {'scratch'}
+            elif node.func.attr == 'define_net_flag':
+                found |= {'workdir'}
     return found
 
 
@@ -111,6 +113,16 @@ def test_commands(page, images):
             check(words, images)
         except Exception as error:
             pytest.fail(f'{name_of(page)}: {" ".join(words)}: {error!r}')
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_no_two_commands_of_a_block_write_one_file(page):
+    """The second would be refused: what exists is not overwritten."""
+    for language, text in blocks(page.read_text()):
+        lines = command_lines(f'```{language}\n{text}```\n')
+        words = [word for line in lines for word in line]
+        outputs = [word for word in words if word.startswith('--output=')]
+        assert len(outputs) == len(set(outputs))
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def dry_run(monkeypatch):
     monkeypatch.setattr(workdir, 'check', lambda *_: None)
     # It would look into gs://BUCKET.
     monkeypatch.setattr(remote, 'local_copy', lambda folder, *_, **__: folder)
-    monkeypatch.setattr(main, '_configure_runtime', lambda *_, **__: None)
+    monkeypatch.setattr(main, 'configure_runtime', lambda *_, **__: None)
     monkeypatch.setattr(processes.ProcessGroup, '__init__', meet)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)  # libtpu, kubernetes
     monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')  # no TPU here
@@ -135,11 +135,29 @@ def test_the_first_section_checks_with_the_doctor(tree, tmp_path, monkeypatch):
         assert cli.parse_flags(sys.argv) == arguments[1:2]
 
 
+def test_open_mpi_binds_no_process_to_one_core():
+    """As it does by default with one or two: all images of a node would be decoded there."""
+    found = [command for command in SECTIONS['Open MPI'] if command.startswith('mpirun ')]
+    assert len(found) == PAGE.count('\nmpirun ') == 2
+    for command in found:
+        assert ' --bind-to none ' in command.partition(' python ')[0] + ' '
+
+
+def test_an_image_holds_nothing_that_git_ignores():
+    """`COPY . /alexnet` would take the environment, and the runs with their checkpoints."""
+    ignored = {name.rstrip('/') for name in (ROOT / '.gitignore').read_text().split()}
+    lines = (ROOT / '.dockerignore').read_text().splitlines()
+    left_out = {line.removeprefix('**/') for line in lines if line and line[0] != '#'}
+    assert ignored - left_out == set()
+    assert '.git' not in left_out  # where a run reads the revision
+
+
 def test_flags_named_in_the_text_exist():
     prose = re.sub(r'^( *)```.*?^\1```', '', PAGE, flags=re.M | re.S)
     named = set(re.findall(r'--([a-z_]+)', prose))
     named -= {'config', 'workdir', 'scratch'}  # which main defines when it runs
     named -= {'output', 'recursive'}  # of export and others, of gcloud storage rsync
+    named -= {'bind'}  # --bind-to, of mpirun
     assert named == {
         'coordinator_address',
         'num_processes',

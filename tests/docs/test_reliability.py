@@ -1,9 +1,8 @@
-"""The promises of docs/reliability.md name tests that exist, and one that runs without --all."""
+"""The promises of docs/reliability.md name tests that exist, and one that always runs."""
 
 import ast
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import pytest
 from helpers import ROOT
@@ -11,33 +10,48 @@ from helpers import ROOT
 PAGE = (ROOT / 'docs/reliability.md').read_text()
 ROWS = [line for line in PAGE.split('## What happens')[1].splitlines() if line[:1] == '|'][2:]
 NAMED = re.compile(r'`((?:\w+/)*test_\w+\.py(?:::\w+)*)`')
+# What a test has that needs --all, a program or data; or a fixture of it, or its whole file.
+NOT_ALWAYS = re.compile(
+    r'mark\.(exhaustive|skip)|pytest\.skip|importorskip'
+    r'|\b(object_stores|slurm_cluster|shared_data|doses)\b'
+)
 
 
-class Found(NamedTuple):
-    """A test: its name, and whether it runs only with --all."""
-
-    name: str
-    is_exhaustive: bool
-
-
-def named_by(place: str) -> list[Found]:
-    """The tests that a place such as 'run/test_a.py::TestB::test_c' names; of a file, all."""
-    path, *names = place.split('::')
-    text = (ROOT / 'tests' / path).read_text()
-    mark_of_all = re.search(r'^pytestmark = .*?pytest.mark.exhaustive', text, re.M)
-    found = _tests_in(ast.parse(text), bool(mark_of_all))
-    return [test for test in found if not names or test.name == names[-1]]
+def named_by(place: str) -> dict[str, bool]:
+    """Whether the tests that 'run/test_a.py::TestB::test_c' names always run; of a file, all."""
+    path, _, name = place.partition('::')
+    found = dict(_tests_in(ast.parse((ROOT / 'tests' / path).read_text())))
+    return {test: always for test, always in found.items() if name in ('', test)}
 
 
-def _tests_in(node: ast.AST, is_exhaustive: bool) -> Iterator[Found]:
-    for child in ast.iter_child_nodes(node):
+def _tests_in(
+    parent: ast.Module | ast.ClassDef, always: bool = True, prefix: str = ''
+) -> Iterator[tuple[str, bool]]:
+    """Yield each test with whether it always runs, given whether its file or class may."""
+    words = NOT_ALWAYS.pattern
+    for child in parent.body:
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
-            marks = [ast.unparse(decorator) for decorator in child.decorator_list]
-            marked = is_exhaustive or 'pytest.mark.exhaustive' in marks
-            if isinstance(child, ast.ClassDef):
-                yield from _tests_in(child, marked)
-            elif child.name.startswith('test_'):
-                yield Found(child.name, marked)
+            continue
+        always = always and not re.search(words, ast.unparse(child))
+    for child in parent.body:  # a fixture comes before its tests
+        if isinstance(child, ast.ClassDef):
+            marks = '\n'.join(map(ast.unparse, child.decorator_list))
+            is_clear = not re.search(words, marks)
+            yield from _tests_in(child, always and is_clear, f'{prefix}{child.name}::')
+        elif isinstance(child, ast.FunctionDef):
+            is_clear = not re.search(words, _text_of(child))
+            if child.name.startswith('test_'):
+                yield prefix + child.name, always and is_clear
+            elif not is_clear:
+                words += rf'|\b{child.name}\b'
+
+
+def _text_of(function: ast.FunctionDef) -> str:
+    """Without the values of its parameters: some of them may be for --all."""
+    marks = [ast.unparse(mark) for mark in function.decorator_list]
+    function.decorator_list = []
+    own = [mark for mark in marks if not mark.startswith('pytest.mark.parametrize')]
+    return '\n'.join([*own, ast.unparse(function)])
 
 
 def test_every_promise_names_a_test():
@@ -58,6 +72,22 @@ def test_it_exists(place):
 
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row.split('|')[1].strip()[:40])
-def test_one_of_them_runs_by_default(row):
-    found = [test for place in NAMED.findall(row) for test in named_by(place)]
-    assert not all(test.is_exhaustive for test in found)
+def test_one_of_them_always_runs(row):
+    """Of a file, any test might be meant: all of them have to."""
+    assert any(all(named_by(place).values()) for place in NAMED.findall(row))
+
+
+@pytest.mark.parametrize(
+    ('place', 'always'),
+    [
+        ('run/test_agreement.py', True),
+        ('end_to_end/test_start.py', False),  # some are exhaustive
+        ('end_to_end/test_start.py::TestAbsent::test_alone_of_two', True),  # one process of two
+        ('end_to_end/test_start.py::test_only_process_0_writes', False),  # exhaustive
+        ('end_to_end/test_sbatch.py::test_the_script_is_what_slurm_takes', False),  # needs Slurm
+        ('end_to_end/test_buckets.py::test_the_cache_is_in_the_folder_for_caches', False),
+        ('benchmark/test_torch_baseline.py', False),  # needs PyTorch, all of it
+    ],
+)
+def test_what_always_runs(place, always):
+    assert all(named_by(place).values()) == always

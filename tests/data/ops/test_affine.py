@@ -86,6 +86,18 @@ def test_draws_stay_within_the_arguments_and_reach_them():
     assert 1.42 < max(distances) < 1.55
 
 
+def test_shear_reaches_its_argument():
+    """Half a pixel for each row: a dot 10 rows above the center moves by up to 5, sideways."""
+    pixels = np.zeros((41, 41, 3), np.uint8)
+    pixels[10, 20] = 255
+    preprocess, encoded = parse('decode|random_affine(0, 0, 0.5)'), encode(pixels)
+    images = [preprocess(encoded, 0, 0, index)[0].numpy()[..., 0] for index in range(200)]
+    rows, columns = np.transpose([ndimage.center_of_mass(image.astype(float)) for image in images])
+    assert np.abs(rows - 10).max() < 0.05
+    assert -5.05 < (columns - 20).min() < -4.5
+    assert 4.5 < (columns - 20).max() < 5.05
+
+
 def test_all_of_an_image_is_shifted():
     """With a small angle and size, and no more shift than 3 pixels in each direction."""
     pixels = np.zeros((21, 21, 3), np.uint8)

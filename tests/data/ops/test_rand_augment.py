@@ -115,6 +115,19 @@ def test_every_operation_is_drawn():
     assert found == everything
 
 
+def test_the_operations_of_an_image_are_drawn_apart():
+    """Were they the same, every image would be that of one operation, applied twice."""
+    pixels, encoded = tf.constant(picture()), encode(picture())
+    two = parse('decode|rand_augment(2, 15)')
+    twice = {
+        op(op(pixels, 0.5, signed), 0.5, signed).numpy().tobytes()
+        for op in OPERATIONS.values()
+        for signed in (tf.constant(0.5), tf.constant(-0.5))
+    }
+    found = {two(encoded, 0, 0, index)[0].numpy().tobytes() for index in range(40)}
+    assert len(found - twice) > 20  # one in 14 is expected to be the same twice
+
+
 def test_refused():
     with pytest.raises(BadInput, match=r'rand_augment\(2, 31\): the magnitude is at most 30'):
         parse('decode|rand_augment(2, 31)')
@@ -152,6 +165,16 @@ def test_contrast_is_around_each_channels_mean():
     assert (np.abs(found[:, 0].mean((1, 2)) + found[:, 1].mean((1, 2)) - 240) <= 1).all()
     half = (found[:, 1, 0, 0] - found[:, 0, 0, 0]) / 2
     assert 10 <= half.min() < 13 < 27 < half.max() <= 30
+
+
+def test_saturation_moves_the_lower_channels():
+    """(200, 100, 100) is half saturated: they are 200 (1 - s / 2), with s from 0.6 to 1.4."""
+    pixels = np.full((1, 1, 3), 100, np.uint8)
+    pixels[..., 0] = 200
+    red, green, blue = jittered('color_jitter(0, 0, 0.4)', pixels)[:, 0, 0].T
+    assert (np.abs(red - 200) <= 1).all()
+    assert (np.abs(green - blue) <= 1).all()
+    assert 59 <= green.min() < 80 < 120 < green.max() <= 141
 
 
 def test_saturation_and_hue_leave_gray_alone():

@@ -80,6 +80,13 @@ class TestContents:
         expected = expected_pixels(tmp_path / 'images/train/b/0.png').astype(int)
         assert np.abs(np.asarray(image) - expected).max() <= 16
 
+    def test_the_quality_is_that_of_the_request(self, write_folder, tmp_path):
+        """The first number of the quantization table: 16 at quality 50, 8 at 75, 2 at 95."""
+        folder, _ = write_folder(folder_of(4))
+        prepare(folder, tmp_path / 'set', 'jpeg', quality=75)
+        (record,), _ = open_set(tmp_path / 'set').train.read(np.array([0]))
+        assert Image.open(io.BytesIO(record)).quantization[0][0] == 8
+
     def test_manifest_says_from_what_and_how(self, write_folder, tmp_path):
         folder, _ = write_folder(folder_of(20))
         prepare(folder, tmp_path / 'set', 'jpeg')

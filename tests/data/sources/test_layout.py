@@ -172,6 +172,21 @@ class TestNames:
         assert layout.classes == ['b', composed]
         assert layout.eval.labels == [1]
 
+    def test_the_form_of_unicode_moves_no_image(self, make):
+        """To another split or place: NFD's 'e' sorts before 'f', but NFC's 'é' after it."""
+        names = [f'{name}/{letter}{i}.jpg' for name in 'ab' for letter in 'éf' for i in range(20)]
+        folder = make(
+            *(f'{form}/{unicodedata.normalize(form, name)}' for form in ('NFC', 'NFD')
+              for name in names)
+        )  # fmt: skip
+        here, there = (
+            find_layout(f'{folder}/{form}', eval_fraction=0.5) for form in ('NFC', 'NFD')
+        )
+        for split in ('train', 'eval'):
+            expected, found = getattr(here, split).files, getattr(there, split).files
+            assert found != expected
+            assert [unicodedata.normalize('NFC', name) for name in found] == expected
+
 
 class TestSplits:
     def test_the_plain_layout_says_nothing(self, make):
@@ -264,6 +279,12 @@ class TestSplits:
         with pytest.raises(BadInput) as error:
             find_layout(folder)
         assert_has(str(error.value), 'only one class folder, photos', f'{folder}/photos')
+
+    def test_a_prepared_set(self, make):
+        folder = make('manifest.json', 'statistics.npz', 'train-00000-of-00001.pixels')
+        with pytest.raises(BadInput) as error:
+            find_layout(folder)
+        assert_has(str(error.value), 'prepared set', f'--config.data.name=prepared:{folder}')
 
     def test_an_archive(self, make):
         with pytest.raises(BadInput, match=r'images.zip is a file; unpack it'):
