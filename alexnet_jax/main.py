@@ -146,8 +146,7 @@ def _check_training(config: ml_collections.ConfigDict | None, folder: str | None
     validate_training(config)
     cli.check_scratch()
     copy = remote.local_copy(folder, weights=False)
-    workdirs.check(copy, config)
-    if config.init_from and not workdirs.has_run(copy):
+    if workdirs.check(copy, config) and config.init_from:
         checkpoint.check_weights(remote.local_copy(config.init_from))
 
 

@@ -3,7 +3,8 @@
 The hot path checks no image: when TensorFlow raises in step s, the examples of step s, which are a
 pure function of s, are rerun one by one to find the culprits. If there are none, the error was a
 transient one of the disk or network, and the step is retried. An image that cannot be read because
-of the disk or network is not damaged: where retrying does not help, the run ends.
+of the disk or network is not damaged: where retrying does not help, and others cannot be read
+either, the run ends.
 """
 
 import atexit
@@ -12,6 +13,7 @@ import errno
 import functools
 import itertools
 import math
+import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -282,21 +284,29 @@ class Reader:
 
     def _alone(self, read: Callable[[np.ndarray], Any], index: int) -> Any:
         """Return what `read` finds of one example; retry if the disk or network fails."""
-        retries = 0
-        while True:
+        for pause in (*[PAUSE] * RETRIES, None):
             try:
                 return read(np.array([index]))
             except IMAGE_ERRORS as error:
                 if not _is_of_storage(error):
                     raise
-                if retries == RETRIES:
+                if pause is None and self._can_read(read, index + len(self.split) // 2):
+                    raise  # as one defective sector: the image is at fault
+                if pause is None:
                     reason = getattr(error, 'strerror', None) or clean(error)
                     raise RunError(
                         f'{self.split.describe(index)} cannot be read: {reason}; run the same '
-                        'command again to continue; if it fails again, replace or remove the image'
+                        'command again to continue'
                     ) from error
-            retries += 1
-            time.sleep(PAUSE)
+                time.sleep(pause)
+        raise AssertionError
+
+    def _can_read(self, read: Callable[[np.ndarray], Any], index: int) -> bool:
+        try:
+            read(np.array([index % len(self.split)]))
+        except IMAGE_ERRORS as error:
+            return not _is_of_storage(error)
+        return True
 
     def _record(self, faults: dict[int, str]) -> None:
         index, reason = next(iter(faults.items()))
@@ -318,7 +328,13 @@ def _is_of_storage(error: Exception) -> bool:
     """Return whether a read failed because of the disk or network, whatever the file contains."""
     if isinstance(error, OSError):
         return not isinstance(error, FILE_ERRORS) and error.errno != errno.ELOOP
-    return isinstance(error, RuntimeError) and 'read() failed' in str(error)  # of ArrayRecord
+    text = str(error)  # of ArrayRecord: 'open() failed: Input/output error; opening x'
+    of_file = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
+    return (
+        isinstance(error, RuntimeError)
+        and ('read() failed' in text or 'open() failed' in text)
+        and not any(os.strerror(number) in text for number in of_file)
+    )
 
 
 def max_bad(size: int) -> int:

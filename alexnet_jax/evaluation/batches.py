@@ -122,14 +122,14 @@ def check_can_be_read_twice(path: str) -> None:
       path: What the user names; it need not exist.
 
     Raises:
-      BadInput: It is no file and no folder.
+      BadInput: It is not a file or folder.
     """
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # ValueError: no name, such as one with a zero byte
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise BadInput(f'image {path} is a pipe or a device; save the image as a file, pass that')
+        raise BadInput(f'image {path} is a pipe or a device; save the image, then pass the file')
 
 
 def _find(argument: str) -> dict[str, str]:

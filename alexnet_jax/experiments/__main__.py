@@ -133,16 +133,17 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int, data: s
 
     Raises:
       Interrupted: SIGINT or SIGTERM was received; what was done is recorded.
-      RunError, BadInput: A trial failed.
+      RunError, BadInput: A trial failed, or needs a net that is gone.
     """
     records = Records(RECORDS, data)
     print(plan(experiment, records, seeds), flush=True)
     if not any(experiment.next_trial(records, seed) for seed in range(seeds)):
         where = ', '.join(map(str, experiment.found(name, records)))
         print(f'nothing to run: everything is recorded in {where}')
+    missing: list[Path] = []
     for number, next_trial in enumerate(experiment.stages or (experiment.next_trial,)):
         try:
-            _run_stage(name, experiment, next_trial, session, records, seeds)
+            missing += _run_stage(name, experiment, next_trial, session, records, seeds)
         except (BadInput, RunError):
             if number:  # what the stages before have found stands
                 print(f'\n{report(name, experiment, records)}\n', flush=True)
@@ -151,6 +152,8 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int, data: s
     print(f'\n{report(name, experiment, records)}\n')
     if any(experiment.next_trial(records, seed) for seed in range(seeds)):
         print('the budget is spent; run the same command again to continue')
+    if missing:
+        raise lost(missing)
 
 
 def _run_stage(
@@ -160,14 +163,16 @@ def _run_stage(
     session: Session,
     records: Records,
     seeds: int,
-) -> None:
+) -> list[Path]:
     """Run what is left of a stage, as many seeds at a time as the session takes.
 
     A seed that has nothing left now may have something once another seed's trial has ended.
 
+    Returns:
+      The workdirs of nets that are gone; the trials that need them were skipped.
+
     Raises:
-      RunError, BadInput: A trial failed; the others have saved and are recorded. Or nets are gone;
-        what does not need them is done.
+      RunError, BadInput: A trial failed; the others have saved and are recorded.
     """
     laid_out, missing, error = set(), [], None
     while True:
@@ -205,8 +210,7 @@ def _run_stage(
             session.end()
     if error:
         raise error
-    if missing:
-        raise lost(missing)
+    return missing
 
 
 def plan(experiment: Experiment, records: Records, seeds: int) -> str:

@@ -91,6 +91,7 @@ def ablation(
             arm.rule,
             deviation,
             pooled=pooled,
+            nets=(final_errors(arm.trial), final_errors(base.trial)),
         )
         for arm in others
     ]
@@ -189,7 +190,7 @@ def published_net(
         return {seed: limit - error for seed, error in errors(records).items()}
 
     rule = Rule(matters=0.0, seeds=2 if pooled else 5)
-    comparison = Comparison(f'{limit:g}% - error', below, rule, 0.3, pooled=pooled, terms=1)
+    comparison = Comparison(f'{limit:g}% - error', below, rule, 0.3, pooled=pooled, nets=[errors])
 
     def text(records: Records) -> str:
         found = comparison.estimate(records)

@@ -30,7 +30,8 @@ class Comparison:
       unit: Of the difference.
       pooled: Errors of nets whose seeds give the standard deviation, where runs are too long for
         many seeds; none: the differences give their own.
-      terms: The runs in a difference, where it is pooled: 2, or 1 for a net and a figure.
+      nets: Where it is pooled, the errors of the nets of a difference: two, or one for a net and a
+        published figure.
       first_seeds: How many seeds it takes before another one gives a difference.
       most: The most differences that there can be.
     """
@@ -41,7 +42,7 @@ class Comparison:
     deviation: float
     unit: str = 'points'
     pooled: Sequence[Values] = ()
-    terms: int = 2
+    nets: Sequence[Values] = ()
     first_seeds: int = 0
     most: int | None = None
 
@@ -50,7 +51,7 @@ class Comparison:
         if not self.pooled:
             return None
         found = statistics.pool([list(values(records).values()) for values in self.pooled])
-        return Spread(self.terms**0.5 * found.deviation, found.degrees)
+        return Spread(len(self.nets) ** 0.5 * found.deviation, found.degrees)
 
     def estimate(self, records: Records) -> Estimate | None:
         """Return the mean difference; None before the first pair."""
@@ -72,15 +73,16 @@ class Comparison:
         found = list(self.values(records).values())
         spread = self.spread(records) or statistics.pool([found])
         degrees = max(count - 1, 0)
-        if self.pooled:  # the runs to come add to those of the other nets
-            degrees = spread.degrees + self.terms * max(count - max(len(found), 1), 0)
+        if self.pooled:  # the runs to come add to those of all nets
+            runs = [len(values(records)) for values in self.nets]
+            degrees = spread.degrees + sum(max(count, n, 1) - max(n, 1) for n in runs)
         if not degrees:
             enough = self.first_seeds + rule.seeds
             return f'{self.label}: too few seeds for an interval; pass --seeds={enough}'
         known = spread.degrees >= 3
+        where = f'measured, {spread.degrees} degrees of freedom' if known else 'assumed'
         spread = Spread(spread.deviation if known else self.deviation, degrees)
         least = rule.least + statistics.detectable(spread, count)
-        where = f'measured, {spread.degrees} degrees of freedom' if known else 'assumed'
         return (
             f'{self.label}: {seeds} seed{"s"[: seeds != 1]} can show {least:.2g} {self.unit} with '
             f'80% power (standard deviation of a difference {spread.deviation:.2g}, {where})'

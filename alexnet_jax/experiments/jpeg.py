@@ -1,7 +1,7 @@
 """What JPEG costs: the same nets on the same images, once as they are and once compressed.
 
 Each seed draws its training images from all images of a folder, and is tested on all the others, so
-that the interval covers the choice of the images too.
+that the interval covers the draw from these images too.
 """
 
 import hashlib

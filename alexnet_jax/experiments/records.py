@@ -163,7 +163,7 @@ class Records:
         return [record for seed in seeds if (record := self.find(trial, seed))]
 
     def skip(self, trial: Trial, seed: int) -> None:
-        """Take a trial that cannot run for done, so that those after it have their turn."""
+        """Treat a trial that cannot run as done, so that those after it get their turn."""
         self._skipped.add((trial.home, trial.name, seed))
 
     def is_done(self, trial: Trial, seed: int) -> bool:

@@ -36,7 +36,7 @@ def enable_compilation_cache(has_others: bool = False) -> None:
 
     Compiling the course net's steps takes 4 s on a CPU, reading them back 0.4 s.
 
-    Several processes with GPUs have no cache of their own accord. They compile together: each times
+    By default, several processes with GPUs have no cache. They compile together: each times
     a share of the kernels and waits for the others' results, for up to a day. But only process 0
     writes the cache. Where the others do not see its folder, process 0 reads what they have to
     compile, and they wait for a share that it never computes.

@@ -240,7 +240,7 @@ def all_of_process_0(numbers: Sequence[int]) -> list[int]:
 
 
 def wait_for_all(name: str = 'wait_for_all') -> None:
-    """Return once every process has called this with the same name, which tells the place."""
+    """Return once all processes have called this with the same name, which marks the call."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 

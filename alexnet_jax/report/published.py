@@ -71,7 +71,7 @@ PUBLISHED = (
 def dataset_of(name: str) -> str:
     """Return the data set behind a `data.name`, '' if there is none.
 
-    It is the name of a TFDS dataset, perhaps that of which a prepared set was made. Where no such
+    It is the name of a TFDS dataset, or of the one a prepared set was made from. Where no such
     set is on this machine, it is the first word in the last part of the path:
     'tfds:cifar10:3.0.2' and 'prepared:DIR/cifar10-jpeg95' -> 'cifar10'.
     """

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-from alexnet_jax.errors import Interrupted, catch_stop_signals
+from alexnet_jax.errors import LIKE_SIGTERM, Interrupted, catch_stop_signals
 from alexnet_jax.parallel import sigterm
 
 T = TypeVar('T')
@@ -47,8 +47,12 @@ class PreemptionHandler:
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        # Of the signals to all processes that stop a run, some may come after the stop.
-        if jax.process_count() > 1 and not isinstance(error, Interrupted):
+        if jax.process_count() > 1 and isinstance(error, Interrupted):
+            # Of the signals to all processes that stop a run, some come after the stop: JAX keeps
+            # SIGTERM.
+            for number in LIKE_SIGTERM:
+                signal.signal(number, signal.SIG_IGN)
+        elif jax.process_count() > 1:
             sigterm.take_back()
 
     def _receive(self, number: int, _) -> None:

@@ -35,8 +35,11 @@ KNOWN_BY_CONTENTS = ('folder:', 'prepared:')
 SIGNS_OF_TRAINING = ('diverged.json', 'wandb.json', 'mlflow.json')
 
 
-def check(workdir: str, config: ml_collections.ConfigDict) -> None:
+def check(workdir: str, config: ml_collections.ConfigDict) -> bool:
     """Refuse a workdir that this config cannot use. Writes nothing.
+
+    Returns:
+      Whether a run begins there, since none has, or one of another config that has not trained.
 
     Raises:
       BadInput: The workdir is not writable, lies where images are listed, or holds a run that has
@@ -55,9 +58,10 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> None:
             )
         changed = _check_config(workdir, read_config(workdir), config)
         if not changed:
-            return
+            return False
     if config.init_from:
         check_init_from(config)
+    return True
 
 
 def check_outside(workdir: str, data: ml_collections.ConfigDict) -> None:

@@ -108,6 +108,8 @@ def _comparable(config: ml_collections.ConfigDict) -> dict[str, Any]:
     kind, _, path = config.data.name.partition(':')
     if f'{kind}:' in KNOWN_BY_CONTENTS:  # nodes of a cluster may mount its parent elsewhere
         found['data.name'] = f'{kind}:{os.path.basename(path)}'
+    if config.init_from:
+        found['init_from'] = os.path.basename(config.init_from.rstrip('/'))
     return found
 
 

@@ -256,7 +256,7 @@ class Runner:
         """Return whether a trial has trained another recipe; if so, end the sweep."""
         folder = running.job.folder
         difference = self._base.find_difference(running.config, folder)
-        if difference and folder not in self._strays:
+        if difference and folder not in self._strays and (self._strays or not self._is_stopping):
             self._strays.append(folder)
             self._end_sweep(f'trial {running.number} {difference}')
         return difference != ''

@@ -15,6 +15,7 @@ The values of a key are a list, a `range`, an Optuna distribution, or a table. T
 are the values, and each maps to further keys that vary with this value only.
 """
 
+import copy
 import itertools
 import math
 import random
@@ -210,14 +211,14 @@ def apply(config: ml_collections.ConfigDict, changes: Settings) -> ml_collection
     Raises:
       BadInput: A value is not of its key's type.
     """
-    result = config.copy_and_resolve_references()
+    result = copy.deepcopy(config)  # references stay, and follow the changes, as in a trial
     for key, value in changes.items():
         try:
             result.update_from_flattened_dict({key: value})
         except TypeError as error:
             kind = type(leaves(config)[key]).__name__
             raise BadInput(f'{key}={value!r}; it must be of type {kind}') from error
-    return result
+    return result.copy_and_resolve_references()
 
 
 def check(config: ml_collections.ConfigDict, space: Space, is_grid: bool, devices: int) -> None:

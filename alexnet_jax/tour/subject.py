@@ -99,8 +99,8 @@ def from_run(picture: str, workdir: str, step: int | None) -> Subject:
 def from_recipe(picture: str, config: ml_collections.ConfigDict) -> Subject:
     """Return a picture and a net with the initial weights that training would start from.
 
-    The picture is rotated upright and antialiased, even where the recipe reads images as stored, as
-    published results need it: initial weights have none, and the picture may be a large photo.
+    The picture is rotated upright and antialiased, even where the recipe reads images as stored:
+    only published results need that, and the picture may be a large photo.
 
     Args:
       picture: An image file.

@@ -245,9 +245,11 @@ def test_what_long_runs_detect(records):
     assert shown
     expected = detectable(Spread(0.5, 4), 3)
     assert float(shown[1]) == pytest.approx(expected, abs=0.05)
-    # One recorded run of the net with norms, which the pairs to come repeat no more.
-    put(records, NET_18, [19.6])
+    # Nor is it more with the three runs of the net with norms: no other run of it is to come.
+    put(records, NET_18, [19.6, 19.4, 19.9])
     assert norms.plan(records, 3) == norms.plan(Records(Path('nowhere')), 3)
+    put(records, NET_18, [19.6, 19.4, 19.9, 19.7, 19.5])
+    assert 'measured, 4 degrees of freedom' in norms.plan(records, 3)
 
 
 def test_a_published_figure_is_reached_if_the_error_rounds_to_it(records):

@@ -161,7 +161,9 @@ def test_what_needs_nets_that_are_gone_is_skipped_and_the_rest_runs(capsys):
         'delete its line (trial and seed) in results/x.jsonl',
     )
     assert [r['trial'] for r in recorded()] == ['net', 'net', 'there', 'last']
-    assert 'x: gone, seed 0, is skipped: its net is gone\n' in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert 'x: gone, seed 0, is skipped: its net is gone\n' in output
+    assert 'the table' in output.partition('last, seed 0')[2]
 
 
 def test_all_nets_that_are_gone_are_named_at_once():

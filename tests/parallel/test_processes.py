@@ -32,12 +32,19 @@ class Exited(BaseException):
     """Stands for the end of the process; its argument is the exit code."""
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    """A group that is entered and not left keeps its handlers."""
+@pytest.fixture
+def start():
+    """start(cluster, timeout=1): enter a group; its handlers go after the test."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
-    yield
+    groups = []
+
+    def enter(cluster: Cluster, timeout: int = 1) -> None:
+        groups.append(ProcessGroup(cluster, timeout).__enter__())
+
+    yield enter
+    for group in groups:  # not when it is collected, perhaps in another thread
+        group._signals.close()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -174,7 +181,7 @@ def test_no_device_for_a_trial(monkeypatch, error):
         (False, {}, '0'),
     ],
 )
-def test_gpus_that_the_user_chose(monkeypatch, takes_all, environ, cuda):
+def test_gpus_that_the_user_chose(monkeypatch, start, takes_all, environ, cuda):
     """In `initialize`, JAX leaves a process of a launcher one GPU."""
     names = ('jax_cuda_visible_devices', 'jax_rocm_visible_devices')
     before = [jax.config.values[name] for name in names]
@@ -190,7 +197,7 @@ def test_gpus_that_the_user_chose(monkeypatch, takes_all, environ, cuda):
     cluster = Cluster('Slurm', num_processes=2, process_id=1, takes_all_gpus=takes_all)
     try:
         jax.config.update('jax_cuda_visible_devices', '2,3')
-        ProcessGroup(cluster, timeout=1).__enter__()
+        start(cluster)
         found = [jax.config.values[name] for name in names]
     finally:
         for name, value in zip(names, before, strict=True):
@@ -198,14 +205,14 @@ def test_gpus_that_the_user_chose(monkeypatch, takes_all, environ, cuda):
     assert found == [cuda, 'all' if cuda == '2,3' else '0']
 
 
-def test_a_lost_process_is_noticed_in_time(monkeypatch):
+def test_a_lost_process_is_noticed_in_time(monkeypatch, start):
     """Within 90 seconds, says docs/reliability.md; JAX takes some after the last heartbeat."""
     given = {}
     monkeypatch.setattr(
         jax.distributed, 'initialize', lambda *args, **named: given.update(named, args=args)
     )
     monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
-    ProcessGroup(Cluster('the flags', 'host:1', 2, 1), timeout=7).__enter__()
+    start(Cluster('the flags', 'host:1', 2, 1), 7)
     assert given['args'] == ('host:1', 2, 1)
     assert given['initialization_timeout'] == 7
     assert given['heartbeat_timeout_seconds'] <= 60
@@ -226,14 +233,14 @@ def test_a_lost_process_is_noticed_in_time(monkeypatch):
         (Cluster('Kubernetes'), {}, None, None),
     ],
 )
-def test_what_jax_is_told(monkeypatch, cluster, environ, ids, method):
+def test_what_jax_is_told(monkeypatch, start, cluster, environ, ids, method):
     """It asks a launcher only for what is not known here."""
     given = {}
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *_, **named: given.update(named))
     monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    ProcessGroup(cluster, timeout=1).__enter__()
+    start(cluster)
     assert given['local_device_ids'] == ids
     assert given['cluster_detection_method'] == method
 
@@ -273,7 +280,7 @@ def test_barriers_of_different_places_do_not_match(monkeypatch):
 
 
 @pytest.mark.parametrize('is_ignored', [False, True])
-def test_ctrl_c_while_processes_meet(monkeypatch, is_ignored):
+def test_ctrl_c_while_processes_meet(monkeypatch, start, is_ignored):
     """It ends the process at once, unless the shell made it ignore Ctrl-C."""
     found = []
     monkeypatch.setattr(
@@ -286,7 +293,7 @@ def test_ctrl_c_while_processes_meet(monkeypatch, is_ignored):
     handler = signal.SIG_IGN if is_ignored else signal.default_int_handler
     try:
         signal.signal(signal.SIGINT, handler)
-        ProcessGroup(Cluster('Slurm', num_processes=2, process_id=1), timeout=1).__enter__()
+        start(Cluster('Slurm', num_processes=2, process_id=1))
         at_once = (signal.SIG_IGN, signal.SIG_DFL)
         assert (signal.getsignal(signal.SIGINT) in at_once) == is_ignored
     finally:

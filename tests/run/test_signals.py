@@ -84,7 +84,8 @@ def test_a_signal_after_the_stop_does_not_cut_short_what_follows(second_of_two):
     """Those to the processes of a run do not arrive at the same time."""
     with pytest.raises(Interrupted), PreemptionHandler():
         raise Interrupted('stopped', signal.SIGTERM)
-    signal.raise_signal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.raise_signal(number)
     assert second_of_two == ([signal.SIGTERM], [])
 
 

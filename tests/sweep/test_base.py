@@ -8,7 +8,7 @@ from alexnet_jax.sweep.space import apply
 
 MEANT = {
     'data.name': 'folder:/home/a/photos',
-    'init_from': None,
+    'init_from': '~/runs/a',
     'optimizer.lr_multipliers': (['*/bias', 2.0],),
 }
 
@@ -32,7 +32,7 @@ def difference(tmp_path):
     [
         {},
         {'log_every': 1, 'data.data_dir': '/data', 'parallelism': 'hybrid'},
-        {'init_from': ''},  # how the command line spells that there is none
+        {'init_from': '/mnt/home/a/runs/a/'},
         {'data.name': 'folder:/mnt/home/a/photos'},  # as a node of a cluster mounts it
         {'optimizer.lr_multipliers': (('*/bias', 2),)},
     ],

@@ -166,3 +166,13 @@ def test_none_instead_of_the_recipes_value():
     assert space.overrides(space.apply(recipe, {'init_from': None}), recipe) == [
         '--config.init_from='
     ]
+
+
+def test_a_key_that_refers_to_another_follows_it():
+    """As it does in a trial, whose command line changes the recipe before it is resolved."""
+    recipe = default_config()
+    recipe.optimizer.learning_rate = recipe.get_ref('batch_size').to_float() / 1024  # of 128
+    changed = space.apply(recipe, {'batch_size': 64})
+    assert (changed.optimizer.learning_rate, recipe.optimizer.learning_rate) == (0.0625, 0.125)
+    changed.batch_size = 256
+    assert changed.optimizer.learning_rate == 0.0625  # resolved
