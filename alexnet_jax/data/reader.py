@@ -2,19 +2,14 @@
 
 The hot path checks no image: when TensorFlow raises in step s, the examples of step s, which are a
 pure function of s, are rerun one by one to find the culprits. If there are none, the error was a
-transient one of the disk or network, and the step is retried. An image that cannot be read because
-of the disk or network is not damaged: where retrying does not help, and others cannot be read
-either, the run ends.
+transient one of the disk or network, and the step is retried. See `outages` for longer ones.
 """
 
 import atexit
 import copy
-import errno
 import functools
 import itertools
 import math
-import os
-import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -22,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data.ops.chain import Preprocessor, clean
+from alexnet_jax.data.outages import read_one
 from alexnet_jax.data.sources.splits import Split, encode_png
 from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import BadInput, RunError
@@ -31,12 +27,9 @@ PADDING = -1  # the index at a place in a batch that holds no example
 MAX_BAD = 0.01  # of a split, or
 FEW_BAD = 5  # images, if those are at most
 MAX_FEW_BAD = 0.1  # of the split; one bad image is always allowed
-RETRIES = 3  # of a step whose examples can all be used when they are rerun; of reading one of them
-PAUSE = 1.0  # seconds before an example is read again
+RETRIES = 3  # of a step whose examples can all be used when they are rerun
 # What TensorFlow, the ops (BadImage is a ValueError), the file system and ArrayRecord raise.
 IMAGE_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError)
-# Those that say something about a file; other OSErrors are failures of the disk or network.
-FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 # encoded bytes, epoch, index -> named tensors of fixed shape
 Transform = Callable[[TensorLike, TensorLike, TensorLike], dict[str, tf.Tensor]]
@@ -106,7 +99,7 @@ class Reader:
         while reason := self._fault(self.first, transform):
             self._record({self.first: reason})
             self.first += 1
-        (encoded,), labels = self._alone(split.read, self.first)
+        (encoded,), labels = read_one(split, split.read, self.first)
         if labels[0] < 0:
             raise self._unlabeled(self.first)
         self.shape = preprocess.decode(encoded)[0].numpy().shape
@@ -127,7 +120,7 @@ class Reader:
         Raises:
           RunError: It cannot be read because of the disk or network.
         """
-        return self._alone(self.split.read, index)[0][0]
+        return read_one(self.split, self.split.read, index)[0][0]
 
     def count_classes(self, classes: int) -> np.ndarray:
         """Return the number of examples of each class, int64 [classes].
@@ -149,7 +142,8 @@ class Reader:
         """Return the labels of those examples whose labels can be read, int32."""
         read = self.split.read_labels
         try:
-            labels = read(indices) if len(indices) > 1 else self._alone(read, indices.item())
+            several = len(indices) > 1
+            labels = read(indices) if several else read_one(self.split, read, indices.item())
         except IMAGE_ERRORS as error:
             if len(indices) == 1:
                 self._record({indices.item(): clean(error)})
@@ -282,32 +276,6 @@ class Reader:
             return clean(error)
         return ''
 
-    def _alone(self, read: Callable[[np.ndarray], Any], index: int) -> Any:
-        """Return what `read` finds of one example; retry if the disk or network fails."""
-        for pause in (*[PAUSE] * RETRIES, None):
-            try:
-                return read(np.array([index]))
-            except IMAGE_ERRORS as error:
-                if not _is_of_storage(error):
-                    raise
-                if pause is None and self._can_read(read, index + len(self.split) // 2):
-                    raise  # as one defective sector: the image is at fault
-                if pause is None:
-                    reason = getattr(error, 'strerror', None) or clean(error)
-                    raise RunError(
-                        f'{self.split.describe(index)} cannot be read: {reason}; run the same '
-                        'command again to continue'
-                    ) from error
-                time.sleep(pause)
-        raise AssertionError
-
-    def _can_read(self, read: Callable[[np.ndarray], Any], index: int) -> bool:
-        try:
-            read(np.array([index % len(self.split)]))
-        except IMAGE_ERRORS as error:
-            return not _is_of_storage(error)
-        return True
-
     def _record(self, faults: dict[int, str]) -> None:
         index, reason = next(iter(faults.items()))
         example = f'{self.split.describe(index)} cannot be used: {reason}'
@@ -322,19 +290,6 @@ class Reader:
                 f'{allowed} that may be skipped: {names}{more}; the last because {reason}. Fix or '
                 'remove them'
             )
-
-
-def _is_of_storage(error: Exception) -> bool:
-    """Return whether a read failed because of the disk or network, whatever the file contains."""
-    if isinstance(error, OSError):
-        return not isinstance(error, FILE_ERRORS) and error.errno != errno.ELOOP
-    text = str(error)  # of ArrayRecord: 'open() failed: Input/output error; opening x'
-    of_file = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
-    return (
-        isinstance(error, RuntimeError)
-        and ('read() failed' in text or 'open() failed' in text)
-        and not any(os.strerror(number) in text for number in of_file)
-    )
 
 
 def max_bad(size: int) -> int:

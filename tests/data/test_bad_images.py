@@ -9,7 +9,7 @@ import pytest
 from batches import folder_of, naive_order, same, take
 from helpers import assert_has
 
-from alexnet_jax.data import reader
+from alexnet_jax.data import outages, reader
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.pixels import MEMORY_BYTES
 from alexnet_jax.data.sources.splits import MemorySplit
@@ -39,7 +39,7 @@ def test_class_counts_without_a_damaged_record(digits_config, monkeypatch):
 @pytest.fixture
 def outage(monkeypatch):
     """outage(count, error): the next read of several images fails, then `count` of a single one."""
-    monkeypatch.setattr(reader, 'PAUSE', 0)
+    monkeypatch.setattr(outages, 'PAUSE', 0)
     read = MemorySplit.read
 
     def begin(count, error):
@@ -60,6 +60,7 @@ def outage(monkeypatch):
 STALE = OSError(errno.ESTALE, 'Stale file handle')
 # As of ArrayRecord.
 FAILED_READ = RuntimeError('pread() failed: Input/output error; reading a.array_record; at byte 9')
+FAILED_OPEN = RuntimeError('open() failed: Input/output error; opening a.array_record')
 
 
 def test_class_counts_after_an_outage(digits_config, monkeypatch, outage):
@@ -239,7 +240,9 @@ class TestReadErrors:
         )
         assert not re.search('\n|Traceback|Iterator', str(error.value))
 
-    @pytest.mark.parametrize('error', [STALE, FAILED_READ], ids=['OSError', 'ArrayRecord'])
+    @pytest.mark.parametrize(
+        'error', [STALE, FAILED_READ, FAILED_OPEN], ids=['stale', 'read', 'open']
+    )
     def test_an_outage_of_seconds_changes_nothing(self, digits_config, outage, memory, error):
         config = digits_config(batch_size=20, **{'data.on_bad_image': 'skip'})
         expected = take(Data(config, memory=memory).train_batches(), 4)
