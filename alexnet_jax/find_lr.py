@@ -29,7 +29,7 @@ from alexnet_jax.drawing import figures
 from alexnet_jax.errors import BadInput, RunError, run_command
 from alexnet_jax.parallel import processes
 from alexnet_jax.parallel.runtime import configure_runtime
-from alexnet_jax.run import checkpoint, remote
+from alexnet_jax.run import checkpoint, remote, starting_weights
 from alexnet_jax.run import workdir as workdirs
 from alexnet_jax.training import init_from, lr_range
 from alexnet_jax.training.hints import he_init_flag
@@ -80,7 +80,7 @@ def _range_test(config: ml_collections.ConfigDict, rates: np.ndarray) -> tuple[n
     from alexnet_jax.data.pipeline import Data  # importing TensorFlow takes seconds
 
     if config.init_from:
-        workdirs.check_init_from(config)
+        starting_weights.check_init_from(config)
         checkpoint.check_weights(remote.local_copy(config.init_from))
     data = Data(config)
     found = []

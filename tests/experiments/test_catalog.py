@@ -356,6 +356,32 @@ def test_beside_the_logs(records):
     assert '| 19% net | conv2 | 0.00883 (+0%) | 0.00883 |' in experiment.table(records)
 
 
+# Features
+
+
+def test_learned_features_beside_handmade_ones(records):
+    """Errors are drawn from 0; the best of HOG, SIFT and words counts, with all images."""
+    experiment = EXPERIMENTS['features']
+    (*_, trial) = experiment.trials
+    scores = made_up_scores(trial)
+    scores['errors']['HOG'][-1] = 19.0  # the others: 20
+    for seed in range(2):
+        records.put(trial.home, record(trial, seed=seed, scores=scores))
+    assert '-1.00 ± 0.00 points (2 seeds)' in experiment.summary(records)
+    assert '| HOG | 50.0 ± 0.0 (2 seeds) | 40.0' in experiment.table(records)
+    assert experiment.figure
+    figure = experiment.figure(records)
+    assert figure
+    (axes,) = figure.axes
+    assert (axes.get_yscale(), axes.get_ylim()[0]) == ('linear', 0)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ['10', '100', '1,000', 'all']
+
+
+def test_a_folder_of_500_images_a_class_has_no_column_of_1000():
+    (*_, trial) = EXPERIMENTS['features_folder'].trials
+    assert trial.overrides['counts'] == (10, 100, 0)
+
+
 # Gradients
 
 

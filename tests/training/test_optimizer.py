@@ -286,15 +286,14 @@ def test_lr_overrides_replace_the_schedule():
 # LARS
 
 
+def lars(**changes: float):
+    constant = {'learning_rate': 2.0, 'schedule': 'constant', 'trust_coefficient': 0.01}
+    return config_of(**constant, **changes)
+
+
 def test_lars_by_hand():
     """Of a kernel of norm 5 and a gradient of norm 13, 2 * 0.01 * 5 / (13 + 0.5 * 5) of the sum."""
-    config = config_of(
-        learning_rate=2.0,
-        schedule='constant',
-        momentum=0.9,
-        weight_decay=0.5,
-        trust_coefficient=0.01,
-    )
+    config = lars(momentum=0.9, weight_decay=0.5)
     params = {'fc8': {'kernel': jnp.float32([3.0, 4.0]), 'bias': jnp.float32([1.0])}}
     # g + 0.5 w = (13.5, 7)
     gradient = {'fc8': {'kernel': jnp.float32([12.0, 5.0]), 'bias': jnp.float32([1.0])}}
@@ -310,13 +309,7 @@ def test_lars_by_hand():
 
 def test_lars_leaves_a_kernel_or_a_gradient_of_zeros_unscaled():
     """Where all is zero, 0 / 0 is no number."""
-    config = config_of(
-        learning_rate=2.0,
-        schedule='constant',
-        momentum=0.0,
-        weight_decay=0.0,
-        trust_coefficient=0.01,
-    )
+    config = lars(momentum=0.0, weight_decay=0.0)
     w, g, zeros = jnp.float32([3.0, 4.0]), jnp.float32([12.0, 5.0]), jnp.zeros(2)
     params = {'fc7': {'kernel': zeros}, 'fc8': {'kernel': w}}
     gradient = {'fc7': {'kernel': g}, 'fc8': {'kernel': zeros}}
