@@ -11,13 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 from helpers import ROOT
 from launcher_stand_ins import calls_of
+from pages import blocks, without_blocks
 
 from alexnet_jax import cli, main
 from alexnet_jax.parallel import processes
@@ -43,8 +43,7 @@ CLUSTERS = {
 
 def commands(section: str) -> list[str]:
     """Return the commands of a section's bash blocks."""
-    blocks = re.findall(r'^( *)```bash\n(.*?)^\1```', section, re.M | re.S)
-    text = ''.join(textwrap.dedent(block) for _, block in blocks)
+    text = ''.join(text for language, text in blocks(section) if language == 'bash')
     return text.replace('\\\n', ' ').splitlines()
 
 
@@ -153,8 +152,7 @@ def test_an_image_holds_nothing_that_git_ignores():
 
 
 def test_flags_named_in_the_text_exist():
-    prose = re.sub(r'^( *)```.*?^\1```', '', PAGE, flags=re.M | re.S)
-    named = set(re.findall(r'--([a-z_]+)', prose))
+    named = set(re.findall(r'--([a-z_]+)', without_blocks(PAGE)))
     named -= {'config', 'workdir', 'scratch'}  # which main defines when it runs
     named -= {'output', 'recursive'}  # of export and others, of gcloud storage rsync
     named -= {'bind'}  # --bind-to, of mpirun
@@ -176,8 +174,3 @@ def test_jax_is_the_version_that_is_required():
     assert {pin for _, pin in found} == {version}
     extras = importlib.metadata.metadata('jax').get_all('Provides-Extra')
     assert {extra for names, _ in found for extra in names.split(',')} <= set(extras)
-
-
-@pytest.mark.parametrize('place', re.findall(r'`(tests/[^ `]*\.py)[ `]', PAGE))
-def test_tests_named_on_the_page_exist(place):
-    assert (ROOT / place).is_file()
