@@ -1,4 +1,4 @@
-"""The operations of `model.ops` in plain `lax`, to test and time those against.
+"""The operations of `model.ops` in plain JAX, to test and time those against.
 
 A network can be given this module instead of `model.ops`, so it has all functions of that one.
 """
@@ -24,24 +24,43 @@ __all__ = [
 ]
 
 
-def conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    pads: tuple[int, int],
+    groups: int = 1,
+    precision: lax.Precision | None = None,
+) -> jax.Array:
     """Return what `ops.conv` does, by XLA's own grouped convolution."""
-    return lax.conv_general_dilated(x, kernel, *args, **kwargs)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=(pads, pads),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=groups,
+        precision=precision,
+    )
 
 
-def dot(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+def dot(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
     """Return what `ops.dot` does."""
-    return lax.dot_general(x, kernel, *args, **kwargs)
+    return jnp.dot(x, kernel, precision=precision)
 
 
-def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+def dot_in_groups(
+    x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None
+) -> jax.Array:
     """Return what `ops.dot_in_groups` does, by one product per group."""
     towers = zip(*(jnp.split(a, x.shape[1], axis=1) for a in (x, kernel)), strict=True)
-    products = [lax.dot_general(a, k, *args, **kwargs) for a, k in towers]
+    products = [jnp.dot(a, k, precision=precision) for a, k in towers]
     return jnp.concatenate(products, axis=-1).reshape(x.shape[0], -1)
 
 
-def local_conv(x: jax.Array, kernel: jax.Array, stride: int, pad: int, precision=None) -> jax.Array:
+def local_conv(
+    x: jax.Array, kernel: jax.Array, stride: int, pad: int, precision: lax.Precision | None = None
+) -> jax.Array:
     """Return what `ops.local_conv` does; `lax` takes a position's inputs channel by channel."""
     rows, columns, height, width, channels, filters = kernel.shape
     by_channel = kernel.transpose(0, 1, 4, 2, 3, 5)

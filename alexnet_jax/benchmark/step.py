@@ -13,7 +13,7 @@ from alexnet_jax.benchmark.probe import Devices
 from alexnet_jax.benchmark.worker_process import WorkerProcess
 from alexnet_jax.benchmark.workers import Task, Worker, matmul_size
 from alexnet_jax.model import variants
-from alexnet_jax.model.shapes import forward_flops, training_flops
+from alexnet_jax.model.shapes import product_flops
 
 ONE_PROCESS = ('tpu',)  # platforms whose devices serve one process at a time
 
@@ -84,8 +84,7 @@ def measure(
 
 def _flops(task: Task, config: ml_collections.ConfigDict) -> int:
     layers = variants.build(config.variant, config.edits, config.num_classes)
-    count = training_flops if task is Task.TRAIN else forward_flops
-    return count(layers, config.image_size)
+    return sum(product_flops(layers, config.image_size, task is Task.TRAIN).values())
 
 
 def summarize(

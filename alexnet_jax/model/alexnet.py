@@ -1,6 +1,6 @@
 """AlexNet as a module that folds over a table of layers."""
 
-from collections.abc import Callable
+import math
 from functools import partial
 from typing import Any, Literal, assert_never
 
@@ -10,7 +10,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from alexnet_jax.model import norms, ops, sliced_dense
+from alexnet_jax.model import ops, sliced_dense
+from alexnet_jax.model.batch_norm import GhostBatchNorm
 from alexnet_jax.model.layers import (
     ELU,
     LRN,
@@ -24,9 +25,11 @@ from alexnet_jax.model.layers import (
     MaxPool,
     Normalize,
     ReLU,
+    Shape,
     Sigmoid,
     Table,
     Tanh,
+    Weighted,
     WithinChannelLRN,
 )
 from alexnet_jax.model.shapes import layer_names
@@ -84,8 +87,8 @@ class AlexNet(nn.Module):
         for place, (name, layer) in enumerate(zip(names, self.layers, strict=True)):
             with jax.named_scope(name):  # the layer's name in profiles and compiled programs
                 match layer:
-                    case Conv():
-                        x = self._conv(layer, x)
+                    case Conv() | Local():
+                        x = self._weighted(layer, x)
                     case ReLU():
                         x = nn.relu(x)
                     case LRN(k, n, alpha, beta, groups):
@@ -93,7 +96,7 @@ class AlexNet(nn.Module):
                     case MaxPool(window, stride, ceil_mode):
                         x = self.ops.max_pool(x, window, stride, ceil_mode)
                     case Dense():
-                        x = self._dense(layer, _flatten(x, layer.groups))
+                        x = self._weighted(layer, _flatten(x, layer.groups))
                     case BatchNorm(name, epsilon):
                         norm = GhostBatchNorm(epsilon, self.ghost_batch_size, name=name)
                         x = norm(x, train and name not in self.frozen, mask)
@@ -111,144 +114,79 @@ class AlexNet(nn.Module):
                         x = self.ops.avg_pool(x, window, stride, ceil_mode, count_include_pad)
                     case WithinChannelLRN(k, n, alpha, beta):
                         x = self.ops.within_channel_lrn(x, k, n, alpha, beta)
-                    case Local():
-                        x = LocalConv(layer, self.dtype, self.precision, self.ops, name=name)(x)
                     case Normalize(mean, std):
                         x = _normalize(x, mean, std)
                     case _:
                         assert_never(layer)
         return x
 
-    def _conv(self, layer: Conv, x: jax.Array) -> jax.Array:
-        return BiasedConv(
-            layer.filters,
-            (layer.window, layer.window),
-            layer.stride,
-            [layer.pads, layer.pads],
-            feature_group_count=layer.groups,
-            dtype=self.dtype,
-            precision=self.precision,
-            kernel_init=_kernel_init(layer.std),
-            bias_init=_bias_init(layer.bias, layer.window**2 * x.shape[-1] // layer.groups),
-            conv_general_dilated=self.ops.conv,
-            use_bias=False,
-            add_bias=self.ops.add_bias,
-            name=layer.name,
-        )(x)
-
-    def _dense(self, layer: Dense, x: jax.Array) -> jax.Array:
-        is_head = layer is self.layers[-1]
-        dot = self.ops.dot_in_groups if layer.groups > 1 else self.ops.dot
-        if self.model_axis:
-            x = sliced_dense.inputs_of_slice(x, self.model_axis)
-            dot = sliced_dense.summed(dot, self.model_axis)
-        return nn.Dense(
-            layer.features,
-            dtype=np.promote_types(self.dtype, np.float32) if is_head else self.dtype,
-            precision=self.precision,
-            kernel_init=_kernel_init(layer.std),
-            bias_init=_bias_init(layer.bias, x.shape[-1]),
-            dot_general=dot,
+    def _weighted(self, layer: Weighted, x: jax.Array) -> jax.Array:
+        is_head = isinstance(layer, Dense) and layer is self.layers[-1]
+        return WeightedLayer(
+            layer,
+            np.promote_types(self.dtype, np.float32) if is_head else self.dtype,
+            self.precision,
+            self.ops,
+            self.model_axis if isinstance(layer, Dense) else None,
             name=layer.name,
         )(x)
 
 
-class BiasedConv(nn.Conv):
-    """A convolution that adds its biases by `add_bias`, and not, as `use_bias` would, by itself."""
+class WeightedLayer(nn.Module):
+    """x W + b, the sums of a convolution, a locally or a fully connected layer.
 
-    add_bias: Callable[[jax.Array, jax.Array], jax.Array] = ops.add_bias
+    W is the parameter `kernel`, of the shape `layer.kernel_shape`, and b the parameter `bias`; both
+    are float32.
 
-    @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Convolve images [N, H, W, C]."""
-        x = super().__call__(inputs)
-        bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype)
-        return self.add_bias(x, bias.astype(x.dtype))
+    Attributes:
+      layer: The layer of the table.
+      dtype: The dtype in which it computes.
+      precision, ops, model_axis: As in `AlexNet`; only the kernel of a `Dense` can be sliced.
+    """
 
-
-class LocalConv(nn.Module):
-    """A `Local` layer: `kernel` [H', W', h, w, C, filters] and `bias` [H', W', filters]."""
-
-    layer: Local
+    layer: Weighted
     dtype: jnp.dtype
     precision: lax.Precision | None
     ops: Any
+    model_axis: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Compute activations [N, H', W', filters] of images [N, H, W, C]."""
-        layer, shape = self.layer, x.shape[1:]
-        kernel_init = _kernel_init(layer.std, batch_axis=(0, 1))
-        kernel = self.param('kernel', kernel_init, layer.kernel_shape(shape))
-        bias_init = _bias_init(layer.bias, layer.window**2 * shape[-1])
-        bias = self.param('bias', bias_init, layer.output_shape(shape), jnp.float32)
+        """Compute activations of images [N, H, W, C]; for `Dense`, of what `_flatten` returns."""
+        layer, ops = self.layer, self.ops
+        if self.model_axis:
+            x = sliced_dense.inputs_of_slice(x, self.model_axis)
+        shape = x.shape[1:]
+        kernel_shape, output_shape = layer.kernel_shape(shape), layer.output_shape(shape)
+        bias_shape = output_shape if isinstance(layer, Local) else output_shape[-1:]
+        inputs = math.prod(kernel_shape[-4:-1])  # that a filter or a feature sees
+        kernel = self.param('kernel', _kernel_init(layer), kernel_shape, jnp.float32)
+        bias = self.param('bias', _bias_init(layer.bias, inputs), bias_shape, jnp.float32)
         x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
-        return self.ops.local_conv(x, kernel, layer.stride, layer.pad, self.precision) + bias[None]
+        match layer:
+            case Conv(stride=stride, pads=pads, groups=groups):
+                sums = ops.conv(x, kernel, stride, pads, groups, self.precision)
+                return ops.add_bias(sums, bias)
+            case Local(stride=stride, pad=pad):
+                return ops.local_conv(x, kernel, stride, pad, self.precision) + bias[None]
+            case Dense(groups=groups):
+                dot = ops.dot_in_groups if groups > 1 else ops.dot
+                sums: jax.Array = dot(x, kernel, self.precision)
+                if self.model_axis:
+                    sums = sliced_dense.sum_of_slices(sums, self.model_axis)
+                return sums + bias.reshape(1, -1)
 
 
-class GhostBatchNorm(nn.Module):
-    """Batch norm over fixed groups of consecutive examples (Hoffer et al. 2017), without scale or
-    bias.
-
-    The groups are cut from the global batch, so neither the number of devices nor gradient
-    accumulation changes a result. The collection 'batch_stats' holds the running averages, which
-    are read at test time and never written here. In training the collection 'batch_sums' receives
-    the statistics of the groups, each times its number of examples, summed: added up over devices
-    and parts of the batch, they become running averages in `update_batch_stats`.
-    """
-
-    epsilon: float
-    group_size: int  # examples
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
-        """Normalize x [N, ..., C]; `mask` is float32 [N], needed in training."""
-        mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1])
-        variance = self.variable('batch_stats', 'var', jnp.ones, x.shape[-1])
-        if not train:
-            return norms.normalize(x, mean.value, variance.value, self.epsilon)
-        groups = x.reshape(-1, self.group_size, *x.shape[1:])
-        weights = jnp.asarray(mask).reshape(-1, self.group_size)
-        group_mean, group_variance = norms.batch_statistics(groups, weights)
-        examples = weights.sum(axis=1)[:, None]
-        self.put_variable('batch_sums', 'mean', (group_mean * examples).sum(axis=0))
-        self.put_variable('batch_sums', 'var', (group_variance * examples).sum(axis=0))
-        normalize = jax.vmap(partial(norms.normalize, epsilon=self.epsilon))
-        return normalize(groups, group_mean, group_variance).reshape(x.shape)
-
-
-def update_batch_stats(layers: Table, batch_stats: Any, means: Any, is_any: jax.Array) -> Any:
-    """Return the running averages of batch norm after a training step.
-
-    Args:
-      layers: The network's table; each `BatchNorm` in it has its momentum.
-      batch_stats: The collection of that name, the running averages so far.
-      means: The collection 'batch_sums', summed over the whole batch, divided by its examples. A
-        frozen layer is not in it and keeps its averages.
-      is_any: Whether any example counted; if none did, the averages stay as they are.
-    """
-    momentum = {layer.name: layer.momentum for layer in layers if isinstance(layer, BatchNorm)}
-
-    def update(name: str, old: jax.Array, new: jax.Array) -> jax.Array:
-        return jnp.where(is_any, old + (1 - momentum[name]) * (new - old), old)
-
-    return {
-        name: jax.tree.map(partial(update, name), stats, means[name]) if name in means else stats
-        for name, stats in batch_stats.items()
-    }
-
-
-def _kernel_init(
-    std: float | Literal['he', 'torch'], batch_axis: tuple[int, ...] = ()
-) -> nn.initializers.Initializer:
-    """`batch_axis`: the axes along which there is one kernel after the other."""
-    scaled = partial(nn.initializers.variance_scaling, batch_axis=batch_axis)
-    match std:
+def _kernel_init(layer: Weighted) -> nn.initializers.Initializer:
+    # The axes along which there is one kernel after the other.
+    positions = (0, 1) if isinstance(layer, Local) else ()
+    scaled = partial(nn.initializers.variance_scaling, batch_axis=positions)
+    match layer.std:
         case 'he':  # He et al. 2015
             return scaled(2.0, 'fan_in', 'normal')
         case 'torch':  # variance 1 / (3 inputs), that of U(+-1/sqrt(inputs))
             return scaled(1 / 3, 'fan_in', 'uniform')
-    return nn.initializers.normal(std)
+    return nn.initializers.normal(layer.std)
 
 
 def _bias_init(bias: float | Literal['torch'], inputs: int) -> nn.initializers.Initializer:
@@ -267,16 +205,28 @@ def _flatten(x: jax.Array, groups: int) -> jax.Array:
 
 
 def _dropout(layer: Dropout, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
-    """Drop each element with probability `rate`; `place` sets the layers' masks apart."""
+    """Drop each element with probability `rate`; without keys, at test time, keep all."""
     keep = 1 - layer.rate
     if keys is None:
         return x * keep if layer.scale_at_test else x
-
-    def mask(key):
-        return jax.random.bernoulli(jax.random.fold_in(key, place), keep, x.shape[1:])
-
     kept = x if layer.scale_at_test else x / keep
-    return jnp.where(jax.vmap(mask)(keys), kept, jnp.zeros((), x.dtype))
+    return jnp.where(dropout_masks(layer, keys, place, x.shape[1:]), kept, jnp.zeros((), x.dtype))
+
+
+def dropout_masks(layer: Dropout, keys: jax.Array, place: int, shape: Shape) -> jax.Array:
+    """Return which elements stay, bool [N, *shape].
+
+    Args:
+      layer: The layer.
+      keys: One PRNG key per example, [N].
+      place: The layer's place in its table, which sets the masks of several layers apart.
+      shape: The shape of one example.
+    """
+
+    def mask(key: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - layer.rate, shape)
+
+    return jax.vmap(mask)(keys)
 
 
 def _normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

@@ -3,7 +3,7 @@
 Images are NHWC and kernels HWIO.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -15,6 +15,20 @@ COLUMNS = 4  # of a block in `conv_in_blocks`; with 2 and 8, conv1 takes 11.4 an
 CHUNK = 32  # images, in `with_chunked_gradient`; 16 is no faster at batch 128, slower at batch 32
 
 Conv = Callable[[jax.Array, jax.Array], jax.Array]  # images, kernel -> activations
+_convolve = partial(lax.conv_general_dilated, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def plain_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    pads: tuple[int, int],
+    groups: int = 1,
+    precision: lax.Precision | None = None,
+) -> jax.Array:
+    """Return what `ops.conv` does, by XLA's own convolution."""
+    strides, padding = (stride, stride), (pads, pads)
+    return _convolve(x, kernel, strides, padding, feature_group_count=groups, precision=precision)
 
 
 def with_chunked_gradient(conv: Conv, plain: Conv) -> Conv:
@@ -51,40 +65,43 @@ def with_chunked_gradient(conv: Conv, plain: Conv) -> Conv:
 def conv_by_tower(
     x: jax.Array,
     kernel: jax.Array,
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    stride: int,
+    pads: tuple[int, int],
     groups: int,
-    **kwargs,
+    precision: lax.Precision | None = None,
 ) -> jax.Array:
     """Convolve in groups, as one convolution per group."""
     towers = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
-    outputs = [lax.conv_general_dilated(a, k, window_strides, padding, **kwargs) for a, k in towers]
+    outputs = [plain_conv(a, k, stride, pads, precision=precision) for a, k in towers]
     return jnp.concatenate(outputs, axis=-1)
 
 
 def conv_in_blocks(
-    x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]], **kwargs
+    x: jax.Array,
+    kernel: jax.Array,
+    pads: tuple[int, int],
+    precision: lax.Precision | None = None,
 ) -> jax.Array:
-    """Convolve with strides of 1, computing COLUMNS columns of the result at once.
+    """Convolve with a stride of 1, computing COLUMNS columns of the result at once.
 
     The columns of a block are channels of one pixel, before as after. A third of the products is
     with zeros, but those of 3 channels are slow: conv1 of the CIFAR-10 nets takes 9.0 ms instead of
     17.6 forward (batch 128, one core) and as long backward.
     """
     height, width, channels, filters = kernel.shape
-    rows, (left, right) = padding
+    left, right = pads
     columns = left + x.shape[2] + right - width + 1
     blocks = -(-columns // COLUMNS)
     seen = -(-(COLUMNS + width - 1) // COLUMNS)  # blocks of x, by a block of the result
-    pads = (left, (blocks + seen - 1) * COLUMNS - left - x.shape[2])
-    x = jnp.pad(x, ((0, 0), (0, 0), pads, (0, 0)))
+    to_blocks = (left, (blocks + seen - 1) * COLUMNS - left - x.shape[2])
+    x = jnp.pad(x, ((0, 0), (0, 0), to_blocks, (0, 0)))
     x = x.reshape(*x.shape[:2], -1, COLUMNS * channels)
     shifted = [
         jnp.pad(kernel, ((0, 0), (j, seen * COLUMNS - width - j), (0, 0), (0, 0)))
         for j in range(COLUMNS)
     ]
     kernel = jnp.stack(shifted, axis=3).reshape(height, seen, COLUMNS * channels, -1)
-    y = lax.conv_general_dilated(x, kernel, (1, 1), (rows, (0, 0)), **kwargs)
+    y = _convolve(x, kernel, (1, 1), (pads, (0, 0)), precision=precision)
     return y.reshape(*y.shape[:2], -1, filters)[:, :, :columns]
 
 
@@ -92,10 +109,10 @@ def conv_space_to_depth(
     x: jax.Array,
     kernel: jax.Array,
     stride: int,
-    padding: Sequence[tuple[int, int]],
-    **kwargs,
+    pads: tuple[int, int],
+    precision: lax.Precision | None = None,
 ) -> jax.Array:
-    """Convolve with equal strides, the pixels of a stride x stride block being channels of one.
+    """Convolve, the pixels of a stride x stride block being channels of one.
 
     The kernel is padded with zeros to whole blocks: conv1's 11 x 11 x 3 becomes 3 x 3 x 48, with
     a stride of 1.
@@ -107,14 +124,16 @@ def conv_space_to_depth(
     kernel = kernel.reshape(sizes[0], stride, sizes[1], stride, channels, filters)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*sizes, -1, filters)
 
-    pads, blocks = [], []
-    for size, (low, high), k, n in zip(x.shape[1:3], padding, (height, width), sizes, strict=True):
+    low, high = pads
+    to_blocks, blocks = [], []
+    for size, k, n in zip(x.shape[1:3], (height, width), sizes, strict=True):
         blocks.append((low + size + high - k) // stride + n)
-        pads.append((low, blocks[-1] * stride - low - size, 0))  # negative: these pixels are unseen
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+        far = blocks[-1] * stride - low - size  # negative: these pixels are unseen
+        to_blocks.append((low, far, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *to_blocks, (0, 0, 0)])
     x = x.reshape(-1, blocks[0], stride, blocks[1], stride, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *blocks, stride * stride * channels)
-    return lax.conv_general_dilated(x, kernel, (1, 1), ((0, 0), (0, 0)), **kwargs)
+    return plain_conv(x, kernel, 1, (0, 0), precision=precision)
 
 
 def local_patches(
@@ -139,16 +158,13 @@ def plain_add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def dot_by_conv(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
+def dot_by_conv(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None) -> jax.Array:
     """Multiply [..., inputs] by [inputs, features] as a convolution of 1 x 1 pixels.
 
     The gradients are products.
     """
     pixels = x.reshape(-1, 1, 1, x.shape[-1])
-    numbers = ('NHWC', 'HWIO', 'NHWC')
-    y = lax.conv_general_dilated(
-        pixels, kernel[None, None], (1, 1), 'VALID', dimension_numbers=numbers, precision=precision
-    )
+    y = plain_conv(pixels, kernel[None, None], 1, (0, 0), precision=precision)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 

@@ -1,6 +1,6 @@
-"""Formulations of local response normalization, and the only one of batch normalization.
+"""Formulations of local response normalization; `ops` says which platform computes with which.
 
-The former differ in how the squares in a window are summed; `ops.py` chooses one by platform.
+They differ in how the squares in a window are summed.
 """
 
 from collections.abc import Callable
@@ -116,27 +116,3 @@ def band_sum(x: jax.Array, n: int, groups: int, dtype: jnp.dtype) -> jax.Array:
         precision=lax.Precision.HIGHEST,
         preferred_element_type=x.dtype,
     )
-
-
-def batch_statistics(groups: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the mean and the (biased) variance of each channel over the examples of each group.
-
-    Args:
-      groups: Activations [G, n, ..., C].
-      weights: Weights [G, n]: 1 for an example that counts, 0 for padding.
-
-    Returns:
-      Means and variances, each [G, C] in at least float32; 0 for a group in which nothing counts.
-    """
-    wide = widened(groups).reshape(*groups.shape[:2], -1, groups.shape[-1])
-    weights = weights[:, :, None, None].astype(wide.dtype)
-    count = jnp.maximum(weights.sum(axis=(1, 2, 3)) * wide.shape[2], 1)[:, None]
-    mean = (wide * weights).sum(axis=(1, 2)) / count
-    deviation = (wide - mean[:, None, None, :]) * weights
-    return mean, (deviation * deviation).sum(axis=(1, 2)) / count
-
-
-def normalize(x: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float) -> jax.Array:
-    """Return (x - mean) / sqrt(variance + epsilon); x is [..., C], mean and variance are [C]."""
-    mean, variance = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (mean, variance))
-    return ((widened(x) - mean) * lax.rsqrt(variance + epsilon)).astype(x.dtype)

@@ -1,20 +1,21 @@
 """Convolution, pooling and local response normalization.
 
 Images are NHWC and kernels HWIO. Each function has the values and the gradients of the
-straightforward `lax` formulation, ties included (`tests/model/test_ops.py`).
+straightforward formulation, ties included (`tests/model/test_ops.py` and
+`test_formulations.py`): `benchmark/reference_ops.py` has each in a few lines; start there.
 
 What is fastest on a CPU is far from fastest on a TPU, so some operations have one formulation per
 platform, and `by_platform` picks. Unless noted otherwise, the figures behind these choices are:
   CPU  images/s of a training step in float32, batch 32, on two cores: measured.
   TPU  ms of the course net's step in bfloat16, batch 1,024, on a v5e: estimated from the compiled
-       program, by a model and by the compiler (`docs/performance.md`). With the CPU's formulations
+       program, by a model and by the compiler (`docs/formulations.md`). With the CPU's formulations
        it takes 85.6 and 133.1.
   GPU  ms of the same step on an H100, images already there: measured. With the CPU's it takes
        31.2. Figures vary by 0.5 from machine to machine.
 Nothing has been timed on a TPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -28,6 +29,7 @@ from alexnet_jax.model.convs import (
     dot_by_conv,
     local_patches,
     plain_add_bias,
+    plain_conv,
     summed_add_bias,
     with_chunked_gradient,
 )
@@ -55,19 +57,17 @@ FEW_FOR_GRADIENT = 32  # channels or filters, in `conv`
 def conv(
     x: jax.Array,
     kernel: jax.Array,
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    *,
-    feature_group_count: int = 1,
-    **kwargs,
+    stride: int,
+    pads: tuple[int, int],
+    groups: int = 1,
+    precision: lax.Precision | None = None,
 ) -> jax.Array:
-    """Convolve, as `lax.conv_general_dilated` does; for `nn.Conv(conv_general_dilated=...)`.
+    """Convolve; in groups (the paper's towers), each group of filters with its own channels.
 
-    A convolution in groups (the paper's towers) is computed as one convolution per group: 25
-    images/s instead of 10 with XLA's grouped convolution (the paper's net, two CPU cores), 45.8 ms
-    instead of 53.8 on a GPU (the paper's net). On a TPU XLA's is better: 13.3 and 23.2 ms instead
-    of 13.7 and 24.1 (the paper's net in float32, batch 128), and it compiles in two thirds of the
-    time.
+    A convolution in groups is computed as one convolution per group: 25 images/s instead of 10 with
+    XLA's grouped convolution (the paper's net, two CPU cores), 45.8 ms instead of 53.8 on a GPU
+    (the paper's net). On a TPU XLA's is better: 13.3 and 23.2 ms instead of 13.7 and 24.1 (the
+    paper's net in float32, batch 128), and it compiles in two thirds of the time.
 
     With few channels, a CPU computes blocks of columns at once if the stride is 1: see
     `conv_in_blocks`. A GPU turns larger strides into channels: see `conv_space_to_depth`. cuDNN's
@@ -78,45 +78,34 @@ def conv(
 
     Args:
       x: Images [N, H, W, C].
-      kernel: Weights [h, w, C / feature_group_count, filters].
-      window_strides: Strides along the height and the width.
-      padding: Zeros (low, high) along the height and the width.
-      feature_group_count: Number of towers; group i of the filters sees group i of the channels.
-      **kwargs: Other arguments of `lax.conv_general_dilated`.
+      kernel: Weights [h, w, C / groups, filters].
+      stride: Pixels between positions, along the height and the width.
+      pads: Zeros (left and top, right and bottom).
+      groups: Number of towers; group i of the filters sees group i of the channels.
+      precision: The precision of the products.
 
     Returns:
       Activations [N, H', W', filters].
     """
-    grouped = partial(
-        lax.conv_general_dilated,
-        window_strides=window_strides,
-        padding=padding,
-        feature_group_count=feature_group_count,
-        **kwargs,
-    )
-    if feature_group_count == 1:
-        rows, columns = window_strides
-        on_cpu = on_gpu = grouped
-        if x.shape[-1] <= FEW_CHANNELS and rows == columns:
-            if rows == 1:
-                on_cpu = partial(conv_in_blocks, padding=padding, **kwargs)
-            else:
-                on_gpu = partial(conv_space_to_depth, stride=rows, padding=padding, **kwargs)
-        few = min(x.shape[-1], kernel.shape[-1]) <= FEW_FOR_GRADIENT
-        if few and x.dtype == jnp.float32:  # in bfloat16, each partial sum would be rounded
-            on_cpu = with_chunked_gradient(on_cpu, grouped)
-        if on_cpu is on_gpu:
-            return grouped(x, kernel)
-        return by_platform(x, kernel, cpu=on_cpu, tpu=grouped, gpu=on_gpu)
+    plain = partial(plain_conv, stride=stride, pads=pads, groups=groups, precision=precision)
+    if groups > 1:
+        by_tower = partial(
+            conv_by_tower, stride=stride, pads=pads, groups=groups, precision=precision
+        )
+        return by_platform(x, kernel, cpu=by_tower, tpu=plain, gpu=by_tower)
 
-    by_tower = partial(
-        conv_by_tower,
-        window_strides=window_strides,
-        padding=padding,
-        groups=feature_group_count,
-        **kwargs,
-    )
-    return by_platform(x, kernel, cpu=by_tower, tpu=grouped, gpu=by_tower)
+    on_cpu = on_gpu = plain
+    if x.shape[-1] <= FEW_CHANNELS:
+        if stride == 1:
+            on_cpu = partial(conv_in_blocks, pads=pads, precision=precision)
+        else:
+            on_gpu = partial(conv_space_to_depth, stride=stride, pads=pads, precision=precision)
+    few = min(x.shape[-1], kernel.shape[-1]) <= FEW_FOR_GRADIENT
+    if few and x.dtype == jnp.float32:  # in bfloat16, each partial sum would be rounded
+        on_cpu = with_chunked_gradient(on_cpu, plain)
+    if on_cpu is on_gpu:
+        return plain(x, kernel)
+    return by_platform(x, kernel, cpu=on_cpu, tpu=plain, gpu=on_gpu)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -136,13 +125,8 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     return by_platform(x, bias, cpu=summed_add_bias, tpu=plain_add_bias, gpu=plain_add_bias)
 
 
-def dot(
-    x: jax.Array,
-    kernel: jax.Array,
-    dimension_numbers: lax.DotDimensionNumbers,
-    precision: lax.PrecisionLike = None,
-) -> jax.Array:
-    """Multiply, for a fully connected layer; for `nn.Dense(dot_general=...)`.
+def dot(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
+    """Multiply, for a fully connected layer.
 
     CPU: as a convolution of 1 x 1 pixels, which Eigen computes instead of YNNPACK: fc6 forward
     takes 35 ms instead of 71 (batch 32, one core), and 60 instead of 82 (batch 128). The gradients
@@ -151,34 +135,34 @@ def dot(
     Args:
       x: Inputs [..., inputs].
       kernel: Weights [inputs, features].
-      dimension_numbers: As for `lax.dot_general`; of the last axis of x and the first of kernel.
       precision: The precision of the products.
 
     Returns:
       Products [..., features].
     """
-    plain = partial(lax.dot_general, dimension_numbers=dimension_numbers, precision=precision)
+    plain = partial(jnp.dot, precision=precision)
     if x.dtype != jnp.float32:
         return plain(x, kernel)
     by_conv = partial(dot_by_conv, precision=precision)
     return by_platform(x, kernel, cpu=by_conv, tpu=plain, gpu=plain)
 
 
-def dot_in_groups(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """Multiply, for a fully connected layer in groups; for `nn.Dense(dot_general=...)`.
+def dot_in_groups(
+    x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None
+) -> jax.Array:
+    """Multiply, for a fully connected layer in groups.
 
     Args:
       x: Inputs [N, groups, inputs].
       kernel: Weights [inputs, features]; group i of the features sees group i of the inputs.
-      *args: Other positional arguments of `lax.dot_general`.
-      **kwargs: Other keyword arguments of `lax.dot_general`.
+      precision: The precision of the products.
 
     Returns:
       Products [N, features].
     """
     _, groups, _ = x.shape
     towers = zip(jnp.split(x, groups, axis=1), jnp.split(kernel, groups, axis=1), strict=True)
-    products = [dot(a, k, *args, **kwargs) for a, k in towers]
+    products = [dot(a, k, precision) for a, k in towers]
     return jnp.concatenate(products, axis=-1).reshape(x.shape[0], -1)
 
 
@@ -324,10 +308,8 @@ def within_channel_lrn(
 
     Args:
       x: Activations [N, H, W, C].
-      k: Constant added to the sum.
       n: Height and width of a window in pixels, odd.
-      alpha: Factor of the sum.
-      beta: Power of the denominator.
+      k, alpha, beta: As in `local_response_norm`.
 
     Returns:
       Activations of the shape and dtype of x. The denominator is computed in at least float32.

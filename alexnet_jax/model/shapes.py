@@ -145,21 +145,18 @@ def parameter_names(layers: Table) -> list[str]:
     return [f'{name}/{kind}' for name in names for kind in ('kernel', 'bias')]
 
 
-def forward_flops(layers: Table, image_size: int) -> int:
-    """Return the floating-point operations that scoring an image takes in products with weights."""
-    return sum(product_flops(layers, image_size, train=False).values())
-
-
-def training_flops(layers: Table, image_size: int) -> int:
-    """Return the floating-point operations that training on an image takes, likewise."""
-    return sum(product_flops(layers, image_size, train=True).values())
-
-
 def product_flops(layers: Table, image_size: int, train: bool) -> dict[tuple[str, bool], int]:
-    """Return those operations by layer, and by whether they are for its gradients.
+    """Return the floating-point operations that an image takes in products with weights.
 
-    Each product is computed three times, once forward and for two gradients, except in the first
-    layer, whose input needs no gradient.
+    In training, each product is computed three times, once forward and for two gradients, except in
+    the first layer, whose input needs no gradient.
+
+    Args:
+      layers, image_size: As for `layer_infos`.
+      train: Whether the network is trained on the image, or scores it.
+
+    Returns:
+      Operations by the layer's name and by whether they are for its gradients.
     """
     weighted = [info for info in layer_infos(layers, image_size) if info.kernel]
     flops = {(info.name, False): 2 * info.multiply_adds for info in weighted}

@@ -12,7 +12,6 @@ Slicing by rows moves less data than slicing by features, which would have to ga
 the number of classes have to divide evenly over the devices.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -30,29 +29,26 @@ def inputs_of_slice(x: jax.Array, axis: str) -> jax.Array:
     return lax.all_to_all(x, axis, x.ndim - 1, 0, tiled=True)
 
 
-def summed(dot: Callable[..., jax.Array], axis: str) -> Callable[..., jax.Array]:
-    """Return a product for `nn.Dense(dot_general=...)`: whole sums, of this device's examples.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def sum_of_slices(products: jax.Array, axis: str) -> jax.Array:
+    """[B, features], of the rows of one device -> [b, features]: whole sums, of its examples.
+
+    The shares are added up in at least float32.
 
     Args:
-      dot: The product of one device's inputs and rows, [B, features].
+      products: The products of all examples' inputs with those rows.
       axis: The axis of devices.
     """
-    return lambda *args, **kwargs: _sum(dot(*args, **kwargs), axis)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _sum(products: jax.Array, axis: str) -> jax.Array:
-    """[B, features] -> [b, features]; added up in at least float32."""
     wide = products.astype(np.promote_types(products.dtype, np.float32))
     return lax.psum_scatter(wide, axis, tiled=True).astype(products.dtype)
 
 
 def _sum_forward(products, axis):
-    return _sum(products, axis), None
+    return sum_of_slices(products, axis), None
 
 
 def _sum_backward(axis, _, gradient):
     return (lax.all_gather(gradient, axis, tiled=True),)  # autodiff would gather it in float32
 
 
-_sum.defvjp(_sum_forward, _sum_backward)
+sum_of_slices.defvjp(_sum_forward, _sum_backward)

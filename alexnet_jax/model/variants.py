@@ -44,7 +44,8 @@ COURSE: Table = (
 )  # fmt: skip
 
 # The paper's two towers: in conv2, conv4 and conv5 each tower sees only its own channels, and it
-# normalizes only these. 60,965,224 parameters.
+# normalizes only these. The paper says 224 pixels, but conv1's 55 positions, at a stride of 4
+# without padding, need 227; SOURCE_2012 shows what its authors did. 60,965,224 parameters.
 PAPER: Table = (
     Conv('conv1', 96, 11, stride=4), ReLU(), LRN(groups=2), MaxPool(3, 2),
     Conv('conv2', 256, 5, pad=2, groups=2, bias=1), ReLU(), LRN(groups=2), MaxPool(3, 2),

@@ -14,5 +14,8 @@ def code_of(kind: str) -> str:
     """Return the function that computes a kind of layer: 'alexnet_jax/model/ops.py: conv'."""
     if kind in _OPS:
         return f'alexnet_jax/model/ops.py: {_OPS[kind]}'
-    name = 'GhostBatchNorm' if kind == 'BatchNorm' else 'AlexNet'
-    return f'alexnet_jax/model/alexnet.py: {name}'
+    if kind == 'BatchNorm':
+        return 'alexnet_jax/model/batch_norm.py: GhostBatchNorm'
+    if kind == 'Dense':
+        return 'alexnet_jax/model/alexnet.py: WeightedLayer'
+    return 'alexnet_jax/model/alexnet.py: AlexNet'

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax.model.layers import Activation, BatchNorm, Dense, Dropout, ReLU, Table
+from alexnet_jax.model.alexnet import dropout_masks
+from alexnet_jax.model.layers import Activation, BatchNorm, Dense, Dropout, Table
 from alexnet_jax.tour.subject import Subject
 
 STEPS = (1, 2)
@@ -36,7 +37,7 @@ def dropout(subject: Subject, logits: np.ndarray) -> dict[str, Any] | None:
         images = x.repeat(len(STEPS), 0)
         return model.apply(variables, images, train=True, dropout_keys=keys)
 
-    masks = mask(subject, place, info.input, keys)
+    masks = np.asarray(dropout_masks(layer, keys, place, info.input)).reshape(len(keys), -1)
     answers = softmax(np.asarray(thinned(subject.variables, subject.centered, keys)))
     return {
         'name': info.name,
@@ -66,17 +67,6 @@ def _before(layers: Table, place: int) -> int:
     """The layer whose section a dropout is in; 0 if it comes first."""
     found = [i for i in range(place) if not isinstance(layers[i], Activation | Dropout)]
     return found[-1] if found else 0
-
-
-def mask(subject: Subject, place: int, shape: tuple[int, ...], keys: jax.Array) -> np.ndarray:
-    """Return which inputs of a dropout layer stay on, bool [keys, inputs].
-
-    The layer is given ones, behind layers that keep them: its place in the table counts.
-    """
-    table = (*[ReLU()] * place, subject.layers[place])
-    ones = np.ones((len(keys), *shape), np.float32)
-    found = subject.model.clone(layers=table).apply({}, ones, train=True, dropout_keys=keys)
-    return np.asarray(found).reshape(len(keys), -1) != 0
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tables import IMAGE_SIZES
 
-from alexnet_jax.model.alexnet import AlexNet, update_batch_stats
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.batch_norm import update_batch_stats
 from alexnet_jax.model.layers import (
     ELU,
     LRN,

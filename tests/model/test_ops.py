@@ -1,15 +1,16 @@
-"""The ops against naive NumPy and against the `lax` formulations of reference_ops."""
+"""The ops against NumPy and against the `lax` formulations of reference_ops."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy_net
 import pytest
 from flax import linen as nn
 from helpers import assert_within
 
 from alexnet_jax.benchmark import reference_ops
 from alexnet_jax.model import ops
-from alexnet_jax.model.layers import output_width
+from alexnet_jax.model.layers import LRN, AvgPool, Local, WithinChannelLRN, output_width
 
 
 def normal(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
@@ -27,6 +28,11 @@ def both(function):
     return value_and_gradients
 
 
+def by_numpy(layer, x, variables=None) -> np.ndarray:
+    """What a layer makes of images by the formulas, in float64."""
+    return np.stack([numpy_net.output(layer, variables, a) for a in x.astype(np.float64)])
+
+
 # Products and convolution
 
 
@@ -35,8 +41,7 @@ def both(function):
 def test_dot_and_its_gradients_are_the_product(rows, dtype, tolerance):
     x, kernel = (jnp.asarray(a, dtype) for a in (normal(*rows, 70), normal(70, 9, seed=1)))
     gradient = jnp.asarray(normal(*rows, 9, seed=2), dtype)
-    numbers = (((len(rows),), (0,)), ((), ()))
-    ours = both(lambda x, kernel: ops.dot(x, kernel, numbers, precision=None))(x, kernel, gradient)
+    ours = both(ops.dot)(x, kernel, gradient)
     a, k, g = (np.asarray(array, np.float64) for array in (x, kernel, gradient))
     to_kernel = a.reshape(-1, 70).T @ g.reshape(-1, 9)
     for found, expected in zip(ours, (a @ k, g @ k.T, to_kernel), strict=True):
@@ -49,11 +54,9 @@ def test_dot_and_its_gradients_are_the_product(rows, dtype, tolerance):
 def test_conv_is_the_grouped_convolution_of_lax(groups, stride, pad):
     x = normal(35, 13, 13, 8)  # a full chunk of 32 and a partial one
     kernel = normal(5, 5, 8 // groups, 12, seed=1)
-    where = ((stride, stride), ((pad, pad), (pad, pad)))
-    numbers = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'feature_group_count': groups}
 
     def conv_by(module):
-        return lambda x, kernel: module.conv(x, kernel, *where, **numbers)
+        return lambda x, kernel: module.conv(x, kernel, stride, (pad, pad), groups)
 
     gradient = normal(*conv_by(reference_ops)(x, kernel).shape, seed=2)
     ours, expected = (both(conv_by(module))(x, kernel, gradient) for module in (ops, reference_ops))
@@ -76,8 +79,7 @@ def test_conv_of_few_channels_and_its_gradients_are_those_of_lax(
         kernel = normal(window, window, channels, 6, seed=1).astype(dtype)
 
         def conv_by(module):
-            numbers = ('NHWC', 'HWIO', 'NHWC')
-            return lambda x, k: module.conv(x, k, (1, 1), (pads, pads), dimension_numbers=numbers)
+            return lambda x, kernel: module.conv(x, kernel, 1, pads)
 
         expected_conv = conv_by(reference_ops)
         gradient = normal(*expected_conv(x, kernel).shape, seed=2).astype(dtype)
@@ -106,14 +108,7 @@ def test_conv_by_hand():
     # Two towers of one channel and one filter each: 1*2 + 3*4 = 14 and 10*5 + 20*6 = 170.
     x = np.array([[1, 10], [3, 20]], np.float32).reshape(1, 1, 2, 2)
     kernel = np.array([[2, 5], [4, 6]], np.float32).reshape(1, 2, 1, 2)
-    y = ops.conv(
-        x,
-        kernel,
-        (1, 1),
-        ((0, 0), (0, 0)),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=2,
-    )
+    y = ops.conv(x, kernel, stride=1, pads=(0, 0), groups=2)
     np.testing.assert_array_equal(y, np.array([14, 170], np.float32).reshape(1, 1, 1, 2))
 
 
@@ -138,62 +133,12 @@ def test_local_conv_is_that_of_lax(size, window, stride, pad):
 
 def test_local_conv_is_a_sum_per_position():
     x, kernel = normal(2, 4, 5, 3), normal(4, 5, 3, 3, 3, 2, seed=1)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
-    expected = np.zeros((2, 4, 5, 2))
-    for i in range(4):
-        for j in range(5):
-            patch = padded[:, i : i + 3, j : j + 3]
-            expected[:, i, j] = np.tensordot(patch, kernel[i, j], 3)
+    params = {'kernel': kernel, 'bias': np.zeros((4, 5, 2))}
+    expected = by_numpy(Local('local', 2, 3, pad=1), x, {'params': {'local': params}})
     assert_within(ops.local_conv(x, kernel, 1, 1), expected, 1e-6)
 
 
 # Pooling
-
-
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('ceil_mode', [False, True])
-@pytest.mark.parametrize(
-    ('size', 'window', 'stride'),
-    [
-        ((13, 13), 3, 2),
-        ((12, 15), 3, 2),
-        ((10, 11), 2, 2),
-        ((9, 7), 3, 1),
-        ((11, 14), 5, 3),
-    ],
-)
-@pytest.mark.slow
-def test_max_pool_is_reduce_window_bit_for_bit(size, window, stride, ceil_mode, dtype):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.integers(-2, 2, (4, *size, 5)), dtype)  # most windows have ties
-
-    def pool_by(module):
-        return lambda x: module.max_pool(x, window, stride, ceil_mode)
-
-    # Integers: a pixel may be the maximum of several windows, and any order of summing is exact.
-    gradient = jnp.asarray(rng.integers(-4, 5, pool_by(reference_ops)(x).shape), dtype)
-    ours, expected = (both(pool_by(module))(x, gradient) for module in (ops, reference_ops))
-    for a, b in zip(ours, expected, strict=True):
-        assert a.dtype == b.dtype == dtype
-        np.testing.assert_array_equal(a, b)
-
-
-def test_max_pool_is_reduce_window_on_the_shape_of_pool1():
-    x = jnp.maximum(normal(2, 55, 55, 8), 0)  # after ReLU: ties at 0
-    gradient = normal(2, 27, 27, 8, seed=1)
-    ours = both(lambda x: ops.max_pool(x, 3, 2))(x, gradient)
-    expected = both(lambda x: reference_ops.max_pool(x, 3, 2))(x, gradient)
-    np.testing.assert_array_equal(ours[0], expected[0])
-    # A pixel that is the maximum of four windows sums their gradients in another order.
-    assert_within(ours[1], expected[1], 2e-7)
-    np.testing.assert_array_equal(ours[1] != 0, expected[1] != 0)
-
-
-@pytest.mark.slow
-def test_max_pool_gives_the_gradient_to_the_first_maximum():
-    x = jnp.ones((1, 3, 3, 1))
-    gradient = jax.grad(lambda x: ops.max_pool(x, 3, 2).sum())(x)
-    np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
 
 
 @pytest.mark.parametrize('pool', [ops.max_pool, ops.avg_pool])
@@ -223,12 +168,7 @@ def test_a_window_may_be_larger_than_the_image():
 @pytest.mark.slow
 def test_avg_pool_averages_the_pixels_that_a_window_has(size, window, stride, ceil_mode):
     x = normal(2, *size, 3)
-    height, width = (output_width(s, window, stride, ceil_mode=ceil_mode) for s in size)
-    expected = np.zeros((2, height, width, 3))
-    for i in range(height):
-        for j in range(width):
-            pixels = x[:, i * stride : i * stride + window, j * stride : j * stride + window]
-            expected[:, i, j] = pixels.astype(np.float64).mean((1, 2))
+    expected = by_numpy(AvgPool(window, stride, ceil_mode), x)
     for pool in (ops.avg_pool, reference_ops.avg_pool):
         actual = pool(x, window, stride, ceil_mode)
         assert actual.shape == expected.shape
@@ -267,22 +207,6 @@ def test_avg_pool_by_hand():
 # Response normalization
 
 
-def naive_lrn(x, k, n, alpha, beta, groups):
-    """b_i = a_i / (k + alpha sum_j a_j^2)^beta, by the formula, pixel by pixel."""
-    channels = x.shape[-1]
-    size = channels // groups
-    flat = x.reshape(-1, channels).astype(np.float64)
-    result = np.zeros_like(flat)
-    for pixel in range(len(flat)):
-        for i in range(channels):
-            tower = i // size * size
-            total = 0.0
-            for j in range(max(tower, i - n // 2), min(tower + size - 1, i + n // 2) + 1):
-                total += flat[pixel, j] ** 2
-            result[pixel, i] = flat[pixel, i] / (k + alpha * total) ** beta
-    return result.reshape(x.shape)
-
-
 LRN_CASES = [
     (2.0, 5, 1e-4, 0.75, 1),  # the paper
     (2.0, 5, 1e-4, 0.75, 2),  # its two towers
@@ -296,7 +220,7 @@ LRN_CASES = [
 @pytest.mark.slow
 def test_local_response_norm_is_the_formula(case):
     x = normal(2, 3, 3, 12, std=100)  # large enough for the sum to matter beside k
-    assert_within(ops.local_response_norm(x, *case), naive_lrn(x, *case), 1e-6)
+    assert_within(ops.local_response_norm(x, *case), by_numpy(LRN(*case), x), 1e-6)
 
 
 def test_local_response_norm_by_hand():
@@ -312,7 +236,7 @@ def test_gradient_of_local_response_norm_is_that_of_finite_differences(case):
     weights = normal(*x.shape, seed=1).astype(np.float64)
 
     def loss(x):
-        return (naive_lrn(x, *case) * weights).sum()
+        return (by_numpy(LRN(*case), x) * weights).sum()
 
     expected = np.zeros_like(x)
     for index in np.ndindex(*x.shape):
@@ -326,36 +250,10 @@ def test_gradient_of_local_response_norm_is_that_of_finite_differences(case):
     assert_within(gradient, expected, 1e-6)
 
 
-@pytest.mark.parametrize('case', LRN_CASES)
-def test_local_response_norm_and_its_gradient_are_those_of_lax(case):
-    x = normal(2, 7, 7, 96, std=100)
-    gradient = normal(*x.shape, seed=1)
-    ours = both(lambda x: ops.local_response_norm(x, *case))(x, gradient)
-    expected = both(lambda x: reference_ops.local_response_norm(x, *case))(x, gradient)
-    for a, b in zip(ours, expected, strict=True):
-        assert_within(a, b, 1e-6)
-
-
-@pytest.mark.parametrize(('n', 'alpha', 'beta'), [(3, 5e-5 / 9, 0.75), (5, 1e-3 / 25, 0.5)])
-def test_within_channel_lrn_and_its_gradient_are_those_of_lax(n, alpha, beta):
-    x = normal(2, 8, 9, 5, std=300)
-    gradient = normal(*x.shape, seed=1)
-    ours = both(lambda x: ops.within_channel_lrn(x, 1.0, n, alpha, beta))(x, gradient)
-    expected = both(lambda x: reference_ops.within_channel_lrn(x, 1.0, n, alpha, beta))(x, gradient)
-    for a, b in zip(ours, expected, strict=True):
-        assert_within(a, b, 1e-6)
-
-
 @pytest.mark.slow
 def test_within_channel_lrn_is_the_formula():
     x = normal(2, 5, 6, 3, std=300)
-    wide = x.astype(np.float64)
-    expected = np.zeros_like(wide)
-    for i in range(5):
-        for j in range(6):
-            near = wide[:, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
-            total = (near**2).sum((1, 2))
-            expected[:, i, j] = wide[:, i, j] / (1 + 5e-5 / 9 * total) ** 0.75
+    expected = by_numpy(WithinChannelLRN(k=1, n=3, alpha=5e-5 / 9, beta=0.75), x)
     assert_within(ops.within_channel_lrn(x), expected, 1e-6)
 
 

@@ -1,7 +1,7 @@
 """The networks against PyTorch ones that are built from the publications, not from `variants`.
 
-Gradients are compared in float64: in float32 a rounding difference can move the maximum of a
-pooling window, which changes conv1's gradient by 2e-3.
+They are compared in float64: in float32 a rounding difference can move the maximum of a pooling
+window, which changes conv1's gradient by 2e-3.
 """
 
 import dataclasses
@@ -309,16 +309,7 @@ def to_tree(layers: Table, arrays: list[torch.Tensor]) -> dict:
     return tree
 
 
-LARGE = 100  # pixels; such a net takes 5 to 20 s to compile
-
-
-@pytest.fixture(
-    scope='module',
-    params=[
-        pytest.param(name, marks=pytest.mark.slow) if size > LARGE else name
-        for name, (size, *_) in NETS.items()
-    ],
-)
+@pytest.fixture(params=NETS)
 def pair(request):
     """A table, the equivalent PyTorch net in float64, images with a realistic scale, labels."""
     size, hidden, make = NETS[request.param]
@@ -334,23 +325,8 @@ def pair(request):
 
 
 @pytest.mark.slow
-def test_logits(pair):
-    layers, net, images, _ = pair
-    net = net.float()
-    images = images.astype(np.float32)
-    with torch.no_grad():
-        expected = net(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    actual = jax.jit(AlexNet(layers).apply)(variables_of(layers, net), images)
-    assert actual.shape == (BATCH, layers[-1].features)
-    assert actual.dtype == np.float32
-    assert_within(actual, expected, 1e-5)
-
-
-@pytest.mark.slow
-def test_gradients(pair):
+def test_logits_and_gradients(pair):
     layers, net, images, labels = pair
-    net = net.double()
-    net.zero_grad()
     logits = net(torch.from_numpy(images).permute(0, 3, 1, 2))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels))
     loss.backward()

@@ -19,10 +19,9 @@ from alexnet_jax.model.layers import (
 from alexnet_jax.model.shapes import (
     check_shapes,
     check_slices,
-    forward_flops,
     layer_infos,
     parameter_names,
-    training_flops,
+    product_flops,
 )
 from alexnet_jax.model.variants import COURSE, VARIANTS, build
 
@@ -56,8 +55,10 @@ def test_local_filters_and_biases_are_not_shared():
 
 def test_flops_by_hand():
     """Training adds two gradients of each product, but the first layer's input needs none."""
-    assert forward_flops(SMALL, 10) == 2 * (64 * 36 + 80)
-    assert training_flops(SMALL, 10) == 2 * (2 * 64 * 36 + 3 * 80)
+    forward = {('first', False): 2 * 64 * 36, ('last', False): 2 * 80}
+    gradients = {('first', True): 2 * 64 * 36, ('last', True): 2 * 2 * 80}
+    assert product_flops(SMALL, 10, train=False) == forward
+    assert product_flops(SMALL, 10, train=True) == forward | gradients
 
 
 def test_flops_of_the_course_net():
@@ -65,8 +66,8 @@ def test_flops_of_the_course_net():
     forward = 2_270_512_192
     conv1 = 2 * 55 * 55 * 96 * 11 * 11 * 3
     assert conv1 == 210_830_400
-    assert forward_flops(COURSE, 227) == forward
-    assert training_flops(COURSE, 227) == 3 * forward - conv1
+    assert sum(product_flops(COURSE, 227, train=False).values()) == forward
+    assert sum(product_flops(COURSE, 227, train=True).values()) == 3 * forward - conv1
 
 
 def test_parameter_names():

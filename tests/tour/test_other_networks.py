@@ -8,11 +8,11 @@ from helpers import assert_has
 from small_tours import CROP, SIZE, small_config, small_subject
 
 from alexnet_jax.cli import load_recipe
+from alexnet_jax.model.alexnet import dropout_masks
 from alexnet_jax.model.layers import Conv, Dense, Dropout, Local, MaxPool, ReLU
 from alexnet_jax.model.shapes import towers_of
 from alexnet_jax.tour import activations, layer_table, subject
 from alexnet_jax.tour.code_names import code_of
-from alexnet_jax.tour.dropout import mask
 from alexnet_jax.tour.texts import Texts
 from alexnet_jax.tour.units import units
 
@@ -147,7 +147,7 @@ def test_masks_are_those_of_training(shown):
     after = this.model.clone(layers=table).apply(
         this.variables, images, train=True, dropout_keys=keys
     )
-    found = mask(this, place, shape, keys)
+    found = np.asarray(dropout_masks(this.layers[place], keys, place, shape))
     np.testing.assert_array_equal(np.asarray(after) != 0, found & (np.asarray(before) != 0))
     assert 0.4 < found.mean() < 0.6
     assert (found[0] != found[1]).any()

@@ -77,8 +77,8 @@ def test_the_code_of_every_kind_of_layer_exists(kind):
     ('kind', 'name'),
     [
         ('Local', 'ops.py: local_conv'),
-        ('BatchNorm', 'alexnet.py: GhostBatchNorm'),
-        ('Dense', 'alexnet.py: AlexNet'),
+        ('BatchNorm', 'batch_norm.py: GhostBatchNorm'),
+        ('Dense', 'alexnet.py: WeightedLayer'),
     ],
 )
 def test_the_code_of_a_kind_of_layer(kind, name):
