@@ -3,15 +3,13 @@
 Keeps 'checkpoint', of one number, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
 starts of trials end, {'003': [137, 0]}: 0 runs to the end, 'nan' with no score, 137 dies
 at step 5, others before the first step; 'full' finds the disk full; 'killed' prints nothing;
-'saves' is preempted after one step, which it saves and does not record. With $FAKE_CONFIG it writes
-config.json.
+'saves' is preempted after one step, which it saves and does not record.
 """
 
 import json
 import math
 import os
 import re
-import runpy
 import signal
 import sys
 import time
@@ -33,8 +31,6 @@ def main() -> None:
     with starts.open('a') as file:
         line = {'start': start, 'environ': dict(os.environ), 'cores': affinity, 'values': values}
         file.write(json.dumps(line) + '\n')
-    if 'FAKE_CONFIG' in os.environ:
-        write(folder / 'config.json', json.dumps(read_config(values)))
     seconds = float(os.environ.get('FAKE_SECONDS', 0.05))
     if end == 'slowly full':  # it saves first, as at a SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -75,16 +71,6 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if stopped:
                 sys.exit(143)
-
-
-def read_config(values: dict[str, str]) -> dict:
-    """The recipe's config, here a dict, with the overrides, which are numbers."""
-    config = runpy.run_path(values['config'])['get_config']()
-    for name, value in values.items():
-        if name.startswith('config.'):
-            _, *group, key = name.split('.')
-            (config[group[0]] if group else config)[key] = float(value)
-    return config
 
 
 def write(path: Path, text: str) -> None:

@@ -7,12 +7,13 @@ Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is
 the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
 prints the command line of the best trial. WORKDIR may be gs://BUCKET/FOLDER or s3://BUCKET/FOLDER,
 if the trials run on this machine. Exit codes: 0; 1 if no trial finished, an accelerator could not
-be started, the disk is full or the recipe has changed; 2 for bad input; 130 and 143 after SIGINT
-and SIGTERM.
+be started, the disk is full, or a trial was refused and the recipe now gives another config; 2 for
+bad input; 130 and 143 after SIGINT and SIGTERM.
 """
 
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import rich.console
@@ -79,12 +80,14 @@ def main() -> None:
     recipe = recipe.removeprefix(f'{cli.RECORDED}:')
     base = Base(f'--config={recipe}', cli.load_recipe(recipe), config, _DEVICES.value)
     backend = _make_backend(base)
-    with bucket.open_folder(workdir, flags.FLAGS.scratch) as opened, study.lock(opened.folder):
-        _run(base, backend, opened, table)
+    opened = bucket.open_folder(workdir, flags.FLAGS.scratch)
+    with opened as (folder, publish), study.lock(folder):
+        _run(base, backend, folder, publish, table)
 
 
-def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space) -> None:
-    folder = opened.folder
+def _run(
+    base: Base, backend: Backend, folder: Path, publish: Callable[[], None], table: space.Space
+) -> None:
     plan = {f'--config.{key}': value for key, value in decisive(base.config).items()}
     plan |= {
         '--sweep': space.spell(table),
@@ -92,15 +95,15 @@ def _run(base: Base, backend: Backend, opened: bucket.Opened, table: space.Space
         '--metric': _METRIC.value,
     }
     trials = study.Study(folder, plan, table, _SEARCH.value, _TRIALS.value or 0, _METRIC.value)
-    opened.publish()
+    publish()
     try:
         with Table(trials, rich.console.Console()) as live:
             Runner(trials, backend, folder, base, _EARLY_STOPPING.value, live.say, live.show).run()
     except (Interrupted, RunError):
         with contextlib.suppress(OSError):  # the disk may be full, which the error says
-            results.write(trials, base, folder)
+            results.write(trials, folder)
         raise
-    results.finish(trials, base, folder, _REPORTS.value, print)
+    results.finish(trials, folder, _REPORTS.value, print)
     if trials.best() is None:
         raise RunError(f'no trial finished; see {folder}/trials.csv')
 

@@ -13,7 +13,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from optuna.trial import FrozenTrial
 
@@ -29,30 +28,11 @@ KIND = 'sweeps'
 TRIAL = re.compile(r'(trials/(\d+))/(.+)')
 
 
-class Opened(Protocol):
-    """Where a sweep is written.
-
-    Attributes:
-      folder: The local folder.
-    """
-
-    folder: Path
-
-    def publish(self) -> None:
-        """Return when a bucket that follows the folder is up to date."""
-
-
-class _Local:
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def publish(self) -> None:
-        """There is no bucket."""
-
-
 @contextlib.contextmanager
-def open_folder(workdir: str, scratch: str | None) -> Iterator[Opened]:
-    """Yield the folder of a sweep; at the end, the bucket is up to date.
+def open_folder(workdir: str, scratch: str | None) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yield the local folder of a sweep, and a function that brings the bucket up to date.
+
+    At the end, the bucket is up to date too.
 
     Args:
       workdir: A local folder or a URL.
@@ -62,12 +42,12 @@ def open_folder(workdir: str, scratch: str | None) -> Iterator[Opened]:
       BadInput, RunError: As `Mirror` does.
     """
     if not is_url(workdir):
-        yield _Local(Path(workdir))
+        yield Path(workdir), lambda: None  # there is no bucket
         return
     folder = Path(scratch).absolute() if scratch else copies.cache_folder(KIND, workdir)
     check_path(str(folder))
     with Mirror(workdir, folder, pusher=SweepPusher) as mirror:
-        yield mirror
+        yield mirror.folder, mirror.publish
 
 
 def holds_run(workdir: str) -> bool:

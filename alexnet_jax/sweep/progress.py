@@ -46,9 +46,7 @@ def read_progress(folder: Path, config: ml_collections.ConfigDict) -> Progress:
     """
     path = epath.Path(folder) / 'metrics.jsonl'
     newest_saved = max(saved.find_steps(str(folder)), default=0)
-    records = read_records(path) if path.exists() else []
-    # Anyone may have added a note to the file.
-    records = [record for record in records if 'split' in record and record.get('epoch')]
+    records = [record for record in read_records(path) if record.get('epoch')]
     if not records:
         return Progress(saved=newest_saved)
     newest = records[-1]
@@ -61,7 +59,7 @@ def read_progress(folder: Path, config: ml_collections.ConfigDict) -> Progress:
     return Progress(newest['step'], total, evals, left, newest_saved)
 
 
-def last_error(output: Path, start: int = 0) -> str:
+def last_error(output: Path, start: int) -> str:
     """Return the last line that a trial printed, without 'error: '.
 
     Args:

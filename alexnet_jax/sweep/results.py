@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from alexnet_jax import files
 from alexnet_jax.drawing import pages
 from alexnet_jax.errors import RunError, shown
-from alexnet_jax.sweep.base import Base
+from alexnet_jax.sweep.base import TRAINER
 from alexnet_jax.sweep.study import Study
 from alexnet_jax.sweep.table import changed_keys, short, short_names
 
@@ -26,11 +26,11 @@ SCORES = ('step', 'epoch', 'loss', 'top1', 'top5')
 REPORT = 'report/report.html'  # in a trial's folder, where alexnet_jax.report writes it
 
 
-def write(study: Study, base: Base, folder: Path) -> list[str]:
+def write(study: Study, folder: Path) -> list[str]:
     """Write trials.csv and index.html; return the lines to print at the end of the sweep."""
     trials = study.all()
     _write_csv(trials, folder)
-    command = _best_command(study, base, folder)
+    command = _best_command(study, folder)
     files.write(folder / 'index.html', _page(study, trials, folder, command))
     lines = [f'trials  {folder}/trials.csv', f'plots   {folder}/index.html']
     if best := study.best():
@@ -44,9 +44,7 @@ def write(study: Study, base: Base, folder: Path) -> list[str]:
     return [shown(line) for line in lines]
 
 
-def finish(
-    study: Study, base: Base, folder: Path, reports: bool, say: Callable[[str], None]
-) -> None:
+def finish(study: Study, folder: Path, reports: bool, say: Callable[[str], None]) -> None:
     """Write the results, and a report on each finished trial if asked to; say where they are.
 
     Raises:
@@ -54,10 +52,10 @@ def finish(
     """
     try:
         if reports:
-            write(study, base, folder)  # before anything that takes long or may fail
+            write(study, folder)  # before anything that takes long or may fail
             make_reports(study, folder, say)
     finally:
-        for line in write(study, base, folder):
+        for line in write(study, folder):
             say(line)
 
 
@@ -98,12 +96,14 @@ def _changes(trial: FrozenTrial) -> str:
     return ' '.join(f'{k}={v}' for k, v in trial.user_attrs['changes'].items())
 
 
-def _best_command(study: Study, base: Base, folder: Path) -> str:
+def _best_command(study: Study, folder: Path) -> str:
     """Return the command line that runs the best trial again, in a folder of its own."""
     best = study.best()
     if best is None:
         return ''
-    return shown(shlex.join(('python', *base.command(study.point(best), folder / 'best'))))
+    config = folder / _place(best) / 'config.json'  # the recipe may have been edited
+    command = ('python', *TRAINER, f'--config={config}', f'--workdir={folder / "best"}')
+    return shown(shlex.join(command))
 
 
 def _write_csv(trials: Sequence[FrozenTrial], folder: Path) -> None:
@@ -144,7 +144,7 @@ def _over_seeds(trials: Sequence[FrozenTrial], metric: str) -> list[tuple[str, s
         (
             name,
             f'{metric} {statistics.mean(v):.4f} ({min(v):.4f} to {max(v):.4f})',
-            f'{len(v)} seed{"s"[: len(v) != 1]}',
+            '1 seed' if len(v) == 1 else f'{len(v)} seeds',
         )
         for name, v in groups.items()
     ]
@@ -169,16 +169,16 @@ def _page(study: Study, trials: Sequence[FrozenTrial], folder: Path, command: st
 
 def _row(trial: FrozenTrial, keys: Sequence[str], folder: Path) -> list[str]:
     changes, scores = trial.user_attrs.get('changes', {}), trial.user_attrs.get('scores', {})
-    shown = [''] * 4
+    cells = [''] * 4
     if scores:
         errors = (f'{scores["top1"]:.2%}', f'{scores["top5"]:.2%}')
-        shown = [f'{scores["step"]:,}', *errors, f'{scores["loss"]:.4f}']
+        cells = [f'{scores["step"]:,}', *errors, f'{scores["loss"]:.4f}']
     report = f'{_place(trial)}/{REPORT}'
     return [
         pages.link(f'{_place(trial)}/', str(trial.number)),
         _outcome(trial),
         *(short(changes.get(key, '')) for key in keys),
-        *shown,
+        *cells,
         pages.link(report, 'report') if (folder / report).exists() else '',
     ]
 

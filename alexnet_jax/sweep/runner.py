@@ -16,6 +16,7 @@ from pathlib import Path
 import ml_collections
 from optuna.trial import Trial
 
+from alexnet_jax import files
 from alexnet_jax.config import validate_training
 from alexnet_jax.errors import (
     BadInput,
@@ -104,14 +105,14 @@ class Runner:
         self._backend = backend
         self._folder = folder.absolute()
         self._base = base
+        self._recipe = self._folder / 'recipe' / 'config.json'  # at the top it would mean a run
         self._early_stopping = early_stopping
         self._say = say
         self._show = show
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
         self._signal: int | None = None
-        self._fault = ''  # of the machine or the recipe, because of which the sweep ends
-        self._strays: list[Path] = []  # folders of trials that have trained another recipe
+        self._fault = ''  # that the next trial would meet too, so the sweep ends
         self._is_told = False  # whether the trials have been told to stop
         self._wake = threading.Event()
 
@@ -120,9 +121,11 @@ class Runner:
 
         Raises:
           Interrupted: A signal to stop was received; the trials have saved and ended.
-          RunError: The same, because one could not start its accelerator, the disk is full, or the
-            recipe has changed.
+          RunError: The same, because one could not start its accelerator, the disk is full, or one
+            was refused and the recipe now gives another config.
         """
+        self._recipe.parent.mkdir(parents=True, exist_ok=True)
+        files.write(self._recipe, self._base.config.to_json(indent=2))
         before = catch_stop_signals(self._receive)
         try:
             self._waiting.extend(map(self._prepare, self._study.unfinished()))
@@ -134,6 +137,7 @@ class Runner:
                 if self._wake.wait(POLL):
                     self._wake.clear()
                     self._stop()
+                    self._say('stopping: the trials save and end')
                 for running in list(self._running):
                     self._look(running)
         except BaseException:  # no room for the journal, or whoever read the output is gone
@@ -145,9 +149,8 @@ class Runner:
         if self._signal:
             raise Interrupted('stopped; run the same command again to continue', self._signal)
         if self._fault:
-            remedy = f'; remove {", ".join(map(str, self._strays))}' if self._strays else ''
             again = 'after that, run the same command again to continue'
-            raise RunError(f'{self._fault}{remedy}; {again}')
+            raise RunError(f'{self._fault}; {again}')
 
     @property
     def _is_stopping(self) -> bool:
@@ -161,25 +164,22 @@ class Runner:
         """Send SIGTERM to the trials: they save and end; at a later one, they end at once."""
         self._is_told = True
         for running in self._running:
-            running.handle.stop()
-        self._say('stopping: the trials save and end')
+            with contextlib.suppress(Exception):  # one of them must not keep the others
+                running.handle.stop()
 
     def _abandon(self) -> None:
         """Stop the trials and wait until they have ended: their folder may be removed next."""
         self._wake.clear()
-        stops = 0
         with contextlib.suppress(OSError, SystemExit):  # nobody may be reading
             self._say('an error stops the sweep: the trials save and end')
-        while any(running.handle.poll() is None for running in self._running):
-            if not self._is_told or self._wake.wait(POLL):  # now, and again at a signal
-                self._is_told = True
+        if not self._is_told:
+            self._stop()
+        signals = 0
+        while signals < 2 and any(r.handle.poll() is None for r in self._running):
+            if self._wake.wait(POLL):  # at the second, leave them: Slurm may not answer
                 self._wake.clear()
-                stops += 1
-                if stops > 2:
-                    return
-                for running in self._running:
-                    with contextlib.suppress(Exception):  # one of them must not keep the others
-                        running.handle.stop()
+                self._stop()
+                signals += 1
 
     def _fill(self) -> None:
         """Start trials while there is room."""
@@ -200,11 +200,6 @@ class Runner:
             except BadInput as error:
                 self._finish(running, study.FAILED, BadInput.exit_code, str(error))
                 continue
-            if change := self._base.find_change():
-                self._end_sweep(change)
-                return
-            if self._is_stray(running):
-                return
             running.starts += 1
             output = running.job.output
             printed = output.stat().st_size if output.exists() else 0
@@ -218,7 +213,7 @@ class Runner:
         # Alone, whatever the environment says: on a TPU VM and in a pod of a Job, a trial would
         # look for other processes.
         alone = '--num_processes=1'
-        command = (sys.executable, *self._base.command(changes, folder), alone)
+        command = (sys.executable, *self._base.command(changes, folder, self._recipe), alone)
         # Two sweeps on a cluster may have folders of the same name.
         name = f'{self._folder.name}-{zlib.crc32(bytes(self._folder)):08x}-{trial.number:03}'
         config = space.apply(self._base.config, changes)
@@ -239,8 +234,7 @@ class Runner:
         if now.furthest > running.furthest:
             running.furthest, running.starts = now.furthest, 0
         running.progress = now
-        is_stray = self._is_stray(running)
-        for record in () if is_stray else now.evals:
+        for record in now.evals:
             percent = round(100 * record['step'] / now.total)
             hopeless = self._study.report(running.trial, percent, record)
             if hopeless and self._early_stopping and code is None and not running.hopeless:
@@ -249,17 +243,7 @@ class Runner:
                 running.handle.stop()
         if code is not None:
             self._running.remove(running)
-            if not is_stray:
-                self._end(running, code)
-
-    def _is_stray(self, running: Running) -> bool:
-        """Return whether a trial has trained another recipe; if so, end the sweep."""
-        folder = running.job.folder
-        difference = self._base.find_difference(running.config, folder)
-        if difference and folder not in self._strays and (self._strays or not self._is_stopping):
-            self._strays.append(folder)
-            self._end_sweep(f'trial {running.number} {difference}')
-        return difference != ''
+            self._end(running, code)
 
     def _end_sweep(self, fault: str) -> None:
         """Stop all trials, once, because of something that the next one would meet too."""
@@ -283,6 +267,9 @@ class Runner:
             return  # it continues with the sweep
         elif code == NoDevice.exit_code or any(text in last for text in FULL):
             self._end_sweep(f'trial {running.number}: {last}, in {output}')
+        elif code == BadInput.exit_code and (change := self._base.find_change()):
+            # As where a class has been added to the folder of images.
+            self._end_sweep(f'trial {running.number}: {last}; {change}')
         elif code in TRANSIENT and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: exit code {code}; restarting it')
             self._waiting.appendleft(running)

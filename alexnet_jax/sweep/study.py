@@ -33,9 +33,6 @@ STOPPED_EARLY = 'stopped early'
 DIVERGED = 'diverged'
 FAILED = 'failed'
 
-# What plans did not hold at first, though the config had it.
-LATER = ('--config.early_stopping_patience',)
-
 HOPELESS = 'hopeless'  # attribute of a trial that was asked to stop early
 
 
@@ -147,7 +144,7 @@ class Study:
           percent: How much of its training is done.
           record: An eval record of its metrics.jsonl.
         """
-        if percent in self._frozen(trial).intermediate_values:
+        if percent in self.all()[trial.number].intermediate_values:
             return False
         trial.report(record[self.metric], percent)
         return percent < 100 and trial.should_prune()
@@ -173,9 +170,6 @@ class Study:
         """Return the finished trial with the best score, or None if there is none."""
         done = [t for t in self.all() if t.state == TrialState.COMPLETE]
         return self.optuna.best_trial if done else None
-
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        return self.all()[trial.number]
 
 
 def read_trials(path: Path) -> list[FrozenTrial]:
@@ -210,7 +204,6 @@ def _check_plan(folder: Path, before: dict | None, now: dict) -> None:
     now = json.loads(json.dumps(now))
     if before is None:
         return
-    before = before | {key: now[key] for key in LATER if key in now and key not in before}
     # A key that came later and is None means what its absence meant.
     key = next((key for key in now | before if before.get(key) != now.get(key)), None)
     if key is None:

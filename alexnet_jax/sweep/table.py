@@ -62,14 +62,11 @@ def render(study: Study, running: Sequence[Running], lines: int) -> rich.table.T
         table.add_column(name, justify='left' if name == 'state' else 'right', no_wrap=True)
     rows = [_running_row(r, trials[r.number], keys) for r in running]
     ended = [t for t in trials if t.state.is_finished()]
-    rows += [_ended_row(t, keys) for t in sorted(ended, key=_ended_at, reverse=True)]
+    ended.sort(key=lambda t: t.datetime_complete or datetime.datetime.min, reverse=True)
+    rows += [_ended_row(t, keys) for t in ended]
     for row in rows[: max(lines, 1)]:
         table.add_row(*row, style=STYLES.get(row[-2]))
     return table
-
-
-def _ended_at(trial: FrozenTrial) -> datetime.datetime:
-    return trial.datetime_complete or datetime.datetime.min
 
 
 def changed_keys(trials: Sequence[FrozenTrial]) -> list[str]:

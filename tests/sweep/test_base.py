@@ -1,67 +1,66 @@
-"""Whether a trial has trained the config that the sweep meant for it."""
+"""The command lines of trials."""
+
+import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from alexnet_jax.config import default_config
-from alexnet_jax.sweep.base import Base
+from alexnet_jax import cli
+from alexnet_jax.config import leaves
+from alexnet_jax.sweep.base import TRAINER, Base
 from alexnet_jax.sweep.space import apply
-
-MEANT = {
-    'data.name': 'folder:/home/a/photos',
-    'init_from': '~/runs/a',
-    'optimizer.lr_multipliers': (['*/bias', 2.0],),
-}
 
 
 @pytest.fixture
-def difference(tmp_path):
-    """difference(key=value, ...) -> what the sweep says of a trial that recorded these values."""
+def base(tmp_path):
+    """Of a recipe in which two keys depend on others."""
+    path = tmp_path / 'recipe.py'
+    path.write_text(
+        'from alexnet_jax.config import default_config\n\n\n'
+        'def get_config():\n'
+        '    c = default_config()\n'
+        "    c.eval_every = c.get_ref('checkpoint_every')\n"
+        "    c.log_every = c.get_ref('batch_size')\n"
+        "    c.init_from = 'runs/a'\n"
+        "    c.optimizer.lr_multipliers = (('*/bias', 2.0),)\n"
+        '    return c\n'
+    )
+    config = cli.load_recipe(str(path))
+    config.batch_size, config.data.name, config.edits = 32, 'folder:photos', ('no_lrn',)
+    return Base(f'--config={path}', cli.load_recipe(str(path)), config, 1)
 
-    def find(**recorded):
-        config = apply(default_config(), MEANT)
-        (tmp_path / 'config.json').write_text(apply(config, recorded).to_json())
-        return Base('--config=configs/x.py', default_config(), config, 1).find_difference(
-            config, tmp_path
-        )
 
-    return find
+@pytest.fixture
+def parse(monkeypatch):
+    """parse(command) -> the keys of the config that it trains."""
+
+    def run(command):
+        recipe, overrides = command[len(TRAINER)], command[len(TRAINER) + 1 : -1]
+        path = ':'.join(cli._locate(recipe.removeprefix('--config=')))
+        monkeypatch.setattr(sys, 'argv', ['main', f'--config={path}', *overrides])
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file('config', flag_values=values)
+        values(sys.argv)
+        return leaves(values.config)
+
+    return run
 
 
 @pytest.mark.parametrize(
-    'recorded',
+    'changes',
     [
         {},
-        {'log_every': 1, 'data.data_dir': '/data', 'parallelism': 'hybrid'},
-        {'init_from': '/mnt/home/a/runs/a/'},
-        {'data.name': 'folder:/mnt/home/a/photos'},  # as a node of a cluster mounts it
-        {'optimizer.lr_multipliers': (('*/bias', 2),)},
+        {'seed': 3, 'optimizer.learning_rate': 1e-3 / 3},
+        {'checkpoint_every': 500, 'edits': ()},
+        {'batch_size': 128, 'init_from': 'runs/b'},  # the recipe's own batch size
+        {'optimizer.lr_multipliers': (('conv1/*', 0.0), ('*/bias', 1.0))},
     ],
 )
-def test_the_same_config(difference, recorded):
-    assert difference(**recorded) == ''
-
-
-@pytest.mark.parametrize(
-    ('recorded', 'values'),
-    [
-        ({'epochs': 91.0, 'seed': 1}, 'epochs=91.0 instead of 90.0'),
-        (
-            {'data.name': 'folder:/home/a/cats'},
-            "'folder:cats' instead of 'folder:photos'",
-        ),
-        ({'data.name': 'prepared:/home/a/photos'}, "'prepared:photos' instead of 'folder:photos'"),
-        # A single run may go on with another patience, but not a trial that is compared.
-        ({'early_stopping_patience': 5}, 'early_stopping_patience=5 instead of 0'),
-    ],
-)
-def test_another_config(difference, recorded, values):
-    found = difference(**recorded)
-    assert f'{values}: what configs/x.py reads has changed' in found
-
-
-def test_a_trial_without_a_config_or_with_a_damaged_one(difference, tmp_path):
-    """Before the first start there is none; a damaged one is refused by the trial itself."""
-    base = Base('--config=configs/x.py', default_config(), default_config(), 1)
-    assert base.find_difference(default_config(), tmp_path) == ''
-    (tmp_path / 'config.json').write_text('{')
-    assert base.find_difference(default_config(), tmp_path) == ''
+def test_a_trial_reads_the_recipe_as_it_was(base, parse, tmp_path, changes):
+    saved = tmp_path / 'recipe' / 'config.json'
+    saved.parent.mkdir()
+    saved.write_text(base.config.to_json())
+    command = base.command(changes, tmp_path / 'a', saved)
+    assert command[len(TRAINER)] == f'--config={saved}'
+    assert parse(command) == leaves(apply(base.config, changes))

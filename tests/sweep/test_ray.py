@@ -9,13 +9,23 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.sweep.backends.ray import Ray
 
 
-@pytest.mark.parametrize('resources', [[], [{}], [{'GPU': 8.0}]])
-def test_a_cluster_without_a_node_for_trials(monkeypatch, resources):
-    """Such as a head with --num-cpus=0 whose workers are not up yet."""
+@pytest.fixture
+def cluster(monkeypatch):
+    """cluster([{'CPU': 64.0}, ...], **more): stand in for Ray, on nodes with these resources."""
     monkeypatch.delenv('RAY_ADDRESS', raising=False)
-    nodes = [{'Alive': True, 'Resources': found} for found in resources]
-    ray = SimpleNamespace(init=lambda *_, **__: None, nodes=lambda: nodes)
-    monkeypatch.setitem(sys.modules, 'ray', ray)
+
+    def make(resources: list[dict[str, float]], **more) -> None:
+        nodes = [{'Alive': True, 'Resources': found} for found in resources]
+        ray = SimpleNamespace(init=lambda *_, **__: None, nodes=lambda: nodes, **more)
+        monkeypatch.setitem(sys.modules, 'ray', ray)
+
+    return make
+
+
+@pytest.mark.parametrize('resources', [[], [{}], [{'GPU': 8.0}]])
+def test_a_cluster_without_a_node_for_trials(cluster, resources):
+    """Such as a head with --num-cpus=0 whose workers are not up yet."""
+    cluster(resources)
     with pytest.raises(BadInput, match='no node of this Ray cluster has a CPU'):
         Ray(devices_per_trial=1, max_parallel=None)
 
@@ -32,11 +42,8 @@ def test_a_cluster_without_a_node_for_trials(monkeypatch, resources):
         ),
     ],
 )
-def test_what_a_tpu_cannot_do(monkeypatch, resources, devices, parallel, message):
-    monkeypatch.delenv('RAY_ADDRESS', raising=False)
-    nodes = [{'Alive': True, 'Resources': found} for found in resources]
-    ray = SimpleNamespace(init=lambda *_, **__: None, nodes=lambda: nodes)
-    monkeypatch.setitem(sys.modules, 'ray', ray)
+def test_what_a_tpu_cannot_do(cluster, resources, devices, parallel, message):
+    cluster(resources)
     with pytest.raises(BadInput, match=message):
         Ray(devices_per_trial=devices, max_parallel=parallel)
 
@@ -51,16 +58,10 @@ def test_what_a_tpu_cannot_do(monkeypatch, resources, devices, parallel, message
         ([{'CPU': 16.0, 'GPU': 0.0}], 1, 16),
     ],
 )
-def test_cores_of_a_trial(monkeypatch, resources, parallel, cores):
+def test_cores_of_a_trial(cluster, resources, parallel, cores):
     """As many trials run as have devices of their own; they share the cores of their node."""
     asked = {}
-    monkeypatch.delenv('RAY_ADDRESS', raising=False)
-    ray = SimpleNamespace(
-        init=lambda *_, **__: None,
-        nodes=lambda: [{'Alive': True, 'Resources': found} for found in resources],
-        remote=lambda **options: asked.update(options) or (lambda function: function),
-    )
-    monkeypatch.setitem(sys.modules, 'ray', ray)
+    cluster(resources, remote=lambda **named: asked.update(named) or (lambda function: function))
     assert Ray(devices_per_trial=1, max_parallel=None).parallel == parallel
     assert asked['num_cpus'] == cores
     assert asked['num_gpus'] == (1 if parallel > 2 else 0)

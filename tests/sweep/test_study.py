@@ -168,19 +168,6 @@ def test_a_plan_from_before_a_key_existed_goes_on(tmp_path):
         assert len(opened.all()) == 4
 
 
-def test_a_plan_from_before_it_held_the_patience_goes_on(tmp_path):
-    """The config had the key, so the sweep may have used any value."""
-    with open_study(tmp_path, plan={'--search': 'grid'}):
-        pass
-    for patience in (5, 5):
-        plan = {'--config.early_stopping_patience': patience, '--search': 'grid'}
-        with open_study(tmp_path, plan=plan):
-            pass
-    changed = {'--config.early_stopping_patience': 4, '--search': 'grid'}
-    with pytest.raises(BadInput, match='patience: 5 -> 4'), open_study(tmp_path, plan=changed):
-        pass
-
-
 def test_a_damaged_journal(tmp_path):
     with open_study(tmp_path):
         pass
