@@ -8,7 +8,7 @@ devices, and twice that for an all-reduce, which is a reduce-scatter plus an all
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -73,19 +73,16 @@ def expected_bytes(config: ml_collections.ConfigDict, devices: int) -> float:
                 summed -= info.parameters - info.output[0]  # the kernel
                 is_head = info.layer is layers[-1]
                 activations += _activation_bytes(info, config.dtype, is_head, devices)
-    gradients = 2 * _width(config.gradient_dtype) * summed * config.accum_steps
+    gradients = 2 * np.dtype(config.gradient_dtype).itemsize * summed * config.accum_steps
     return (gradients + activations * config.batch_size) * (devices - 1) / devices
 
 
 def _activation_bytes(info: LayerInfo, dtype: str, is_head: bool, devices: int) -> float:
     """Return the bytes per example for a fully connected layer with a sliced kernel."""
-    exchanged = 2 * _width(dtype) * math.prod(info.input) / devices  # inputs, and their gradients
-    backward = 4 if is_head else _width(dtype)
+    width = np.dtype(dtype).itemsize
+    exchanged = 2 * width * math.prod(info.input) / devices  # inputs, and their gradients
+    backward = 4 if is_head else width
     return exchanged + (4 + backward) * info.output[0]  # sums are float32
-
-
-def _width(dtype: str) -> int:
-    return {'float32': 4, 'bfloat16': 2}[dtype]
 
 
 # Measuring
@@ -213,12 +210,12 @@ def table(found: dict[str, Any]) -> str:
 
 
 @figures.styled
-def plot(config: ml_collections.ConfigDict, devices: Sequence[int] = (8, 256)) -> Figure:
+def plot(config: ml_collections.ConfigDict) -> Figure:
     """Plot what a device sends against the batch size, in both modes."""
     figure = Figure(figsize=(figures.WIDTH * 0.8, 4.2))
     axes = figure.add_subplot()
     batches = np.geomspace(BATCHES[0], BATCHES[-1], 100)
-    for count, line in zip(devices, ('-', '--'), strict=True):
+    for count, line in zip((8, 256), ('-', '--'), strict=True):
         for way, color in zip(PARALLELISMS, figures.PALETTE, strict=False):
             sent = [sent_both_ways(config, count, round(b))[way] / 1e6 for b in batches]
             axes.plot(batches, sent, line, color=color, label=f'{way}, {count} devices')

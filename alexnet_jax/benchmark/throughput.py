@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax.benchmark import course_ops, dali_baseline, flax_baseline, torchvision_baseline
+from alexnet_jax.data import rate
 from alexnet_jax.data.pipeline import Data
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import BadInput
@@ -155,7 +156,4 @@ def _rate(stream: Iterator[dict[str, np.ndarray]], seconds: float) -> float:
     """Images per second, after the batches that were ready are used up."""
     for _ in range(BACKLOG):
         next(stream)
-    images, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
-        images += len(next(stream)['image'])
-    return images / elapsed
+    return rate.images_per_second(stream, seconds)

@@ -33,7 +33,6 @@ from alexnet_jax.errors import run_command
 from alexnet_jax.evaluation import steps
 from alexnet_jax.model import ops, variants
 from alexnet_jax.parallel import compilation, malloc, pmap
-from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
@@ -155,11 +154,9 @@ def _make_step(
         return lambda: [
             eval_step(variables, batch) for batch in itertools.islice(batches, config.accum_steps)
         ]
-    slices = Slices(variants.sliced_layers(config))
-    train_step = make_train_step(
-        model, transform, data.mean, config.seed, slices, **step_options(config)
-    )
-    state = slices.place(state)
+    options = step_options(config)
+    train_step = make_train_step(model, transform, data.mean, config.seed, options)
+    state = options.slices.place(state)
     parts = pmap.ahead(itertools.chain.from_iterable(data.train_batches(0)))
     malloc.trim_heap()  # as the loop does
 

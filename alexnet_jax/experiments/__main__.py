@@ -12,6 +12,7 @@ import datetime
 import itertools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -26,8 +27,9 @@ from alexnet_jax.experiments.catalog import EXPERIMENTS
 from alexnet_jax.experiments.experiment import Experiment, NextTrial, devices
 from alexnet_jax.experiments.fingerprint import fingerprint_of
 from alexnet_jax.experiments.outcome import lost
-from alexnet_jax.experiments.records import MEASURE, Records
+from alexnet_jax.experiments.records import MEASURE, Records, Trial
 from alexnet_jax.experiments.session import Session
+from alexnet_jax.experiments.tables import n_seeds
 from alexnet_jax.sweep.backends.local import Local, probe
 
 _BUDGET = flags.DEFINE_float(
@@ -70,12 +72,17 @@ def main() -> None:
         print('\n'.join(_listed(name, records) for name in EXPERIMENTS))
         return
     name = _check(names, parallel.value)
-    backend = _backend(EXPERIMENTS[name], records, data_dir.value, parallel.value)
-    data = _fingerprint(EXPERIMENTS[name], records, data_dir.value)
+    experiment = EXPERIMENTS[name]
+    left = [trial for s in range(_SEEDS.value) if (trial := experiment.next_trial(records, s))]
+    if left and '--folder' in experiment.flags and not _FOLDER.value:
+        raise BadInput(f'{name} needs --folder=PATH, a folder of images; EXPERIMENTS.md says which')
+    data_flags = [f'--config.data.data_dir={data_dir.value}'] if data_dir.value else []
+    backend = _backend(left, data_flags, parallel.value)
+    data = _fingerprint(experiment, left, data_flags)
     with Session(
         RUNS, _BUDGET.value, _FOLDER.value, data_dir.value, backend=backend, data=data
     ) as session:
-        run(name, EXPERIMENTS[name], session, _SEEDS.value, data)
+        run(name, experiment, session, _SEEDS.value, data)
 
 
 def _check(names: list[str], parallel: int) -> str:
@@ -98,11 +105,8 @@ def _check(names: list[str], parallel: int) -> str:
     return name
 
 
-def _backend(
-    experiment: Experiment, records: Records, data_dir: str | None, parallel: int
-) -> Local | None:
-    """Return where several seeds run at a time; None for one at a time."""
-    left = [trial for s in range(_SEEDS.value) if (trial := experiment.next_trial(records, s))]
+def _backend(left: Sequence[Trial], data_flags: Sequence[str], parallel: int) -> Local | None:
+    """Return where the next trials of several seeds run at a time; None for one at a time."""
     parallel = min(parallel, len(left))
     if parallel <= 1:
         return None
@@ -110,22 +114,17 @@ def _backend(
     data = first.overrides.get('data.name', '')
     if first.config.startswith(MEASURE) or '{' in f'{first.config} {data}':
         return Local(*probe(['--config=quickstart']), 1, parallel)
-    flag = [f'--config.data.data_dir={data_dir}'] if data_dir else []
-    return Local(*probe([f'--config={first.config}', *flag]), 1, parallel)
+    return Local(*probe([f'--config={first.config}', *data_flags]), 1, parallel)
 
 
-def _fingerprint(experiment: Experiment, records: Records, data_dir: str | None) -> str:
-    """Return the fingerprint of the remaining trials' data; '' if none, or made here."""
-    trials = (experiment.next_trial(records, seed) for seed in range(_SEEDS.value))
-    first = next(filter(None, trials), None)
-    needs_folder = '--folder' in experiment.flags
-    if first is None or experiment.lay_out or (needs_folder and not _FOLDER.value):
+def _fingerprint(experiment: Experiment, left: Sequence[Trial], data_flags: Sequence[str]) -> str:
+    """Return the fingerprint of the next trials' data; '' if none, or made here."""
+    if not left or experiment.lay_out:
         return ''
-    config = 'cifar10' if first.config.startswith(MEASURE) else first.config
-    if needs_folder:
+    config = 'cifar10' if left[0].config.startswith(MEASURE) else left[0].config
+    if '--folder' in experiment.flags:
         config = f'folder:{_FOLDER.value}'
-    flag = [f'--config.data.data_dir={data_dir}'] if data_dir else []
-    return fingerprint_of([f'--config={config}', *flag])
+    return fingerprint_of([f'--config={config}', *data_flags])
 
 
 def run(name: str, experiment: Experiment, session: Session, seeds: int, data: str = '') -> None:
@@ -140,8 +139,12 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int, data: s
     if not any(experiment.next_trial(records, seed) for seed in range(seeds)):
         where = ', '.join(map(str, experiment.found(name, records)))
         print(f'nothing to run: everything is recorded in {where}')
+    if experiment.lay_out:
+        for seed in range(seeds):
+            if experiment.next_trial(records, seed) and not session.is_over:
+                experiment.lay_out(_FOLDER.value or '', RUNS / name, seed)
     missing: list[Path] = []
-    for number, next_trial in enumerate(experiment.stages or (experiment.next_trial,)):
+    for number, next_trial in enumerate(experiment.stages):
         try:
             missing += _run_stage(name, experiment, next_trial, session, records, seeds)
         except (BadInput, RunError):
@@ -174,30 +177,10 @@ def _run_stage(
     Raises:
       RunError, BadInput: A trial failed; the others have saved and are recorded.
     """
-    laid_out, missing, error = set(), [], None
+    missing, error = [], None
     while True:
         try:
-            for seed in range(seeds):
-                if session.is_full or session.is_over:
-                    break
-                if seed in [running.seed for running in session.running]:
-                    continue
-                while (trial := next_trial(records, seed)) and (
-                    gone := session.missing_nets(trial, seed)
-                ):
-                    print(f'{name}: {trial.name}, seed {seed}, is skipped: its net is gone')
-                    missing += gone
-                    records.skip(trial, seed)
-                if trial:
-                    if experiment.lay_out and seed not in laid_out:
-                        experiment.lay_out(_FOLDER.value, RUNS / name, seed)
-                        laid_out.add(seed)
-                        if session.is_over:
-                            break
-                    print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}')
-                    session.start(trial, seed)
-                if seed == 0 and trial and experiment.first_seed_leads:
-                    break
+            missing += _start(name, experiment, next_trial, session, records, seeds)
             if not session.running:
                 break
             trial, seed, record = session.wait()
@@ -213,6 +196,33 @@ def _run_stage(
     return missing
 
 
+def _start(
+    name: str,
+    experiment: Experiment,
+    next_trial: NextTrial,
+    session: Session,
+    records: Records,
+    seeds: int,
+) -> list[Path]:
+    """Start what there is room for; return the workdirs of nets that are gone, as `_run_stage`."""
+    missing = []
+    for seed in range(seeds):
+        if session.is_full or session.is_over:
+            break
+        if seed in [running.seed for running in session.running]:
+            continue
+        while (trial := next_trial(records, seed)) and (gone := session.missing_nets(trial, seed)):
+            print(f'{name}: {trial.name}, seed {seed}, is skipped: its net is gone')
+            missing += gone
+            records.skip(trial, seed)
+        if trial:
+            print(f'{name}: {trial.name}, seed {seed}, to epoch {trial.epochs:g}')
+            session.start(trial, seed)
+        if seed == 0 and trial and experiment.first_seed_leads:
+            break
+    return missing
+
+
 def plan(experiment: Experiment, records: Records, seeds: int) -> str:
     """Return the claim, the rule, what the design detects and what it costs."""
     left = sum(1 for seed in range(seeds) if experiment.next_trial(records, seed))
@@ -220,8 +230,8 @@ def plan(experiment: Experiment, records: Records, seeds: int) -> str:
         f'claim    {experiment.claim} ({experiment.source})',
         f'rule     {experiment.rule()}',
         *(f'power    {c.plan(records, seeds)}' for c in experiment.comparisons if c.rule),
-        f'cost     about {page.hours(experiment.cost(seeds))} of two idle CPU cores for {seeds} '
-        f'seed{"s"[: seeds != 1]}, {left} of them not finished',
+        f'cost     about {page.hours(experiment.cost(seeds))} of two idle CPU cores for '
+        f'{n_seeds(seeds)}, {left} of them not finished',
     ]
     return '\n'.join(lines)
 
@@ -259,7 +269,7 @@ def _listed(name: str, records: Records) -> str:
         seed += 1
     record = records.find(trial, seed)
     place = f' from epoch {record.epoch:g}' if record else ''
-    done = f'{seed} seed{"s"[: seed != 1]} done; next: {trial.name}, seed {seed}{place}'
+    done = f'{n_seeds(seed)} done; next: {trial.name}, seed {seed}{place}'
     return f'{name:18} {experiment.claim}\n{"":18} {experiment.verdict(records)}; {done}'
 
 

@@ -15,7 +15,6 @@ from alexnet_jax.experiments.experiment import (
     Values,
     difference,
     final_errors,
-    in_turn,
     intervals,
     measured,
     training_errors,
@@ -83,7 +82,6 @@ def ablation(
     """
     arms = [base, *others]
     pairs = [(arm.trial, arm.ten_crops) for arm in arms]
-    stages = nets_and_crops(pairs)
     comparisons = [
         Comparison(
             f'{arm.label} - {base.label}',
@@ -122,12 +120,11 @@ def ablation(
         claim,
         source,
         published,
-        in_turn(*stages),
+        nets_and_crops(pairs),
         comparisons,
         table,
         minutes,
         trials=trials_of(pairs),
-        stages=stages,
         figure=figure,
         **settings,
     )
@@ -175,7 +172,6 @@ def published_net(
       pooled: As in `Comparison`.
       crops: A scoring of ten crops, whose error counts; None: that of the last evaluation counts.
     """
-    stages = nets_and_crops([(trial, crops)])
     final = final_errors(trial)
 
     def errors(records: Records) -> dict[int, float]:
@@ -217,13 +213,12 @@ def published_net(
         f'{name}: {figure:g}% test error',
         "the authors' CIFAR-10 page and code",
         f'{figure:g}%{note}',
-        in_turn(*stages),
+        nets_and_crops([(trial, crops)]),
         [comparison],
         table,
         minutes,
         seeds=seeds,
         trials=trials_of([(trial, crops)]),
-        stages=stages,
         measured=text,
     )
 

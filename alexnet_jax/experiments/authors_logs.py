@@ -11,7 +11,7 @@ from alexnet_jax.drawing import figures
 from alexnet_jax.experiments import statistics
 from alexnet_jax.experiments.experiment import Experiment
 from alexnet_jax.experiments.records import MEASURE, Record, Records, Trial, smooth
-from alexnet_jax.experiments.tables import markdown, of_list
+from alexnet_jax.experiments.tables import markdown, n_seeds, of_list
 
 # Training error in percent, epoch by epoch.
 LOGGED_80SEC = (61.4, 46.4, 39.2, 34.7, 31.5, 29.6, 27.8, 26.5, 25.3, 24.4, 23.4, 22.6)
@@ -100,7 +100,7 @@ def measured(records: Records) -> str:
         max((value for run in found for value in run[part]), key=abs)
         for part in (slice(3), slice(3, None))
     )
-    seeds = f'({len(found)} seed{"s"[: len(found) != 1]})'
+    seeds = f'({n_seeds(len(found))})'
     if diverged := _diverged(records):
         seeds += f', {diverged} diverged'
     return f'at most {early:+.1f} points in epochs 1-3, {late:+.1f} in epochs 4-12 {seeds}'
@@ -164,7 +164,7 @@ EXPERIMENT = Experiment(
     claim="This code trains the authors' nets as theirs did",
     source="logs of the authors' code",
     published='61.4, 46.4, 39.2, 34.7 ... 22.6% training error',
-    next_trial=of_list([NET_80SEC, NET_19PCT, WEIGHTS_80SEC, WEIGHTS]),
+    stages=[of_list([NET_80SEC, NET_19PCT, WEIGHTS_80SEC, WEIGHTS])],
     comparisons=(),
     table=table,
     minutes=9,

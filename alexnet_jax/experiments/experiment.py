@@ -12,7 +12,7 @@ from alexnet_jax.drawing import figures
 from alexnet_jax.experiments import statistics
 from alexnet_jax.experiments.records import Record, Records, Trial, smooth
 from alexnet_jax.experiments.statistics import Estimate, Rule, Spread
-from alexnet_jax.experiments.tables import estimated
+from alexnet_jax.experiments.tables import estimated, n_seeds
 
 NextTrial = Callable[[Records, int], Trial | None]
 Values = Callable[[Records], dict[int, float]]  # by seed
@@ -84,7 +84,7 @@ class Comparison:
         spread = Spread(spread.deviation if known else self.deviation, degrees)
         least = rule.least + statistics.detectable(spread, count)
         return (
-            f'{self.label}: {seeds} seed{"s"[: seeds != 1]} can show {least:.2g} {self.unit} with '
+            f'{self.label}: {n_seeds(seeds)} can show {least:.2g} {self.unit} with '
             f'80% power (standard deviation of a difference {spread.deviation:.2g}, {where})'
         )
 
@@ -97,7 +97,8 @@ class Experiment:
       claim: The claim, a sentence.
       source: Where it is made.
       published: The published figures.
-      next_trial: (records, seed) -> the next trial, None when nothing is left.
+      stages: A function for each stage, (records, seed) -> the next trial, None when nothing is
+        left. All seeds finish a stage before the next begins.
       comparisons: What is measured; those with a rule decide, all together.
       table: The results in Markdown.
       minutes: The cost of a seed, in minutes of two idle CPU cores.
@@ -106,8 +107,6 @@ class Experiment:
       flags: The flags that the command needs besides --seeds.
       trials: All its trials, if it shares them or its file with other experiments. If empty, it has
         all records of its own file and no others.
-      stages: `next_trial` in parts, each of which is run with all seeds before the next; none: it
-        is one part.
       first_seed_leads: Whether the other seeds wait until nothing is left of seed 0, because they
         depend on its results.
       is_timed: Whether its trials are timed, so that none may run beside another.
@@ -120,7 +119,7 @@ class Experiment:
     claim: str
     source: str
     published: str
-    next_trial: NextTrial
+    stages: Sequence[NextTrial]
     comparisons: Sequence[Comparison]
     table: Callable[[Records], str]
     minutes: float
@@ -128,13 +127,17 @@ class Experiment:
     seeds: int = 5
     flags: str = ''
     trials: Sequence[Trial] = ()
-    stages: Sequence[NextTrial] = ()
     first_seed_leads: bool = False
     is_timed: bool = False
     figure: Callable[[Records], Figure | None] | None = None
-    lay_out: Callable[[str | None, Path, int], None] | None = None
+    lay_out: Callable[[str, Path, int], None] | None = None
     measured: Callable[[Records], str] | None = None
     decide: tuple[Callable[[Records], str], str] | None = None
+
+    def next_trial(self, records: Records, seed: int) -> Trial | None:
+        """Return the next trial of a seed, None when nothing is left."""
+        found = (stage(records, seed) for stage in self.stages)
+        return next((trial for trial in found if trial), None)
 
     def verdict(self, records: Records) -> str:
         """Return the verdict on the claim."""
@@ -174,13 +177,6 @@ class Experiment:
     def cost(self, seeds: int | None = None) -> float:
         """Return the minutes that some seeds take, by default those of the design."""
         return self.once + self.minutes * (self.seeds if seeds is None else seeds)
-
-
-def in_turn(*stages: NextTrial) -> NextTrial:
-    """Return the `next_trial` of an experiment with these stages."""
-    return lambda records, seed: next(
-        (trial for stage in stages if (trial := stage(records, seed))), None
-    )
 
 
 def devices(records: Iterable[Record]) -> list[str]:

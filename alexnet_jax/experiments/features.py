@@ -25,12 +25,6 @@ LAYERS = ('pool3', 'fc6', 'fc7')  # pool3 is the notes' pool5: the third pool fo
 KINDS = (*HANDMADE, f'random {LAYERS[-1]}', *(f'trained {layer}' for layer in LAYERS))
 
 
-def make_trial(home: str, net: Trial, counts: Counts) -> Trial:
-    """Return the measurement of the features of a trained net."""
-    options = {'home': net.home, 'trial': net.name, 'layers': LAYERS, 'counts': counts}
-    return Trial(home, 'features', f'{MEASURE}features', options, epochs=1.0)
-
-
 def make_experiment(
     home: str, data: str, net: Trial, counts: Counts, minutes: float, flags: str
 ) -> Experiment:
@@ -43,7 +37,8 @@ def make_experiment(
       counts: Training images of each class for the linear classifier; 0 for all.
       minutes, flags: As in `Experiment`.
     """
-    trial = make_trial(home, net, counts)
+    options = {'home': net.home, 'trial': net.name, 'layers': LAYERS, 'counts': counts}
+    trial = Trial(home, 'features', f'{MEASURE}features', options, epochs=1.0)
     everything = counts.index(0)
     names = [f'{count:,}' if count else 'all' for count in counts]
 
@@ -60,7 +55,7 @@ def make_experiment(
         ),
         Comparison(
             'random - trained fc7',
-            difference(errors(KINDS[len(HANDMADE)]), errors(f'trained {LAYERS[-1]}')),
+            difference(errors(f'random {LAYERS[-1]}'), errors(f'trained {LAYERS[-1]}')),
             None,
             deviation=1.0,
         ),
@@ -81,7 +76,7 @@ def make_experiment(
         f'On {data}, learned features beat SIFT, HOG and bags of words',
         'course notes',
         'no figure',
-        of_list([net, trial]),
+        [of_list([net, trial])],
         comparisons,
         table,
         minutes,

@@ -57,7 +57,7 @@ def next_trial(records: Records, seed: int) -> Trial | None:
     return first_left([PRETRAINING], records, 0) or first_left([FINETUNED, SCRATCH], records, seed)
 
 
-def lay_out(folder: str | None, runs: Path, seed: int) -> None:
+def lay_out(folder: str, runs: Path, seed: int) -> None:
     """Link a folder's images into `runs/data/pretraining` and `runs/data/few_seed<seed>`.
 
     The first has all classes except the three new ones. The second has those, with SHOTS images
@@ -69,13 +69,8 @@ def lay_out(folder: str | None, runs: Path, seed: int) -> None:
       seed: The seed of the trials.
 
     Raises:
-      BadInput: There is no folder, or it has too few images of a new class.
+      BadInput: The folder has too few images of a new class, or another one is linked already.
     """
-    if folder is None:
-        raise BadInput(
-            'this experiment needs --folder=PATH, a folder of images with the classes '
-            f'{", ".join(NEW)} of Tiny ImageNet and others: PATH/train/CLASS/*'
-        )
     found = _images(folder)
     for name in NEW:
         if len(found.get(name, ())) <= SHOTS:
@@ -160,7 +155,7 @@ EXPERIMENT = Experiment(
     claim='On 20 images a class, fine-tuning beats training from scratch',
     source='Donahue et al. 2013 and since',
     published='no figure for these classes',
-    next_trial=next_trial,
+    stages=[next_trial],
     first_seed_leads=True,
     comparisons=[GAIN],
     table=table,

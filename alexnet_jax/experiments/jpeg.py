@@ -68,7 +68,7 @@ PAIRS = [
 ]
 
 
-def lay_out(folder: str | None, runs: Path, seed: int) -> None:
+def lay_out(folder: str, runs: Path, seed: int) -> None:
     """Link the images of each trial into `runs/data/KIND_SIZE_seedN/{train,validation}/CLASS`.
 
     Args:
@@ -77,14 +77,9 @@ def lay_out(folder: str | None, runs: Path, seed: int) -> None:
       seed: The seed of the trials.
 
     Raises:
-      BadInput: There is no folder, it has too few images or images that JPEG has been through, or
-        another one is linked already.
+      BadInput: The folder has too few images or images that JPEG has been through, or another one
+        is linked already.
     """
-    if folder is None:
-        raise BadInput(
-            'this experiment needs --folder=PATH, a folder of images whose original pixels are '
-            'kept, such as PNG files of CIFAR-10: PATH/train/CLASS/*'
-        )
     layout = find_layout(folder)
     images = [
         (layout.classes[label], Path(listing.folder, file))
@@ -196,7 +191,6 @@ EXPERIMENT = Experiment(
     claim=f'JPEG (quality {QUALITY}, {CHROMA}) raises the test error on CIFAR-10',
     source='the copy of CIFAR-10 used here',
     published='',
-    next_trial=of_list([trial for pair in PAIRS for trial in pair]),
     stages=[of_list(pair) for pair in PAIRS],
     comparisons=COMPARISONS,
     table=table,

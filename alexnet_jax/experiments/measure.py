@@ -1,13 +1,14 @@
 """Measure something of trained or untrained nets, in a process of its own, and write it as JSON.
 
 `session` starts this with one argument, a task in JSON: the name of the measurement, its options,
-the seed, the folders, and the file to write.
+the seed, the nets, the folder of the data, and the file to write.
 """
 
 import dataclasses
 import json
 import pkgutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,14 @@ class Task:
     Attributes:
       options: The trial's overrides.
       seed: The trial's seed.
-      runs: The folder for workdirs, RUNS/HOME/TRIAL_seedN.
-      folder: The command's --folder.
+      nets: The workdirs of the trained nets that it measures.
       data_dir: Where TFDS keeps its datasets; None for its default.
     """
 
     options: dict[str, Any]
     seed: int
-    runs: Path
-    folder: str | None = None
+    nets: Sequence[str] = ()
     data_dir: str | None = None
-
-    def workdir(self, home: str, trial: str, seed: int | None = None) -> str:
-        """Return the workdir of a trial, with this task's seed unless another is given."""
-        return str(self.runs / home / f'{trial}_seed{self.seed if seed is None else seed}')
 
 
 def main() -> None:
@@ -58,7 +53,7 @@ def main() -> None:
     configure_runtime()
     processes.require_platform()
     measure = pkgutil.resolve_name(f'alexnet_jax.experiments.measured.{MEASUREMENTS[name]}')
-    found = measure(Task(**{**task, 'runs': Path(task['runs'])}))
+    found = measure(Task(**task))
     output.parent.mkdir(parents=True, exist_ok=True)
     device = jax.devices()[0].device_kind
     files.write(output, json.dumps({'device': device, 'measured': found}) + '\n')

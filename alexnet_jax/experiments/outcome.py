@@ -7,7 +7,6 @@ from pathlib import Path
 
 from alexnet_jax.errors import BadInput, Diverged, RunError
 from alexnet_jax.experiments.records import MEASURE, Curve, Record, Trial
-from alexnet_jax.run import saved
 from alexnet_jax.run.logger import read_records
 
 MEASURED = 'measured.json'  # the file that a measurement leaves in its workdir
@@ -17,18 +16,6 @@ STATES = {0: 'finished', Diverged.exit_code: 'diverged', 128 + signal.SIGTERM: '
 def trains(trial: Trial) -> bool:
     """Return whether a trial is a training run, and not a measurement."""
     return not trial.config.startswith(MEASURE)
-
-
-def checkpoints_of(workdir: str | Path) -> list[int]:
-    """Return the steps that a trial's run has checkpoints of, newest first.
-
-    Raises:
-      BadInput: There is none: its record is here, but its workdir is gone.
-    """
-    steps = saved.find_steps(str(workdir))
-    if not steps:
-        raise lost([Path(workdir)])
-    return steps
 
 
 def lost(workdirs: Sequence[Path]) -> BadInput:
@@ -68,8 +55,7 @@ def _read(
     trial: Trial, seed: int, workdir: Path, state: str, revision: str | None
 ) -> Record | None:
     """Return the record of a workdir as it is now."""
-    metrics = workdir / 'metrics.jsonl'
-    records = read_records(metrics) if metrics.exists() else []
+    records = read_records(workdir / 'metrics.jsonl')
     if not records and state != 'diverged':
         return None
     evals = [record for record in records if record['split'] == 'eval']
@@ -83,8 +69,8 @@ def _read(
         state=state,
         revision=revision,
         seconds=round(_seconds(records), 1),
-        train=curve(metrics, 'train'),
-        eval=curve(metrics, 'eval'),
+        train=curve(records, 'train'),
+        eval=curve(records, 'eval'),
         scores=evals[-1] if evals else {},
         device=_device(workdir / 'environment.json'),
     )
@@ -121,9 +107,8 @@ def _seconds(records: Sequence[dict]) -> float:
     )
 
 
-def curve(metrics: Path, split: str) -> Curve:
-    """Return the curve of a split, 'train' or 'eval', in a run's metrics.jsonl so far."""
-    records = read_records(metrics) if metrics.exists() else []
+def curve(records: Sequence[dict], split: str) -> Curve:
+    """Return the curve of a split, 'train' or 'eval', in the records of a metrics.jsonl."""
     return [
         (round(r['epoch'], 4), round(1 - r['top1'], 5), round(r['loss'], 5))
         for r in records

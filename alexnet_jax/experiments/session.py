@@ -14,6 +14,7 @@ from alexnet_jax.experiments.outcome import MEASURED, curve, read_outcome, train
 from alexnet_jax.experiments.records import MEASURE, Record, Trial, epochs_to
 from alexnet_jax.run import saved
 from alexnet_jax.run.environment import git_revision
+from alexnet_jax.run.logger import read_records
 from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.backends.local import Local
 
@@ -150,13 +151,8 @@ class Session:
         """Start or continue a trial.
 
         Raises:
-          BadInput: It needs a folder of images, or its workdir is of a run on other data.
+          BadInput: Its workdir is of a run on other data.
         """
-        if '{folder}' in trial.config and not self._folder:
-            raise BadInput(
-                f'the trial {trial.name} needs --folder=PATH, a folder of images: '
-                f'PATH/train/CLASS/* and PATH/validation/CLASS/*'
-            )
         workdir = self._runs / trial.home / f'{trial.name}_seed{seed}'
         if trains(trial) and self._data:
             self._claim(workdir)
@@ -251,8 +247,7 @@ class Session:
             'measure': trial.config.removeprefix(MEASURE),
             'options': trial.overrides,
             'seed': seed,
-            'runs': str(self._runs),
-            'folder': self._folder,
+            'nets': [str(self._runs / net) for net in trial.nets(seed)],
             'data_dir': self._data_dir,
             'output': str(self._runs / trial.home / f'{trial.name}_seed{seed}' / MEASURED),
         }
@@ -262,5 +257,7 @@ class Session:
 def _is_there(running: Running) -> bool:
     """Return whether a trial has reached the training error at which it may end."""
     until = running.trial.until
-    metrics = running.workdir / 'metrics.jsonl'
-    return until > 0 and epochs_to(curve(metrics, 'train'), until) is not None
+    if not until:
+        return False
+    records = read_records(running.workdir / 'metrics.jsonl')
+    return epochs_to(curve(records, 'train'), until) is not None

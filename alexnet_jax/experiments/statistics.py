@@ -109,16 +109,8 @@ def detectable(spread: Spread, count: int) -> float:
     """
     if not spread.degrees:
         return math.inf
-    threshold = student(spread.degrees)
-    low, high = 0.0, 1e3  # standard errors
-
-    def power(shift: float) -> float:
-        return 1 - float(special.nctdtr(spread.degrees, shift, threshold))
-
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
-    return high * spread.deviation / math.sqrt(count)
+    standard_errors = special.nctdtrinc(spread.degrees, 1 - POWER, student(spread.degrees))
+    return float(standard_errors) * spread.deviation / math.sqrt(count)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ def of_list(trials: Sequence[Trial]) -> Callable[[Records, int], Trial | None]:
     return lambda records, seed: first_left(trials, records, seed)
 
 
+def n_seeds(count: int) -> str:
+    """Return '1 seed' or '2 seeds'."""
+    return '1 seed' if count == 1 else f'{count} seeds'
+
+
 def number(value: float, form: str) -> str:
     """Return a number as text; one that is not finite is of a run that diverged."""
     return f'{value:{form}}' if math.isfinite(value) else 'diverged'
@@ -37,7 +42,7 @@ def spread(values: Sequence[float], form: str = '.1f') -> str:
     text = f'{statistics.mean(finite):{form}}'
     if len(finite) > 1:
         text += f' ± {statistics.stdev(finite):{form.lstrip("+")}}'
-    text += f' ({len(finite)} seed{"s"[: len(finite) != 1]})'
+    text += f' ({n_seeds(len(finite))})'
     return text + (f', {diverged} diverged' if diverged else '')
 
 
@@ -45,7 +50,7 @@ def estimated(found: Estimate | None, unit: str, is_pooled: bool = False) -> str
     """Return '+1.20 ± 1.10 points (8 seeds)': a mean and half of its 95% interval."""
     if found is None:
         return 'not run yet'
-    seeds = f'{found.count} seed{"s"[: found.count != 1]}'
+    seeds = n_seeds(found.count)
     if is_pooled and found.degrees:
         seeds += f', {found.degrees} degrees of freedom'
     if not math.isfinite(found.mean):

@@ -83,17 +83,15 @@ def _read_run(folder: str, name: str) -> Run:
     validate(config)
     path = epath.Path(folder) / 'metrics.jsonl'
     try:
-        records = logger.read_records(path) if path.exists() else []
+        records = logger.read_records(path)
     except (OSError, ValueError) as error:
         raise BadInput(f'{path} cannot be read: {error}') from error
     classes = [str(name) for name in workdir.read_classes(folder)]
-    return Run(name, folder, config, classes, [r for r in records if _is_record(r)])
+    return Run(name, folder, config, classes, [r for r in records if _can_draw(r)])
 
 
-def _is_record(record: Any) -> bool:
-    """Return whether a line of metrics.jsonl can be drawn."""
-    if not isinstance(record, dict) or record.get('split') not in ('train', 'eval'):
-        return False
+def _can_draw(record: dict) -> bool:
+    """Return whether a record has all its numbers; anyone may have edited the file."""
     return all(type(record.get(key)) in (int, float) for key in NUMBERS)
 
 

@@ -63,8 +63,6 @@ class Log:
             self._file = self._path.open('a')
             self._events = _Events(workdir, start + 1)
             for record in read_records(self._path):
-                if not isinstance(record.get('split'), str):  # added by hand
-                    continue
                 trackers.log(record['step'], record['split'], _scalars(record))
         self._bar = tqdm(
             total=total,
@@ -222,8 +220,12 @@ def _scalars(record: dict) -> dict[str, float]:
 
 
 def read_records(path: epath.Path) -> list[dict]:
-    """Return the records of a metrics.jsonl, except lines that were cut short or damaged."""
-    return [record for record in _parse_lines(path) if record]
+    """Return the train and eval records of a metrics.jsonl; none if there is no such file.
+
+    Lines that were cut short, damaged or added by hand are left out.
+    """
+    found = _parse_lines(path) if path.exists() else []
+    return [record for record in found if record and record.get('split') in ('train', 'eval')]
 
 
 def _parse_lines(path: epath.Path) -> list[dict | None]:

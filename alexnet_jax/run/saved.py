@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from etils import epath
 
@@ -35,11 +34,10 @@ def find_steps(workdir: str) -> list[int]:
 def read_scores(workdir: str) -> dict[int, dict[str, float]]:
     """Return the evaluation records in metrics.jsonl by step; if a step has several, the last."""
     path = epath.Path(workdir) / 'metrics.jsonl'
-    records = logger.read_records(path) if path.exists() else []
-    return {record['step']: record for record in records if _is_evaluation(record)}
+    return {r['step']: r for r in logger.read_records(path) if _is_evaluation(r)}
 
 
-def _is_evaluation(record: Any) -> bool:
+def _is_evaluation(record: dict) -> bool:
     """Return whether a line is an evaluation record; anyone may have edited the file."""
     return (
         record.get('split') == 'eval'

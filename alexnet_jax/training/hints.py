@@ -71,9 +71,9 @@ def describe_rate_jump(
       workdir: The run's workdir.
       start: The step to continue from.
     """
-    path = epath.Path(workdir) / 'metrics.jsonl'
-    if config.optimizer.schedule not in ('cosine', 'poly') or not path.exists():
+    if config.optimizer.schedule not in ('cosine', 'poly'):
         return None
+    path = epath.Path(workdir) / 'metrics.jsonl'
     records = [r for r in read_records(path) if r['step'] <= start and 'learning_rate' in r]
     if not records:
         return None

@@ -130,12 +130,6 @@ def test_earlier_races_count_before_the_sweep_is_complete(records):
     assert '| tanh | 0.01 so far | 45.0 (1 seed) |' in table(records)
 
 
-def test_nothing_run(records):
-    assert '| ReLU | not chosen yet | not run yet |' in table(records)
-    assert EXPERIMENT.verdict(records) == 'not run'
-    assert not figure(records)
-
-
 def test_figure_1_is_drawn(records):
     race(records, ('relu', 0.001, 5.0), ('tanh', 0.01, 20.0))
     (axes,) = figure(records).axes
@@ -143,9 +137,3 @@ def test_figure_1_is_drawn(records):
     assert [line.get_label() for line in (relu, tanh)] == ['ReLU, rate 0.001', 'tanh, rate 0.01']
     assert relu.get_xydata()[-1].tolist() == pytest.approx([5.0, 0.2])  # over the epoch before
     assert target.get_ydata() == [0.25, 0.25]
-
-
-def test_one_seed_is_too_few(records):
-    """The plan asks for as many as the rule needs."""
-    ratio = EXPERIMENT.comparisons[0]
-    assert ratio.plan(records, 1).endswith('too few seeds for an interval; pass --seeds=3')

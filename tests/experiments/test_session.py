@@ -1,23 +1,16 @@
-"""The session and the command, around a trainer that only writes records."""
+"""The session, around a trainer that only writes records."""
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from cli_runs import outcomes
 from experiments import made_up
 from helpers import ROOT, assert_has
-from PIL import Image
 
 from alexnet_jax.errors import BadInput, Interrupted, RunError
 from alexnet_jax.experiments import __main__ as experiments
@@ -28,12 +21,10 @@ from alexnet_jax.experiments import (
     finetuning,
     gradients,
     outcome,
-    statistics,
 )
 from alexnet_jax.experiments import session as sessions
 from alexnet_jax.experiments.catalog import EXPERIMENTS
-from alexnet_jax.experiments.experiment import Experiment, in_turn
-from alexnet_jax.experiments.fingerprint import fingerprint_of
+from alexnet_jax.experiments.experiment import Experiment
 from alexnet_jax.experiments.records import Record, Records, Trial, epochs_to
 from alexnet_jax.experiments.session import Session
 from alexnet_jax.experiments.tables import of_list
@@ -53,7 +44,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 def run(*trials: Trial, minutes: float | None = None, seeds: int = 1) -> list[dict]:
     """Run an experiment of these trials; its records as they lie in the file."""
     experiment = Experiment(
-        'a claim', 'a source', '', of_list(trials), (), lambda records: 'the table', minutes=1.0
+        'a claim', 'a source', '', [of_list(trials)], (), lambda records: 'the table', minutes=1.0
     )
     with Session(Path('runs/experiments'), minutes, trainer=FAKE) as session:
         experiments.run('x', experiment, session, seeds)
@@ -183,8 +174,7 @@ def test_a_stage_that_fails_does_not_hide_what_the_one_before_it_found(capsys):
     net, refused = (Trial('x', name, f'configs/{name}.py', {}, 1.0) for name in ('a', 'refused'))
     stages = [of_list([net]), of_list([refused])]
     experiment = Experiment(
-        '', '', '', in_turn(*stages), (), lambda records: f'{len(records.of(net))} nets', 1.0,
-        stages=stages,
+        '', '', '', stages, (), lambda records: f'{len(records.of(net))} nets', 1.0,
     )  # fmt: skip
     session = Session(Path('runs/experiments'), trainer=FAKE)
     with session, pytest.raises(BadInput, match='refused_seed0: ended with exit code 2'):
@@ -409,7 +399,7 @@ def run_two(trainer: str, tmp_path: Path, **settings) -> list[dict]:
         f'runpy.run_path({FAKE[1]!r})\n'
     )
     experiment = Experiment(
-        'a claim', 'a source', '', of_list([Trial('x', 'a', 'configs/a.py', SLOW, 3.0)]), (),
+        'a claim', 'a source', '', [of_list([Trial('x', 'a', 'configs/a.py', SLOW, 3.0)])], (),
         lambda records: 'the table', minutes=1.0, **settings,
     )  # fmt: skip
     backend = Local('cpu', 1, 1, max_parallel=2)
@@ -506,115 +496,6 @@ def test_a_signal_records_all_that_run(tmp_path):
         run_two(LONG, tmp_path)
     found = sorted((r['seed'], r['state']) for r in recorded())
     assert found == [(0, 'stopped'), (1, 'stopped')]
-
-
-# The command
-
-
-def command(*args: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, '-m', 'alexnet_jax.experiments', *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_without_a_name_it_lists_them():
-    done = command()
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[::2]] == list(EXPERIMENTS)
-    assert all('done; next: ' in line for line in lines[1::2])
-    assert {line.strip().split(';')[0] for line in lines[1::2]} <= set(statistics.VERDICTS)
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The recipes that were opened, to count devices or to tell the data."""
-    found = []
-    monkeypatch.setattr(experiments, 'probe', lambda flags: found.append(flags) or ('cpu', 1))
-    monkeypatch.setattr(experiments, 'fingerprint_of', lambda flags: found.append(flags) or 'abc')
-    flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver():
-        yield found
-
-
-@pytest.mark.parametrize(('seeds', 'parallel'), [(5, 2), (4, 2), (3, None), (2, None)])
-def test_seeds_that_are_left_share_the_machine(asked, seeds, parallel):
-    """Two are done; one alone has all of it."""
-    trial = Trial('x', 'a', 'configs/a.py', {'data.name': 'folder:{runs}/data'}, 1.0)
-    records = Records(Path('results'))
-    for seed in (0, 1):
-        records.put('x', made_up.record(trial, seed=seed))
-    experiment = Experiment('', '', '', of_list([trial]), (), str, minutes=1.0)
-    flags.FLAGS.seeds = seeds
-    backend = experiments._backend(experiment, records, None, 2)
-    assert (backend and backend.parallel) == parallel
-    assert asked == [['--config=quickstart']] * bool(parallel)  # the data are not there yet
-
-
-@pytest.mark.parametrize(
-    ('name', 'folder', 'expected'),
-    [
-        ('norms', None, ['--config=cifar10_18pct', '--config.data.data_dir=data']),
-        ('norms', 'photos', ['--config=cifar10_18pct', '--config.data.data_dir=data']),
-        ('features', None, ['--config=cifar10', '--config.data.data_dir=data']),
-        ('features_folder', 'photos', ['--config=folder:photos', '--config.data.data_dir=data']),
-        ('features_folder', None, None),  # which is refused when it starts
-        ('jpeg', 'photos', None),  # every seed has its own
-    ],
-)
-def test_which_data_records_are_of(asked, name, folder, expected):
-    flags.FLAGS.folder = folder
-    found = experiments._fingerprint(EXPERIMENTS[name], Records(Path('results')), 'data')
-    assert (found, asked) == (('abc', [expected]) if expected else ('', []))
-
-
-@pytest.mark.slow
-def test_the_fingerprint_is_that_of_the_pixels(tmp_path):
-    for folder, level in (('one', 3), ('same', 3), ('other', 4)):
-        for name in ('a', 'b'):
-            path = tmp_path / folder / 'train' / name / '0.png'
-            path.parent.mkdir(parents=True)
-            pixels = np.full((8, 8, 3), level, np.uint8)
-            Image.fromarray(pixels).save(path, compress_level=level)
-            (tmp_path / folder / 'validation' / name).mkdir(parents=True)
-            shutil.copy(path, tmp_path / folder / 'validation' / name)
-    one, same, other = (
-        fingerprint_of([f'--config=folder:{tmp_path}/{name}']) for name in ('one', 'same', 'other')
-    )
-    assert one == same != other
-    assert len(one) == 16
-    with pytest.raises(BadInput, match='cannot be read'):
-        fingerprint_of([f'--config=folder:{tmp_path}/absent'])
-
-
-@pytest.mark.slow
-def test_bad_input_is_one_line():
-    cases = [
-        (['drop_outs'], "error: unknown experiment 'drop_outs'; did you mean dropout?\n"),
-        (['dropout', 'x'], "error: unexpected argument 'x'; name one experiment at a time\n"),
-        (['dropout', '--seeds=0'], 'error: --seeds=0; it must be at least 1\n'),
-        (
-            ['dropout_folder', '--seeds=2'],
-            'error: the trial dropout needs --folder=PATH, a folder of images: PATH/train/CLASS/* '
-            'and PATH/validation/CLASS/*\n',
-        ),
-        (
-            ['jpeg', '--folder=absent'],
-            'error: --folder=absent: there is no such folder; check the path\n',
-        ),
-        (['dropout', '--max_parallel=0'], 'error: --max_parallel=0; it must be at least 1\n'),
-        (
-            ['gradients', '--max_parallel=2'],
-            'error: gradients is a timing experiment; leave out --max_parallel\n',
-        ),
-        (['dropout', '--budget=-1'], 'error: --budget=-1.0; it must be above 0 minutes\n'),
-    ]
-    found = outcomes('alexnet_jax.experiments.__main__', *(args for args, _ in cases))
-    assert [(code, errors) for code, _, errors in found] == [(2, line) for _, line in cases]
 
 
 @pytest.mark.slow

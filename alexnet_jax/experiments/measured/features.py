@@ -27,14 +27,13 @@ def features(task: Task) -> dict[str, Any]:
 
     HOG and SIFT (from OpenCV) see the pixels that the net sees.
 
-    Options: home, trial (of the net), layers (whose features are used), counts (training images of
-    each class; 0 for all).
+    Options: layers (whose features are used), counts (training images of each class; 0 for all).
 
     Returns:
       errors, {kind: [error for each of the counts]}, and dimensions, {kind: features}.
     """
     options = task.options
-    net = load_last(task.workdir(options['home'], options['trial']))
+    net = load_last(task.nets[0])
     if net.config.data.name.startswith('tfds:'):
         net.config.data.data_dir = task.data_dir
     images, labels = load_images(net.config, net.config.data.train_split)

@@ -9,22 +9,18 @@ from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.ensemble import fit_batch
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.experiments.measure import Task
-from alexnet_jax.experiments.outcome import checkpoints_of
+from alexnet_jax.run import saved
 
 
 def load_last(workdir: str) -> TrainedNet:
-    """Return the net of a run's last checkpoint: the best one would be chosen by the test set.
-
-    Raises:
-      BadInput: The run's workdir is gone.
-    """
-    return TrainedNet.load(workdir, max(checkpoints_of(workdir)))
+    """Return the net of a run's last checkpoint: the best one would be chosen by the test set."""
+    return TrainedNet.load(workdir, max(saved.find_steps(workdir)))
 
 
 def kernel_means(task: Task) -> dict[str, dict[str, float]]:
     """Return the mean absolute weight of each layer, as the authors' code prints it.
 
-    Options: home, trials.
+    Options: trials (their names, in the order of the nets).
 
     Returns:
       {trial: {layer: mean}}.
@@ -32,29 +28,21 @@ def kernel_means(task: Task) -> dict[str, dict[str, float]]:
     return {
         trial: {
             layer: float(np.abs(params['kernel']).mean())
-            for layer, params in load_last(task.workdir(task.options['home'], trial)).params.items()
+            for layer, params in load_last(workdir).params.items()
         }
-        for trial in task.options['trials']
+        for trial, workdir in zip(task.options['trials'], task.nets, strict=True)
     }
-
-
-def scored_runs(task: Task) -> list[str]:
-    """Return the workdirs of the nets of `test_scores`."""
-    options = task.options
-    seeds = (task.seed + options['step'] * i for i in range(options['seeds']))
-    return [task.workdir(options['home'], options['trial'], seed) for seed in seeds]
 
 
 def test_scores(task: Task) -> dict[str, Any]:
     """Return the test errors in percent of the averages of one net, of two, ... of all.
 
-    Options: home, trial, seeds (how many nets), step (from the seed of one net to the next,
-    starting with this one), eval_ops (None for those of the runs).
+    Options: eval_ops (None for those of the runs).
     """
     from alexnet_jax.data.pipeline import Data  # importing TensorFlow takes seconds
 
     options = task.options
-    nets = [load_last(workdir) for workdir in scored_runs(task)]
+    nets = [load_last(workdir) for workdir in task.nets]
     config = nets[0].config
     config.data.data_dir = task.data_dir
     config.data.eval_ops = options['eval_ops'] or config.data.eval_ops
