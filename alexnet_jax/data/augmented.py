@@ -1,19 +1,16 @@
 """What the random ops of training would make of one picture: for showing them."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 
-from alexnet_jax.data.ops import pillow
-from alexnet_jax.data.ops.chain import clean, parse, run_ops
+from alexnet_jax.data.ops import philox
+from alexnet_jax.data.ops.chain import apply_ops, parse
 from alexnet_jax.data.ops.crops import RandomCrop
-from alexnet_jax.data.ops.decode import Decode
-from alexnet_jax.data.ops.image import BadImage, Identity, RandomMirror
+from alexnet_jax.data.ops.image import RandomMirror
+from alexnet_jax.data.ops.windows import Windows
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import RunError
-
-LONGEST = 4096  # pixels along a side that `_coordinates` can tell apart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +65,7 @@ def original(encoded: bytes, ops: str, max_pixels: int, name: str) -> np.ndarray
     Raises:
       RunError: An op refuses the picture.
     """
-    return run_ops(parse(ops, max_pixels).prefix, encoded, name)
+    return apply_ops(parse(ops, max_pixels).prefix, encoded, name)
 
 
 def augment(picture: np.ndarray, ops: str, seed: int, epochs: int, axes: np.ndarray) -> Augmented:
@@ -82,43 +79,36 @@ def augment(picture: np.ndarray, ops: str, seed: int, epochs: int, axes: np.ndar
       axes: float32 [3, 3], the axes of a color op.
 
     Raises:
-      RunError: The picture is smaller than the crops, or has a side above 4,096 pixels.
+      RunError: The picture is smaller than the crops.
     """
     preprocess = parse(ops)
-    if max(picture.shape[:2]) > LONGEST:
-        raise RunError(f'the picture has a side above {LONGEST:,} pixels before it is cropped')
-    count = len(preprocess.prefix.ops)
-    fixed = (Decode('stored'), *itertools.repeat(Identity(), count - 1))  # each op keeps its place
-    random = dataclasses.replace(preprocess, ops=(*fixed, *preprocess.ops[count:]))
-    encoded = pillow.to_png(_coordinates(*picture.shape[:2]))
-    crops, colors = [], []
-    for epoch in range(epochs):
-        try:
-            image, color = random(encoded, seed, epoch, 0, axes)
-        except (BadImage, tf.errors.OpError) as error:
-            raise RunError(f'the picture cannot be cropped: {clean(error)}') from error
-        crops.append(_place(image.numpy()))
-        colors.append((color.shift.numpy(), color.scale.numpy()))
-    size = next(op.size for op in preprocess.ops if isinstance(op, RandomCrop))
+    first = len(preprocess.prefix.ops)
+    random, places = preprocess.ops[first:], preprocess.places[first:]
+    size = next(op.size for op in random if isinstance(op, RandomCrop))
+    height, width = picture.shape[:2]
+    if min(height, width) < size:
+        raise RunError(
+            f'the picture is {height} x {width} pixels, smaller than random_crop({size}); use a '
+            'larger one'
+        )
+    if preprocess.color_place is not None:
+        places.append(preprocess.color_place)
+    seeds = philox.op_seeds(seed, np.arange(epochs), np.zeros(epochs, np.int64), places)
+    windows = Windows.whole(np.tile([height, width], (epochs, 1)))
+    for op, draws in zip(random, philox.bits(seeds[: len(random)]), strict=True):
+        windows = op.cut(windows, draws)
+    crops = zip(windows.start.tolist(), windows.mirror.tolist(), strict=True)
+    shifts, scales = np.zeros((epochs, 3), np.float32), np.ones(epochs, np.float32)
+    if preprocess.color is not None:
+        for epoch in range(epochs):
+            color = preprocess.color(axes, tf.constant(seeds[-1, epoch]), epoch)
+            shifts[epoch], scales[epoch] = color.shift.numpy(), color.scale.numpy()
     return Augmented(
         original=picture,
         size=size,
-        crops=crops,
-        shifts=np.stack([shift for shift, _ in colors]),
-        scales=np.stack([scale for _, scale in colors]),
-        mirrors=any(isinstance(op, RandomMirror) for op in preprocess.ops),
+        crops=[(top, left, mirror) for (top, left), mirror in crops],
+        shifts=shifts,
+        scales=scales,
+        mirrors=any(isinstance(op, RandomMirror) for op in random),
         shifts_colors=preprocess.color is not None,
     )
-
-
-def _coordinates(height: int, width: int) -> np.ndarray:
-    """An image in which each pixel says where it is: a crop of it tells its offset."""
-    y, x = np.indices((height, width))
-    return np.stack([y % 256, x % 256, y // 256 * 16 + x // 256], axis=-1).astype(np.uint8)
-
-
-def _place(crop: np.ndarray) -> tuple[int, int, bool]:
-    """(top, left, whether it is mirrored) of a crop of `_coordinates`."""
-    low_y, low_x, high = (crop[0, :, channel].astype(int) for channel in range(3))
-    y, x = low_y + high // 16 * 256, low_x + high % 16 * 256
-    return int(y[0]), int(x.min()), bool(x[0] > x[-1])

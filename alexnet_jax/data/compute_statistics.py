@@ -4,6 +4,7 @@ All sums are sums of integers and exact: int64, or float64 below 2**53 (the 1.28
 ImageNet at 256 x 256 sum to 5.5e15 < 9.0e15). So the result does not depend on batches or threads.
 """
 
+import copy
 import dataclasses
 import time
 
@@ -80,20 +81,20 @@ def _text(prefix: Preprocessor) -> str:
 
 
 def compute(
-    reader: Reader, prefix: Preprocessor, mean_size: tuple[int, int] | None, origin: str = ''
+    reader: Reader, prefix: Preprocessor, mean_size: tuple[int, int] | None
 ) -> statistics.Statistics:
-    """Compute the statistics in one pass over the split.
+    """Compute the statistics in one pass over the split, without an origin.
 
     Args:
       reader, prefix, mean_size: As in `load_or_compute`.
-      origin: The origin to record.
 
     Raises:
       RunError: An image cannot be used, and the reader does not skip it.
     """
     # What is left out here is not left out of training: it can use an image of another size, and a
     # run that is continued, or another process, would not know.
-    reader = reader.copy()
+    reader = copy.copy(reader)
+    reader.bad, reader.note = dict(reader.bad), 'left out of the statistics'
     size = len(reader.split)
     if size > BIG:
         print(f'computing the statistics of {size:,} training images (only once)', flush=True)
@@ -124,5 +125,5 @@ def compute(
     mean = products[3, :3] / products[3, 3]
     covariance = products[:3, :3] / products[3, 3] - np.outer(mean, mean)
     return statistics.Statistics(
-        (image_sum / count).astype(np.float32), *np.linalg.eigh(covariance), origin
+        (image_sum / count).astype(np.float32), *np.linalg.eigh(covariance), ''
     )

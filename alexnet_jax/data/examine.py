@@ -79,7 +79,7 @@ def _count_classes(
     name: str, split: Split, class_names: tuple[str, ...], is_training: bool
 ) -> Finding:
     """How many examples of each class a split has."""
-    labels, indices = getattr(split, 'labels', None), np.arange(len(split))
+    labels, indices = split.labels, np.arange(len(split))
     is_sample = labels is None
     if is_sample:
         indices = _spread(len(split), SAMPLE_LABELS)

@@ -94,13 +94,11 @@ class Examples:
         """
         reader, size = {'train': self._train, 'eval': self._eval}[split], self._config.image_size
         preprocess = self._preprocessor('eval_ops', reader.split)
-        # The op that makes views is always the last.
-        center = Preprocessor((*preprocess.ops[:-1], CenterCrop(size)))
+        if preprocess.ops[-1].views and not all_views:  # only the last op may make views
+            preprocess = Preprocessor((*preprocess.ops[:-1], CenterCrop(size)))
 
         def transform(encoded, epoch, index):
             image, _ = preprocess(encoded)
-            if len(image.shape) == 4 and not all_views:
-                image, _ = center(encoded)
             return {'image': require_size(image, size, size)}
 
         places = np.pad(indices, (0, -len(indices) % BATCH), constant_values=PADDING)

@@ -5,6 +5,7 @@ sector of the disk may be defective.
 """
 
 import errno
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -29,13 +30,13 @@ def read_one(split: Split, read: Callable[[np.ndarray], Any], index: int) -> Any
       RunError: It cannot be read because of the disk or network, and neither can another.
       OSError, RuntimeError, ...: It is damaged, or it alone cannot be read.
     """
-    for pause in (*[PAUSE] * RETRIES, None):
+    for retries in itertools.count():
         try:
             return read(np.array([index]))
         except (OSError, RuntimeError) as error:
             if not _is_outage(error):
                 raise
-            if pause is None:
+            if retries == RETRIES:
                 if _can_read(read, (index + len(split) // 2) % len(split)):
                     raise
                 reason = getattr(error, 'strerror', None) or clean(error)
@@ -43,8 +44,7 @@ def read_one(split: Split, read: Callable[[np.ndarray], Any], index: int) -> Any
                     f'{split.describe(index)} cannot be read: {reason}; run the same command again '
                     'to continue'
                 ) from error
-            time.sleep(pause)
-    raise AssertionError
+        time.sleep(PAUSE)
 
 
 def _can_read(read: Callable[[np.ndarray], Any], index: int) -> bool:

@@ -1,23 +1,28 @@
 """Measure how many training images per second the input pipeline delivers, in a few seconds."""
 
+import itertools
 import time
+from collections.abc import Iterator
 
 import ml_collections
+import numpy as np
 
-from alexnet_jax.data.ops.chain import KNOWN
-from alexnet_jax.data.ops.color import ColorOp
+from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.pipeline import Data
 
 
 def without_statistics(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Return the config without mean and color op, which need a pass over the set to compute."""
+    """Return the config without mean and color op, which need a pass over the set to compute.
+
+    Raises:
+      BadInput: Bad ops.
+    """
     config = config.copy_and_resolve_references()
     config.data.mean = 'none'
-    color_ops = {name for name, kind in KNOWN.items() if issubclass(kind, ColorOp)}
-    ops = config.data.train_ops.split('|')
-    config.data.train_ops = '|'.join(
-        op for op in ops if op.strip().partition('(')[0] not in color_ops
-    )
+    ops, place = config.data.train_ops.split('|'), parse(config.data.train_ops).color_place
+    if place is not None:
+        del ops[place]
+    config.data.train_ops = '|'.join(ops)
     return config
 
 
@@ -32,19 +37,15 @@ def train_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
       BadInput: As for `Data`.
       RunError: An image cannot be used.
     """
-    data = Data(without_statistics(config))
-    batches = data.train_batches()
-    _count(batches, seconds)
-    began = time.perf_counter()
-    images = config.batch_size * _count(batches, seconds)
-    return images / (time.perf_counter() - began)
+    batches = itertools.chain.from_iterable(Data(without_statistics(config)).train_batches())
+    images_per_second(batches, seconds)
+    return images_per_second(batches, seconds)
 
 
-def _count(batches, seconds: float) -> int:
-    """Take batches for some seconds, at least one; return their number."""
-    began, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - began < seconds:
-        for _ in next(batches):  # a part is made when it is taken
-            pass
-        count += 1
-    return count
+def images_per_second(batches: Iterator[dict[str, np.ndarray]], seconds: float) -> float:
+    """Take batches for some seconds, at least one; return how many images came in a second."""
+    images, elapsed, began = 0, 0.0, time.perf_counter()
+    while not images or elapsed < seconds:
+        images += len(next(batches)['image'])
+        elapsed = time.perf_counter() - began
+    return images / elapsed

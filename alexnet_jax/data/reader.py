@@ -6,7 +6,6 @@ transient one of the disk or network, and the step is retried. See `outages` for
 """
 
 import atexit
-import copy
 import functools
 import itertools
 import math
@@ -18,6 +17,7 @@ import numpy as np
 
 from alexnet_jax.data.ops.chain import Preprocessor, clean
 from alexnet_jax.data.outages import read_one
+from alexnet_jax.data.sources.listing import say
 from alexnet_jax.data.sources.splits import Split, encode_png
 from alexnet_jax.data.tensorflow import TensorLike, tf
 from alexnet_jax.errors import BadInput, RunError
@@ -60,6 +60,7 @@ class Reader:
     Attributes:
       split: The examples.
       bad: Examples found unusable so far, index -> reason; they are masked out of every batch.
+      note: What is said of a bad one, with its name.
       first: The index of the first usable example.
       shape: The shape of that example once decoded, (h, w, 3).
     """
@@ -89,6 +90,7 @@ class Reader:
         self.skip = on_bad_image == 'skip'
         self.flag = flag
         self.bad: dict[int, str] = {}
+        self.note = 'skipped'
         self.first = 0
         ops = preprocess if self.skip else preprocess.decode
 
@@ -103,16 +105,10 @@ class Reader:
         if labels[0] < 0:
             raise self._unlabeled(self.first)
         self.shape = preprocess.decode(encoded)[0].numpy().shape
-        if split.raw_shape:
+        if split.mapped:
             self.placeholder = bytes(math.prod(self.shape))
         else:
             self.placeholder = encode_png(np.zeros(self.shape, np.uint8))
-
-    def copy(self) -> 'Reader':
-        """Return a reader of the same examples, which will know of its own bad ones."""
-        other = copy.copy(self)
-        other.bad = dict(self.bad)
-        return other
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of one example.
@@ -277,18 +273,19 @@ class Reader:
         return ''
 
     def _record(self, faults: dict[int, str]) -> None:
-        index, reason = next(iter(faults.items()))
-        example = f'{self.split.describe(index)} cannot be used: {reason}'
+        bad = [f'{self.split.describe(i)} cannot be used: {why}' for i, why in faults.items()]
         if not self.skip:
-            raise RunError(f'{example}. Fix or remove it, or set {self.flag}=skip')
+            raise RunError(f'{bad[0]}. Fix or remove it, or set {self.flag}=skip')
+        allowed = max_bad(len(self.split))
+        for line in bad[: allowed + 1]:
+            say(f'{self.note}: {line}')
         self.bad.update(faults)
-        if len(self.bad) > (allowed := max_bad(len(self.split))):
+        if len(self.bad) > allowed:
             names = ', '.join(self.split.describe(i) for i in sorted(self.bad)[:5])
             more = ', ...' if len(self.bad) > 5 else ''
             raise RunError(
                 f'{len(self.bad)} of {len(self.split)} images cannot be used, more than the '
-                f'{allowed} that may be skipped: {names}{more}; the last because {reason}. Fix or '
-                'remove them'
+                f'{allowed} that may be skipped: {names}{more}. Fix or remove them'
             )
 
 

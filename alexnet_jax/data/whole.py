@@ -83,7 +83,8 @@ def find_pixels(
         return DecodedPixels(split, prefix, memory), done
     if split.image_shape is None or any(isinstance(op, PadCrop) for op in others):
         return None
-    if not isinstance(decode, Decode) or first.shape[0] * first.shape[1] > decode.max_pixels:
+    assert isinstance(decode, Decode)  # which gives way to `DecodeRaw` only if pixels are mapped
+    if first.shape[0] * first.shape[1] > decode.max_pixels:
         return None
     return (JPEGPixels(split, decode, size), 1) if _only_cut(others) else None
 
@@ -202,7 +203,7 @@ class WholeBatches:
         def block(number: int) -> tuple[np.ndarray, ...]:
             plans = [plan(step) for step in range(number * count, (number + 1) * count)]
             indices, epochs = (np.concatenate(column) for column in zip(*plans, strict=True))
-            seeds = op_seeds(self._seed, epochs, indices, self._places)
+            seeds = philox.op_seeds(self._seed, epochs, indices, self._places)
             return indices, epochs, philox.bits(seeds[: len(self._ops)]), seeds[len(self._ops) :]
 
         def draw(step: int) -> Drawn:
@@ -258,30 +259,6 @@ class WholeBatches:
 def _block_steps(batch_size: int) -> int:
     """Return for how many steps to draw at once."""
     return -(-BLOCK // batch_size)
-
-
-def op_seeds(
-    seed: int, epochs: np.ndarray, indices: np.ndarray, places: Sequence[int]
-) -> np.ndarray:
-    """Return the seeds that `Preprocessor` gives the ops at these places, int64 [places, b, 2].
-
-    Args:
-      seed: The run's seed.
-      epochs, indices: Of the examples, int64 [b].
-      places: The places of the ops in the string.
-    """
-    if not places:
-        return np.empty((0, len(indices), 2), np.int64)
-    own, inverse = np.unique(epochs, return_inverse=True)
-    draws = np.array([_epoch_draw(seed, epoch) for epoch in own.tolist()], np.int64)
-    example_seeds = np.stack([draws[inverse], indices], 1)
-    return philox.fold_in(example_seeds, np.array(places, np.int32)[:, None])
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_draw(seed: int, epoch: int) -> int:
-    """Return what `tf.random.fold_in` draws with the seed of an epoch."""
-    return int(philox.fold_in(np.array([[seed, epoch]]), np.array([0]))[0, 0])
 
 
 def _drawer(color: ColorOp, axes: TensorLike) -> Any:

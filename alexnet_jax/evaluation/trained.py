@@ -150,7 +150,8 @@ class TrainedNet:
         else:
             name = 'the image'
             encoded = image if isinstance(image, bytes) else pillow.to_png(image)
-            views = chain.apply_ops(encoded, data.eval_ops, data.max_pixels, name)
+            preprocess = chain.parse(data.eval_ops, data.max_pixels)
+            views = chain.apply_ops(preprocess, encoded, name)
         if views.shape[-3:-1] != (size, size):
             height, width = views.shape[-3:-1]
             raise BadInput(

@@ -25,7 +25,7 @@ def load(tmp_path, monkeypatch):
         validate(config)
         return config
 
-    monkeypatch.setattr(listing, '_said', set())
+    listing.say.cache_clear()
     return run
 
 

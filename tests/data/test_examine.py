@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from etils import epath
 
 from alexnet_jax.data.examine import _count_classes
+from alexnet_jax.data.sources.prepared_split import RECORDS, PreparedSplit, SplitFiles, write_index
 from alexnet_jax.data.sources.splits import Split
 
 
@@ -39,3 +41,12 @@ class Labels(Split):
 def test_labels_that_cannot_be_used(labels, text):
     is_ok, found = _count_classes('test', Labels(**labels), ('a', 'b'), False)
     assert (is_ok, found.startswith(text)) == (False, True), found
+
+
+def test_a_class_without_examples_in_a_prepared_set(tmp_path):
+    """All its labels are in the index, so that none of its images, which are absent, is read."""
+    files = SplitFiles('train', (3,), RECORDS)
+    write_index(epath.Path(tmp_path), files, [2, 0, 2], ['1.png', '2.png', '3.png'])
+    split = PreparedSplit(epath.Path(tmp_path), files, 16)
+    found = _count_classes('train', split, ('a', 'b', 'c'), True)
+    assert found == (False, 'train has no examples of 1 class: b; add some')

@@ -229,7 +229,9 @@ class TestBadImages:
         data.load_statistics(tmp_path)
         np.testing.assert_array_equal(data.mean, stack(pixels).mean(0).astype(np.float32))
 
-    def test_an_image_of_another_size_is_trained_on(self, write_folder, folder_config, tmp_path):
+    def test_an_image_of_another_size_is_trained_on(
+        self, write_folder, folder_config, tmp_path, capsys
+    ):
         """Also by the start that computes the mean, which leaves it out: no other start knows."""
         sizes = files(120, (8, 8)) | {'train/b/077.png': (9, 9)}
         folder, pixels = write_folder(sizes)
@@ -243,6 +245,9 @@ class TestBadImages:
         np.testing.assert_array_equal(data.mean, stack(pixels).mean(0).astype(np.float32))
         (batch,) = next(data.train_batches())
         assert batch['mask'].sum() == 120
+        notes = capsys.readouterr().err
+        assert f'left out of the statistics: {folder}/train/b/077.png cannot be used: ' in notes
+        assert 'skipped' not in notes
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers import write_images
 from PIL import Image
 from prepared_sets import prepare
 
@@ -31,12 +32,10 @@ OPS = [
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A folder of 40 + 5 noisy images of 16 x 16 in two classes."""
-    root, rng = tmp_path_factory.mktemp('images'), np.random.RandomState(0)
-    for split, count in (('train', 40), ('validation', 5)):
-        for i in range(count):
-            path = root / split / 'ab'[i % 2] / f'{i:02}.png'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.randint(0, 256, (16, 16, 3)).astype(np.uint8)).save(path)
+    root = tmp_path_factory.mktemp('images')
+    counts = {'train': 40, 'validation': 5}
+    names = [f'{split}/{"ab"[i % 2]}/{i:02}.png' for split in counts for i in range(counts[split])]
+    write_images(root, dict.fromkeys(names, (16, 16)))
     return root
 
 

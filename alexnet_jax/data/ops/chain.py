@@ -160,7 +160,7 @@ class Preprocessor:
         height, width, _ = split.image_shape
         decode, *others = self.ops
         kept = list(itertools.takewhile(lambda op: op.keeps(height, width), others))
-        first = DecodeRaw(height, width) if split.raw_shape else decode
+        first = DecodeRaw(height, width) if split.mapped else decode
         ops = (first, *(Identity() for _ in kept), *others[len(kept) :])
         return dataclasses.replace(self, ops=ops)
 
@@ -261,16 +261,11 @@ def read_image(path: str, ops: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         encoded = epath.Path(copies.local_path(path)).read_bytes()
     except OSError as error:
         raise BadInput(f'{path} cannot be read: {error.strerror or error}') from error
-    return apply_ops(encoded, ops, max_pixels, path)
+    return apply_ops(parse(ops, max_pixels), encoded, path)
 
 
-def apply_ops(encoded: bytes, ops: str, max_pixels: int, name: str) -> np.ndarray:
-    """Run ops, none of them random, on an encoded image; errors call it `name`."""
-    return run_ops(parse(ops, max_pixels), encoded, name)
-
-
-def run_ops(preprocess: Preprocessor, encoded: bytes, name: str) -> np.ndarray:
-    """Run ops that are parsed, as `apply_ops`.
+def apply_ops(preprocess: Preprocessor, encoded: bytes, name: str) -> np.ndarray:
+    """Run ops, none of them random, on an encoded image; errors call it `name`.
 
     Raises:
       RunError: An op refuses the image.

@@ -40,12 +40,6 @@ def require_size(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
     return tf.ensure_shape(image, [*image.shape[:-3], height, width, 3])
 
 
-def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return height and width, int32 scalars."""
-    height, width = tf.unstack(tf.shape(image)[:2])
-    return height, width
-
-
 @dataclasses.dataclass(frozen=True)
 class Op:
     """An image op. The fields of a subclass are the op's arguments, in order.
@@ -147,7 +141,7 @@ def resize(image: tf.Tensor, height: TensorLike, width: TensorLike, antialias: b
 
 def require_resizable(image: tf.Tensor, size: int, target: tf.Tensor) -> tf.Tensor:
     """Return `image` unless its shorter side would make it too large at `size`: `target`, [2]."""
-    height, width = _size(image)
+    height, width = tf.unstack(tf.shape(image)[:2])
     return require(
         image,
         tf.reduce_prod(target) <= MAX_RESIZED,

@@ -6,6 +6,9 @@ Philox makes of the seed; TensorFlow promises that the numbers stay the same. In
 little-endian, as on every machine that JAX runs on.
 """
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 
 ROUNDS = 10
@@ -45,6 +48,30 @@ def fold_in(seeds: np.ndarray, data: np.ndarray) -> np.ndarray:
     words = 2 if data.dtype == np.int64 else 1
     drawn = np.ascontiguousarray(bits(seeds)[..., :words]).view(data.dtype)[..., 0]
     return np.stack(np.broadcast_arrays(drawn, data), -1).astype(np.int64)
+
+
+def op_seeds(
+    seed: int, epochs: np.ndarray, indices: np.ndarray, places: Sequence[int]
+) -> np.ndarray:
+    """Return the seeds that `Preprocessor` gives the ops at these places, int64 [places, b, 2].
+
+    Args:
+      seed: The run's seed.
+      epochs, indices: Of the examples, int64 [b].
+      places: The places of the ops in the string.
+    """
+    if not places:
+        return np.empty((0, len(indices), 2), np.int64)
+    own, inverse = np.unique(epochs, return_inverse=True)
+    draws = np.array([_epoch_draw(seed, epoch) for epoch in own.tolist()], np.int64)
+    example_seeds = np.stack([draws[inverse], indices], 1)
+    return fold_in(example_seeds, np.array(places, np.int32)[:, None])
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_draw(seed: int, epoch: int) -> int:
+    """Return what `tf.random.fold_in` draws with the seed of an epoch."""
+    return int(fold_in(np.array([[seed, epoch]]), np.array([0]))[0, 0])
 
 
 def uniform(words: np.ndarray) -> np.ndarray:

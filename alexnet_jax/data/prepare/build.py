@@ -25,7 +25,6 @@ from etils import epath
 from alexnet_jax import files
 from alexnet_jax.data import compute_statistics, statistics
 from alexnet_jax.data.ops.chain import parse
-from alexnet_jax.data.ops.decode import MAX_PIXELS
 from alexnet_jax.data.prepare.shards import Request, SplitMaker, file_entry, write_json
 from alexnet_jax.data.reader import Reader
 from alexnet_jax.data.sources import open_source
@@ -38,7 +37,7 @@ from alexnet_jax.data.sources.prepared import (
     incomplete_folder,
     read_manifest,
 )
-from alexnet_jax.data.sources.prepared_split import PreparedSplit, SplitFiles, write_index
+from alexnet_jax.data.sources.prepared_split import SUFFIXES, PreparedSplit, SplitFiles, write_index
 from alexnet_jax.data.sources.splits import Dataset
 from alexnet_jax.data.tensorflow import tf
 from alexnet_jax.errors import BadInput
@@ -109,16 +108,9 @@ def is_finished(output: epath.Path, request: Request) -> bool:
         return False
     if not (output / MANIFEST).exists():
         raise BadInput(f'{output} exists and is not a prepared set; use a different --output')
-    manifest, wanted = read_manifest(output), dataclasses.asdict(request)
-    if 'stored' in manifest:
-        wanted['ops'] = request.ops
-    else:  # the set predates the option, and is as stored
-        manifest['stored'] = True
-    manifest.setdefault('max_pixels', MAX_PIXELS)  # likewise
-    _refuse_changes(
-        {key: manifest.get(key) for key in wanted}, wanted,
-        f'{output} holds a set', 'remove it or use a different --output',
-    )  # fmt: skip
+    manifest, wanted = read_manifest(output), dataclasses.asdict(request) | {'ops': request.ops}
+    remedy = 'remove it or use a different --output'
+    _refuse_changes(manifest, wanted, f'{output} holds a set', remedy)
     check_files(output, manifest['files'])
     return True
 
@@ -201,8 +193,8 @@ def _recipe(request: Request, dataset: Dataset, shard_size: int) -> dict:
 def _check_recipe(work: epath.Path, recipe: dict) -> None:
     path = work / 'recipe.json'
     if path.exists():
-        before = {'max_pixels': MAX_PIXELS} | json.loads(path.read_text())
-        if before['max_pixels'] < recipe['max_pixels'] and not _has_skipped(work):
+        before = json.loads(path.read_text())
+        if before.get('max_pixels', 0) < recipe['max_pixels'] and not _has_skipped(work):
             before['max_pixels'] = recipe['max_pixels']  # what is there is the same either way
             write_json(path, before)
         remedy = 'run the same command, or remove the folder'
@@ -236,14 +228,14 @@ def _make(
         maker = SplitMaker(work, _prefix(name, splits), split, request, shard_size)
         shards = maker.make(name, config_data)
         counts = tuple(len(shard['labels']) for shard in shards)
-        own = SplitFiles(maker.prefix, counts, request.suffix)
+        own = SplitFiles(maker.prefix, counts, SUFFIXES[request.format])
         labels = [label for shard in shards for label in shard['labels']]
         write_index(folder, own, labels, [n for shard in shards for n in shard['names']])
         files |= {n: {k: s[k] for k in ('bytes', 'sha256')}
                   for n, s in zip(own.shards, shards, strict=True)}  # fmt: skip
         files |= {index: file_entry(folder / index) for index in own.index}
         skipped = [image for shard in shards for image in shard['skipped']]
-        entries[name] = {'files': dataclasses.asdict(own), 'skipped': skipped}
+        entries[name] = {'files': {'prefix': own.prefix, 'counts': own.counts}, 'skipped': skipped}
         if name == request.train_split:
             _make_statistics(folder, own, request)
     files[STATISTICS] = file_entry(folder / STATISTICS)
@@ -270,13 +262,11 @@ def _prefix(name: str, names: dict) -> str:
 def _make_statistics(folder: epath.Path, files: SplitFiles, request: Request) -> None:
     if (folder / STATISTICS).exists():
         return
-    split = PreparedSplit(folder, files, request.size, request.format)
+    split = PreparedSplit(folder, files, request.size)
     decode = parse('decode(stored)').specialize(split)
     reader = Reader(split, decode, 'stop')
     size = (request.size, request.size)
-    statistics.save(
-        folder / STATISTICS, compute_statistics.compute(reader, decode, size, 'prepared set')
-    )
+    statistics.save(folder / STATISTICS, compute_statistics.compute(reader, decode, size))
 
 
 def describe(output: epath.Path) -> list[str]:

@@ -21,7 +21,7 @@ from alexnet_jax import files
 from alexnet_jax.data.ops.chain import Preprocessor, parse
 from alexnet_jax.data.ops.decode import MAX_PIXELS
 from alexnet_jax.data.reader import IMAGE_ERRORS, PADDING, Reader
-from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, shard_name
+from alexnet_jax.data.sources.prepared_split import PIXELS, SUFFIXES, shard_name
 from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.data.tensorflow import tf
 
@@ -71,11 +71,6 @@ class Request:
         plain = re.sub(r'[^\w.\-\x80-\U0010ffff]', '-', base)
         return f'{plain}-{self.size}-{self.format}{quality}'
 
-    @property
-    def suffix(self) -> str:
-        """How the files of images end."""
-        return PIXELS if self.format == 'raw' else RECORDS
-
 
 class SplitMaker:
     """Make the shards of a split that are not finished yet.
@@ -90,6 +85,7 @@ class SplitMaker:
         self._work = work
         self._split = split
         self._request = request
+        self._suffix = SUFFIXES[request.format]
         self._shard_size = shard_size
         self._count = -(-len(split) // shard_size)
 
@@ -120,7 +116,7 @@ class SplitMaker:
         return min(self._start(shard + 1), len(self._split))
 
     def _file(self, shard: int) -> epath.Path:
-        name = shard_name(self.prefix, shard, self._count, self._request.suffix)
+        name = shard_name(self.prefix, shard, self._count, self._suffix)
         return self._work / 'set' / name
 
     def _done_file(self, shard: int) -> epath.Path:
@@ -147,7 +143,7 @@ class SplitMaker:
         for shard in todo:
             temporary = self._file(shard).with_suffix('.tmp')
             labels, names, skipped = [], [], []
-            with contextlib.closing(_open_writer(temporary, self._request.suffix)) as writer:
+            with contextlib.closing(_open_writer(temporary, self._suffix)) as writer:
                 for first in self._firsts(shard):
                     batch, indices = next(batches), self._indices(shard, first)
                     valid = batch['mask'] > 0

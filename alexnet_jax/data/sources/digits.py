@@ -1,8 +1,7 @@
 """The 8 x 8 handwritten digits that scikit-learn ships, which need no download."""
 
-import importlib.util
+import importlib.metadata
 import re
-from pathlib import Path
 
 import numpy as np
 
@@ -33,18 +32,11 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     """Return all images, 0 to 16, float64 [n, 8, 8], and labels, int64 [n].
 
     They are read from the file in scikit-learn, because importing scikit-learn takes half a second.
-    Other versions may keep the file elsewhere; if it is not found, scikit-learn loads the images.
     """
-    package = importlib.util.find_spec('sklearn')
-    if package and package.origin:
-        file = Path(package.origin).parent / 'datasets' / 'data' / 'digits.csv.gz'
-        if file.exists():
-            rows = np.loadtxt(file, delimiter=',')
-            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return digits.images, digits.target
+    package = importlib.metadata.distribution('scikit-learn')
+    file = package.locate_file('sklearn/datasets/data/digits.csv.gz')
+    rows = np.loadtxt(str(file), delimiter=',')
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
 
 
 def _find(name: str, count: int) -> np.ndarray:

@@ -53,6 +53,8 @@ def _contents(split: str, listing: Listing, classes: Sequence[str]) -> dict[str,
 class FolderSplit(Split):
     """Image files of a folder, read from disk on demand."""
 
+    labels: np.ndarray
+
     def __init__(self, root: epath.Path, files: Sequence[str], labels: Sequence[int]):
         """Take the files, relative to `root`, and their labels."""
         self.root = root
@@ -65,9 +67,6 @@ class FolderSplit(Split):
     def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         images = [(self.root / self.files[i]).read_bytes() for i in indices]
         return images, self.labels[indices]
-
-    def read_labels(self, indices: np.ndarray) -> np.ndarray:
-        return self.labels[indices]
 
     def describe(self, index: int) -> str:
         return str(self.root / self.files[index])

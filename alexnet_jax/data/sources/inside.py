@@ -8,12 +8,7 @@ from alexnet_jax.data.sources.layout import EVAL_NAMES, TRAIN_NAMES, expand, fin
 from alexnet_jax.files import is_leftover
 
 
-def is_read(
-    folder: str,
-    path: str,
-    train_split: str = TRAIN_NAMES[0],
-    eval_split: str = EVAL_NAMES[0],
-) -> bool:
+def is_read(folder: str, path: str, train_split: str, eval_split: str) -> bool:
     """Return whether a folder lies where `find_layout` looks for classes and images.
 
     Args:

@@ -12,9 +12,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import NamedTuple
-
-from etils import epath
 
 from alexnet_jax.data.sources.listing import files_in, is_image
 from alexnet_jax.errors import BadInput
@@ -206,7 +205,7 @@ def _read_rows(path: str) -> Rows:
     A file with a field longer than the csv module's limit of 131,072 characters has no rows: such a
     field is neither a file name nor a class.
     """
-    encoded = epath.Path(path).read_bytes()
+    encoded = Path(path).read_bytes()
     if encoded.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Windows may save it
         text = encoded.decode('utf-16', 'replace')
     else:

@@ -13,8 +13,6 @@ import os
 from collections.abc import Sequence
 from itertools import islice
 
-from etils import epath
-
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.hash_split import split_by_hash
@@ -95,8 +93,8 @@ def find_layout(
       BadInput: There is no such folder, or its layout is not supported.
     """
     root = copies.fetch_folder(path) if is_url(path) else expand(path)
-    if not epath.Path(root).is_dir():
-        what = 'is a file; unpack it first' if epath.Path(root).exists() else 'does not exist'
+    if not os.path.isdir(root):  # nor where there is no permission
+        what = 'is a file; unpack it first' if os.path.exists(root) else 'does not exist'
         raise BadInput(f'data.name: the folder {root} {what}')
     notes: list[str] = []
     train_name = find_split(root, train_split, TRAIN_NAMES)
@@ -152,7 +150,7 @@ def find_split(root: str, wanted: str, names: Sequence[str]) -> str | None:
       wanted: The name in the config.
       names: TRAIN_NAMES or EVAL_NAMES; all are tried if the first is wanted.
     """
-    if epath.Path(root, wanted).is_dir():
+    if os.path.isdir(os.path.join(root, wanted)):
         return wanted
     there = {name.lower(): name for name in reversed(folders_in(root))}
     usual = names if wanted == names[0] else ()

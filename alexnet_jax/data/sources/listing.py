@@ -1,15 +1,16 @@
 """Tell images from other files in a folder. Recipes may import this: it needs no TensorFlow."""
 
 import dataclasses
+import functools
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from etils import epath
+from tqdm import tqdm
 
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, shown
 from alexnet_jax.files import is_leftover
 
 EXTENSIONS = (
@@ -23,14 +24,11 @@ COMPANIONS = (
 RUN_FILES = {'config.json', 'classes.json', 'environment.json'}  # in the folder of every run
 STAT_THREADS = 16  # a network file system serves many requests at once
 
-_said: set[str] = set()
 
-
+@functools.cache
 def say(line: str) -> None:
     """Print a note to stderr, once per process: a recipe is read twice, and its data once more."""
-    if line not in _said:
-        _said.add(line)
-        print(line, file=sys.stderr, flush=True)
+    tqdm.write(shown(line), file=sys.stderr)  # above the progress bar, if there is one
 
 
 def is_image(name: str) -> bool:
@@ -96,10 +94,6 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...], found: Found) -> Non
 
 def _entries(folder: str) -> Iterator[tuple[str, bool]]:
     """Yield each entry of a folder, and whether it is a folder."""
-    if '://' in folder:
-        for path in epath.Path(folder).iterdir():
-            yield path.name, path.is_dir()
-        return
     with os.scandir(folder) as entries:
         for entry in entries:
             yield entry.name, entry.is_dir()
@@ -114,7 +108,7 @@ def image_files(folder: str | os.PathLike) -> list[str]:
       BadInput: There is no such folder, or it has no images.
     """
     root = os.fspath(folder)
-    if not epath.Path(root).is_dir():
+    if not os.path.isdir(root):
         raise BadInput(f'the folder {root} does not exist')
     found = walk(root)
     if not found.images:
@@ -187,8 +181,6 @@ def file_sizes(folder: str, files: Sequence[str]) -> list[int]:
 
     def size(file: str) -> int:
         try:
-            if '://' in folder:
-                return epath.Path(folder, file).stat().length
             return os.stat(os.path.join(folder, file)).st_size
         except OSError:
             return -1

@@ -12,8 +12,7 @@
 
 `data/prepare` makes it. Opening a set reads only the manifest; the index is memory-mapped, and a
 file of images is opened when one of them is first read. Pixels are memory-mapped too, so that crops
-are copied straight from the page cache: ArrayRecord, which held them in version 1 of the format,
-copies every image whole.
+are copied straight from the page cache: ArrayRecord would copy every image whole.
 """
 
 import hashlib
@@ -25,11 +24,11 @@ from etils import epath
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.layout import expand
-from alexnet_jax.data.sources.prepared_split import PIXELS, RECORDS, PreparedSplit, SplitFiles
+from alexnet_jax.data.sources.prepared_split import SUFFIXES, PreparedSplit, SplitFiles
 from alexnet_jax.data.sources.splits import Dataset, Source
 from alexnet_jax.errors import BadInput, one_line
 
-FORMAT_VERSIONS = {'jpeg': 1, 'raw': 2}  # written; version 1 of either is read too
+FORMAT_VERSIONS = {'jpeg': 1, 'raw': 2}
 MANIFEST = 'manifest.json'
 STATISTICS = 'statistics.npz'
 
@@ -78,9 +77,8 @@ def _contents(manifest: dict) -> dict[str, str]:
 
 
 def _open_split(root: epath.Path, manifest: dict, split: str) -> PreparedSplit:
-    files = SplitFiles(**manifest['splits'][split]['files'])
     statistics = root / STATISTICS if split == manifest['train_split'] else None
-    return PreparedSplit(root, files, manifest['size'], manifest['format'], statistics)
+    return PreparedSplit(root, _split_files(manifest, split), manifest['size'], statistics)
 
 
 def read_manifest(root: epath.Path) -> dict:
@@ -92,59 +90,48 @@ def read_manifest(root: epath.Path) -> dict:
     path = root / MANIFEST
     try:
         manifest = json.loads(path.read_text())
+        version, known = manifest['format_version'], FORMAT_VERSIONS[manifest['format']]
+        if version != known:
+            raise BadInput(
+                f'{path} uses version {version} of the format, but this program reads version '
+                f'{known}; remove the folder and prepare the set again'
+            )
+        _check_form(manifest)
     except OSError as error:
         raise BadInput(_no_set(root)) from error
-    except ValueError as error:
-        raise BadInput(_damaged(path, error)) from error
-    version = manifest.get('format_version') if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version not in (known := sorted(FORMAT_VERSIONS.values())):
-        raise BadInput(
-            f'{path} uses version {version} of the format, but this program reads versions '
-            f'{" and ".join(map(str, known))}; prepare the set again'
-        )
-    try:
-        _check_form(manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(_damaged(path, error)) from error
     return manifest
 
 
 def _check_form(manifest: dict) -> None:
-    """Check every entry; reduce those of the splits to the keys that are used.
+    """Check every entry.
 
     Raises:
       KeyError, TypeError, ValueError, AttributeError: An entry is missing or malformed.
     """
-    size, files = manifest['size'], manifest['files']
-    if not all(type(number) is int and number > 0 for number in (manifest['format_version'], size)):
-        raise ValueError('a size or a version is not a positive integer')
-    if not all(type(file['bytes']) is int and file['bytes'] >= 0 for file in files.values()):
-        raise ValueError('a number of bytes is not a number')
-    if manifest['format'] not in ('jpeg', 'raw'):
-        raise ValueError(f'format {manifest["format"]!r}')
-    texts = (manifest['version'], manifest['train_split'], manifest['eval_split'])
-    if not all(isinstance(text, str) for text in (*texts, *manifest['classes'], *files)):
-        raise ValueError('a name is not text')
-    if not all(isinstance(file['sha256'], str) for file in files.values()):
-        raise ValueError('a SHA-256 is not text')
+    files, splits = manifest['files'], manifest['splits'].values()
+    numbers = [manifest['size'], *(file['bytes'] for file in files.values())]
+    for split in splits:
+        numbers += [len(split['skipped']), *split['files']['counts']]  # both fail if no list
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError('a size or a count is not 0 or a positive integer')
+    texts = [manifest[key] for key in ('version', 'train_split', 'eval_split')]
+    texts += [*manifest['classes'], *(file['sha256'] for file in files.values())]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError('a name or a SHA-256 is not text')
     for file in files:
         if not re.fullmatch(r'[\w-][\w.-]*', file):
             raise ValueError(f'{file!r} is not a plain file name')
-    for split in manifest['splits'].values():
-        split['files'] = {'suffix': RECORDS, **split['files']}  # as in version 1
-        split['files'] = {key: split['files'][key] for key in ('prefix', 'counts', 'suffix')}
-        split['skipped'] = list(split['skipped'])
-        counts = split['files']['counts']
-        if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError('a count of examples is not a number')
-        if split['files']['suffix'] not in (
-            RECORDS,
-            *([PIXELS] if manifest['format'] == 'raw' else []),
-        ):
-            raise ValueError(f'files of the kind {split["files"]["suffix"]!r}')
-        own = SplitFiles(**split['files'])
+    for split in manifest['splits']:
+        own = _split_files(manifest, split)
         if missing := sorted({*own.shards, *own.index, STATISTICS} - files.keys()):
             raise ValueError(f'it does not list {missing[0]}')
+
+
+def _split_files(manifest: dict, split: str) -> SplitFiles:
+    files = manifest['splits'][split]['files']
+    return SplitFiles(files['prefix'], files['counts'], SUFFIXES[manifest['format']])
 
 
 def check_files(root: epath.Path, files: dict[str, dict]) -> None:

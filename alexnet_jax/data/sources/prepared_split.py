@@ -13,6 +13,7 @@ from etils import epath
 from alexnet_jax.data.sources.splits import Split
 
 RECORDS, PIXELS = 'array_record', 'pixels'
+SUFFIXES = {'jpeg': RECORDS, 'raw': PIXELS}  # of the files of images, by the set's format
 # A random read fetches its own record and nothing else.
 READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'
 
@@ -29,7 +30,7 @@ class SplitFiles:
 
     prefix: str
     counts: tuple[int, ...]
-    suffix: str = RECORDS
+    suffix: str
 
     @property
     def shards(self) -> list[str]:
@@ -51,13 +52,13 @@ class PreparedSplit(Split):
     """A split of a prepared set."""
 
     image_shape: tuple[int, int, int]
+    labels: np.ndarray
 
     def __init__(
         self,
         root: epath.Path,
         files: SplitFiles,
         size: int,
-        encoding: str,
         statistics: epath.Path | None = None,
     ):
         """Map the index into memory.
@@ -67,22 +68,21 @@ class PreparedSplit(Split):
         """
         self.root = root
         self.image_shape = (size, size, 3)
-        self.raw_shape = self.image_shape if encoding == 'raw' else None
         self.statistics = statistics
         self._files = files
         self._shards = files.shards
         self._starts = np.concatenate([[0], np.cumsum(files.counts)])  # and the end
         labels, self._names, offsets = (root / file for file in files.index)
-        self._labels = np.load(labels, mmap_mode='r')
+        self.labels = np.load(labels, mmap_mode='r')
         self._offsets = np.load(offsets, mmap_mode='r')
         n = self._starts[-1]
-        if self._labels.shape != (n,) or self._offsets.shape != (n + 1,):
+        if self.labels.shape != (n,) or self._offsets.shape != (n + 1,):
             raise ValueError(f'the index of {files.prefix} does not have {n} examples')
         self.mapped = files.suffix == PIXELS
         self._opened: dict[int, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         if self.mapped:
@@ -95,15 +95,12 @@ class PreparedSplit(Split):
             found = self._open(shard).read(positions[places].tolist())
             for place, record in zip(places.tolist(), found, strict=True):
                 records[place] = record
-        return records, np.array(self._labels[indices])
-
-    def read_labels(self, indices: np.ndarray) -> np.ndarray:
-        return np.array(self._labels[indices])
+        return records, np.array(self.labels[indices])
 
     def view(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         shards, positions = self._places(indices)
         places = zip(shards.tolist(), positions.tolist(), strict=True)
-        return [self._open(shard)[i] for shard, i in places], np.array(self._labels[indices])
+        return [self._open(shard)[i] for shard, i in places], np.array(self.labels[indices])
 
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return in which files these examples are, and where in them."""

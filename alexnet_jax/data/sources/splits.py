@@ -18,13 +18,13 @@ class Split:
 
     Attributes:
       image_shape: The shape (h, w, 3) of every decoded image, if the split guarantees one.
-      raw_shape: Likewise, if its records are not encoded images but bare uint8 pixels.
+      labels: All labels, int32 [n], if they can be had without the images.
       statistics: A file with the statistics of the images as they are stored, if there is one.
-      mapped: Whether those pixels can be had without reading them: with `view`.
+      mapped: Whether its records are bare uint8 pixels, which `view` returns without reading them.
     """
 
     image_shape: tuple[int, int, int] | None = None
-    raw_shape: tuple[int, int, int] | None = None
+    labels: np.ndarray | None = None
     statistics: epath.Path | None = None
     mapped: bool = False
 
@@ -36,8 +36,8 @@ class Split:
         raise NotImplementedError
 
     def read_labels(self, indices: np.ndarray) -> np.ndarray:
-        """Return the labels alone, int32 [b]; here by reading the images, too."""
-        return self.read(indices)[1]
+        """Return the labels alone, int32 [b]; if need be, by reading the images, too."""
+        return self.read(indices)[1] if self.labels is None else np.array(self.labels[indices])
 
     def view(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the pixels, uint8 [h, 3 * w] each, mapped into memory, and the int32 labels."""
@@ -112,6 +112,8 @@ class Source:
 class MemorySplit(Split):
     """Encoded examples held in memory."""
 
+    labels: np.ndarray
+
     def __init__(self, prefix: str, images: Sequence[bytes], labels: np.ndarray):
         """Hold the encoded images and their labels, int [n]; `describe` gives 'PREFIX:INDEX'."""
         self.prefix = prefix
@@ -123,9 +125,6 @@ class MemorySplit(Split):
 
     def read(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         return [self.images[i] for i in indices], self.labels[indices]
-
-    def read_labels(self, indices: np.ndarray) -> np.ndarray:
-        return self.labels[indices]
 
     def describe(self, index: int) -> str:
         return f'{self.prefix}:{index}'

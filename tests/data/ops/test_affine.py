@@ -1,10 +1,8 @@
 """random_affine against SciPy's interpolation, and by hand."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import encode
 from scipy import ndimage
 
 from alexnet_jax.data.ops.affine import affine
@@ -61,12 +59,6 @@ def test_by_hand():
     np.testing.assert_array_equal(
         moved(dot, scale=2.0), gray([[20, 40, 20], [40, 80, 40], [20, 40, 20]])
     )
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG')
-    return buffer.getvalue()
 
 
 def test_draws_stay_within_the_arguments_and_reach_them():

@@ -1,13 +1,9 @@
 import dataclasses
-import io
-import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import ROOT
+from helpers import encode
 from PIL import Image
 
 from alexnet_jax.data.ops.chain import KNOWN, parse, read_image
@@ -20,12 +16,6 @@ RNG = np.random.RandomState(0)
 
 def picture(height, width):
     return RNG.randint(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def encode(pixels, form='PNG', **kwargs):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form, **kwargs)
-    return buffer.getvalue()
 
 
 def run(ops, pixels, index=0, epoch=0, seed=0):
@@ -115,27 +105,6 @@ class TestParse:
         with pytest.raises(BadInput, match=r'does not match invert or invert\(N\); allowed: '):
             parse('decode|invert(1, 2)')
 
-    @pytest.mark.slow
-    @pytest.mark.exhaustive
-    def test_without_docstrings_and_asserts(self):
-        """`python -OO` strips both."""
-        script = """if True:
-            from alexnet_jax.data.ops.chain import parse
-            from alexnet_jax.errors import BadInput
-            assert False
-            print(len(parse('decode|ten_crop(8)').ops))
-            try:
-                parse('decode|crops(7)')
-            except BadInput as error:
-                print(error)
-        """
-        command = [sys.executable, '-OO', '-c', script]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        count, message = done.stdout.splitlines()
-        assert count == '2'
-        assert 'does not match crops(N, M); allowed: decode or decode(fast) or ' in message
-
 
 @dataclasses.dataclass(frozen=True)
 class Invert(Op):
@@ -147,61 +116,6 @@ class Invert(Op):
 
     def __call__(self, image, seed):
         return tf.cast(self.level, tf.uint8) - image
-
-
-class TestDecode:
-    @pytest.mark.parametrize('quality', [75, 95])
-    def test_baseline_jpeg_equals_pillow(self, quality):
-        encoded = encode(picture(61, 83), 'JPEG', quality=quality, subsampling=0)
-        expected = np.asarray(Image.open(io.BytesIO(encoded)))
-        np.testing.assert_array_equal(parse('decode')(encoded)[0].numpy(), expected)
-
-    def test_fast_differs_by_little(self):
-        # a smooth image: the fast transform's error grows with the coefficients
-        ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
-        encoded = encode(np.stack([ramp] * 3, -1), 'JPEG', quality=90)
-        exact, fast = (parse(ops)(encoded)[0].numpy() for ops in ('decode', 'decode(fast)'))
-        assert np.abs(exact.astype(int) - fast).max() <= 8
-
-    @pytest.mark.parametrize('form', ['PNG', 'GIF', 'JPEG'])
-    def test_grey_becomes_three_equal_channels(self, form):
-        gray = RNG.randint(0, 256, (5, 7)).astype(np.uint8)
-        encoded = encode(gray, form)
-        expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
-        np.testing.assert_array_equal(parse('decode')(encoded)[0].numpy(), expected)
-
-    def test_cmyk_jpeg_gives_three_channels(self):
-        buffer = io.BytesIO()
-        Image.new('CMYK', (9, 6), (10, 20, 30, 40)).save(buffer, 'JPEG')
-        assert parse('decode')(buffer.getvalue())[0].shape == (6, 9, 3)
-
-    @pytest.mark.parametrize('form', ['PNG', 'GIF', 'JPEG'])
-    def test_max_pixels_from_the_header(self, form):
-        encoded = encode(picture(20, 30), form)
-        assert parse('decode', 600)(encoded)[0].shape == (20, 30, 3)
-        with pytest.raises(BadImage, match=r'20 x 30 = 600 pixels, above data.max_pixels=599'):
-            parse('decode', 599)(encoded)
-
-    @pytest.mark.slow
-    def test_max_pixels_comes_before_decoding(self):
-        # a header of 60,000 x 60,000 without pixels: decoding would fail in another way
-        header = b'\x89PNG\r\n\x1a\n' + struct.pack('>I4sII', 13, b'IHDR', 60_000, 60_000)
-        with pytest.raises(BadImage, match='3600000000 pixels, above'):
-            parse('decode')(header)
-        dataset = tf.data.Dataset.from_tensors(header).map(lambda e: parse('decode')(e))
-        with pytest.raises(tf.errors.InvalidArgumentError, match='max_pixels'):
-            list(dataset)
-
-    @pytest.mark.parametrize(
-        'encoded', [b'', b'GIF', b'hello', b'\x89PNG\r\n\x1a\n', b'RIFF____WAVE']
-    )
-    def test_not_an_image(self, encoded):
-        with pytest.raises(BadImage, match='not a JPEG, PNG, GIF, WebP, BMP, TIFF or AVIF image'):
-            parse('decode')(encoded)
-
-    def test_truncated(self):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            parse('decode')(encode(picture(50, 50), 'JPEG')[:-400])
 
 
 class TestSizes:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import struct
 import warnings
 
 import numpy as np
@@ -67,6 +68,32 @@ def test_pixels_equal_pillows(form, mode):
     np.testing.assert_array_equal(decode(encoded), expected)
     stored = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
     np.testing.assert_array_equal(decode(encoded, 'decode(stored)'), stored)
+
+
+@pytest.mark.parametrize('quality', [75, 95])
+def test_baseline_jpeg_equals_pillow(quality):
+    encoded = encode(Image.fromarray(RGB), 'JPEG', quality=quality, subsampling=0)
+    np.testing.assert_array_equal(decode(encoded), np.asarray(Image.open(io.BytesIO(encoded))))
+
+
+def test_fast_differs_by_little():
+    # a smooth image: the fast transform's error grows with the coefficients
+    ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    encoded = encode(Image.fromarray(np.stack([ramp] * 3, -1)), 'JPEG', quality=90)
+    exact, fast = decode(encoded), decode(encoded, 'decode(fast)')
+    assert np.abs(exact.astype(int) - fast).max() <= 8
+
+
+@pytest.mark.parametrize('form', ['PNG', 'JPEG'])
+def test_gray_becomes_three_equal_channels(form):
+    encoded = encode(Image.fromarray(RGB[..., 0]), form)
+    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
+    np.testing.assert_array_equal(decode(encoded), expected)
+
+
+def test_cmyk_jpeg_gives_three_channels():
+    encoded = encode(Image.new('CMYK', (9, 6), (10, 20, 30, 40)), 'JPEG')
+    assert decode(encoded).shape == (6, 9, 3)
 
 
 def transparent_images():
@@ -170,6 +197,27 @@ def test_a_header_of_a_huge_image_is_enough():
     encoded[18:26] = (60_000).to_bytes(4, 'little') * 2
     with pytest.raises(BadImage, match='3600000000 pixels, above'):
         parse('decode')(bytes(encoded))
+
+
+@pytest.mark.slow
+def test_a_header_of_a_huge_png_is_enough_in_tf_data_too():
+    header = b'\x89PNG\r\n\x1a\n' + struct.pack('>I4sII', 13, b'IHDR', 60_000, 60_000)
+    with pytest.raises(BadImage, match='3600000000 pixels, above'):
+        parse('decode')(header)
+    dataset = tf.data.Dataset.from_tensors(header).map(lambda e: parse('decode')(e))
+    with pytest.raises(tf.errors.InvalidArgumentError, match='max_pixels'):
+        list(dataset)
+
+
+@pytest.mark.parametrize('encoded', [b'', b'GIF', b'hello', b'\x89PNG\r\n\x1a\n', b'RIFF____WAVE'])
+def test_not_an_image(encoded):
+    with pytest.raises(BadImage, match='not a JPEG, PNG, GIF, WebP, BMP, TIFF or AVIF image'):
+        parse('decode')(encoded)
+
+
+def test_a_jpeg_cut_short():
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        parse('decode')(encode(Image.fromarray(RGB), 'JPEG')[:-400])
 
 
 @pytest.mark.parametrize('form', BY_PILLOW)

@@ -1,21 +1,13 @@
 """Damaged images end in pixels or in a named error, never in a crash."""
 
-import io
 import random
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import encode
 
 from alexnet_jax.data.ops.chain import read_image
 from alexnet_jax.errors import RunError
-
-
-def encode(kind: str) -> bytes:
-    pixels = np.random.RandomState(0).randint(0, 256, (24, 32, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def mutate(encoded: bytes, rng: random.Random) -> bytes:
@@ -34,8 +26,8 @@ def mutate(encoded: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'AVIF'])
 def test_mutated_images(kind, tmp_path, full):
-    rng = random.Random(0)
-    encoded, path = encode(kind), tmp_path / 'image'
+    pixels = np.random.RandomState(0).randint(0, 256, (24, 32, 3)).astype(np.uint8)
+    encoded, path, rng = encode(pixels, kind), tmp_path / 'image', random.Random(0)
     refusals = []
     for _ in range(1000 if full else 100):
         path.write_bytes(mutate(encoded, rng))

@@ -1,10 +1,9 @@
 """rand_augment's operations against Pillow's, and color_jitter by hand."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import encode
 from PIL import Image, ImageEnhance, ImageOps
 
 from alexnet_jax.data.ops.chain import parse
@@ -80,12 +79,6 @@ def test_the_tests_above_compare_something():
         if name != 'identity':
             changed = np.asarray(by_pillow(name, Image.fromarray(pixels), 0.3, 1)) != pixels
             assert changed.mean() > 0.05, name
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG')
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize('op', ['rand_augment(2, 9)', 'color_jitter(0.4, 0.4, 0.4, 0.1)'])

@@ -1,11 +1,9 @@
 """random_resized_crop against torchvision's rule in NumPy."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from helpers import encode
 
 from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.ops.resized_crop import _box
@@ -61,12 +59,6 @@ def gradient(height, width):
     """An image whose red is the row and whose green is the column, in steps of 2."""
     rows, columns = np.indices((height, width)) * 2
     return np.stack([rows, columns, np.full_like(rows, 7)], -1).astype(np.uint8)
-
-
-def encode(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG')
-    return buffer.getvalue()
 
 
 def test_in_tf_data_as_eagerly_by_seed():

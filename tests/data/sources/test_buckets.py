@@ -8,16 +8,11 @@ import pytest
 from helpers import assert_has
 from prepared_sets import folder_of, open_set, prepare
 
-from alexnet_jax import errors
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.data.sources.folder import Folder
 from alexnet_jax.errors import BadInput, RunError, shown
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(errors, '_SHOWN', {})
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 def upload(folder: Path) -> str:

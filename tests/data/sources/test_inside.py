@@ -4,6 +4,8 @@ import pytest
 
 from alexnet_jax.data.sources.inside import is_read
 
+SPLITS = ('train', 'validation')
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -29,7 +31,7 @@ def photos(tmp_path):
     ],
 )
 def test_without_splits(photos, folder, expected):
-    assert is_read(f'{photos.parent}/{folder}', str(photos)) == expected
+    assert is_read(f'{photos.parent}/{folder}', str(photos), *SPLITS) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,16 +41,16 @@ def test_without_splits(photos, folder, expected):
 def test_beside_splits(photos, folder, expected):
     for name in ('train', 'Val', 'test'):
         (photos / name).mkdir()
-    assert is_read(str(photos / folder), str(photos)) == expected
+    assert is_read(str(photos / folder), str(photos), *SPLITS) == expected
     assert is_read(str(photos / 'test/runs'), str(photos), 'train', 'test')
 
 
 def test_a_folder_by_a_relative_path(photos, monkeypatch):
     monkeypatch.chdir(photos)
-    assert is_read('runs/a', '.')
-    assert not is_read('../runs/a', '.')
+    assert is_read('runs/a', '.', *SPLITS)
+    assert not is_read('../runs/a', '.', *SPLITS)
 
 
 def test_there_is_no_such_folder(photos):
-    assert not is_read(f'{photos}/absent/runs', f'{photos}/absent')
-    assert not is_read('runs', 'gs://bucket/photos')
+    assert not is_read(f'{photos}/absent/runs', f'{photos}/absent', *SPLITS)
+    assert not is_read('runs', 'gs://bucket/photos', *SPLITS)

@@ -18,11 +18,8 @@ from alexnet_jax.data.ops.chain import parse
 from alexnet_jax.data.ops.crops import CenterCrop
 from alexnet_jax.data.ops.image import DecodeRaw, Identity, Resize, ResizeShort
 from alexnet_jax.data.pipeline import Data, permutation
-from alexnet_jax.data.prepare.shards import Request
 from alexnet_jax.data.sources.folder import FolderSplit
-from alexnet_jax.data.sources.prepared import FORMAT_VERSIONS
 from alexnet_jax.errors import BadInput, RunError
-from alexnet_jax.evaluation.steps import mirrored
 
 
 @pytest.fixture(scope='module')
@@ -120,13 +117,14 @@ class TestOpening:
         self.refused(made, 'manifest.json is damaged')
 
     def test_other_versions(self, made):
-        self.edit(made, lambda m: m.update(format_version=3))
-        self.refused(made, r'version 3 .* reads versions 1 and 2; prepare')
+        for version in (1, 3):
+            self.edit(made, lambda m, v=version: m.update(format_version=v))
+            self.refused(made, f'version {version} of the format, .* reads version 2; remove')
 
     def test_a_record_of_another_length(self, made, folder_config):
         split = open_set(made).train
         (record,), _ = split.read(np.array([0]))
-        split.raw_shape = split.image_shape = (17, 17, 3)
+        split.image_shape = (17, 17, 3)
         decode = parse('decode').specialize(split)
         with pytest.raises(ValueError, match='it has 768 bytes, but 17 x 17 pixels take 867'):
             decode(record)
@@ -181,19 +179,6 @@ class TestTraining:
             np.testing.assert_array_equal(left['mask'], right['mask'])
             np.testing.assert_array_equal(left['image'][valid], right['image'][valid])
             np.testing.assert_array_equal(left['label'], right['label'])
-
-    def test_raw_sets_of_version_1_are_read(self, both, tmp_path, monkeypatch):
-        """They have a record per image."""
-        monkeypatch.setattr(Request, 'suffix', 'array_record')
-        monkeypatch.setitem(FORMAT_VERSIONS, 'raw', 1)
-        original, prepared = both(**{'data.mean': 'none'})
-        split = prepared._train.split
-        assert list((tmp_path / 'raw').glob('train-*.array_record'))
-        assert (split.mapped, split.raw_shape) == (False, (16, 16, 3))
-        for data in (original, prepared):
-            data._axes = np.eye(3, dtype=np.float32)
-        (left,), (right,) = next(original.train_batches()), next(prepared.train_batches())
-        np.testing.assert_array_equal(mirrored(left), mirrored(right))
 
     @pytest.mark.slow
     def test_jpeg_draws_the_same_crops(self, both, tmp_path):
@@ -280,7 +265,7 @@ class TestOps:
         expected = [Identity() if i in dropped else op for i, op in enumerate(general.ops)]
         assert found.ops == tuple(expected)
         assert (found.color, found.color_place) == (general.color, general.color_place)
-        split.raw_shape = (16, 16, 3)
+        split.mapped = True
         assert general.specialize(split).ops[0] == DecodeRaw(16, 16)
 
 

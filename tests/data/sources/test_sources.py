@@ -70,21 +70,12 @@ class TestDigits:
         np.testing.assert_array_equal(rest, np.concatenate([labels[:287], labels[575:]]))
         assert len(open_data(evaluation='test[-100:]').eval) == 100
 
-    def test_all_are_scikit_learns(self, open_data, monkeypatch):
-        """Whether they come from its file or, where that is not found, from itself."""
+    def test_all_are_scikit_learns(self, open_data):
         raw = load_digits()
-
-        def check(dataset):
-            images, labels = dataset.train.read(np.arange(1437))
-            np.testing.assert_array_equal(labels, raw.target[:-360])
-            expected = np.round(raw.images[:-360] * 255 / 16)
-            np.testing.assert_array_equal([pixels(image) for image in images], expected)
-
-        with monkeypatch.context() as patch:
-            patch.delattr('sklearn.datasets.load_digits')
-            check(open_data())
-        monkeypatch.setattr('pathlib.Path.exists', lambda path: path.name != 'digits.csv.gz')
-        check(open_data())
+        images, labels = open_data().train.read(np.arange(1437))
+        np.testing.assert_array_equal(labels, raw.target[:-360])
+        expected = np.round(raw.images[:-360] * 255 / 16)
+        np.testing.assert_array_equal([pixels(image) for image in images], expected)
 
     @pytest.mark.parametrize('name', ['valid', 'train[', 'train[:x%]', 'train[:10%]+valid', ''])
     def test_unknown_split(self, open_data, name):
