@@ -25,21 +25,6 @@ FREE_KEYS = (
     'early_stopping_patience',
 )
 
-# Keys that came later and whose default is off: a config that was saved without them is read as
-# one that has the default. docs/toolbox.md explains them.
-TOOLBOX_KEYS = (
-    'label_smoothing',
-    'mixup_alpha',
-    'cutmix_alpha',
-    'ema_decay',
-    'early_stopping_patience',
-    'per_class_recall',
-    'data.class_weights',
-    'optimizer.name',
-    'optimizer.beta2',
-    'optimizer.clip_grad_norm',
-)
-
 
 def default_config() -> ml_collections.ConfigDict:
     """Return the course net with the paper's optimizer; a recipe sets data, ops and epochs."""
@@ -195,8 +180,11 @@ def validate(config: ml_collections.ConfigDict, devices: int = 1) -> None:
         raise BadInput(
             "data.mean='init_from' needs --config.init_from=RUN, the run whose mean image to use"
         )
-    if config.optimizer.name == 'adamw':
-        config_checks.check_adamw(config.optimizer)
+    if config.optimizer.name == 'adamw' and config.optimizer.trust_coefficient:
+        raise BadInput(
+            f'optimizer.trust_coefficient={config.optimizer.trust_coefficient} is LARS, which '
+            "needs optimizer.name='sgd'"
+        )
     config_checks.check_class_weights(config)
     _check_batch_size(config, devices)
     _check_network(config, devices)

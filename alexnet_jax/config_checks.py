@@ -144,15 +144,6 @@ def _is_number(value) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def check_adamw(optimizer: ml_collections.ConfigDict) -> None:
-    """Refuse what AdamW cannot use of a config's `optimizer`."""
-    if optimizer.trust_coefficient:
-        raise BadInput(
-            f'optimizer.trust_coefficient={optimizer.trust_coefficient} is LARS, which needs '
-            "optimizer.name='sgd'"
-        )
-
-
 def check_class_weights(config: ml_collections.ConfigDict) -> None:
     """Check `data.class_weights` against the number of classes."""
     weights = config.data.class_weights

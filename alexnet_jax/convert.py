@@ -75,36 +75,36 @@ def convert(
         names, about_names = _class_names(file, config, classes_file)
     except BadInput as error:
         raise BadInput(f'{file.path}: {error}') from error
+    contents = file.contents
     source: dict[str, Any] = {
         'name': file.name,
         'size': file.size,
         'sha256': file.sha256,
         'as_published': file.as_published,
-        'format': file.contents.format,
+        'format': contents.format,
         'variant': config.variant,
         'mean': about_mean,
     }
-    if metadata := file.contents.metadata:
+    if metadata := contents.metadata:
         source |= {key: metadata.get(key) for key in ('source', 'scores')}
-    found = None if mean is None else Statistics(mean, np.zeros(3), np.eye(3), about_mean)
-    converted.write(workdir, config, names, found, variables, source)
+    statistics = None if mean is None else Statistics(mean, np.zeros(3), np.eye(3), about_mean)
+    converted.write(workdir, config, names, statistics, variables, source)
 
     count = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     published = ', as published' if file.as_published else ''
     lines = [
-        (file.name, f'{file.contents.format}, {file.size / 1e6:,.1f} MB{published}'),
+        (file.name, f'{contents.format}, {file.size / 1e6:,.1f} MB{published}'),
         ('network', f'{", ".join([config.variant, *config.edits])}, {count:,} parameters'),
         ('classes', f'{len(names):,}, {about_names}'),
         ('mean', about_mean),
     ]
-    if file.contents.bgr:
+    if contents.bgr:
         lines.append(
             ('pixels', 'RGB: the first layer took BGR, so its input channels were reversed')
         )
-    found = file.contents
-    if found.note:
-        lines.append(('note', found.note))
-    elif found.rows is None and found.metadata is None and config.variant != 'torchvision':
+    if contents.note:
+        lines.append(('note', contents.note))
+    elif contents.rows is None and contents.metadata is None and config.variant != 'torchvision':
         lines.append(('note', UNEDITED.format(config.variant)))
     return lines
 
@@ -253,17 +253,15 @@ def main() -> None:
     for path in (paths[0], mean, classes):
         if path and is_url(path):
             raise BadInput(f'{path} is a URL; download it, and pass the local file')
-    folder = remote.new_copy(workdir)
-    converted.check(folder)
-    cli.show_progress(f'reading {paths[0]}')
-    with unwinding():
-        try:
+    try:
+        with unwinding(), remote.new_run(workdir) as folder:
+            converted.check(folder)
+            cli.show_progress(f'reading {paths[0]}')
             file = reading.read(Path(paths[0]))
             cli.show_progress(f'writing {workdir}')
             lines = convert(file, folder, mean, classes, variant)
-            remote.push_run(workdir, folder)
-        finally:
-            cli.show_progress('')
+    finally:
+        cli.show_progress('')
     (name, what), *rest = lines
     quoted = shlex.quote(workdir)
     print(f'{name}: {what}')

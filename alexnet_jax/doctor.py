@@ -19,7 +19,6 @@ from pathlib import Path
 import jax
 import ml_collections
 from absl import flags
-from etils import epath
 
 from alexnet_jax import cli
 from alexnet_jax.cloud.store import is_url
@@ -98,6 +97,8 @@ def _check_devices() -> Iterator[Finding]:
     ):
         if is_there and devices[0].platform == 'cpu':
             install = f'pip install "jax[{extra}]=={jax.__version__}"'
+            if extra == 'cuda13':
+                install += ' (cuda12 if nvidia-smi shows a driver older than 580)'
             yield False, f'JAX is not using the {name}: run {install} and unset JAX_PLATFORMS'
 
 
@@ -208,7 +209,7 @@ def _check_checkpoints(folder: str) -> Iterator[Finding]:
         yield True, f'of step {listed}; the next run verifies them' if steps else 'none yet'
         return
     root = saved.folder_of(folder)
-    found = {step: manifest.find_corruption(root / str(step)) for step in _steps(folder)}
+    found = {step: manifest.find_corruption(root / str(step)) for step in saved.find_steps(folder)}
     if not found:
         yield True, 'none yet: a run starts at step 1'
         return
@@ -223,10 +224,6 @@ def _check_checkpoints(folder: str) -> Iterator[Finding]:
             yield False, f'step {step:,} is corrupt ({reason}); {then}'
         else:
             yield True, f'step {step:,} is valid{_score(scores.get(step, {}))}'
-
-
-def _steps(folder: str) -> list[int]:
-    return saved.find_steps(folder) if epath.Path(folder).is_dir() else []
 
 
 def _score(scores: dict[str, float]) -> str:

@@ -10,14 +10,13 @@ hubs, whose README.md explains how to use it: [N, 3, S, S] in, logits out.
 import functools
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, files
 from alexnet_jax.errors import BadInput, RunError, run_command, unwinding
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -71,30 +70,15 @@ def export(net: TrainedNet, write: Writer, output: Path) -> None:
       output: The file or folder to create, with its parents.
 
     Raises:
-      BadInput: The format cannot express the run, or the temporary name is taken.
+      BadInput: The format cannot express the run.
       RunError: It cannot be written, for instance because the disk is full.
     """
-    temporary = output.with_name(f'{output.name}.tmp')
-    if os.path.lexists(temporary):
-        raise BadInput(
-            f'{temporary} exists, perhaps left by an export that was killed; remove it or choose '
-            f'another --output'
-        )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write(net, temporary)
-        temporary.rename(output)
+        with files.replacing(output, is_new=True) as temporary:
+            write(net, temporary)
     except OSError as error:
         raise RunError(f'{output} could not be written: {error.strerror or error}') from error
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        path.unlink()
 
 
 def size_of(path: Path) -> int:

@@ -14,10 +14,8 @@ import csv
 import math
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from absl import flags
@@ -28,8 +26,6 @@ from alexnet_jax.evaluation.batches import ImageFiles
 from alexnet_jax.evaluation.ensemble import parse_member
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.parallel.runtime import configure_runtime
-
-CHUNK = 1 << 20  # bytes or names copied at once
 
 # The indices of images in `ImageFiles.paths` and their features, float32 [n, ...].
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -82,50 +78,27 @@ def _write_csv(path: Path, images: ImageFiles, shape: Sequence[int], batches: Ba
 
 
 def _write_npz(path: Path, images: ImageFiles, shape: Sequence[int], batches: Batches) -> int:
-    """Write arrays as `numpy.savez` does, one batch at a time; return the number of images.
+    """Write arrays with `numpy.savez`, the features by way of a file; return the number of images.
 
-    The array begins with the number of usable images, which is known only at the end: until then,
-    the features are kept in a file next to the output.
+    An array begins with its size, and how many images can be used is known only at the end.
     """
     places = []
     with (
         files.replacing(path, is_new=True) as new,
         tempfile.TemporaryFile(dir=path.parent) as raw,  # just as large, and on the same disk
-        zipfile.ZipFile(new, 'w') as archive,
     ):
         for found, features in batches:
             raw.write(np.ascontiguousarray(features, np.float32).data)
-            places.append(found)
-        order = np.concatenate(places) if places else np.zeros(0, int)
-        raw.seek(0)
-        with _entry(archive, 'features', '<f4', (len(order), *shape)) as entry:
-            while piece := raw.read(CHUNK):
-                entry.write(piece)
-        _write_texts(archive, 'paths', images.names, order)
+            places += found.tolist()
+        raw.flush()
+        size = (len(places), *shape)
+        features = np.memmap(raw, np.float32, 'r', shape=size) if places else np.zeros(size, 'f4')
+        arrays = {'features': features, 'paths': np.array([images.names[p] for p in places], str)}
         if any(images.classes):
-            _write_texts(archive, 'classes', images.classes, order)
-    return len(order)
-
-
-def _write_texts(
-    archive: zipfile.ZipFile, name: str, texts: Sequence[str], order: np.ndarray
-) -> None:
-    """Write some texts as an array of NumPy's text type."""
-    # At least 1: if all images that can be used are loose, all classes are ''.
-    width = max((len(texts[place]) for place in order.tolist()), default=0) or 1
-    dtype = f'<U{width}'
-    with _entry(archive, name, dtype, (len(order),)) as entry:
-        for first in range(0, len(order), CHUNK // width):
-            some = order[first : first + CHUNK // width].tolist()
-            entry.write(np.array([texts[place] for place in some], dtype).tobytes())
-
-
-def _entry(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
-    """Begin an array in an archive; its numbers are written afterwards."""
-    entry = archive.open(f'{name}.npy', 'w', force_zip64=True)
-    header = {'descr': dtype, 'fortran_order': False, 'shape': shape}
-    np.lib.format.write_array_header_1_0(entry, header)
-    return entry
+            arrays['classes'] = np.array([images.classes[p] for p in places], str)
+        with open(new, 'wb') as file:  # to a name, savez would add .npz
+            np.savez(file, **arrays)
+    return len(places)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,16 +52,16 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
-    """Yield a temporary name for writing a large local file, renamed to `path` on success.
+    """Yield a temporary name to write a local file or folder to, renamed to `path` on success.
 
     If anything is raised meanwhile, nothing is left behind. The name is no other file's.
 
     Args:
-      path: The file.
-      is_new: Whether to keep a file that another program creates there meanwhile.
+      path: The file, or a folder that is absent or empty.
+      is_new: Whether to keep what another program creates there meanwhile.
 
     Raises:
-      FileExistsError: There is such a file; the message says where the result is.
+      FileExistsError: Something was created there; the message says where the result is.
     """
     token = secrets.token_hex(4)
     temporary, written = path.with_name(f'.{token}.tmp'), path  # short, however long that name is
@@ -71,7 +72,10 @@ def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
             written = path.with_name(f'{path.stem}-{token}{path.suffix}')
         temporary.replace(written)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
     if written != path:
         raise FileExistsError(
             f'another program created {path} meanwhile; the result is in {written}'

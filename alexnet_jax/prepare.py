@@ -24,7 +24,6 @@ from alexnet_jax.config import default_config
 from alexnet_jax.config_checks import ON_BAD_IMAGE
 from alexnet_jax.errors import BadInput, RunError, catch_stop_signals, run_command, unwind
 
-FORMATS = ('jpeg', 'raw')
 FRACTION: float = default_config().data.eval_fraction
 MAX_PIXELS: int = default_config().data.max_pixels
 
@@ -40,9 +39,13 @@ _MANUAL_DIR = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output', None, 'The folder to create; by default DATA_DIR/NAME-SIZE-FORMAT.'
 )
-_SIZE = flags.DEFINE_integer('size', 256, 'Height and width of the images, in pixels.')
-_FORMAT = flags.DEFINE_string('format', 'jpeg', 'jpeg, or raw: larger but faster to read.')
-_QUALITY = flags.DEFINE_integer('quality', 95, 'The JPEG quality, 1 to 100.')
+_SIZE = flags.DEFINE_integer(
+    'size', 256, 'Height and width of the images, in pixels.', lower_bound=1, upper_bound=4096
+)
+_FORMAT = flags.DEFINE_enum('format', 'jpeg', ['jpeg', 'raw'], 'raw is larger but faster to read.')
+_QUALITY = flags.DEFINE_integer(
+    'quality', 95, 'The JPEG quality, 1 to 100.', lower_bound=1, upper_bound=100
+)
 _STORED = flags.DEFINE_boolean(
     'stored',
     None,
@@ -53,9 +56,14 @@ _STORED = flags.DEFINE_boolean(
 _TRAIN_SPLIT = flags.DEFINE_string('train_split', 'train', 'Like config.data.train_split.')
 _EVAL_SPLIT = flags.DEFINE_string('eval_split', 'validation', 'Like config.data.eval_split.')
 _EVAL_FRACTION = flags.DEFINE_float('eval_fraction', FRACTION, 'Like config.data.eval_fraction.')
-_MAX_PIXELS = flags.DEFINE_integer('max_pixels', MAX_PIXELS, 'Like config.data.max_pixels.')
-_ON_BAD_IMAGE = flags.DEFINE_string(
-    'on_bad_image', 'stop', 'stop, or skip: skip bad images and list them, up to 1% or a few.'
+_MAX_PIXELS = flags.DEFINE_integer(
+    'max_pixels', MAX_PIXELS, 'Like config.data.max_pixels.', lower_bound=1
+)
+_ON_BAD_IMAGE = flags.DEFINE_enum(
+    'on_bad_image',
+    'stop',
+    ON_BAD_IMAGE,
+    'With skip, bad images are skipped and listed, up to 1% or a few.',
 )
 
 
@@ -73,18 +81,8 @@ def main() -> None:
 
 
 def _check_flags() -> None:
-    if _FORMAT.value not in FORMATS:
-        raise BadInput(f'--format={_FORMAT.value}; allowed: {", ".join(FORMATS)}')
-    if _ON_BAD_IMAGE.value not in ON_BAD_IMAGE:
-        raise BadInput(f'--on_bad_image={_ON_BAD_IMAGE.value}; allowed: {", ".join(ON_BAD_IMAGE)}')
-    if not 1 <= _SIZE.value <= 4096:
-        raise BadInput(f'--size={_SIZE.value}; it must be from 1 to 4096')
-    if not 1 <= _QUALITY.value <= 100:
-        raise BadInput(f'--quality={_QUALITY.value}; it must be from 1 to 100')
     if not 0 < _EVAL_FRACTION.value < 1:
         raise BadInput(f'--eval_fraction={_EVAL_FRACTION.value}; it must be above 0 and below 1')
-    if _MAX_PIXELS.value <= 0:
-        raise BadInput(f'--max_pixels={_MAX_PIXELS.value}; it must be above 0')
     for flag in (_OUTPUT, _DATA_DIR):
         if flag.value and '://' in flag.value:
             raise BadInput(

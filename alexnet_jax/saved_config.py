@@ -11,7 +11,7 @@ from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
-from alexnet_jax.config import TOOLBOX_KEYS, default_config, leaves
+from alexnet_jax.config import default_config, leaves
 from alexnet_jax.config_checks import check_types
 from alexnet_jax.errors import BadInput
 
@@ -38,9 +38,6 @@ def parse_config(
       where: The file's name, for errors.
       remedy: What to do, likewise.
 
-    Returns:
-      The config. Keys that came later and are off by default have their default.
-
     Raises:
       BadInput: It is damaged, or an earlier version with other keys wrote it.
     """
@@ -52,7 +49,7 @@ def parse_config(
     expected = leaves(config)
     for problem, keys in (
         ('unknown', leaves(found).keys() - expected.keys()),
-        ('missing', expected.keys() - leaves(found).keys() - set(TOOLBOX_KEYS)),
+        ('missing', expected.keys() - leaves(found).keys()),
     ):
         if keys:
             raise BadInput(
@@ -64,13 +61,6 @@ def parse_config(
         check_types(expected, leaves(config))
     except (TypeError, ValueError, BadInput) as error:
         raise BadInput(f'{where} is damaged: {error}; {remedy}') from error
-    # From configs/lars.py when conv1's initial weights were 256 times smaller.
-    decay = ('conv1/kernel', 256.0**2)
-    if config.variant == 'alexnet_bn' and decay in config.optimizer.weight_decay_multipliers:
-        raise BadInput(
-            f'{where} is from an earlier version of alexnet_jax, whose alexnet_bn divided '
-            f"conv1's weights by 256 instead of the pixels: {remedy}"
-        )
     return config
 
 

@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 PCI_DEVICES = Path('/sys/bus/pci/devices')
 GOOGLE = '0x1ae0'
 # v3, v4, v5p, v5e, v6e and 7x, as JAX lists them; Google's network cards have other numbers.
 TPUS = ('0x0027', '0x005e', '0x0062', '0x0063', '0x006f', '0x0076')
 
-MEMORY = Path('/proc/meminfo')
 OWN_CGROUPS = Path('/proc/self/cgroup')  # which groups of processes this one is in
 CGROUPS = Path('/sys/fs/cgroup')
 # For each cgroup controller ('' is cgroup v2): the files with a group's limit and usage, and the
@@ -46,14 +47,7 @@ def has_tpu() -> bool:
 
 def free_memory() -> int:
     """Return how many bytes a new process could use, within the limits of a container or job."""
-    return min([_free_on_machine(), *_free_in_cgroups()])
-
-
-def _free_on_machine() -> int:
-    try:
-        return _read_table(MEMORY)['MemAvailable:'] * 1024
-    except (OSError, KeyError):  # not Linux
-        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return min([psutil.virtual_memory().available, *_free_in_cgroups()])
 
 
 def _free_in_cgroups() -> Iterator[int]:

@@ -26,7 +26,7 @@ from alexnet_jax.errors import BadInput, run_command, shown
 from alexnet_jax.evaluation import scores
 from alexnet_jax.parallel import hardware
 from alexnet_jax.report import published
-from alexnet_jax.report.one_run import parts_of
+from alexnet_jax.report.one_run import Add, parts_of
 from alexnet_jax.report.run import Run, differences, read_runs, text_of, training_minutes
 from alexnet_jax.run import remote
 
@@ -69,12 +69,17 @@ def write_report(folders: Sequence[str], output: str, among: int) -> None:
         name = re.sub(r'[^\w.-]', '_', run.name).encode()[:LONGEST_NAME].decode(errors='ignore')
         prefix = f'{number}-{name}-' if len(runs) > 1 else ''
         parts += [pages.heading(2, f'Run {run.name}')]
-        parts += parts_of(run, album, prefix, among)
+        parts += parts_of(run, _adder(album, prefix), among)
     title = f'AlexNet: {", ".join(run.name for run in runs)}'
     files.write(path, pages.page(title, parts))
     if album.folder.name in ('report', f'{path.stem}_files'):  # else it may be the user's own
         album.remove_others(FIGURES)
     print(shown(f'wrote {path} and its figures in {album.folder}'))
+
+
+def _adder(album: Album, prefix: str) -> Add:
+    """Return `album.add` for the figures of one run."""
+    return lambda name, figure, alt, caption: album.add(prefix + name, figure, alt, caption)
 
 
 def _config_table(runs: Sequence[Run]) -> Markup:

@@ -1,15 +1,15 @@
 """The part of a report about one run: how its network sees images, and what training sees."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from alexnet_jax.drawing import figures, pages, pictures
-from alexnet_jax.drawing.pages import Album
 from alexnet_jax.errors import AlexNetError, BadInput, shown
 from alexnet_jax.evaluation import saliency
 from alexnet_jax.evaluation.class_words import display_names
@@ -18,16 +18,17 @@ from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.report.run import Run, collect, first_kernels, nearest
 from alexnet_jax.run.workdir import read_source
 
+Add = Callable[[str, Figure, str, str], Markup]  # name, figure, alt, caption
+
 SHOWN, NEIGHBORS, EPOCHS, PAIRS, TOP = 8, 6, 7, 10, 5
 
 
-def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
+def parts_of(run: Run, add: Add, among: int) -> list[Markup]:
     """Draw a run's kernels, test images, neighbors, confusion matrix and augmentation.
 
     Args:
       run: The run.
-      album: The album that takes the figures.
-      prefix: The start of the names of their files.
+      add: Takes a figure and returns it for the page, as `Album.add` does.
       among: The number of training images to search for neighbors.
 
     Returns:
@@ -48,15 +49,15 @@ def parts_of(run: Run, album: Album, prefix: str, among: int) -> list[Markup]:
         parts.append(pages.paragraph(_describe(run, net)))
     if net is not None:
         with noted('The kernels are'):
-            parts += _kernels(net, album, prefix)
+            parts += _kernels(net, add)
     with noted('Everything that needs the images is'):
         examples = _open_examples(run)
     if net is not None and examples is not None:
         with noted('The predictions for the images are'):
-            parts += _scores(run, net, examples, album, prefix, among)
+            parts += _scores(run, net, examples, add, among)
     if examples is not None:
         with noted('The augmentation is'):
-            parts += _augmentation(run, examples, album, prefix)
+            parts += _augmentation(run, examples, add)
     return parts
 
 
@@ -88,7 +89,7 @@ def _open_examples(run: Run):
     return opened
 
 
-def _kernels(net: TrainedNet, album: Album, prefix: str) -> list[Markup]:
+def _kernels(net: TrainedNet, add: Add) -> list[Markup]:
     name, weights, towers = first_kernels(net.model.layers, net.params)
     height, width, _, count = weights.shape
     blocks = f', {count // towers} per tower' if towers > 1 else ''
@@ -98,15 +99,10 @@ def _kernels(net: TrainedNet, album: Album, prefix: str) -> list[Markup]:
     )
     alt = f'Grid of the {count} kernels of {name} as small color images'
     figure = pictures.kernels(weights, towers)
-    return [
-        pages.heading(3, 'First layer'),
-        album.add(f'{prefix}kernels', figure, alt, caption),
-    ]
+    return [pages.heading(3, 'First layer'), add('kernels', figure, alt, caption)]
 
 
-def _scores(
-    run: Run, net: TrainedNet, examples, album: Album, prefix: str, among: int
-) -> Iterator[Markup]:
+def _scores(run: Run, net: TrainedNet, examples, add: Add, among: int) -> Iterator[Markup]:
     """Draw what one pass over the evaluation split shows, and the neighbors."""
     batches = examples.batches('eval', np.arange(examples.eval_size), all_views=True)
     what = f'{run.name}: scoring {examples.eval_size:,} images'
@@ -121,7 +117,7 @@ def _scores(
         tops = [_top(np.exp(log_probs[place]), names) for place in places]
         figure = pictures.predictions(images, [names[i] for i in labels[places]], tops)
         alt = f'{alt}, each with bars for its {len(tops[0])} most probable classes'
-        return album.add(f'{prefix}{name}', figure, alt, caption)
+        return add(name, figure, alt, caption)
 
     shown = np.unique(np.linspace(0, len(indices) - 1, SHOWN).astype(int))
     yield pages.heading(3, 'Test images')
@@ -136,9 +132,9 @@ def _scores(
     if len(wrong):
         caption = f'The most confident mistakes, of {len(wrong):,} in all.'
         yield picture(surest, 'mistakes', f'{len(surest)} misclassified test images', caption)
-    yield from _heat_maps(net, examples, scored, shown, surest, names, album, prefix)
-    yield from _neighbors(run, net, examples, indices[shown], names, album, prefix, among)
-    yield from _confusion(labels, guesses, names, album, prefix)
+    yield from _heat_maps(net, examples, scored, shown, surest, names, add)
+    yield from _neighbors(run, net, examples, indices[shown], names, add, among)
+    yield from _confusion(labels, guesses, names, add)
 
 
 def _top(probabilities: np.ndarray, names: Sequence[str]) -> list[tuple[str, float]]:
@@ -148,7 +144,7 @@ def _top(probabilities: np.ndarray, names: Sequence[str]) -> list[tuple[str, flo
 
 def _heat_maps(
     net: TrainedNet, examples, scored: Sequence[np.ndarray], shown: np.ndarray, surest: np.ndarray,
-    names: Sequence[str], album: Album, prefix: str,
+    names: Sequence[str], add: Add,
 ) -> Iterator[Markup]:  # fmt: skip
     """Draw where the network looks in the test images and in its surest mistakes."""
     indices, labels, log_probs = scored
@@ -173,7 +169,7 @@ def _heat_maps(
     )
     figure = pictures.heat_maps(images, [[names[i]] for i in guesses], rows)
     alt = f'{len(shown)} test images, with a Grad-CAM and an occlusion map of each'
-    yield album.add(f'{prefix}heat-maps', figure, alt, caption)
+    yield add('heat-maps', figure, alt, caption)
     if len(surest):
         _, images, _ = examples.images('eval', indices[surest])
         guesses, truths = log_probs[surest].argmax(1), labels[surest]
@@ -189,12 +185,12 @@ def _heat_maps(
         figure = pictures.heat_maps(images, titles, rows)
         caption = 'The most confident mistakes: Grad-CAM for the predicted and for the true class.'
         alt = f'{len(surest)} misclassified test images, with two Grad-CAM maps of each'
-        yield album.add(f'{prefix}heat-maps-of-mistakes', figure, alt, caption)
+        yield add('heat-maps-of-mistakes', figure, alt, caption)
 
 
 def _neighbors(
-    run: Run, net: TrainedNet, examples, shown: np.ndarray, names: Sequence[str], album: Album,
-    prefix: str, among: int,
+    run: Run, net: TrainedNet, examples, shown: np.ndarray, names: Sequence[str], add: Add,
+    among: int,
 ) -> list[Markup]:  # fmt: skip
     def features(images: np.ndarray) -> np.ndarray:
         return net.features(images).reshape(len(images), -1)  # as the last layer flattens them
@@ -224,14 +220,11 @@ def _neighbors(
         [[names[i] for i in row] for row in labels[near]],
     )
     alt = f'{len(shown)} rows: a test image and the {near.shape[1]} nearest training images'
-    return [
-        pages.heading(3, 'Nearest neighbors'),
-        album.add(f'{prefix}neighbors', figure, alt, caption),
-    ]
+    return [pages.heading(3, 'Nearest neighbors'), add('neighbors', figure, alt, caption)]
 
 
 def _confusion(
-    labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], album: Album, prefix: str
+    labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], add: Add
 ) -> list[Markup]:
     size = max(labels.max(), guesses.max()) + 1
     counts = np.zeros((size, size), int)
@@ -250,7 +243,7 @@ def _confusion(
     figure = figures.confusion(counts, names[:size])
     parts = [
         pages.heading(3, 'Confusion matrix'),
-        album.add(f'{prefix}confusion', figure, f'Confusion matrix of {size} classes', caption),
+        add('confusion', figure, f'Confusion matrix of {size} classes', caption),
     ]
     if rows:
         header = ['true class', 'predicted class', 'images']
@@ -258,7 +251,7 @@ def _confusion(
     return parts
 
 
-def _augmentation(run: Run, examples, album: Album, prefix: str) -> list[Markup]:
+def _augmentation(run: Run, examples, add: Add) -> list[Markup]:
     heading = pages.heading(3, 'Augmentation')
     (index,) = examples.some_train_indices(1)
     if (found := examples.augmented(index, EPOCHS)) is None:
@@ -271,7 +264,7 @@ def _augmentation(run: Run, examples, album: Album, prefix: str) -> list[Markup]
     )
     alt = f'A training image and {EPOCHS} random versions of it'
     figure = pictures.augmentation(original, versions)
-    return [heading, album.add(f'{prefix}augmentation', figure, alt, caption)]
+    return [heading, add('augmentation', figure, alt, caption)]
 
 
 def _watch(batches: Iterable, what: str, total: int) -> Iterator:

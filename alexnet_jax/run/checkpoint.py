@@ -22,7 +22,7 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from alexnet_jax import files
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import RunError, one_line
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import manifest, saved
 
@@ -270,7 +270,7 @@ def _named_failure(what: str, folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if cause := re.search(r'([^:]+: [^:[]+) \[os_error_code=', reason):
             reason = cause[1].strip()  # TensorStore puts it after a page of its own names
         raise RunError(f'{what}: {folder}: {reason[:300]}') from error

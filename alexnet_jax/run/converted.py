@@ -1,7 +1,6 @@
 """Write weights from elsewhere as the folder of a run, whose only checkpoint is at step 0."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,15 +62,10 @@ def write(
       OSError: Another file could not be written.
     """
     target = Path(workdir).resolve()
-    folder = target.with_name(f'{target.name}.incomplete-{os.getpid()}')
-    try:
-        with workdirs.create(str(folder), config, class_names):
-            if found is not None:
-                statistics.save(epath.Path(folder) / 'statistics.npz', found)
-            with Checkpoints(str(folder)) as checkpoints:
-                checkpoints.save(0, variables)
-            workdirs.write_source(str(folder), source)
-        folder.rename(target)
-        files.sync(target.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with files.replacing(target) as folder, workdirs.create(str(folder), config, class_names):
+        if found is not None:
+            statistics.save(epath.Path(folder) / 'statistics.npz', found)
+        with Checkpoints(str(folder)) as checkpoints:
+            checkpoints.save(0, variables)
+        workdirs.write_source(str(folder), source)
+    files.sync(target.parent)

@@ -136,31 +136,25 @@ def check_access(url: str) -> None:
         )
 
 
-def new_copy(workdir: str) -> str:
-    """Return where to write a new run: the workdir, or for a URL an empty local folder's name.
+@contextlib.contextmanager
+def new_run(workdir: str) -> Iterator[str]:
+    """Yield the folder to create a run in; for a URL, a local one, moved there when it is complete.
 
     Raises:
       BadInput: There is something at the URL.
+      RunError: A request failed.
     """
     if not is_url(workdir):
-        return workdir
+        yield workdir
+        return
     store, folder = Store(workdir), copies.cache_folder('new', workdir)
     if found := next(iter(store.list()), None):
         raise BadInput(f'{store.url} is not empty ({found}); use a different --workdir')
     shutil.rmtree(folder, ignore_errors=True)  # left by a command that was killed
     show_as(str(folder), store.url)
-    return str(folder)
-
-
-def push_run(workdir: str, copy: str) -> None:
-    """Move a complete run to where `new_copy` was asked for; nothing is done if that is local.
-
-    Raises:
-      RunError: A request failed.
-    """
-    if is_url(workdir):
-        Pusher(Store(workdir), Path(copy)).push()
-        shutil.rmtree(copy)
+    yield str(folder)
+    Pusher(store, folder).push()
+    shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

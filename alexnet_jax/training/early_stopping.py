@@ -29,7 +29,8 @@ def describe(config: ml_collections.ConfigDict, step: int, total_steps: int) -> 
       total_steps: The number of steps it would have had.
     """
     patience = config.early_stopping_patience
+    evaluations = 'evaluation' if patience == 1 else 'evaluations'
     return (
         f'stopped early at step {step:,} of {total_steps:,}: no better top-1 in '
-        f'{patience} evaluation{"s"[: patience != 1]} (early_stopping_patience={patience})'
+        f'{patience} {evaluations} (early_stopping_patience={patience})'
     )

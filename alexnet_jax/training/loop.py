@@ -19,7 +19,6 @@ from alexnet_jax.evaluation.steps import Batch, make_eval_step
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.parallel import malloc, pmap
-from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.run import checkpoint
 from alexnet_jax.run.logger import Log, track
 from alexnet_jax.run.signals import EvaluationStopped, PreemptionHandler
@@ -88,10 +87,9 @@ def train_and_evaluate(
     schedule = optimizers.make_schedule(config, data.train_size)
     optimizer = optimizers.make_optimizer(config, schedule, data.train_size)
     model = variants.make_model(config)
-    slices = Slices(variants.sliced_layers(config))
-    train_step = make_train_step(
-        model, optimizer, data.mean, config.seed, slices, **step_options(config, data.class_counts)
-    )
+    options = step_options(config, data.class_counts)
+    slices = options.slices
+    train_step = make_train_step(model, optimizer, data.mean, config.seed, options)
     per_class = config.per_class_recall or bool(config.data.class_weights)
     eval_step = make_eval_step(model, data.mean, per_class)
     rate = partial(optimizers.rate_at, config, schedule)

@@ -14,7 +14,6 @@ import numpy as np
 
 from alexnet_jax.model import variants
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.loop import Data
 from alexnet_jax.training.objective import step_options
@@ -66,12 +65,11 @@ def losses(
     """
     model, table = variants.make_model(config), jnp.asarray(rates, jnp.float32)
     transform = optimizer.make_optimizer(config, lambda step: table[step], data.train_size)
-    slices = Slices(variants.sliced_layers(config))
     options = step_options(config, data.class_counts)
-    train_step = make_train_step(model, transform, data.mean, config.seed, slices, **options)
+    train_step = make_train_step(model, transform, data.mean, config.seed, options)
     with_ema = config.ema_decay > 0
     state = create_train_state(model, transform, config.image_size, config.seed, with_ema)
-    state = slices.place(start(model, state))
+    state = options.slices.place(start(model, state))
     found: list[float] = []
     for _, parts in zip(rates, data.train_batches(0), strict=False):
         state = train_step(state, parts)

@@ -12,7 +12,6 @@ from alexnet_jax.errors import RunError
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import BatchNorm
-from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import TrainState, create_train_state, lower_train_step
@@ -63,14 +62,7 @@ def lower_step(config: ml_collections.ConfigDict, devices: int) -> jax.stages.Lo
     """
     model, transform = variants.make_model(config), make_optimizer(config)
     parts = [blank_part(config, devices)] * config.accum_steps
-    return lower_train_step(
-        model,
-        transform,
-        state_shapes(config),
-        parts,
-        Slices(variants.sliced_layers(config)),
-        **step_options(config),
-    )
+    return lower_train_step(model, transform, state_shapes(config), parts, step_options(config))
 
 
 def blank_part(config: ml_collections.ConfigDict, devices: int | None = None) -> Batch:

@@ -1,9 +1,8 @@
-"""What a training step minimizes: the cross-entropy, and what a config adds to it."""
+"""What a training step minimizes, and its other options."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,8 @@ import ml_collections
 import numpy as np
 import optax
 
+from alexnet_jax.model import variants
+from alexnet_jax.parallel.slices import WHOLE, Slices
 from alexnet_jax.training import mixing
 
 
@@ -77,6 +78,27 @@ class Objective:
 PLAIN = Objective()
 
 
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What a step does besides the network and its optimizer.
+
+    Attributes:
+      objective: What is minimized.
+      slices: What is sliced over the devices; the state must be placed accordingly.
+      gradient_dtype: The dtype in which gradients are summed over the devices; float32: that of
+        the parameters.
+      ema_decay: The decay of the moving averages, if the state has any.
+    """
+
+    objective: Objective = PLAIN
+    slices: Slices = WHOLE
+    gradient_dtype: str = 'float32'
+    ema_decay: float = 0.0
+
+
+DEFAULT = StepOptions()
+
+
 def balanced_weights(counts: np.ndarray) -> tuple[float, ...]:
     """Return class weights with which every class counts the same: n / (classes * n of the class).
 
@@ -106,8 +128,8 @@ def loss_of_guessing(
 
 def step_options(
     config: ml_collections.ConfigDict, class_counts: Callable[[], np.ndarray] | None = None
-) -> dict[str, Any]:
-    """Return what `step.make_train_step` takes from a config, by the names of its arguments.
+) -> StepOptions:
+    """Return what a config asks of a step.
 
     Args:
       config: A recipe.
@@ -120,8 +142,5 @@ def step_options(
     objective = Objective(
         config.label_smoothing, config.mixup_alpha, config.cutmix_alpha, tuple(weights)
     )
-    return {
-        'gradient_dtype': config.gradient_dtype,
-        'objective': objective,
-        'ema_decay': config.ema_decay,
-    }
+    slices = Slices(variants.sliced_layers(config))
+    return StepOptions(objective, slices, config.gradient_dtype, config.ema_decay)

@@ -9,7 +9,6 @@ import numpy as np
 
 from alexnet_jax.model import variants
 from alexnet_jax.parallel import pmap
-from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training.memory import blank_part, make_optimizer
 from alexnet_jax.training.objective import step_options
 from alexnet_jax.training.step import create_train_state, make_train_step
@@ -29,16 +28,13 @@ def step_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
     pixels = np.random.RandomState(0).randint(0, 256, part['image'].shape, np.uint8)
     ones = np.ones_like(part['mask'])
     part |= {'image': pixels, 'mask': ones, 'color_scale': ones}
-    slices = Slices(variants.sliced_layers(config))
-    mean = np.zeros(pixels.shape[1:])
-    step = make_train_step(
-        model, make_optimizer(config), mean, config.seed, slices, **step_options(config)
-    )
+    mean, options = np.zeros(pixels.shape[1:]), step_options(config)
+    step = make_train_step(model, make_optimizer(config), mean, config.seed, options)
     parts = pmap.ahead(itertools.repeat(part))
     state = create_train_state(
         model, make_optimizer(config), config.image_size, config.seed, config.ema_decay > 0
     )
-    state = slices.place(state)
+    state = options.slices.place(state)
 
     def run(count: int) -> float:
         """Run the step `count` times and return the seconds that it took."""

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 
 from alexnet_jax.evaluation.steps import Batch, counts, mirrored
-from alexnet_jax.model.alexnet import AlexNet, update_batch_stats
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.batch_norm import update_batch_stats
 from alexnet_jax.parallel import pmap
-from alexnet_jax.parallel.slices import WHOLE, Slices
 from alexnet_jax.platforms import by_platform, tracing_for
-from alexnet_jax.training.objective import PLAIN, Objective
+from alexnet_jax.training.objective import DEFAULT, StepOptions
 
 NO_STEP = np.iinfo(np.int32).max
 
@@ -158,10 +158,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mean: np.ndarray,
     seed: int,
-    slices: Slices = WHOLE,
-    gradient_dtype: str = 'float32',
-    objective: Objective = PLAIN,
-    ema_decay: float = 0.0,
+    options: StepOptions = DEFAULT,
 ) -> Callable[[TrainState, Iterable[Batch]], TrainState]:
     """Build the training step: loss and gradients over the global batch, then the update.
 
@@ -173,18 +170,14 @@ def make_train_step(
       optimizer: The result of `optimizer.make_optimizer`.
       mean: float32 [H, W, 3], subtracted from every image.
       seed: The seed of the dropout masks.
-      slices: What is sliced over the devices; the state must be placed accordingly.
-      gradient_dtype: The dtype in which gradients are summed over the devices; float32: that of
-        the parameters.
-      objective: What is minimized.
-      ema_decay: The decay of the moving averages, if the state has any.
+      options: What else it does. The state must be placed by `options.slices`.
 
     Returns:
       (state, parts of the global batch) -> the next state. The memory of the given state is reused
       (donated). Gradients are summed over the parts, so the step needs the memory of one part and
       has, up to rounding, the result of the whole batch.
     """
-    accumulate, finish = _programs(model, optimizer, slices, gradient_dtype, objective, ema_decay)
+    accumulate, finish = _programs(model, optimizer, options)
     mean_and_seed = pmap.replicate((mean, np.uint32(seed)))
 
     def train_step(state: TrainState, parts: Iterable[Batch]) -> TrainState:
@@ -203,22 +196,19 @@ def lower_train_step(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     parts: Sequence[Batch],
-    slices: Slices = WHOLE,
-    gradient_dtype: str = 'float32',
-    objective: Objective = PLAIN,
-    ema_decay: float = 0.0,
+    options: StepOptions = DEFAULT,
 ) -> jax.stages.Lowered:
     """Lower the training step, to compile and examine it without running it.
 
     With several parts, lower the program for the last, which needs the most memory.
 
     Args:
-      model, optimizer, slices, gradient_dtype, objective, ema_decay: As for `make_train_step`.
+      model, optimizer, options: As for `make_train_step`.
       state: The state as shapes and dtypes, before it is placed.
       parts: The parts of the global batch. Only their shapes matter.
     """
-    accumulate, finish = _programs(model, optimizer, slices, gradient_dtype, objective, ema_decay)
-    state = slices.placed_shapes(state)
+    accumulate, finish = _programs(model, optimizer, options)
+    state = options.slices.placed_shapes(state)
     *others, last = map(pmap.shard, parts)
     mean = np.zeros(last['image'].shape[2:], np.float32)
     seed = np.uint32(0)
@@ -227,14 +217,10 @@ def lower_train_step(
 
 
 def _programs(
-    model: AlexNet,
-    optimizer: optax.GradientTransformation,
-    slices: Slices,
-    gradient_dtype: str,
-    objective: Objective,
-    ema_decay: float,
+    model: AlexNet, optimizer: optax.GradientTransformation, options: StepOptions
 ) -> tuple[pmap.Mapped, pmap.Mapped]:
     """What runs on the devices: for the parts before the last, and for the last."""
+    objective, slices = options.objective, options.slices
     model = model.clone(model_axis='batch') if slices else model
 
     def sums_over(
@@ -268,7 +254,7 @@ def _programs(
         return {
             'batch_sums': pmap.total(batch_sums),
             'examples': pmap.total(examples),
-            'gradients': slices.sum_gradients(gradients, gradient_dtype),
+            'gradients': slices.sum_gradients(gradients, options.gradient_dtype),
             'metrics': pmap.total(metrics),
         }
 
@@ -298,7 +284,7 @@ def _programs(
         bad_step = jnp.where(finite, NO_STEP, step)
         metrics['bad_step'] = jnp.minimum(state.metrics['bad_step'], bad_step)
         new = TrainState(step, params, batch_stats, opt_state, metrics)
-        return new.replace(ema=averaged(state.ema, new, ema_decay)) if state.ema else new
+        return new.replace(ema=averaged(state.ema, new, options.ema_decay)) if state.ema else new
 
     in_axes = (None, None, 0, None, None)
     return (

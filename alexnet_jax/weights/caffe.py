@@ -54,8 +54,8 @@ def read_net(net: Message) -> Contents:
                 'upgrade_net_proto_binary'
             )
         else:
-            name, number, blobs = layer.text(4), layer.last_int(5, 0), layer.messages(6)
-            kind = V1_TYPES.get(number or 0, f'number {number}')
+            name, number, blobs = layer.text(4), layer.last_int(5), layer.messages(6)
+            kind = V1_TYPES.get(number, f'number {number}')
         if kind in IGNORED:
             continue
         if kind not in KINDS:
@@ -100,7 +100,7 @@ def _values(blob: Message) -> np.ndarray:
     """Return the array of a BlobProto: its four sizes if it has any, else its shape."""
     values = blob.array(5, '<f4') if 5 in blob else blob.array(8, '<f8')
     if any(field in blob for field in (1, 2, 3, 4)):
-        shape = [blob.last_int(field, 0) or 0 for field in (1, 2, 3, 4)]
+        shape = [blob.last_int(field) for field in (1, 2, 3, 4)]
     else:
         shape = [size for message in blob.messages(7)[-1:] for size in message.ints(1)]
     if math.prod(shape) != values.size or len(shape) > MAX_DIMENSIONS:
@@ -116,9 +116,9 @@ def _settings(layer: Message, kind: str, version: str) -> dict[str, float]:
     (*_, found) = layer.messages(SETTINGS[kind][version == 'V1'])
     match kind:
         case 'InnerProduct':
-            return {'transpose': found.last_int(6) or 0}
+            return {'transpose': found.last_int(6)}
         case 'ReLU':
-            return {'negative slope': found.last_float(1) or 0.0}
+            return {'negative slope': found.last_float(1)}
         case 'Convolution':
             return {
                 'window': (found.ints(4) or found.ints(11) or [0])[0],
@@ -132,15 +132,15 @@ def _settings(layer: Message, kind: str, version: str) -> dict[str, float]:
             return {
                 'n': size,
                 # Caffe divides it by the size; the tables hold the resulting factor.
-                'alpha': (found.last_float(2, 1.0) or 0.0) / size,
-                'beta': found.last_float(3, 0.75) or 0.0,
-                'k': found.last_float(5, 1.0) or 0.0,
-                'region': found.last_int(4) or 0,
+                'alpha': found.last_float(2, 1.0) / size,
+                'beta': found.last_float(3, 0.75),
+                'k': found.last_float(5, 1.0),
+                'region': found.last_int(4),
             }
         case _:
             return {
-                'average': found.last_int(1) or 0,
-                'window': found.last_int(2) or found.last_int(5) or 0,
+                'average': found.last_int(1),
+                'window': found.last_int(2) or found.last_int(5),
                 'stride': found.last_int(3) or found.last_int(7) or 1,
-                'pad': found.last_int(4) or found.last_int(9) or 0,
+                'pad': found.last_int(4) or found.last_int(9),
             }

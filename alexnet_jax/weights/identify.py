@@ -7,33 +7,20 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from alexnet_jax.configs import (
-    bvlc,
-    caffenet,
-    cifar10_11pct,
-    cifar10_13pct,
-    cifar10_18pct,
-    cifar10_80sec,
-    imagenet,
-    lars,
-    lenet5,
-    paper,
-    quickstart,
-    source_2012,
-    torchvision,
-)
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU, Table
 from alexnet_jax.weights import layout
-from alexnet_jax.weights.contents import Contents, Row, shape_text
+from alexnet_jax.weights.contents import Contents, Row
 
+# The recipe of each variant, in the order in which the nearest is found.
 RECIPES = {
-    'course': imagenet, 'paper': paper, 'alexnet_bn': lars, 'source_2012': source_2012,
-    'bvlc': bvlc, 'caffenet': caffenet, 'torchvision': torchvision,
-    'cifar10_18pct': cifar10_18pct, 'cifar10_80sec': cifar10_80sec,
-    'cifar10_13pct': cifar10_13pct, 'cifar10_11pct': cifar10_11pct, 'lenet5': lenet5,
-    'digits': quickstart,
+    'course': 'imagenet', 'paper': 'paper', 'alexnet_bn': 'lars', 'source_2012': 'source_2012',
+    'bvlc': 'bvlc', 'caffenet': 'caffenet', 'torchvision': 'torchvision',
+    'cifar10_18pct': 'cifar10_18pct', 'cifar10_80sec': 'cifar10_80sec',
+    'cifar10_13pct': 'cifar10_13pct', 'cifar10_11pct': 'cifar10_11pct', 'lenet5': 'lenet5',
+    'digits': 'quickstart',
 }  # fmt: skip
 WITH_ROWS = ('bvlc', 'caffenet')  # those published by Caffe and the model zoo
 COMPUTING = (Conv, Dense, LRN, MaxPool, ReLU)
@@ -69,8 +56,9 @@ def identify(contents: Contents, variant: str | None) -> Identified:
     if not fitting:
         nearest = min(candidates, key=lambda name: len(candidates[name].differences))
         if contents.rows is None and not any(c.shares_a_name for c in candidates.values()):
+            found = layout.listed(list(contents.tensors))
             raise BadInput(
-                f'it is not a known network: its tensors are {_listed(list(contents.tensors))}; '
+                f'it is not a known network: its tensors are {found}; '
                 "expected names are those of torchvision's alexnet, such as features.0.weight, or "
                 'of an export, such as conv1.weight'
             )
@@ -108,17 +96,20 @@ class _Candidate(NamedTuple):
 
     @classmethod
     def of(cls, name: str, contents: Contents) -> '_Candidate':
-        config = RECIPES[name].get_config()
+        config = load_recipe(RECIPES[name])
         table = variants.VARIANTS[name]
         tensors = _renamed(contents, table, name)
         (*_, head) = layout.tensor_shapes(table, config.image_size)
         if head in tensors and tensors[head].size:
             config.num_classes = tensors[head].size
         table = variants.build(name, (), config.num_classes)
-        differences = list(_tensor_differences(tensors, table, config))
+        expected = layout.tensor_shapes(table, config.image_size)
+        shown = {}
+        if name == 'torchvision':
+            shown = {ours: f'{ours} ({its})' for its, ours in layout.torchvision_names().items()}
+        differences = list(layout.differences(tensors, expected, shown))
         if contents.rows is not None:
             differences += _row_differences(contents.rows, table, name)
-        expected = layout.tensor_shapes(table, config.image_size)
         return cls(config, tensors, differences, bool(expected.keys() & tensors.keys()))
 
 
@@ -141,24 +132,6 @@ def _renamed(contents: Contents, table: Table, variant: str) -> dict[str, np.nda
     return {k: v for k, v in named.items() if not k.endswith('.num_batches_tracked')}
 
 
-def _tensor_differences(
-    tensors: dict[str, np.ndarray], table: Table, config: ml_collections.ConfigDict
-) -> Iterator[str]:
-    """Yield what is missing, of another shape or extra, in the order of the table."""
-    expected = layout.tensor_shapes(table, config.image_size)
-    theirs = {}
-    if config.variant == 'torchvision':
-        theirs = {ours: f'{ours} ({theirs})' for theirs, ours in layout.torchvision_names().items()}
-    for name, shape in expected.items():
-        shown = theirs.get(name, name)
-        if name not in tensors:
-            yield f'{shown} is missing; found {_listed(list(tensors))}'
-        elif tensors[name].shape != shape:
-            yield f'{shown} is {shape_text(tensors[name].shape)}, not {shape_text(shape)}'
-    for name in sorted(tensors.keys() - expected.keys()):
-        yield f'it also has {name[:80]}'
-
-
 def _row_differences(rows: Sequence[Row], table: Table, variant: str) -> Iterator[str]:
     """Yield how the layers differ, in their order and in their settings in the file."""
     expected = [layer for layer in table if isinstance(layer, COMPUTING)]
@@ -174,9 +147,3 @@ def _row_differences(rows: Sequence[Row], table: Table, variant: str) -> Iterato
                 yield f'{where} {row.kind.__name__} with {key} {value:g}, not {wanted:g}'
     if len(rows) != len(expected):
         yield f'it has {len(rows)} layers that compute something, not {len(expected)}'
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return some names, shortened: they come from a file."""
-    some = ', '.join(name[:40] for name in names[:20])
-    return some + (', ...' if len(names) > 20 else '') or 'nothing'

@@ -9,7 +9,7 @@ Tensors are named as in a PyTorch module with the same layer names: conv1.weight
 bn2.running_mean, bn2.running_var.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,15 +110,8 @@ def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]
     Raises:
       BadInput: A tensor is missing, left over or of another shape; the message names it.
     """
-    expected = tensor_shapes(layers, image_size)
-    for name, shape in expected.items():
-        if name not in tensors:
-            raise BadInput(f'{name} is missing; found {", ".join(tensors) or "nothing"}')
-        if tensors[name].shape != shape:
-            found = shape_text(tensors[name].shape)
-            raise BadInput(f'{name} is {found}, not {shape_text(shape)}')
-    if left := sorted(tensors.keys() - expected.keys()):
-        raise BadInput(f'{left[0]} belongs to no layer; the network has {", ".join(expected)}')
+    for difference in differences(tensors, tensor_shapes(layers, image_size)):
+        raise BadInput(difference)
 
     params, batch_stats = {}, {}
     for info in layer_infos(layers, image_size):
@@ -135,6 +128,34 @@ def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]
                 'var': np.asarray(tensors[f'{info.name}.running_var'], np.float32),
             }
     return {'params': params, 'batch_stats': batch_stats}
+
+
+def differences(
+    tensors: Mapping[str, np.ndarray],
+    expected: Mapping[str, Shape],
+    shown: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Yield what is missing, of another shape or extra, in the order of the table.
+
+    Args:
+      tensors: Tensors by name.
+      expected: The result of `tensor_shapes`.
+      shown: What to call those that the user knows by another name.
+    """
+    for name, shape in expected.items():
+        title = (shown or {}).get(name, name)
+        if name not in tensors:
+            yield f'{title} is missing; found {listed(list(tensors))}'
+        elif tensors[name].shape != shape:
+            yield f'{title} is {shape_text(tensors[name].shape)}, not {shape_text(shape)}'
+    for name in sorted(tensors.keys() - expected.keys()):
+        yield f'it also has {name[:80]}'
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return some names, shortened: they come from a file."""
+    some = ', '.join(name[:40] for name in names[:20])
+    return some + (', ...' if len(names) > 20 else '') or 'nothing'
 
 
 def _kernel_to_torch(info: LayerInfo, kernel: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ def _zoo(graph: Message, tensors: dict[str, Message]) -> Contents:
 def _values(name: str, tensor: Message) -> np.ndarray:
     """Return the array of a TensorProto."""
     if (kind := tensor.last_int(2)) != FLOAT:
-        what = TYPES.get(kind or 0, f'type {kind}')
+        what = TYPES.get(kind, f'type {kind}')
         raise BadInput(f'{name[:80]} is {what}; use a float32 model, which is not quantized')
     shape, values = tensor.ints(1), tensor.array(9 if 9 in tensor else 4, '<f4')
     if math.prod(shape) != values.size or len(shape) > MAX_DIMENSIONS:
@@ -133,7 +133,7 @@ def _settings(kind: type[Layer], attributes: dict[str, Message]) -> dict[str, fl
 
 
 def _int(attributes: dict[str, Message], name: str, default: int) -> int:
-    return (attributes[name].last_int(3) or 0) if name in attributes else default
+    return attributes[name].last_int(3) if name in attributes else default
 
 
 def _ints(attributes: dict[str, Message], name: str, default: int) -> int:
@@ -143,4 +143,4 @@ def _ints(attributes: dict[str, Message], name: str, default: int) -> int:
 
 
 def _float(attributes: dict[str, Message], name: str, default: float) -> float:
-    return (attributes[name].last_float(2) or 0.0) if name in attributes else default
+    return attributes[name].last_float(2) if name in attributes else default

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from alexnet_jax import files
@@ -21,7 +22,9 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.weights.contents import MAX_DIMENSIONS
 
 # PyTorch's batch norm has an I64, num_batches_tracked.
-DTYPES = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2', 'I64': '<i8'}
+DTYPES: dict[str, Any] = {
+    'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': ml_dtypes.bfloat16, 'I64': '<i8',
+}  # fmt: skip
 METADATA = '__metadata__'
 # An AlexNet with 1,000 class names has 40 kB. JSON takes up to 20 times its size in memory.
 MAX_HEADER = 10_000_000
@@ -35,7 +38,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
 
     Returns:
       The tensors, in the order of the header, and the metadata; empty if the file has none. Tensors
-      are read-only and read from disk when they are used, except BF16, which becomes float32.
+      are read-only and read from disk when they are used.
 
     Raises:
       BadInput: The file cannot be read, or is not a valid safetensors file.
@@ -155,7 +158,4 @@ def _check_coverage(places: Mapping[str, tuple[str, tuple[int, ...], int, int]],
 def _tensor(
     data: np.ndarray, kind: str, shape: tuple[int, ...], begin: int, end: int
 ) -> np.ndarray:
-    values = data[begin:end].view(DTYPES[kind])
-    if kind == 'BF16':  # the upper half of a float32
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    return np.asarray(values.reshape(shape))
+    return np.asarray(data[begin:end].view(DTYPES[kind]).reshape(shape))

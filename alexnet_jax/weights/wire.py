@@ -81,11 +81,11 @@ class Message:
                     raise ValueError(f'field {number} has more than {MAX_FIELDS:,} integers')
         return found
 
-    def last_int(self, number: int, default: int | None = None) -> int | None:
+    def last_int(self, number: int, default: int = 0) -> int:
         """Return an integer; if repeated, the last, as in Protobuf."""
         return (self.ints(number) or [default])[-1]
 
-    def last_float(self, number: int, default: float | None = None) -> float | None:
+    def last_float(self, number: int, default: float = 0.0) -> float:
         """Return a float32, likewise the last."""
         values = self._bytes(number)
         return struct.unpack('<f', values[-1])[0] if values else default

@@ -10,7 +10,7 @@ from alexnet_jax.evaluation import steps
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.layers import BatchNorm, Conv, Dense, Dropout, MaxPool, ReLU
 from alexnet_jax.parallel import pmap
-from alexnet_jax.training.objective import Objective
+from alexnet_jax.training.objective import Objective, StepOptions
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import TrainState, create_train_state, make_train_step
 
@@ -49,7 +49,8 @@ def train(accum_steps: int, count: int = 3) -> TrainState:
     state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     state = jax.tree.map(lambda x: np.float64(x) if x.dtype == np.float32 else x, state)
     state = state.replace(ema=jax.tree.map(np.copy, state.variables))
-    step = make_train_step(model, optimizer, MEAN, SEED, objective=TOOLBOX, ema_decay=0.5)
+    options = StepOptions(TOOLBOX, ema_decay=0.5)
+    step = make_train_step(model, optimizer, MEAN, SEED, options)
     state = pmap.replicate(state)
     for number in range(1, count + 1):
         state = step(state, parts_of(batch_of(number), accum_steps))

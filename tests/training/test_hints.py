@@ -51,9 +51,10 @@ class TestRateJump:
         old = config_of(epochs=2.0, optimizer__schedule=schedule)
         rate = float(optimizer.make_schedule(old, TRAIN_SIZE)(99))
         records = [
-            {'step': 100, 'learning_rate': rate}, {'step': 100, 'loss': 1.0},
-            {'step': 175, 'learning_rate': 0.0},  # done again, so it does not count
-        ]  # fmt: skip
+            {'step': 100, 'split': 'train', 'learning_rate': rate},
+            {'step': 100, 'split': 'eval', 'loss': 1.0},
+            {'step': 175, 'split': 'train', 'learning_rate': 0.0},  # done again: it does not count
+        ]
         (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, records)))
         new = config_of(epochs=epochs, optimizer__schedule=schedule)
         schedule = optimizer.make_schedule(new, TRAIN_SIZE)

@@ -18,7 +18,7 @@ from alexnet_jax.model.edits import no_tower_communication
 from alexnet_jax.model.layers import Conv, Dense
 from alexnet_jax.parallel.slices import Slices
 from alexnet_jax.training.loop import train_and_evaluate
-from alexnet_jax.training.objective import step_options
+from alexnet_jax.training.objective import StepOptions, step_options
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import (
     TrainState,
@@ -94,16 +94,16 @@ def steps_of(name: str, parallelism: str, count: int = 2) -> TrainState:
     state = random_state(model, optimizer)
     if config.ema_decay:
         state = state.replace(ema=jax.tree.map(np.copy, state.variables))
-    slices = Slices(variants.sliced_layers(config))
-    state = slices.place(state)
+    options = step_options(config)
+    state = options.slices.place(state)
     if parallelism == 'hybrid':
         rows = state.params['fc7']['kernel'].sharding.shard_shape((8, 4, 32))
         assert rows == (1, 4, 32)  # of 32 on eight devices
     mean = np.full((67, 67, 3), 127.5, np.float32)
-    step = make_train_step(model, optimizer, mean, SEED, slices, **step_options(config))
+    step = make_train_step(model, optimizer, mean, SEED, options)
     for number in range(1, count + 1):
         state = step(state, parts_of(config, number))
-    return jax.device_get(slices.gather(state))
+    return jax.device_get(options.slices.gather(state))
 
 
 def random_state(model: AlexNet, optimizer: optax.GradientTransformation) -> TrainState:
@@ -166,7 +166,8 @@ def test_hybrid_is_data_parallelism(name):
 
 def test_a_gradient_that_overflows_in_one_slice_is_a_bad_step():
     """Only the pixels of the last device's rows are not 0: their gradient is 100 times a bias's."""
-    model, slices = AlexNet((Dense('fc1', 8), Dense('fc2', 3))), Slices(['fc1', 'fc2'])
+    model = AlexNet((Dense('fc1', 8), Dense('fc2', 3)))
+    options = StepOptions(slices=Slices(['fc1', 'fc2']))
     optimizer = optax.sgd(0.1)
     state = create_train_state(model, optimizer, 8, SEED)
     params = jax.tree.map(np.zeros_like, state.params)
@@ -178,8 +179,8 @@ def test_a_gradient_that_overflows_in_one_slice_is_a_bad_step():
         'label': np.zeros(16, np.int32),
         'color_shift': np.zeros((16, 3), np.float32),
     }
-    step = make_train_step(model, optimizer, np.zeros((8, 8, 3), np.float32), SEED, slices)
-    found = step(slices.place(state.replace(params=params)), [batch])
+    step = make_train_step(model, optimizer, np.zeros((8, 8, 3), np.float32), SEED, options)
+    found = step(options.slices.place(state.replace(params=params)), [batch])
     assert np.isfinite(found.metrics['loss'])
     assert found.metrics['bad_step'] == 1
 

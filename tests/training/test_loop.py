@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from cli_runs import assert_same_state, final_state, records
-from fake_data import TINY, FakeData, config_of
+from cli_runs import assert_same_run, assert_same_state, final_state, records
+from fake_data import TINY, FakeData, config_of, stop_at, train
 
 from alexnet_jax.errors import Diverged, Interrupted, RunError, run_command
 from alexnet_jax.model import variants
@@ -43,21 +43,11 @@ def short_run(**changes):
     )
 
 
-def train(config, workdir, **data) -> None:
-    workdir.mkdir(exist_ok=True)
-    train_and_evaluate(config, str(workdir), FakeData(config, **data))
-
-
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'uninterrupted'
     train(short_run(), workdir)
     return workdir
-
-
-def assert_same_run(found, expected) -> None:
-    assert records(found) == records(expected)
-    assert_same_state(final_state(found), final_state(expected))
 
 
 def test_the_records_of_a_run(uninterrupted):
@@ -80,10 +70,6 @@ def test_training_reduces_the_loss(tmp_path):
     train_and_evaluate(config, str(tmp_path), data)
     losses = [r['loss'] for r in records(tmp_path, 'train')]
     assert losses[-1] < 0.8 * losses[0]
-
-
-def stop_at(step: int):
-    return lambda s: signal.raise_signal(signal.SIGTERM) if s == step else None
 
 
 def fail_at(step: int):

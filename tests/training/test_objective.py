@@ -53,7 +53,7 @@ def test_the_loss_of_guessing_by_hand(weights, expected):
     assert found == pytest.approx(expected)
     label = jnp.int32([0, 0, 0, 2])
     options = step_options(config, lambda: np.array([3, 0, 1]))
-    losses = options['objective'].losses(jnp.zeros((4, 3)), label)
+    losses = options.objective.losses(jnp.zeros((4, 3)), label)
     assert found == pytest.approx(float(losses.mean()), rel=1e-6)
 
 
@@ -75,17 +75,17 @@ def test_balanced_weights_by_hand():
 
 def test_the_objective_of_a_config():
     config = default_config()
-    assert step_options(config)['objective'] == PLAIN
+    assert step_options(config).objective == PLAIN
     config.num_classes = 2
     config.data.class_weights = ('balanced',)
     config.label_smoothing = 0.2
     counts = np.array([1, 3])
-    assert step_options(config, lambda: counts)['objective'] == Objective(
+    assert step_options(config, lambda: counts).objective == Objective(
         label_smoothing=0.2, class_weights=(2.0, 4 / 6)
     )
     config.data.class_weights = (3, 1.5)
     config.mixup_alpha, config.cutmix_alpha = 0.2, 1.0
-    found = step_options(config)['objective']
+    found = step_options(config).objective
     assert found.class_weights == (3, 1.5)
     assert (found.mixup_alpha, found.cutmix_alpha) == (0.2, 1.0)
 

@@ -70,17 +70,17 @@ def test_train_rate(config, monkeypatch):
     class Slow:
         def __init__(self, config):
             assert config.data.mean == 'none'
-            assert 'pca_shift' not in config.data.train_ops
+            assert config.data.train_ops == 'decode | random_mirror'
 
         def train_batches(self):
             nonlocal now, asked
             for asked in itertools.count(1):
                 now += 0.0625 if asked > 1 else 0.1875
-                yield []
+                yield [{'image': np.empty((64, 1))}]
 
     monkeypatch.setattr(rate, 'Data', Slow)
     monkeypatch.setattr(rate, 'time', SimpleNamespace(perf_counter=lambda: now))
-    config.data.train_ops += ' | pca_shift(0.1)'
+    config.data.train_ops = 'decode | pca_shift(0.1) | random_mirror'
     assert rate.train_rate(config, seconds=0.3125) == 64 / 0.0625
     assert asked == 3 + 5
     assert config.data.mean == 'image'

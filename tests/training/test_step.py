@@ -15,7 +15,7 @@ from alexnet_jax.model.layers import Dense
 from alexnet_jax.parallel import pmap
 from alexnet_jax.training import mixing
 from alexnet_jax.training.memory import lower_step
-from alexnet_jax.training.objective import Objective
+from alexnet_jax.training.objective import Objective, StepOptions
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import (
     NO_STEP,
@@ -306,7 +306,7 @@ def test_the_loss_is_that_of_the_mixture(monkeypatch):
     state = create_train_state(model, optimizer, IMAGE_SIZE, SEED)
     state = state.replace(params={'fc': {'kernel': kernel, 'bias': np.zeros(3, np.float32)}})
     mean, objective = np.zeros((8, 8, 3), np.float32), Objective(mixup_alpha=0.2)
-    train_step = make_train_step(model, optimizer, mean, SEED, objective=objective)
+    train_step = make_train_step(model, optimizer, mean, SEED, StepOptions(objective))
     batch = batch_of(
         image=np.zeros((B, 8, 8, 3), np.uint8),
         label=np.zeros(B, np.int32),

@@ -1,12 +1,10 @@
 """Runs with averaged weights, and runs that stop early: resumed, finished, read."""
 
-import signal
-
 import jax
 import numpy as np
 import pytest
-from cli_runs import assert_same_state, final_state, records
-from fake_data import TINY, FakeData, config_of, make_batch
+from cli_runs import assert_same_run, final_state, records
+from fake_data import TINY, FakeData, config_of, make_batch, stop_at, train
 
 from alexnet_jax.errors import Interrupted
 from alexnet_jax.evaluation.evaluate import evaluate
@@ -18,7 +16,7 @@ from alexnet_jax.parallel import pmap
 from alexnet_jax.run.checkpoint import Checkpoints, load_variables
 from alexnet_jax.run.saved import find_step, find_steps
 from alexnet_jax.training.early_stopping import has_stalled
-from alexnet_jax.training.loop import train_and_evaluate
+from alexnet_jax.training.objective import StepOptions
 from alexnet_jax.training.optimizer import make_optimizer, make_schedule
 from alexnet_jax.training.step import create_train_state, make_train_step
 
@@ -36,15 +34,6 @@ def short_run(**changes):
     """12 steps, evaluated every second one; step 7 is saved only if the run is stopped there."""
     periods = {'epochs': 4.0, 'log_every': 5, 'eval_every': 2, 'checkpoint_every': 2}
     return config_of(**{**periods, 'optimizer__learning_rate': 0.005, **changes})
-
-
-def train(config, workdir, **data) -> None:
-    workdir.mkdir(exist_ok=True)
-    train_and_evaluate(config, str(workdir), FakeData(config, **data))
-
-
-def stop_at(step: int):
-    return lambda s: signal.raise_signal(signal.SIGTERM) if s == step else None
 
 
 # Averaged weights
@@ -69,9 +58,8 @@ def test_an_averaged_run_resumes_bit_for_bit(tmp_path):
     with pytest.raises(Interrupted, match='step 7 is saved'):
         train(config, tmp_path / 'parts', on_batch=stop_at(13))  # of 24 parts
     train(config, tmp_path / 'parts')
-    assert records(tmp_path / 'parts') == records(tmp_path / 'whole')
+    assert_same_run(tmp_path / 'parts', tmp_path / 'whole')
     expected = final_state(tmp_path / 'whole')
-    assert_same_state(final_state(tmp_path / 'parts'), expected)
     name = "['params']['fc2']['kernel']"
     assert np.abs(expected[f"['ema']{name}"] - expected[name]).max() > 1e-4
 
@@ -83,7 +71,7 @@ def test_the_average_follows_the_state_after_the_step():
     optimizer = make_optimizer(config, make_schedule(config, 48), 48)
     mean = np.full((8, 8, 3), 127.5, np.float32)
     before = jax.device_get(create_train_state(model, optimizer, 8, seed=5, with_ema=True))
-    train_step = make_train_step(model, optimizer, mean, seed=5, ema_decay=0.9)
+    train_step = make_train_step(model, optimizer, mean, 5, StepOptions(ema_decay=0.9))
     after = jax.device_get(train_step(pmap.replicate(before), [make_batch(config, 1)]))
     assert (after.batch_stats['bn1']['mean'] != before.batch_stats['bn1']['mean']).all()
     expected = jax.tree.map(
@@ -198,8 +186,7 @@ def test_a_run_stops_early_and_says_so_again(tmp_path, capsys):
     # More patience, and the run goes on as if it had never stopped.
     train(frozen(), tmp_path)
     train(frozen(), tmp_path / 'whole')
-    assert records(tmp_path) == records(tmp_path / 'whole')
-    assert_same_state(final_state(tmp_path), final_state(tmp_path / 'whole'))
+    assert_same_run(tmp_path, tmp_path / 'whole')
 
 
 def test_a_resumed_run_stops_early_where_the_uninterrupted_one_does(tmp_path):
