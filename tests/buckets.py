@@ -14,6 +14,24 @@ def new_url() -> str:
     return f'memory://{uuid.uuid4().hex}/run'
 
 
+class Clock:
+    """Time that passes only where somebody sleeps; then `events` happen."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.events = []  # (time, what to call)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        due = [event for event in self.events if event[0] <= self.now]
+        self.events = [event for event in self.events if event[0] > self.now]
+        for _, call in due:
+            call()
+
+
 class Recording:
     """What was written and deleted, in order, as '+name' and '-name'; requests fail on demand.
 
@@ -51,6 +69,14 @@ def url():
 @pytest.fixture
 def store(url):
     return Store(url)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """The folder for copies, empty; messages name none by its URL yet."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setattr(errors, '_SHOWN', {})
+    return tmp_path / 'cache'
 
 
 @pytest.fixture

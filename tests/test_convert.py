@@ -1,26 +1,23 @@
 """The command: the run that becomes of a file, and what is refused, without leaving a trace."""
 
+import functools
 import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from etils import epath
 from foreign_files import CAFFE_NETS, TORCHVISION, blob, caffe_net, lively_tensors, save, zoo_net
-from helpers import ROOT, assert_has
+from helpers import assert_has
 from PIL import Image
 
 from alexnet_jax import convert, main, predict
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.data import statistics
-from alexnet_jax.errors import BadInput, run_command
+from alexnet_jax.errors import BadInput
 from alexnet_jax.evaluation.class_words import imagenet_ids
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model import variants
@@ -46,16 +43,9 @@ def bvlc(tmp_path) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(call):
     """command('FILE', '--workdir=...', ...) -> (exit code, stdout, stderr)."""
-
-    def call(*arguments, function=convert.main):
-        monkeypatch.setattr(sys, 'argv', ['convert', *map(str, arguments)])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            run_command(function)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
+    return functools.partial(call, convert)
 
 
 @pytest.fixture
@@ -204,7 +194,7 @@ def three_classes(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
+def test_the_commands_on_it(make_run, call, tmp_path, monkeypatch):
     """predict, --mode=eval and report work; training is refused."""
     small = (
         Conv('conv1', 8, 11, stride=16), ReLU(), LRN(k=1), MaxPool(3, 2),  # 227 -> 14 -> 6
@@ -225,7 +215,7 @@ def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
     before = contents(Path(run))
 
     image = folder / '0.png'
-    code, out, err = command(f'--workdir={run}', image, '--json', function=predict.main)
+    code, out, err = call(predict, f'--workdir={run}', image, '--json')
     assert (code, err) == (0, '')
     net = TrainedNet.load(run)
     expected = dict(zip(names, net.probabilities(net.preprocess(image)[None])[0], strict=True))
@@ -235,7 +225,7 @@ def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
     config = f'{run}/config.json'
     data = f'--config.data.name=folder:{tmp_path / "images"}'
     scoring = ['--mode=eval', f'--workdir={run}', f'--config={config}', data]
-    code, out, err = command(*scoring, '--config.batch_size=8', function=main.main)
+    code, out, err = call(main, *scoring, '--config.batch_size=8')
     assert (code, err) == (0, '')
     assert_has(out, 'step 0', 'examples        6')
     paths = sorted((tmp_path / 'images' / 'validation').rglob('*.png'))
@@ -244,7 +234,7 @@ def test_the_commands_on_it(make_run, command, tmp_path, monkeypatch):
     assert json.loads(record.read_text())['top1_error'] == wrong / 6
 
     training = [f'--workdir={run}', f'--config={config}']
-    code, out, err = command(*training, function=main.main)
+    code, out, err = call(main, *training)
     assert (code, out) == (2, '')
     assert_has(err, f'{run} holds converted weights', 'another --workdir', 'finetune:')
 
@@ -343,7 +333,7 @@ def test_a_mean_color_is_no_mean_image(refuse, tmp_path, shape):
 
 def test_a_mean_image_that_would_be_dropped(refuse, tmp_path, monkeypatch):
     monkeypatch.setitem(variants.VARIANTS, 'torchvision', TORCHVISION)
-    size = identify.RECIPES['torchvision'].get_config().image_size
+    size = load_recipe('torchvision').image_size
     path = state_dict(tmp_path, 'torchvision', mean=np.ones((3, size, size), np.float32))
     refuse(path, parts=('it has a mean image, which torchvision does not subtract',))
 
@@ -357,7 +347,7 @@ def test_a_mean_that_is_not_finite(bvlc, refuse, tmp_path):
 def state_dict(folder: Path, variant: str, **others) -> Path:
     """A .safetensors of someone's own, without metadata."""
     found = lively_tensors(
-        variants.VARIANTS[variant], identify.RECIPES[variant].get_config().image_size
+        variants.VARIANTS[variant], load_recipe(identify.RECIPES[variant]).image_size
     )
     tensors.write(folder / 'own.safetensors', found | others, {})
     return folder / 'own.safetensors'
@@ -432,35 +422,12 @@ def test_a_failed_write_leaves_nothing(bvlc, command, tmp_path, monkeypatch):
     assert contents(tmp_path) == {str(bvlc)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(bvlc, tmp_path, number):
+def test_interrupted(bvlc, command, tmp_path, monkeypatch, number):
     """By Ctrl-C or a scheduler, while the checkpoint is written."""
-    program = (
-        'import time\n'
-        'from alexnet_jax import convert, errors\n'
-        'from alexnet_jax.run import checkpoint\n'
-        'from alexnet_jax.model import variants\n'
-        'import foreign_files\n'
-        "variants.VARIANTS['bvlc'] = foreign_files.CAFFE_NETS['bvlc']\n"
-        'checkpoint.Checkpoints.save = lambda *_: (print("writing", flush=True), time.sleep(60))\n'
-        'errors.run_command(convert.main)\n'
-    )
-    environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-    environment['PYTHONPATH'] = f'{ROOT}:{ROOT}/tests'
-    with subprocess.Popen(
-        [sys.executable, '-c', program, str(bvlc), f'--workdir={tmp_path / "run"}'],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == 'writing\n'
-            time.sleep(0.1)
-            process.send_signal(number)
-            _, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert (process.returncode, err) == (128 + number, 'interrupted\n')
+    monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *_: signal.raise_signal(number))
+    code, _, err = command(bvlc, f'--workdir={tmp_path / "run"}')
+    assert (code, err) == (128 + number, 'interrupted\n')
     assert contents(tmp_path) == {str(bvlc)}
 
 

@@ -6,18 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
-import cli_runs
 import jax
 import numpy as np
 import prepared_sets
 import pytest
 from absl.testing import flagsaver
 from buckets import new_url, save_checkpoint
-from helpers import ROOT, assert_has
+from helpers import ROOT, assert_has, free_disk
 from PIL import Image
 
 from alexnet_jax import cli, doctor
@@ -27,7 +25,6 @@ from alexnet_jax.errors import BadInput
 from alexnet_jax.parallel import hardware
 from alexnet_jax.run.lease import Lease
 from alexnet_jax.run.push import Pusher
-from alexnet_jax.saved_config import read_config
 from alexnet_jax.training.memory import StepMemory, state_shapes
 
 QUICKSTART = '--config=configs/quickstart.py'
@@ -59,7 +56,10 @@ def failures(found) -> list[str]:
 
 @pytest.mark.parametrize(
     ('there', 'parts'),
-    [('has_nvidia_gpu', ['NVIDIA GPU', 'jax[cuda13]==']), ('has_tpu', ['TPU', 'jax[tpu]=='])],
+    [
+        ('has_nvidia_gpu', ['NVIDIA GPU', 'jax[cuda13]==', 'cuda12', 'driver older than 580']),
+        ('has_tpu', ['TPU', 'jax[tpu]==']),
+    ],
 )
 def test_an_accelerator_that_jax_does_not_use(monkeypatch, there, parts):
     for name in ('has_nvidia_gpu', 'has_tpu'):
@@ -90,22 +90,6 @@ def need(monkeypatch):
     monkeypatch.setattr(doctor, 'step_memory', lambda config: NEED)
     monkeypatch.setattr(doctor, 'step_rate', lambda config, seconds: 3000)
     monkeypatch.setattr(rate, 'train_rate', lambda config, seconds: 6000)
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, cache):
-    """A finished run of 20 steps with checkpoints at steps 10 and 20; copy it before use."""
-    folder = tmp_path_factory.mktemp('doctor') / 'run'
-    flags = ('--config.epochs=0.9', '--config.eval_every=10', '--config.checkpoint_every=10')
-    cli_runs.train(folder, cache, *flags)
-    return folder
-
-
-@pytest.fixture
-def used(finished, tmp_path):
-    """A copy of the finished run, and its config."""
-    folder = shutil.copytree(finished, tmp_path / 'run')
-    return folder, read_config(str(folder))
 
 
 @pytest.mark.slow
@@ -148,11 +132,10 @@ def test_exit_code_and_a_config_without_workdir(tmp_path):
     assert [line[:4] for line in done.stdout.splitlines()] == ['ok  ', 'ok  ', 'ok  ', 'FAIL']
 
 
-@pytest.mark.slow
-def test_usage():
-    done = run()
-    assert (done.returncode, done.stdout) == (2, '')
-    assert done.stderr.startswith('error: usage: python -m alexnet_jax.doctor --config=')
+def test_usage(call):
+    code, out, err = call(doctor)
+    assert (code, out) == (2, '')
+    assert err.startswith('error: usage: python -m alexnet_jax.doctor --config=')
 
 
 def test_a_scratch_folder_without_a_workdir(monkeypatch):
@@ -368,7 +351,13 @@ def test_a_run_that_has_begun_no_longer_needs_them(trained, tmp_path):
 # The workdir
 
 
-@pytest.mark.slow
+@pytest.fixture
+def used(trained):
+    """A run with checkpoints of steps 10 and 20, and its config."""
+    save_checkpoint(trained, 20)
+    return trained, config_of()
+
+
 def test_a_finished_run(used):
     folder, config = used
     before = tree(folder)
@@ -381,7 +370,6 @@ def test_a_finished_run(used):
     assert tree(folder) == before
 
 
-@pytest.mark.slow
 def test_a_corrupt_checkpoint(used):
     folder, config = used
     (folder / 'checkpoints/20/manifest.json').unlink()
@@ -392,7 +380,6 @@ def test_a_corrupt_checkpoint(used):
     assert tree(folder) == before
 
 
-@pytest.mark.slow
 def test_no_valid_checkpoint(used):
     folder, config = used
     for step in (10, 20):
@@ -402,7 +389,6 @@ def test_no_valid_checkpoint(used):
     assert 'none is valid: the next run quarantines it and stops' in bad[0]
 
 
-@pytest.mark.slow
 def test_a_workdir_of_another_config(used):
     folder, config = used
     config.seed = 1
@@ -410,33 +396,27 @@ def test_a_workdir_of_another_config(used):
     assert '(seed: 0 -> 1)' in bad
 
 
-@pytest.mark.slow
 def test_a_workdir_in_use(used):
     folder, config = used
-    with (folder / '.lock').open() as lock:
+    with (folder / '.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (bad,) = failures(findings(config, folder))
     assert bad.startswith(f'workdir: {folder} is in use')
 
 
-@pytest.mark.slow
 def test_too_little_space(used, monkeypatch):
     """Two of five checkpoints exist: three more have to fit."""
     folder, config = used
-    usage = namedtuple('usage', 'free')
     one = doctor._bytes(state_shapes(config))
-    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda _: usage(3 * one - 1))
+    free_disk(monkeypatch, 3 * one - 1)
     (bad,) = failures(findings(config, folder))
     assert bad.startswith('disk: ')
-    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda _: usage(3 * one))
+    free_disk(monkeypatch, 3 * one)
     assert failures(findings(config, folder)) == []
 
 
+@pytest.mark.usefixtures('own_cache')
 class TestBucket:
-    @pytest.fixture(autouse=True)
-    def cached(self, tmp_path, monkeypatch):
-        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
     def test_an_empty_folder_stays_empty(self):
         url = new_url()
         found = findings(config_of(), url)

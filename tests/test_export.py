@@ -3,18 +3,14 @@
 import errno
 import importlib.util
 import json
-import sys
-import tomllib
 
 import lively_nets
 import onnx
 import onnxruntime
 import pytest
-from absl.testing import flagsaver
-from helpers import ROOT, assert_has, assert_within
+from helpers import assert_has, assert_within
 
 from alexnet_jax import export
-from alexnet_jax.errors import run_command
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.weights.metadata import describe
 
@@ -28,15 +24,12 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(call):
     """command('--workdir=...', ...) -> exit code, printed lines, last line on stderr."""
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['export', *map(str, args)])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            run_command(export.main)
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out.splitlines(), printed.err.rstrip('\n')
+        code, out, err = call(export, *args)
+        return code, out.splitlines(), err.rstrip('\n')
 
     return run
 
@@ -100,17 +93,6 @@ def test_disk_full(workdir, command, tmp_path, monkeypatch):
     assert (code, printed) == (1, [])
     assert_has(errors, str(path), 'No space left on device')
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_temporary_name_may_be_taken(workdir, command, tmp_path):
-    """By an export that was killed, or by something of the user's."""
-    (tmp_path / 'net.tmp').mkdir()
-    (tmp_path / 'net.tmp' / 'mine').touch()
-    flags = (f'--workdir={workdir}', '--format=torch', f'--output={tmp_path}/net')
-    code, _, errors = command(*flags)
-    assert code == 2
-    assert_has(errors, f'{tmp_path}/net.tmp exists', 'remove it')
-    assert [path.name for path in tmp_path.rglob('*')] == ['net.tmp', 'mine']
 
 
 def test_folder_is_a_file(workdir, command, tmp_path):
@@ -183,10 +165,3 @@ def test_package_missing(workdir, command, tmp_path, monkeypatch, name):
     code, _, errors = command(f'--workdir={workdir}', f'--format={name}', f'--output={tmp_path}/x')
     assert code == 2
     assert errors.endswith('pip install onnx==1.23.2')
-
-
-def test_the_install_line_is_in_step():
-    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-    assert project['optional-dependencies']['onnx'] == [export.ONNX]
-    tests = (ROOT / 'tests' / 'requirements.txt').read_text().splitlines()
-    assert export.ONNX in tests

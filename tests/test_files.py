@@ -50,7 +50,6 @@ def test_content_is_on_the_disk_before_it_takes_the_place_of_the_old(tmp_path, m
     assert seen == [False]
 
 
-@pytest.mark.slow
 def test_a_lock_is_held_until_it_is_closed(tmp_path):
     path = tmp_path / 'lock'
     assert not files.is_locked(path)

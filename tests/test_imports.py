@@ -44,8 +44,8 @@ RECIPES_READ = ('config', 'saved_config', 'errors', 'model', *LISTING, 'configs'
 
 # The only places that may import a library, anywhere in a file.
 LIBRARIES = {
-    'tensorflow': ('data', 'benchmark.throughput', 'benchmark.flax_baseline'),
-    'tensorflow_datasets': ('data', 'benchmark.flax_baseline'),
+    'tensorflow': ('data.tensorflow',),
+    'tensorflow_datasets': ('data.sources.tfds', 'data.sources.tfds_prepare'),
     'jax.pmap': ('parallel.pmap',),
     'onnx': ('weights.onnx_out',),
     'orbax': ('run.checkpoint',),
@@ -134,6 +134,11 @@ def test_libraries_have_their_places(name):
             assert not {dotted for dotted in found if is_in(dotted, [library])}
     if is_in(name, ['data']):
         assert not {room(dotted) for dotted in found} & NOT_IN_DATA
+
+
+@pytest.mark.parametrize('name', LIBRARIES['tensorflow_datasets'])
+def test_tensorflow_is_set_up_before_tfds_uses_it(name):
+    assert 'data.tensorflow' in own(FILES[name])
 
 
 def test_checks_see_what_they_forbid(tmp_path):

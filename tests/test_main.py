@@ -1,16 +1,16 @@
 """Bad input to `main`: one line on stderr, the exit code, and no workdir."""
 
 import fcntl
+import functools
 import os
 import sys
 
 import jax
 import pytest
-from absl.testing import flagsaver
 from helpers import ROOT, assert_has
 from PIL import Image
 
-from alexnet_jax import errors, main
+from alexnet_jax import main
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
@@ -29,17 +29,10 @@ DEFAULT = (
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(monkeypatch, call):
     """command('--flag=value', ...) -> (exit code, stdout, stderr) of `main`, in this process."""
     monkeypatch.chdir(ROOT)
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['main', *args])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit_info:
-            errors.run_command(main.main)
-        return exit_info.value.code, *capsys.readouterr()
-
-    return run
+    return functools.partial(call, main)
 
 
 @pytest.fixture
@@ -318,9 +311,9 @@ def test_workdir_in_use(refused, tmp_path):
     assert [p.name for p in folder.iterdir()] == ['.lock']
 
 
-def test_scores_of_a_run_in_a_bucket_go_there(monkeypatch, tmp_path, url):
+@pytest.mark.usefixtures('own_cache')
+def test_scores_of_a_run_in_a_bucket_go_there(monkeypatch, url):
     """Also with a name that is new, since the names there are known."""
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
     def score(config, folder, data, members):
         names = os.listdir(f'{folder}/eval') if os.path.exists(f'{folder}/eval') else []

@@ -1,13 +1,19 @@
-"""`import alexnet_jax` and `python -m alexnet_jax`: neither imports a library. Limits and pages."""
+"""`import alexnet_jax` and `python -m alexnet_jax`: neither imports a library. Limits, extras."""
 
 import importlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from helpers import ROOT
 
+from alexnet_jax import export
 from alexnet_jax.__main__ import find_commands
+from alexnet_jax.cloud import store
+from alexnet_jax.experiments.measured import features
+from alexnet_jax.run import trackers
+from alexnet_jax.sweep.backends import ray, slurm
 
 LIBRARIES = {'jax', 'flax', 'numpy', 'tensorflow', 'ml_collections', 'absl'}
 
@@ -61,6 +67,20 @@ def test_every_command_has_a_line():
 def test_limits_are_those_of_the_pages(page, words, module, name, limit):
     assert words in ' '.join((ROOT / 'docs' / page).read_text().split())
     assert getattr(importlib.import_module(f'alexnet_jax.{module}'), name) == limit
+
+
+def test_install_lines_are_those_of_pyproject():
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    named = {
+        'onnx': export.ONNX, 'features': features.INSTALL, **trackers.PACKAGES,
+        'gcs': store.PACKAGES['gs'], 's3': store.PACKAGES['s3'],
+        'slurm': slurm.INSTALL.removeprefix('pip install '),
+        'ray': ray.INSTALL.removeprefix('pip install '),
+    }  # fmt: skip
+    expected = {name: [package] for name, package in named.items()}
+    assert project['optional-dependencies'] == expected
+    lines = (ROOT / 'tests' / 'requirements.txt').read_text().splitlines()
+    assert {export.ONNX, features.INSTALL} <= {line.split()[0] for line in lines if line}
 
 
 def test_commands_of_a_package(tmp_path):

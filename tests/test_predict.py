@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from helpers import ROOT, assert_has
+from helpers import ROOT, assert_has, refused
 from PIL import Image
 from trained_runs import save_run
 
@@ -20,7 +20,6 @@ from alexnet_jax import predict
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
-from alexnet_jax.errors import BadInput, RunError
 from alexnet_jax.evaluation import batches
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.model import variants
@@ -343,14 +342,6 @@ def test_arguments_without_an_image(command, tmp_path):
         '': 'an image argument is empty',
     }.items():
         assert_has(refused(lambda path=argument: command('--workdir=x', path), 2), argument, part)
-
-
-def refused(call, kind):
-    """The message of the error, which is of the kind with this exit code."""
-    with pytest.raises((BadInput, RunError)) as found:
-        call()
-    assert found.value.exit_code == kind
-    return str(found.value)
 
 
 def test_nothing_asked(command):

@@ -67,21 +67,15 @@ def test_bad_flags():
     cases = [
         ((), 'pass --dataset=NAME and --data_dir=DIR'),
         (('--dataset=folder:x',), 'pass --data_dir=DIR'),
-        (('--dataset=digits', '--output=o', '--format=png'), '--format=png; allowed: jpeg, raw'),
-        (('--dataset=digits', '--output=o', '--size=0'), '--size=0; it must be from 1 to 4096'),
-        (
-            ('--dataset=digits', '--output=o', '--quality=0'),
-            '--quality=0; it must be from 1 to 100',
-        ),
-        (('--dataset=digits', '--output=o', '--on_bad_image=x'), 'allowed: stop, skip'),
+        (('--dataset=digits', '--output=o', '--format=png'), 'one of <jpeg|raw>'),
+        (('--dataset=digits', '--output=o', '--size=0'), 'in the range [1, 4096]'),
+        (('--dataset=digits', '--output=o', '--quality=0'), 'in the range [1, 100]'),
+        (('--dataset=digits', '--output=o', '--on_bad_image=x'), 'one of <stop|skip>'),
         (
             ('--dataset=digits', '--output=o', '--eval_fraction=1'),
             '--eval_fraction=1.0; it must be above 0 and below 1',
         ),
-        (
-            ('--dataset=digits', '--output=o', '--max_pixels=0'),
-            '--max_pixels=0; it must be above 0',
-        ),
+        (('--dataset=digits', '--output=o', '--max_pixels=0'), 'not a positive integer'),
         (
             ('--dataset=digits', '--output=o', '--format=raw', '--quality=95'),
             '--quality=95 is for --format=jpeg',

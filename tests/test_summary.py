@@ -1,16 +1,11 @@
 """The printed table against rows worked out by hand."""
 
-import subprocess
-import sys
-
 import pytest
-from absl.testing import flagsaver
 from helpers import ROOT, assert_has
 from tables import IMAGE_SIZES
 
 from alexnet_jax import summary as command
 from alexnet_jax.config import default_config
-from alexnet_jax.errors import BadInput
 from alexnet_jax.model.edits import EDITS
 from alexnet_jax.model.summary import summary
 from alexnet_jax.model.variants import VARIANTS
@@ -152,37 +147,20 @@ def test_columns_are_aligned_and_fit(variant):
 # The command
 
 
-def run(*args: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, '-m', 'alexnet_jax.summary', *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_command_prints_the_summary(tmp_path):
+def test_command_prints_the_summary(call, tmp_path):
     recipe = tmp_path / 'recipe.py'
     recipe.write_text('from alexnet_jax.config import default_config as get_config\n')
-    done = run(f'--config={recipe}', "--config.edits=('no_lrn',)")
-    assert done.returncode == 0, done.stderr
     config = default_config()
     config.edits = ('no_lrn',)
-    assert done.stdout == summary(config) + '\n'
+    found = call(command, f'--config={recipe}', "--config.edits=('no_lrn',)")
+    assert found == (0, summary(config) + '\n', '')
 
 
-@pytest.mark.slow
-def test_command_without_config():
-    done = run()
-    assert done.returncode == 2
-    assert done.stderr == 'error: pass --config=configs/NAME.py\n'
-    assert done.stdout == ''
+def test_command_without_config(call):
+    assert call(command) == (2, '', 'error: pass --config=configs/NAME.py\n')
 
 
-def test_command_with_an_argument(monkeypatch):
-    recipe = f'--config={ROOT}/configs/quickstart.py'
-    monkeypatch.setattr(sys, 'argv', ['summary', recipe, 'extra'])
-    with flagsaver.flagsaver(), pytest.raises(BadInput) as error:
-        command.main()
-    assert_has(str(error.value), "'extra'", '--flag=value')
+def test_command_with_an_argument(call):
+    code, _, err = call(command, f'--config={ROOT}/configs/quickstart.py', 'extra')
+    assert code == 2
+    assert_has(err, "'extra'", '--flag=value')

@@ -1,27 +1,20 @@
 """Copies of folders in buckets: downloaded once, verified, of the right size for the disk."""
 
 import hashlib
-import shutil
 import threading
 import uuid
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from helpers import assert_has
+from helpers import assert_has, free_disk
 
-from alexnet_jax import errors
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import BadInput, RunError, shown
 
 FILES = {'a/1.jpg': b'one', 'b/2.jpg': b'two', 'list.txt': b''}
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.setattr(errors, '_SHOWN', {})
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture
@@ -107,8 +100,7 @@ def test_what_is_missing_is_named(store):
 
 
 def test_a_disk_that_is_too_small(store, downloads, monkeypatch):
-    usage = namedtuple('usage', 'free')
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(5))
+    free_disk(monkeypatch, 5)
     with pytest.raises(BadInput) as failed:
         copies.fetch_folder(store.url)
     folder = copies.cache_folder('data', store.url)
@@ -121,8 +113,7 @@ def test_a_download_that_was_killed_leaves_no_space_taken(store, monkeypatch):
     partial = folder / 'a' / '.1a2b3c4d.tmp'
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b'half')
-    usage = namedtuple('usage', 'free')
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(0 if partial.exists() else 10**9))
+    free_disk(monkeypatch, lambda: 0 if partial.exists() else 10**9)
     assert found(copies.fetch_folder(store.url)) == FILES
 
 
@@ -159,8 +150,7 @@ def test_a_folder_that_another_process_downloads_is_waited_for(store, capsys):
 
 
 def test_a_folder_at_the_top_of_a_disk_that_is_too_small(store, monkeypatch):
-    usage = namedtuple('usage', 'free')
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(5))
+    free_disk(monkeypatch, 5)
     with pytest.raises(BadInput, match=r'disk of /scratch has .* set --scratch'):
         copies.check_space(store.url, Path('/scratch'), store.list(), '--scratch')
 
@@ -177,11 +167,11 @@ def test_small_files_are_as_they_are_now(store):
     assert not (folder / 'absent').exists()
 
 
-def test_the_cache_has_a_folder_for_each_url(tmp_path):
+def test_the_cache_has_a_folder_for_each_url(own_cache):
     folder = copies.cache_folder('runs', 'gs://bucket/runs/x/')
     assert folder == copies.cache_folder('runs', 'gs://bucket/runs/x')
     assert folder.name == 'x'
-    assert folder.is_relative_to(tmp_path / 'alexnet_jax' / 'runs')
+    assert folder.is_relative_to(own_cache / 'alexnet_jax' / 'runs')
     assert folder != copies.cache_folder('runs', 'gs://bucket/runs-x')
     assert folder != copies.cache_folder('runs', 's3://bucket/runs/x')
 

@@ -1,13 +1,11 @@
 """What holds for every store: names, missing packages, malformed URLs."""
 
 import importlib.util
-import re
 import uuid
 
 import pytest
-from helpers import ROOT, assert_has
+from helpers import assert_has
 
-from alexnet_jax.cloud import store as stores
 from alexnet_jax.cloud.store import Store, StoreError, is_plain, is_url
 from alexnet_jax.errors import BadInput
 
@@ -116,12 +114,6 @@ def test_a_missing_package_is_named(monkeypatch, scheme, package):
     with pytest.raises(BadInput) as found:
         Store(f'{scheme}://bucket/run')
     assert_has(str(found.value), f'{scheme}://bucket/run', f'pip install {package}==')
-
-
-def test_the_packages_are_those_of_the_extras():
-    text = (ROOT / 'pyproject.toml').read_text()
-    extras = dict(re.findall(r'^(\w+) = \["([^"]+)"\]', text, re.M))
-    assert {'gs': extras['gcs'], 's3': extras['s3']} == stores.PACKAGES
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What reads runs, and `convert`, which writes one, in a bucket of an emulator."""
 
 import json
-import sys
 
 import cli_runs
 import jax
@@ -9,14 +8,12 @@ import lively_nets
 import numpy as np
 import object_stores
 import pytest
-from absl.testing import flagsaver
 from helpers import ROOT, assert_has
 from PIL import Image
 
 from alexnet_jax import convert, doctor, export, features, main, predict
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.data import rate
-from alexnet_jax.errors import run_command
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.parallel import hardware
 from alexnet_jax.report import __main__ as report
@@ -26,11 +23,7 @@ from alexnet_jax.training import init_from
 from alexnet_jax.training.memory import StepMemory
 from alexnet_jax.training.step import TrainState
 
-pytestmark = [
-    pytest.mark.slow,
-    # Of aiohttp, about what gcsfs gives it.
-    pytest.mark.filterwarnings('ignore:Sending a large body directly:ResourceWarning'),
-]
+pytestmark = object_stores.MARKS
 
 
 @pytest.fixture(scope='module', params=['gs', pytest.param('s3', marks=pytest.mark.exhaustive)])
@@ -71,18 +64,11 @@ def images(tmp_path_factory, bucket):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(monkeypatch, call):
     """command(module, '--flag=value', ...) -> (exit code, stdout, stderr)."""
     monkeypatch.chdir(ROOT)
     for module in (predict, features):
         monkeypatch.setattr(module, 'configure_runtime', lambda: None)  # JAX has started
-
-    def call(module, *words):
-        monkeypatch.setattr(sys, 'argv', [module.__name__, *map(str, words)])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            run_command(module.main)
-        return ended.value.code, *capsys.readouterr()
-
     return call
 
 

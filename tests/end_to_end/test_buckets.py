@@ -13,19 +13,15 @@ import cli_runs
 import numpy as np
 import object_stores
 import pytest
+from cli_runs import assert_same_run
 from helpers import assert_has
 
-from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.run.lease import Lease
 from alexnet_jax.run.push import committed_steps
 
-pytestmark = [
-    pytest.mark.slow,
-    # Of aiohttp, about what gcsfs gives it.
-    pytest.mark.filterwarnings('ignore:Sending a large body directly:ResourceWarning'),
-]
+pytestmark = object_stores.MARKS
 
 FLAGS = (
     '--config.epochs=4',  # 90 steps
@@ -107,11 +103,6 @@ def bucket(request, tmp_path, cache):
         yield Bucket(emulator, tmp_path, cache)
 
 
-def assert_equal(folder, whole) -> None:
-    assert cli_runs.records(folder) == cli_runs.records(whole)
-    cli_runs.assert_same_state(cli_runs.final_state(folder), cli_runs.final_state(whole))
-
-
 def test_killed_at_random_moments_equals_a_local_run(bucket, whole, full):
     """Every other kill is in an upload; after some, the next start is on another machine."""
     kills = 10 if full else 1
@@ -135,7 +126,7 @@ def test_killed_at_random_moments_equals_a_local_run(bucket, whole, full):
     assert str(bucket.scratch) not in output + errors_
     assert not bucket.scratch.exists()
     folder = bucket.download()
-    assert_equal(folder, whole)
+    assert_same_run(folder, whole)
     assert sorted(path.name for path in (folder / 'checkpoints').iterdir()) == sorted(
         path.name for path in (whole / 'checkpoints').iterdir()
     )
@@ -171,7 +162,7 @@ def test_stopped_damaged_and_resumed(bucket, whole):
     assert code == 0, text
     assert_has(output, f'{bucket.url}/checkpoints/{newest} is corrupt', f'{bucket.url}/corrupt')
     assert damaged.replace('checkpoints', 'corrupt') in bucket.store.list()
-    assert_equal(bucket.download(), whole)
+    assert_same_run(bucket.download(), whole)
 
 
 @pytest.mark.exhaustive
@@ -182,7 +173,7 @@ def test_a_lease_of_another_machine_is_taken_over(bucket, whole):
     assert code == 0, text
     assert_has(text, 'process 7 on elsewhere', '60 s')
     assert list(bucket.store.list('lease')) == ['lease/5']
-    assert_equal(bucket.download(), whole)
+    assert_same_run(bucket.download(), whole)
 
 
 @pytest.mark.exhaustive
@@ -190,7 +181,7 @@ def test_two_processes(bucket, cache, tmp_path):
     """Each has its own folder; stopped in the middle, then run to the end."""
     flags = ('--config.epochs=0.9', '--num_processes=2')  # 20 steps
     for stop in (True, False):
-        address = f'--coordinator_address=127.0.0.1:{object_stores.free_port()}'
+        address = f'--coordinator_address=127.0.0.1:{cli_runs.free_port()}'
         with (
             bucket.start(*flags, address, '--process_id=0') as first,
             bucket.start(*flags, address, '--process_id=1') as second,
@@ -202,13 +193,5 @@ def test_two_processes(bucket, cache, tmp_path):
                 code, _, text = run.finish()
                 assert code == (143 if stop else 0), text
     cli_runs.train(tmp_path / 'local', cache, *FLAGS, flags[0], devices=2)
-    assert_equal(bucket.download(), tmp_path / 'local')
+    assert_same_run(bucket.download(), tmp_path / 'local')
     assert not list(tmp_path.glob('scratch*/'))
-
-
-def test_the_cache_is_in_the_folder_for_caches(monkeypatch, tmp_path):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    folder = copies.cache_folder('runs', 'gs://bucket/runs/x/')
-    assert folder.name == 'x'
-    assert folder.is_relative_to(tmp_path / 'alexnet_jax' / 'runs')
-    assert folder != copies.cache_folder('runs', 'gs://bucket/runs-x')

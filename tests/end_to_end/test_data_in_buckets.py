@@ -13,11 +13,7 @@ from alexnet_jax import cli
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.data.pipeline import Data
 
-pytestmark = [
-    pytest.mark.slow,
-    # Of aiohttp, about what gcsfs gives it.
-    pytest.mark.filterwarnings('ignore:Sending a large body directly:ResourceWarning'),
-]
+pytestmark = object_stores.MARKS
 
 STEPS = 3
 FLAGS = ('--config.epochs=2', '--config.batch_size=16', '--config.data.eval_split=validation')
@@ -90,6 +86,4 @@ def test_the_same_run(places, cache, tmp_path):
     kind, folder, url = places
     for number, place in enumerate((folder, url)):
         cli_runs.train(tmp_path / f'{number}', cache, *FLAGS, f'--config.data.name={kind}:{place}')
-    first, second = tmp_path / '0', tmp_path / '1'
-    assert cli_runs.records(first) == cli_runs.records(second)
-    cli_runs.assert_same_state(cli_runs.final_state(first), cli_runs.final_state(second))
+    cli_runs.assert_same_run(tmp_path / '1', tmp_path / '0')

@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 import pytest
-from cli_runs import assert_same_state, final_state, records, train, two_processes
+from cli_runs import assert_same_run, final_state, records, train, two_processes
 
 from alexnet_jax.run.saved import find_steps
 
@@ -134,8 +134,7 @@ def test_two_processes_and_one_are_the_same_bits(tmp_path, cache):
     train(tmp_path / 'one', cache, *flags, devices=2)
     with two_processes(tmp_path / 'two', cache, *flags, devices=1) as (first, second):
         assert (first.finish()[0], second.finish()[0]) == (0, 0)
-    assert records(tmp_path / 'two') == records(tmp_path / 'one')
-    assert_same_state(final_state(tmp_path / 'two'), final_state(tmp_path / 'one'))
+    assert_same_run(tmp_path / 'two', tmp_path / 'one')
 
 
 @pytest.mark.exhaustive

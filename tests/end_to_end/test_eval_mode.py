@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import functools
 import io
 import json
 import os
@@ -13,9 +14,8 @@ import cli_runs
 import jax
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
-from alexnet_jax import errors, main
+from alexnet_jax import main
 from alexnet_jax.model import variants
 from alexnet_jax.run import checkpoint, recorded_config
 
@@ -39,17 +39,10 @@ def run(tmp_path_factory, cache):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(monkeypatch, call):
     """command('--flag=value', ...) -> (exit code, stdout, stderr) of `main --mode=eval`."""
     monkeypatch.chdir(cli_runs.ROOT)
-
-    def call(*args):
-        monkeypatch.setattr(sys, 'argv', ['main', '--mode=eval', *map(str, args)])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit_info:
-            errors.run_command(main.main)
-        return exit_info.value.code, *capsys.readouterr()
-
-    return call
+    return functools.partial(call, main, '--mode=eval')
 
 
 @pytest.fixture

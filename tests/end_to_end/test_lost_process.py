@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from cli_runs import Run, assert_same_state, final_state, free_port, records, train, two_processes
+from cli_runs import Run, assert_same_run, free_port, records, train, two_processes
 from PIL import Image
 
 from alexnet_jax.parallel import processes
@@ -59,8 +59,7 @@ def test_a_lost_process_ends_the_other_and_costs_nothing_else(
     assert 'Traceback' not in errors
     assert seconds < BOUND
     assert 'continuing from the checkpoint of step' in finish_both(workdir, cache)
-    assert records(workdir) == records(uninterrupted)
-    assert_same_state(final_state(workdir), final_state(uninterrupted))
+    assert_same_run(workdir, uninterrupted)
 
 
 @pytest.mark.exhaustive  # test_start.py: an error of the other process

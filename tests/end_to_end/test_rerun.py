@@ -4,7 +4,7 @@ import json
 
 import cli_runs
 import pytest
-from cli_runs import assert_same_state, final_state, records
+from cli_runs import assert_same_run
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput
@@ -23,11 +23,6 @@ def finished(tmp_path_factory, cache):
     workdir = tmp_path_factory.mktemp('rerun') / 'finished'
     cli_runs.train(workdir, cache, *FLAGS)
     return workdir
-
-
-def assert_same_run(found, expected) -> None:
-    assert records(found) == records(expected)
-    assert_same_state(final_state(found), final_state(expected))
 
 
 @pytest.mark.slow

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from alexnet_jax.sweep import base
-
 pytestmark = pytest.mark.slow
 
 FAKE = (sys.executable, 'tests/fake_sweep.py')
@@ -101,8 +99,7 @@ def test_real_trials_on_the_digits(tmp_path, cache):
         assert float(row['top1']) == json.loads(records[-1])['top1']
     best = max((slow, fast), key=lambda row: float(row['top1']))
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('again ')]
-    assert f'--config.optimizer.learning_rate={best["optimizer.learning_rate"]} ' in line
-    assert f'python {base.TRAINER[0]} {base.TRAINER[1]} {CONFIG} ' in line
+    assert f'python -m alexnet_jax.main --config={best["workdir"]}/config.json ' in line
     page = (folder / 'index.html').read_text()
     assert '<script src' not in page
     assert page.count('class="plotly-graph-div"') == 4

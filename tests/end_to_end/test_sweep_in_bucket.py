@@ -16,11 +16,7 @@ from helpers import ROOT, assert_has
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.run.lease import Lease
 
-pytestmark = [
-    pytest.mark.slow,
-    # Of aiohttp, about what gcsfs gives it.
-    pytest.mark.filterwarnings('ignore:Sending a large body directly:ResourceWarning'),
-]
+pytestmark = object_stores.MARKS
 
 SPACE = (
     "def get_space():\n    return {'optimizer.learning_rate': [0.1, 0.2, 0.3, 0.4], 'seed': [7]}\n"

@@ -1,7 +1,9 @@
 """Accelerators and memory, in a stand-in for what Linux says of them, and sharing a GPU."""
 
 import os
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from alexnet_jax.parallel import hardware, runtime
@@ -52,8 +54,7 @@ def test_commands_that_score_share_a_gpu(monkeypatch):
 
 @pytest.fixture
 def linux(tmp_path, monkeypatch):
-    """linux(groups, {folder: (limit, use, file pages)}): 64,000 KiB are free on the machine."""
-    (tmp_path / 'meminfo').write_text('MemTotal: 99000 kB\nMemAvailable: 64000 kB\nHugePages: 0\n')
+    """linux(groups, {folder: (limit, use, file pages)}): 64 MB are free on the machine."""
 
     def describe(groups, folders, version=2):
         (tmp_path / 'groups').write_text(groups)
@@ -69,13 +70,13 @@ def linux(tmp_path, monkeypatch):
             lines = ('anon 7', f'{prefix}inactive_file {pages}', f'{prefix}active_file 500')
             (folder / 'memory.stat').write_text('\n'.join(lines))
 
-    monkeypatch.setattr(hardware, 'MEMORY', tmp_path / 'meminfo')
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: SimpleNamespace(available=FREE))
     monkeypatch.setattr(hardware, 'OWN_CGROUPS', tmp_path / 'groups')
     monkeypatch.setattr(hardware, 'CGROUPS', tmp_path / 'cgroup')
     return describe
 
 
-FREE = 64_000 * 1024
+FREE = 64_000_000
 
 
 def test_memory_of_a_machine(linux):
@@ -109,7 +110,6 @@ def test_memory_in_the_first_version(linux, limit, free):
 
 
 def test_memory_without_linux(tmp_path, monkeypatch):
-    for name in ('MEMORY', 'OWN_CGROUPS'):
-        monkeypatch.setattr(hardware, name, tmp_path / 'absent')
-    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    assert hardware.free_memory() == pages
+    monkeypatch.setattr(hardware, 'OWN_CGROUPS', tmp_path / 'absent')
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: SimpleNamespace(available=FREE))
+    assert hardware.free_memory() == FREE

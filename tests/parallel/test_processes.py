@@ -33,8 +33,9 @@ class Exited(BaseException):
 
 
 @pytest.fixture
-def start():
+def start(monkeypatch):
     """start(cluster, timeout=1): enter a group; its handlers go after the test."""
+    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
     groups = []
@@ -191,7 +192,6 @@ def test_gpus_that_the_user_chose(monkeypatch, start, takes_all, environ, cuda):
             jax.config.update(name, '0')
 
     monkeypatch.setattr(jax.distributed, 'initialize', initialize)
-    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     cluster = Cluster('Slurm', num_processes=2, process_id=1, takes_all_gpus=takes_all)
@@ -211,7 +211,6 @@ def test_a_lost_process_is_noticed_in_time(monkeypatch, start):
     monkeypatch.setattr(
         jax.distributed, 'initialize', lambda *args, **named: given.update(named, args=args)
     )
-    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
     start(Cluster('the flags', 'host:1', 2, 1), 7)
     assert given['args'] == ('host:1', 2, 1)
     assert given['initialization_timeout'] == 7
@@ -237,7 +236,6 @@ def test_what_jax_is_told(monkeypatch, start, cluster, environ, ids, method):
     """It asks a launcher only for what is not known here."""
     given = {}
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *_, **named: given.update(named))
-    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     start(cluster)
@@ -288,7 +286,6 @@ def test_ctrl_c_while_processes_meet(monkeypatch, start, is_ignored):
         'initialize',
         lambda *_, **__: found.append(signal.getsignal(signal.SIGINT)),
     )
-    monkeypatch.setattr(processes, '_handle_abort', lambda handler: None)
     before = signal.getsignal(signal.SIGINT)
     handler = signal.SIG_IGN if is_ignored else signal.default_int_handler
     try:

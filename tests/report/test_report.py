@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 from trained_runs import save_run
 
@@ -20,7 +19,6 @@ from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
 from alexnet_jax.data import statistics
 from alexnet_jax.drawing import figures
-from alexnet_jax.errors import run_command
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, Conv, Dense, MaxPool, ReLU
 from alexnet_jax.model.shapes import layer_infos
@@ -89,15 +87,12 @@ def make_run(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(call):
     """command('runs/x', ...) -> exit code, last line on stderr."""
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['report', *map(str, args)])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            run_command(report.main)
-        lines = capsys.readouterr().err.splitlines()
-        return ended.value.code, lines[-1] if lines else ''
+        code, _, err = call(report, *args)
+        return code, err.splitlines()[-1] if err else ''
 
     return run
 
@@ -337,8 +332,8 @@ def test_a_report_that_fails_leaves_the_earlier_one(poor_run, command, monkeypat
     assert {path.name for path in (poor_run / 'report').iterdir()} >= EARLIER
 
 
-def test_the_report_of_a_run_in_a_bucket(poor_run, command, monkeypatch, tmp_path, url):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+@pytest.mark.usefixtures('own_cache')
+def test_the_report_of_a_run_in_a_bucket(poor_run, command, url):
     Pusher(Store(url), poor_run).push()
     assert {f'report/{name}' for name in EARLIER} < set(Store(url).list('report'))
     assert command(url) == (0, '')

@@ -354,13 +354,18 @@ def test_a_file_instead_of_a_checkpoint_is_wrong_content(workdir):
 # A save that fails
 
 
+@pytest.fixture
+def full_disk(monkeypatch):
+    def fail(folder):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(manifest, 'write', fail)
+
+
+@pytest.mark.usefixtures('full_disk')
 def test_a_save_that_fails_in_the_background_is_reported_and_the_earlier_stays(
     workdir, monkeypatch
 ):
-    def full(folder):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(manifest, 'write', full)
     with pytest.raises(RunError, match=r'could not be saved: .*No space left on device'):  # noqa: PT012, SIM117
         with Checkpoints(str(workdir)) as ckpt:
             ckpt.save(3, state_of(3))
@@ -372,11 +377,8 @@ def test_a_save_that_fails_in_the_background_is_reported_and_the_earlier_stays(
     assert_restores(workdir, 3)
 
 
-def test_the_next_save_reports_a_failure(workdir, monkeypatch):
-    def full(folder):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(manifest, 'write', full)
+@pytest.mark.usefixtures('full_disk')
+def test_the_next_save_reports_a_failure(workdir):
     with pytest.raises(RunError, match='No space left on device'):  # noqa: PT012, SIM117
         with Checkpoints(str(workdir)) as ckpt:
             ckpt.save(3, state_of(3))
@@ -384,11 +386,8 @@ def test_the_next_save_reports_a_failure(workdir, monkeypatch):
             raise AssertionError('the second save did not report the first')
 
 
-def test_the_end_of_the_run_reports_a_failure(workdir, monkeypatch):
-    def full(folder):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(manifest, 'write', full)
+@pytest.mark.usefixtures('full_disk')
+def test_the_end_of_the_run_reports_a_failure(workdir):
     with (
         pytest.raises(RunError, match='No space left on device'),
         Checkpoints(str(workdir)) as ckpt,

@@ -3,40 +3,16 @@
 import json
 import os
 import subprocess
-import uuid
 
 import pytest
+from buckets import Clock
 from helpers import assert_has
 
-from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import BadInput
 from alexnet_jax.run import lease
 from alexnet_jax.run.lease import Lease, LeaseLost
 
 ELSEWHERE = {'host': 'elsewhere', 'machine': 'another boot', 'pid': 7, 'began': 1.0}
-
-
-class Clock:
-    """Time that passes only where somebody sleeps; then `events` happen."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.events = []  # (time, what to call)
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        due = [event for event in self.events if event[0] <= self.now]
-        self.events = [event for event in self.events if event[0] > self.now]
-        for _, call in due:
-            call()
-
-
-@pytest.fixture
-def store():
-    return Store(f'memory://{uuid.uuid4().hex}/run')
 
 
 @pytest.fixture

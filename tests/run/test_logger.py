@@ -231,8 +231,9 @@ def test_a_record_that_was_added_by_hand_does_not_stop_a_run(tmp_path):
     with (tmp_path / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 10, "note": "here the fan failed"}\n')
     write_steps(tmp_path, 20, start=10)
-    records = read_records(epath.Path(tmp_path) / 'metrics.jsonl')
-    assert [record['step'] for record in records] == [10, 10, 20]
+    path = epath.Path(tmp_path) / 'metrics.jsonl'
+    assert [record['step'] for record in read_records(path)] == [10, 20]
+    assert 'here the fan failed' in path.read_text()
 
 
 def test_a_folder_without_permission_is_one_clear_error(tmp_path):
@@ -246,8 +247,13 @@ def test_a_folder_without_permission_is_one_clear_error(tmp_path):
 )
 def test_a_damaged_line_hides_no_other(tmp_path, damage):
     path = epath.Path(tmp_path) / 'metrics.jsonl'
-    path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n')
-    assert read_records(path) == [{'step': 1}, {'step': 2}]
+    one, two = {'step': 1, 'split': 'train'}, {'step': 2, 'split': 'eval'}
+    path.write_bytes(b'\n'.join([json.dumps(one).encode(), damage, json.dumps(two).encode()]))
+    assert read_records(path) == [one, two]
+
+
+def test_a_run_without_metrics_has_no_records(tmp_path):
+    assert read_records(epath.Path(tmp_path) / 'metrics.jsonl') == []
 
 
 def test_damaged_lines_are_removed_and_reported(tmp_path, capsys):

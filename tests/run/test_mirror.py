@@ -5,12 +5,11 @@ import itertools
 import json
 import signal
 import threading
-from collections import namedtuple
 from typing import Any
 
 import pytest
-from buckets import contents, local_contents, new_url, save_checkpoint
-from helpers import assert_has
+from buckets import Clock, contents, local_contents, new_url, save_checkpoint
+from helpers import assert_has, free_disk
 
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import BadInput, Interrupted, RunError, shown
@@ -19,17 +18,6 @@ from alexnet_jax.run.lease import LeaseLost
 from alexnet_jax.run.mirror import Mirror
 
 pytestmark = pytest.mark.usefixtures('no_threads')
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
 
 
 def opened(url, folder) -> Mirror:
@@ -332,8 +320,7 @@ def test_a_disk_that_is_too_small(url, store, tmp_path, monkeypatch):
     with opened(url, tmp_path / 'a') as first:
         write_run(first.folder, 10)
     kept = contents(store)
-    usage = namedtuple('usage', 'free')
-    monkeypatch.setattr(mirror.copies.shutil, 'disk_usage', lambda _: usage(5))
+    free_disk(monkeypatch, 5)
     with pytest.raises(BadInput) as found, opened(url, tmp_path / 'b'):
         pass
     text = shown(str(found.value))

@@ -6,7 +6,6 @@ import jax
 import pytest
 from buckets import contents, local_contents, new_url, save_checkpoint
 
-from alexnet_jax import errors
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.errors import shown
 from alexnet_jax.run import place
@@ -14,9 +13,7 @@ from alexnet_jax.run.checkpoint import OWN_COPY
 
 
 @pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(errors, '_SHOWN', {})
+def quick(own_cache, monkeypatch):
     monkeypatch.setattr(place, 'LOOK', 0.01)
 
 

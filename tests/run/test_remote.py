@@ -9,7 +9,6 @@ import pytest
 from buckets import contents, local_contents, new_url, save_checkpoint
 from helpers import assert_has
 
-from alexnet_jax import errors
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
 from alexnet_jax.errors import BadInput, RunError, shown
@@ -17,11 +16,7 @@ from alexnet_jax.run import lease, manifest, remote, saved
 from alexnet_jax.run.push import Pusher
 from alexnet_jax.saved_config import read_config
 
-
-@pytest.fixture(autouse=True)
-def cached(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(errors, '_SHOWN', {})
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture
@@ -71,8 +66,8 @@ def test_a_step_that_is_not_there_is_named(url):
 def test_what_is_no_longer_there_goes(url):
     copy = remote.local_copy(url)
     Store(url).delete('checkpoints/20/manifest.json')
-    assert saved.find_steps(remote.local_copy(url)) == [30]
-    assert copy
+    assert remote.local_copy(url) == copy
+    assert saved.find_steps(copy) == [30]
 
 
 def test_a_run_that_has_no_checkpoint_yet_does_not_get_that_of_the_one_before(url):
@@ -224,17 +219,19 @@ def test_results_that_cannot_be_uploaded_are_kept(url, monkeypatch):
 
 
 def test_a_new_run(url, tmp_path):
-    assert remote.new_copy(str(tmp_path / 'x')) == str(tmp_path / 'x')
-    with pytest.raises(BadInput) as found:
-        remote.new_copy(url)
+    with remote.new_run(str(tmp_path / 'x')) as folder:
+        assert folder == str(tmp_path / 'x')
+    with pytest.raises(BadInput) as found, remote.new_run(url):
+        pass
     assert_has(str(found.value), url, 'not empty')
     new = new_url()
-    copy = Path(remote.new_copy(new))
-    copy.mkdir(parents=True)
-    (copy / 'config.json').write_text('{}')
-    save_checkpoint(copy, 0)
-    expected = local_contents(copy)
-    remote.push_run(new, str(copy))
+    with remote.new_run(new) as folder:
+        copy = Path(folder)
+        copy.mkdir(parents=True)
+        (copy / 'config.json').write_text('{}')
+        save_checkpoint(copy, 0)
+        expected = local_contents(copy)
+        assert contents(Store(new)) == {}
     assert contents(Store(new)) == expected
     assert not copy.exists()
 

@@ -6,7 +6,7 @@ import struct
 
 import ml_collections
 import pytest
-from helpers import ROOT, assert_has
+from helpers import assert_has
 
 from alexnet_jax.errors import BadInput, Diverged, Interrupted
 from alexnet_jax.run import trackers
@@ -213,12 +213,6 @@ def test_missing_library(name, package, monkeypatch, tmp_path):
     with pytest.raises(BadInput) as raised:
         trackers.parse([name])
     assert_has(str(raised.value), f'--log_to={name}', f'pip install {package}')
-
-
-def test_the_install_lines_are_those_of_pyproject():
-    text = (ROOT / 'pyproject.toml').read_text()
-    for name, package in trackers.PACKAGES.items():
-        assert f'{name} = ["{package}"]' in text
 
 
 # The real ones, without a network

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import pytest
 from cli_runs import outcomes
-from helpers import ROOT
+from helpers import ROOT, encode
 from PIL import Image
 from trained_runs import save_run
 from werkzeug.test import Client
@@ -68,10 +68,7 @@ def client(net):
 
 
 def png(seed: int, size: int = 28) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'png')
-    return buffer.getvalue()
+    return encode(np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8))
 
 
 def expected_classes(net, encoded: bytes) -> list[dict]:

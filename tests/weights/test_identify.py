@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from foreign_files import caffe_net, lively_tensors, narrowed, save
 
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import LRN, BatchNorm, Conv, Dense, MaxPool, ReLU
@@ -24,7 +25,7 @@ def small(monkeypatch):
 
 def state_dict(variant: str, classes: int | None = None) -> dict[str, np.ndarray]:
     """Tensors of a variant by the table's names, of zeros that take no memory."""
-    config = identify.RECIPES[variant].get_config()
+    config = load_recipe(identify.RECIPES[variant])
     table = variants.build(variant, (), classes or config.num_classes)
     shapes = layout.tensor_shapes(table, config.image_size)
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
@@ -39,7 +40,7 @@ def refusal(tensors: dict[str, np.ndarray], variant: str | None = None) -> str:
 def test_every_variant_has_a_recipe():
     assert identify.RECIPES.keys() == variants.VARIANTS.keys()
     for name, recipe in identify.RECIPES.items():
-        assert recipe.get_config().variant == name
+        assert load_recipe(recipe).variant == name
 
 
 TOWERS = ('paper', 'source_2012', 'bvlc', 'caffenet')  # whose weights have the same shapes
@@ -48,7 +49,7 @@ TOWERS = ('paper', 'source_2012', 'bvlc', 'caffenet')  # whose weights have the 
 @pytest.mark.parametrize('variant', SMALL)
 def test_by_shapes(variant):
     found = identify.identify(Contents('x', state_dict(variant)), variant)
-    assert found.config.to_dict() == identify.RECIPES[variant].get_config().to_dict()
+    assert found.config.to_dict() == load_recipe(identify.RECIPES[variant]).to_dict()
     if variant not in TOWERS:
         alone = identify.identify(Contents('x', state_dict(variant)), None)
         assert alone.config.variant == variant

@@ -12,6 +12,7 @@ from helpers import assert_has
 from trained_runs import save_run
 
 from alexnet_jax import convert
+from alexnet_jax.cli import load_recipe
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
 from alexnet_jax.evaluation.trained import TrainedNet
@@ -22,7 +23,7 @@ from alexnet_jax.weights import identify, layout, onnx_out, reading, tensors, to
 
 def own_run(folder: Path, variant: str) -> str:
     """A run with random weights, batch statistics and mean image, as training leaves it."""
-    config = identify.RECIPES[variant].get_config()
+    config = load_recipe(identify.RECIPES[variant])
     config.num_classes, config.epochs = 12, 0.5  # two classes more than there are names
     table = variants.build(variant, (), 12)
     variables = layout.from_torch(

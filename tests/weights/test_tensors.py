@@ -4,6 +4,7 @@ import json
 import random
 import tracemalloc
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -45,7 +46,7 @@ def test_without_metadata_and_without_tensors(path):
     [
         ('F64', np.float64([1, -2]).tobytes(), np.float64),
         ('F16', np.float16([1, -2]).tobytes(), np.float16),
-        ('BF16', bytes.fromhex('803f 00c0'), np.float32),  # 1 = 0x3f80, -2 = 0xc000
+        ('BF16', bytes.fromhex('803f 00c0'), ml_dtypes.bfloat16),  # 1 = 0x3f80, -2 = 0xc000
         ('I64', np.int64([1, -2]).tobytes(), np.int64),
     ],
 )

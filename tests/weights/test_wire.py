@@ -18,7 +18,7 @@ def test_by_hand():
     assert found.numbers() == {1, 2}
     assert found.last_int(1) == 150
     assert found.text(2) == 'testing'
-    assert (found.last_int(3), found.last_int(3, 7), found.text(3)) == (None, 7, '')
+    assert (found.last_int(3), found.last_int(3, 7), found.text(3)) == (0, 7, '')
     assert 1 in found
     assert 3 not in found
     assert [found.is_message(number) for number in (1, 2, 3)] == [False, True, False]
