@@ -1,4 +1,4 @@
-"""Names of files in folders of classes, and of the splits that are found there."""
+"""Names of images in class folders, and the files of a split as text."""
 
 PLAIN = ('train/a/x.jpg', 'train/b/x.jpg', 'validation/a/y.jpg', 'validation/b/y.jpg')
 

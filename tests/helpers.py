@@ -39,7 +39,7 @@ def assert_has(text: str, *parts: str) -> None:
 
 
 def refused(call: Callable[[], object], exit_code: int) -> str:
-    """The message of the error that a call ends with, which is of the kind with this exit code."""
+    """The message of the error that a call ends with; its exit code has to be this one."""
     with pytest.raises((BadInput, RunError)) as found:
         call()
     assert found.value.exit_code == exit_code

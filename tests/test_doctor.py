@@ -1,6 +1,7 @@
 """What the doctor reports on good and on broken setups, and that it writes nothing."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -355,17 +356,19 @@ def test_a_run_that_has_begun_no_longer_needs_them(trained, tmp_path):
 def used(trained):
     """A run with checkpoints of steps 10 and 20, and its config."""
     save_checkpoint(trained, 20)
+    score = {'step': 20, 'split': 'eval', 'top1': 0.75, 'top5': 1.0}
+    (trained / 'metrics.jsonl').write_text(json.dumps(score) + '\n')
     return trained, config_of()
 
 
-def test_a_finished_run(used):
+def test_a_run_to_continue(used):
     folder, config = used
     before = tree(folder)
     found = findings(config, folder)
     assert failures(found) == []
     assert found['workdir'] == [(True, f'{folder} holds a run of this config and is writable')]
-    assert [text.split(',')[0] for _, text in found['checkpoints']] == [
-        'step 20 is valid', 'step 10 is valid',
+    assert found['checkpoints'] == [
+        (True, 'step 20 is valid, top-1 75.00%'), (True, 'step 10 is valid'),
     ]  # fmt: skip
     assert tree(folder) == before
 

@@ -110,7 +110,7 @@ def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]
     Raises:
       BadInput: A tensor is missing, left over or of another shape; the message names it.
     """
-    for difference in differences(tensors, tensor_shapes(layers, image_size)):
+    if difference := next(differences(tensors, tensor_shapes(layers, image_size)), None):
         raise BadInput(difference)
 
     params, batch_stats = {}, {}

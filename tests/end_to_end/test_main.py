@@ -37,7 +37,7 @@ def test_help():
 
 
 def test_bad_input_prints_one_line(tmp_path):
-    """Also what is seen once the data are open."""
+    """Here, what is seen only once the data are open."""
     done = run(QUICKSTART, '--config.num_classes=5', f'--workdir={tmp_path}/x')
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr.startswith('error: ')

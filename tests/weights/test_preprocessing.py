@@ -1,9 +1,8 @@
 """Eval ops in words, and in PyTorch against the ops themselves."""
 
-import io
-
 import numpy as np
 import pytest
+from helpers import encode
 from PIL import Image
 
 from alexnet_jax.data.ops import chain
@@ -43,9 +42,8 @@ def run(ops: str, image: np.ndarray) -> np.ndarray:
     ],
 )
 def test_pixels(ops, size):
-    image, buffer = smooth_image(*size), io.BytesIO()
-    Image.fromarray(image).save(buffer, 'PNG')
-    expected = chain.apply_ops(chain.parse(ops), buffer.getvalue(), 'the image').astype(float)
+    image = smooth_image(*size)
+    expected = chain.apply_ops(chain.parse(ops), encode(image), 'the image').astype(float)
     if expected.ndim == 4:  # the center: of ten crops the fifth, else the first
         expected = expected[4 if 'ten' in ops else 0]
     found = run(ops, image)

@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import encode
 from PIL import Image
 
 from alexnet_jax.benchmark.torchvision_baseline import import_torchvision
@@ -33,9 +34,7 @@ def transform():
 
 
 def apply(ops: str, pixels: np.ndarray) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG', compress_level=0)
-    image, _ = parse(f'decode|{ops}')(buffer.getvalue())
+    image, _ = parse(f'decode|{ops}')(encode(pixels, compress_level=0))
     return image.numpy().astype(int)
 
 

@@ -1,11 +1,9 @@
 """Where the views of an image are cut: by hand, and against SciPy's Halton sequence."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from helpers import encode
 from scipy.stats import qmc
 
 from alexnet_jax.data.ops.chain import parse
@@ -17,9 +15,7 @@ def coordinates(height, width):
     """A PNG whose pixel (y, x) is (y, x, 0), and its pixels."""
     y, x = np.mgrid[:height, :width].astype(np.uint8)
     pixels = np.stack([y, x, np.zeros_like(y)], -1)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG')
-    return buffer.getvalue(), pixels
+    return encode(pixels), pixels
 
 
 def views(ops, encoded):
