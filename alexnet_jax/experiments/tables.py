@@ -61,11 +61,12 @@ def estimated(found: Estimate | None, unit: str, is_pooled: bool = False) -> str
 
 
 def reached(records: Sequence[Record]) -> str:
-    """Return the epochs of each seed: '5', or '3.2 of 5 (stopped), 5' if one is unfinished."""
-    return ', '.join(
+    """Return the epochs of the seeds: '5', or '3.2 of 5 (stopped), 5' if one is unfinished."""
+    epochs = (
         f'{r.epochs:g}' if r.state == 'finished' else f'{r.epoch:.1f} of {r.epochs:g} ({r.state})'
         for r in records
     )
+    return ', '.join(dict.fromkeys(epochs))  # each number once
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

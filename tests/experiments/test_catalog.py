@@ -138,11 +138,11 @@ def test_changes_are_paired_by_seed(records):
     partial = record(neither, state='stopped', train=[(1.5, 0.4, 1)], evals=[(1.0, 0.5, 1)])
     records.put('norm_and_pool', partial)
     lines = EXPERIMENTS['norm_and_pool'].table(records).splitlines()
-    first = '| norms, overlapping pools | 5, 5 | 20.0 | 26.00 ± 1.41 (2 seeds) |'
+    first = '| norms, overlapping pools | 5 | 20.0 | 26.00 ± 1.41 (2 seeds) |'
     assert lines[2].startswith(first)
     # 26 and 30 less 25 and 27: 1 and 3, mean 2, standard error 1, 12.71 of them on either side.
     assert lines[3] == (
-        '| no norms | 5, 5 | 20.0 | 28.00 ± 2.83 (2 seeds) | +2.00 ± 12.71 points (2 seeds) |'
+        '| no norms | 5 | 20.0 | 28.00 ± 2.83 (2 seeds) | +2.00 ± 12.71 points (2 seeds) |'
     )
     assert lines[4].startswith('| 2x2 pools |  |  | not run yet |')
     assert lines[5].startswith('| no norms, 2x2 pools | 1.5 of 5 (stopped) |  | not run yet |')
