@@ -24,7 +24,7 @@ from alexnet_jax.run.push import committed_steps
 pytestmark = object_stores.MARKS
 
 FLAGS = (
-    '--config.epochs=4',  # 90 steps
+    '--config.epochs=12',  # 269 steps, more than a run takes between a line and its kill
     '--config.log_every=3',
     '--config.eval_every=30',
     '--config.checkpoint_every=10',
@@ -107,17 +107,17 @@ def test_killed_at_random_moments_equals_a_local_run(bucket, whole, full):
     """Every other kill is in an upload; after some, the next start is on another machine."""
     kills = 10 if full else 1
     rng = random.Random(bucket.url)
-    for number, step in enumerate(sorted(rng.choices(range(12, 80), k=kills))):
+    for number, step in enumerate(sorted(rng.choices(range(12, 150), k=kills))):
         with bucket.start() as run:
             run.wait_for_step(step)
             with bucket.lost_connection() if number % 2 == 0 else contextlib.nullcontext():
-                time.sleep(rng.uniform(1, 2))
+                time.sleep(rng.uniform(0.5, 1.5))
                 run.signal(signal.SIGKILL)
                 run.finish()
         if number % 3 == 0:
             shutil.rmtree(bucket.scratch)
     with bucket.start() as run:
-        run.wait_for_step(81)
+        run.wait_for_step(261)
         with bucket.lost_connection():
             time.sleep(20 if full else 3)
         code, output, errors_ = run.finish()
