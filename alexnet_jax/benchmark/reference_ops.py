@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from alexnet_jax.model.convs import plain_add_bias as add_bias
+from alexnet_jax.model.convs import plain_conv as conv
 from alexnet_jax.model.layers import output_width
 
 __all__ = [
@@ -22,26 +23,6 @@ __all__ = [
     'max_pool',
     'within_channel_lrn',
 ]
-
-
-def conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int,
-    pads: tuple[int, int],
-    groups: int = 1,
-    precision: lax.Precision | None = None,
-) -> jax.Array:
-    """Return what `ops.conv` does, by XLA's own grouped convolution."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=(pads, pads),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=groups,
-        precision=precision,
-    )
 
 
 def dot(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
