@@ -177,8 +177,12 @@ def test_an_edited_recipe_changes_nothing(sweep, recipe, tmp_path):
     trials, _ = sweep(RATES, show=edit_when_running)
     assert [trial.user_attrs['outcome'] for trial in trials] == ['finished'] * 6
     assert recipe.read_text() == EDITED
-    read = cli.load_recipe(str(tmp_path / 'recipe' / 'config.json'))
+    saved = tmp_path / 'recipe' / 'config.json'
+    read = cli.load_recipe(str(saved))
     assert (read.batch_size, read.epochs) == (128, 60.0)
+    for number in range(6):
+        (start,) = (tmp_path / f'trials/{number:03}/starts.jsonl').read_text().splitlines()
+        assert json.loads(start)['values']['config'] == str(saved)
 
 
 def test_a_trial_that_is_refused_once_the_recipe_gives_another_config_ends_the_sweep(
