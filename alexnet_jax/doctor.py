@@ -27,6 +27,7 @@ from alexnet_jax.errors import AlexNetError, BadInput, run_command, shown
 from alexnet_jax.parallel import hardware
 from alexnet_jax.parallel.runtime import configure_runtime
 from alexnet_jax.run import checkpoint, manifest, place, remote, saved, workdir
+from alexnet_jax.run.starting_weights import check_init_from
 from alexnet_jax.training.memory import state_shapes, step_memory
 from alexnet_jax.training.rate import step_rate
 
@@ -168,18 +169,20 @@ def _check_speed(config: ml_collections.ConfigDict) -> Iterator[Finding]:
 
 def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[Finding]:
     copy = remote.local_copy(folder, weights=False)
-    workdir.check(copy, config)
+    begins = workdir.check(copy, config)
     if is_url(folder):
         remote.check_access(folder)
     elif workdir.is_in_use(folder):
         raise BadInput(f'{folder} is in use by another run; wait for it')
-    state = 'holds a run of this config' if workdir.has_run(copy) else 'is free to use'
+    state = 'is free to use' if begins else 'holds a run of this config'
     yield True, f'{folder} {state} and is writable'
 
 
 def _check_init_from(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[Finding]:
     """Whether there are weights to start from, unless the workdir has a run to continue."""
-    if folder and workdir.has_run(remote.local_copy(folder, weights=False)):
+    if not folder:  # with one, `workdir.check` does
+        check_init_from(config)
+    elif workdir.has_run(remote.local_copy(folder, weights=False)):
         return
     checkpoint.check_weights(remote.local_copy(config.init_from))
     yield True, f'the best checkpoint in {config.init_from} is valid'

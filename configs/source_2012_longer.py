@@ -1,9 +1,10 @@
 """Net 145 of the 2012 source, trained for another 44 epochs with the rates raised again.
 
     python -m alexnet_jax.main --config=configs/source_2012_longer.py --workdir=runs/longer \
-        --config.init_from=runs/source_2012 --config.data.name=prepared:DIR
+        --config.data.name=prepared:DIR
 
-It starts from the weights of a run of `configs/source_2012.py`, which describes DIR. Time: half as
+It starts from the weights of a run of `configs/source_2012.py`, which describes DIR, in
+runs/source_2012; --config.init_from=RUN names another. Time: half as
 long as that run. Expected: top-1 error 40.25%, top-5 17.99%, cross-entropy 1.7257 on the
 validation set of ILSVRC-2012 with ten crops (published, layer-params-145.cfg). Not run here.
 
@@ -19,6 +20,7 @@ from alexnet_jax.configs import source_2012
 
 def get_config() -> ml_collections.ConfigDict:
     c = source_2012.get_config()
+    c.init_from = 'runs/source_2012'
     c.epochs = 44.0
     c.data.train_ops = c.data.train_ops.replace('color_noise(0.1, 67)', 'color_noise(0.1, 33)')
     c.optimizer.learning_rate = 0.001

@@ -343,6 +343,11 @@ def test_weights_to_start_from(trained):
     assert bad.startswith(f'init_from: {trained} has no checkpoint')
 
 
+def test_weights_of_another_network(trained):
+    (bad,) = failures(findings(config_of(init_from=str(trained), edits=('tanh',))))
+    assert bad.startswith(f'init_from: init_from={trained} is a run of another network')
+
+
 def test_a_run_that_has_begun_no_longer_needs_them(trained, tmp_path):
     config = config_of(init_from=str(tmp_path / 'gone'))
     (trained / 'config.json').write_text(config.to_json())
@@ -371,6 +376,12 @@ def test_a_run_to_continue(used):
         (True, 'step 20 is valid, top-1 75.00%'), (True, 'step 10 is valid'),
     ]  # fmt: skip
     assert tree(folder) == before
+
+
+def test_a_run_of_another_config_that_has_learned_nothing(tmp_path):
+    (tmp_path / 'config.json').write_text(config_of(seed=1).to_json())
+    found = findings(config_of(seed=2), tmp_path)
+    assert found['workdir'] == [(True, f'{tmp_path} is free to use and is writable')]
 
 
 def test_a_corrupt_checkpoint(used):
