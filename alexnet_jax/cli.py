@@ -229,8 +229,8 @@ def _flag_error(argv: Sequence[str], keys: dict, error: Exception) -> str:
             return f'--config.{match[1]} needs --config=configs/NAME.py before it'
         if match and not keys and 'workdir' in flags.FLAGS:
             return (
-                f'unknown flag --config.{match[1]}: this command has no --config, because a run '
-                f'has its own config'
+                f'unknown flag --config.{match[1]}: this command has no --config; the config of a '
+                f'run is in its workdir'
             )
         if match and keys and match[1] not in keys:
             return f'unknown config key {match[1]}; {suggest(match[1], keys)}'

@@ -30,7 +30,9 @@ def test_a_key_before_the_recipe():
 
 def test_a_key_where_the_run_has_the_config():
     text = error_of('--workdir=run', KEY, own='workdir')
-    assert_has(text, 'unknown flag --config.data.eval_ops', 'no --config', 'a run has its own')
+    assert_has(
+        text, 'unknown flag --config.data.eval_ops', 'no --config', 'a run is in its workdir'
+    )
 
 
 def test_a_key_where_there_is_no_config_at_all():
