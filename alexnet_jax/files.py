@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,11 @@ from etils import epath
 
 # Errors from file systems without locks; Lustre mounted without -o flock returns ENOSYS.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+# Errors from file systems that sync files, but not folders: VirtualBox's shared folders, AFS.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 TEMPORARY = '.*.tmp'  # the names that `replacing` yields
+# How much of the result's name is in them: at most 120 bytes, and some file systems allow 143.
+MOST_OF_NAME = 30
 # What operating systems, NAS boxes and tools leave behind, besides names that begin with a dot.
 LEFTOVERS = (
     '__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '@eadir', '#recycle',
@@ -54,7 +59,8 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
 def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
     """Yield a temporary name to write a local file or folder to, renamed to `path` on success.
 
-    If anything is raised meanwhile, nothing is left behind. The name is no other file's.
+    If anything is raised meanwhile, nothing is left behind. The name is no other file's; if the
+    process is killed, it shows what was being written.
 
     Args:
       path: The file, or a folder that is absent or empty.
@@ -64,10 +70,10 @@ def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
       FileExistsError: Something was created there; the message says where the result is.
     """
     token = secrets.token_hex(4)
-    temporary, written = path.with_name(f'.{token}.tmp'), path  # short, however long that name is
+    temporary, written = path.with_name(f'.{path.name[:MOST_OF_NAME]}.{token}.tmp'), path
     try:
         yield temporary
-        sync(temporary)
+        _sync_all(temporary)
         if is_new and os.path.lexists(path):
             written = path.with_name(f'{path.stem}-{token}{path.suffix}')
         temporary.replace(written)
@@ -88,12 +94,28 @@ def open_text(path: Path) -> TextIO:
 
 
 def sync(path: Path | epath.Path) -> None:
-    """Wait until what was written to a local file or folder has reached the disk."""
+    """Wait until the content of a local file has reached the disk, or the list of a folder's files.
+
+    What the files in a folder contain is not waited for; nor is the list, on a file system that
+    cannot sync folders.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if not (is_folder and error.errno in NO_FOLDER_SYNC):
+            raise
     finally:
         os.close(descriptor)
+
+
+def _sync_all(path: Path) -> None:
+    """Wait until a local file, or a folder with all that is in it, has reached the disk."""
+    for folder, folders, names in os.walk(path):  # nothing, for a file
+        for name in folders + names:
+            sync(Path(folder, name))
+    sync(path)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

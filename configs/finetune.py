@@ -19,6 +19,7 @@ its 100,000 iterations become 10 epochs, but at least 1,000 steps. To freeze lay
 
 import math
 import re
+from pathlib import Path
 
 import ml_collections
 
@@ -34,7 +35,7 @@ EPOCHS, STEPS = 10, 1_000  # at least
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
-    run, _, path = argument.partition(',')
+    run, path = _split(argument)
     if not (run and path):
         raise BadInput(
             f'configs/finetune.py:{argument} needs a run and a folder of images: '
@@ -79,6 +80,16 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
         f'--config.KEY=VALUE overrides'
     )
     return c
+
+
+def _split(argument: str) -> tuple[str, str]:
+    """Return the run and the folder: the comma is the first one after a run that exists."""
+    run, _, path = argument.partition(',')
+    words = argument.split(',')
+    for count in range(1, len(words)):  # workdirs like runs/lr=0.01,wd=5e-4 have commas themselves
+        if Path(found := ','.join(words[:count]), 'config.json').is_file():
+            return found, ','.join(words[count:])
+    return run, path
 
 
 def _for_photos(eval_ops: str, image_size: int) -> str:

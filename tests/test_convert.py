@@ -14,7 +14,7 @@ from foreign_files import CAFFE_NETS, TORCHVISION, blob, caffe_net, lively_tenso
 from helpers import assert_has
 from PIL import Image
 
-from alexnet_jax import convert, main, predict
+from alexnet_jax import convert, errors, main, predict
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import BadInput
@@ -416,9 +416,26 @@ def test_a_failed_write_leaves_nothing(bvlc, command, tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(converted.workdirs, 'write_source', fail)
-    code, _, err = command(bvlc, f'--workdir={tmp_path / "run"}')
+    run = tmp_path / 'run'
+    code, _, err = command(bvlc, f'--workdir={run}')
     assert code == 1
-    assert 'No space left' in err
+    assert err == f'error: {run} could not be written: No space left on device\n'
+    assert contents(tmp_path) == {str(bvlc)}
+
+
+def test_a_failed_checkpoint_is_named_by_the_workdir(bvlc, command, tmp_path, monkeypatch):
+    """Not by the temporary folder that it is written to."""
+
+    def fail(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'save', fail)
+    monkeypatch.setattr(errors, '_SHOWN', {})
+    run = tmp_path / 'run'
+    code, _, err = command(bvlc, f'--workdir={run}')
+    assert code == 1
+    start = f'error: checkpoint could not be saved: {run}/checkpoints: '
+    assert err == f'{start}[Errno 28] No space left on device\n'
     assert contents(tmp_path) == {str(bvlc)}
 
 

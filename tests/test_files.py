@@ -4,6 +4,8 @@ import errno
 import fcntl
 import gc
 import os
+import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,71 @@ def test_content_is_on_the_disk_before_it_takes_the_place_of_the_old(tmp_path, m
     monkeypatch.setattr(os, 'fsync', lambda file: seen.append(os.path.exists(tmp_path / 'a.txt')))
     files.write(tmp_path / 'a.txt', 'x')
     assert seen == [False]
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The inodes that were synced; folders cannot be: `synced.number` is the error."""
+
+    class Synced(set):
+        number = errno.EINVAL
+
+    found = Synced()
+
+    def fsync(descriptor):
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError(found.number, os.strerror(found.number))
+        found.add(status.st_ino)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    return found
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_the_files_of_a_folder_are_synced_even_where_folders_cannot_be(tmp_path, synced, number):
+    synced.number = number
+    with files.replacing(tmp_path / 'net') as folder:
+        (folder / 'step').mkdir(parents=True)
+        (folder / 'a').write_text('x')
+        (folder / 'step' / '.b').write_text('y')
+    files.sync(tmp_path)
+    assert os.listdir(tmp_path) == ['net']
+    written = (tmp_path / 'net' / 'a', tmp_path / 'net' / 'step' / '.b')
+    assert synced == {path.stat().st_ino for path in written}
+
+
+def test_a_disk_that_fails_is_an_error_for_a_folder_too(tmp_path, synced):
+    synced.number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.sync(tmp_path)
+
+
+def test_a_file_that_cannot_be_synced_is_an_error(tmp_path, monkeypatch):
+    def fsync(_):
+        raise OSError(errno.EINVAL, 'Invalid argument')
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    (tmp_path / 'a').touch()
+    with pytest.raises(OSError, match='Invalid argument'):
+        files.sync(tmp_path / 'a')
+
+
+@pytest.mark.parametrize(
+    ('name', 'start'),
+    [
+        ('net.onnx', '.net.onnx.'),
+        ('.net', '..net.'),
+        (63 * '😀', '.' + 30 * '😀' + '.'),  # 252 bytes; a name may have 255
+    ],
+    ids=['plain', 'hidden', 'long'],
+)
+def test_a_temporary_name_shows_what_is_written(tmp_path, name, start):
+    with files.replacing(tmp_path / name) as temporary:
+        temporary.touch()
+        assert re.fullmatch(rf'{re.escape(start)}[0-9a-f]{{8}}\.tmp', temporary.name)
+        assert list(tmp_path.glob(files.TEMPORARY)) == [temporary]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_lock_is_held_until_it_is_closed(tmp_path):

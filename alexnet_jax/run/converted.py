@@ -11,7 +11,7 @@ from etils import epath
 from alexnet_jax import files
 from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, RunError, show_as, shown
 from alexnet_jax.run import workdir as workdirs
 from alexnet_jax.run import writable
 from alexnet_jax.run.checkpoint import Checkpoints
@@ -58,14 +58,18 @@ def write(
       source: Where the weights come from: what `workdir.read_source` returns.
 
     Raises:
-      RunError: The checkpoint could not be written, for instance because the disk is full.
-      OSError: Another file could not be written.
+      RunError: It could not be written, for instance because the disk is full.
     """
     target = Path(workdir).resolve()
-    with files.replacing(target) as folder, workdirs.create(str(folder), config, class_names):
-        if found is not None:
-            statistics.save(epath.Path(folder) / 'statistics.npz', found)
-        with Checkpoints(str(folder)) as checkpoints:
-            checkpoints.save(0, variables)
-        workdirs.write_source(str(folder), source)
-    files.sync(target.parent)
+    try:
+        with files.replacing(target) as folder:
+            show_as(str(folder), shown(workdir))  # the user knows no temporary name
+            with workdirs.create(str(folder), config, class_names):
+                if found is not None:
+                    statistics.save(epath.Path(folder) / 'statistics.npz', found)
+                with Checkpoints(str(folder)) as checkpoints:
+                    checkpoints.save(0, variables)
+                workdirs.write_source(str(folder), source)
+        files.sync(target.parent)
+    except OSError as error:
+        raise RunError(f'{workdir} could not be written: {error.strerror or error}') from error

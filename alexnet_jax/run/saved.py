@@ -2,11 +2,12 @@
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
-from alexnet_jax.errors import BadInput, RunError
+from alexnet_jax.errors import BadInput, RunError, shown
 from alexnet_jax.run import logger
 
 
@@ -64,7 +65,8 @@ def choose_step(
     """Return what `find_step` does for a run with these checkpoints, newest first, and scores."""
     best = best_of(found, scores)
     if best is None:
-        raise RunError(f'{workdir} has no checkpoint; train with --workdir={workdir} first')
+        quoted = shlex.quote(shown(workdir))
+        raise RunError(f'{workdir} has no checkpoint; train with --workdir={quoted} first')
     if step in (None, *found):
         return best if step is None else step
     known = ', '.join(map(str, found))

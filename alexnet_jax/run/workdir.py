@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shlex
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from alexnet_jax import files
 from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.data.sources.inside import is_read
 from alexnet_jax.data.sources.layout import expand
-from alexnet_jax.errors import BadInput
+from alexnet_jax.errors import BadInput, shown
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import environment, saved
 from alexnet_jax.run.starting_weights import check_init_from
@@ -52,7 +53,7 @@ def check(workdir: str, config: ml_collections.ConfigDict) -> bool:
         if read_source(workdir) is not None:
             raise BadInput(
                 f'{workdir} holds converted weights; fine-tune them into another --workdir, with '
-                f'--config=finetune:{workdir},PATH'
+                f'--config=finetune:{shlex.quote(shown(workdir))},PATH'
             )
         changed = _check_config(workdir, read_config(workdir), config)
         if not changed:

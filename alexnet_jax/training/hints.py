@@ -7,6 +7,7 @@ import ml_collections
 import optax
 from etils import epath
 
+from alexnet_jax.errors import shown
 from alexnet_jax.run.logger import read_records
 
 NEAR = 0.01  # of the loss of random guessing
@@ -84,5 +85,5 @@ def describe_rate_jump(
         f'note: epochs={config.epochs:g} lengthens the {config.optimizer.schedule} schedule, '
         f'so the learning rate goes up from {before:.2g} to {now:.2g} at step {start:,}. To '
         f'continue from these weights at a rate of your choice, use a different --workdir with '
-        f'--config.init_from={workdir}'
+        f'--config.init_from={shlex.quote(shown(workdir))}'
     )

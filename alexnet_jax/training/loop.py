@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple, NoReturn, Protocol
@@ -13,7 +14,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from alexnet_jax.errors import Diverged, Interrupted
+from alexnet_jax.errors import Diverged, Interrupted, shown
 from alexnet_jax.evaluation.evaluate import evaluate, means
 from alexnet_jax.evaluation.steps import Batch, make_eval_step
 from alexnet_jax.model import variants
@@ -218,13 +219,14 @@ def _closing_lines(
     """Report final and best accuracy, and where everything is."""
     best_step = ckpt.best or total_steps
     final, best = ckpt.scores[total_steps], ckpt.scores[best_step]
+    quoted = shlex.quote(shown(workdir))
     lines = [
         f'finished: {total_steps:,} steps',
         f'  final       top-1 {final["top1"]:.2%}'
         + (f'  top-5 {final["top5"]:.2%}' if shows_top5 else ''),
         f'  best        top-1 {best["top1"]:.2%}  at step {best_step:,}',
-        f'  records     {workdir}/metrics.jsonl  (tensorboard --logdir={workdir})',
+        f'  records     {workdir}/metrics.jsonl  (tensorboard --logdir={quoted})',
         f'  checkpoints {workdir}/checkpoints',
-        f'  try it      python -m alexnet_jax.predict --workdir={workdir} IMAGE...',
+        f'  try it      python -m alexnet_jax.predict --workdir={quoted} IMAGE...',
     ]
     return '\n'.join(lines)

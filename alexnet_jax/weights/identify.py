@@ -125,11 +125,9 @@ def _renamed(contents: Contents, table: Table, variant: str) -> dict[str, np.nda
                 f'{names[layer]}.{kind}': contents.tensors[name]
                 for name, (layer, _, kind) in parts.items()
             }
-    named = contents.tensors
     if variant == 'torchvision':
-        named = layout.from_torchvision(named)
-    # PyTorch's batch norm counts its batches.
-    return {k: v for k, v in named.items() if not k.endswith('.num_batches_tracked')}
+        return layout.from_torchvision(contents.tensors)
+    return contents.tensors
 
 
 def _row_differences(rows: Sequence[Row], table: Table, variant: str) -> Iterator[str]:

@@ -32,6 +32,8 @@ TORCHVISION_NAMES = {
     'fc7': 'classifier.4',
     'fc8': 'classifier.6',
 }
+# Ends the names under which PyTorch's batch norm counts its batches; nothing is computed from them.
+COUNTER = '.num_batches_tracked'
 
 
 def tensor_shapes(layers: Table, image_size: int) -> dict[str, Shape]:
@@ -105,7 +107,7 @@ def from_torch(layers: Table, image_size: int, tensors: Mapping[str, np.ndarray]
 
     Args:
       layers, image_size: As for `tensor_shapes`.
-      tensors: Exactly the tensors of the table, in any order.
+      tensors: Exactly the tensors of the table, in any order, and perhaps PyTorch's counters.
 
     Raises:
       BadInput: A tensor is missing, left over or of another shape; the message names it.
@@ -137,6 +139,8 @@ def differences(
 ) -> Iterator[str]:
     """Yield what is missing, of another shape or extra, in the order of the table.
 
+    PyTorch's counters are not extra.
+
     Args:
       tensors: Tensors by name.
       expected: The result of `tensor_shapes`.
@@ -149,7 +153,10 @@ def differences(
         elif tensors[name].shape != shape:
             yield f'{title} is {shape_text(tensors[name].shape)}, not {shape_text(shape)}'
     for name in sorted(tensors.keys() - expected.keys()):
-        yield f'it also has {name[:80]}'
+        if not name.endswith(COUNTER):
+            yield (
+                f'it also has {name[:80]}; if the network does not use it, save the file without it'
+            )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -173,6 +173,15 @@ def test_both_arguments_are_needed(argument):
     assert_has(str(error.value), 'configs/finetune.py:RUN,PATH', 'a run and a folder')
 
 
+def test_a_run_and_a_folder_with_commas_in_their_names(load, tmp_path):
+    load('quickstart')
+    run, images = tmp_path / 'lr=0.01,wd=5e-4', tmp_path / 'ants,bees'
+    (tmp_path / 'run').rename(run)
+    (tmp_path / 'images').rename(images)
+    config = load_recipe(f'{ROOT}/configs/finetune.py:{run},{images}')
+    assert (config.init_from, config.data.name) == (str(run), f'folder:{images}')
+
+
 def test_no_such_run_or_folder(load, tmp_path):
     with pytest.raises(BadInput, match='nowhere holds no run'):
         load_recipe(f'{ROOT}/configs/finetune.py:{tmp_path}/nowhere,{tmp_path}')

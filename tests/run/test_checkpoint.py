@@ -85,8 +85,9 @@ def test_scores_of_steps_that_are_done_again_do_not_count(workdir):
 
 
 def test_no_checkpoint_has_no_best(tmp_path):
-    with pytest.raises(RunError, match='has no checkpoint; train with --workdir='):
-        find_step(str(tmp_path))
+    folder = f'{tmp_path}/my run'
+    with pytest.raises(RunError, match=f"has no checkpoint; train with --workdir='{folder}' first"):
+        find_step(folder)
 
 
 def test_a_folder_that_cannot_be_listed_is_not_one_without_checkpoints(workdir, monkeypatch):

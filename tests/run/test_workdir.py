@@ -67,13 +67,15 @@ def test_config_survives(tmp_path):
 
 def test_converted_weights_are_not_trained_on(tmp_path):
     """Even by the config that they came with; their only checkpoint is of step 0."""
-    create(tmp_path, default_config())
-    assert workdir.read_source(str(tmp_path)) is None
-    workdir.check(str(tmp_path), default_config())
-    workdir.write_source(str(tmp_path), {'name': 'net.pth'})
-    assert workdir.read_source(str(tmp_path)) == {'name': 'net.pth'}
-    with pytest.raises(BadInput, match=r'holds converted weights; fine-tune .* another --workdir'):
-        workdir.check(str(tmp_path), default_config())
+    create(tmp_path / 'my run', default_config())
+    run = str(tmp_path / 'my run')
+    assert workdir.read_source(run) is None
+    workdir.check(run, default_config())
+    workdir.write_source(run, {'name': 'net.pth'})
+    assert workdir.read_source(run) == {'name': 'net.pth'}
+    message = rf"holds converted weights; fine-tune .* another --workdir.*=finetune:'{run}',PATH"
+    with pytest.raises(BadInput, match=message):
+        workdir.check(run, default_config())
 
 
 def test_classes_in_label_order(tmp_path):

@@ -55,15 +55,17 @@ class TestRateJump:
             {'step': 100, 'split': 'eval', 'loss': 1.0},
             {'step': 175, 'split': 'train', 'learning_rate': 0.0},  # done again: it does not count
         ]
-        (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, records)))
+        workdir = tmp_path / 'my run'
+        workdir.mkdir()
+        (workdir / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, records)))
         new = config_of(epochs=epochs, optimizer__schedule=schedule)
         schedule = optimizer.make_schedule(new, TRAIN_SIZE)
-        return hints.describe_rate_jump(new, schedule, str(tmp_path), 100)
+        return hints.describe_rate_jump(new, schedule, str(workdir), 100)
 
     def test_cosine(self, tmp_path):
         """Half way through 2 epochs it is half; a quarter through 4, (1 + cos pi/4) / 2 = 0.85."""
         line = self.describe(tmp_path, 'cosine', 4.0)
-        assert_has(line, 'epochs=4', '0.00051 to 0.00086', f'init_from={tmp_path}')
+        assert_has(line, 'epochs=4', '0.00051 to 0.00086', f"init_from='{tmp_path}/my run'")
 
     def test_poly(self, tmp_path):
         assert_has(self.describe(tmp_path, 'poly', 4.0), '0.00026 to 0.00057')

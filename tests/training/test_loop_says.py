@@ -1,10 +1,16 @@
 """What the loop prints and sends while it trains: a note, a hint, each record."""
 
+import types
+from typing import Any
+
 import pytest
 from fake_data import FakeData, config_of
+from helpers import assert_has
 
+from alexnet_jax import errors
 from alexnet_jax.model import variants
 from alexnet_jax.model.layers import Dense
+from alexnet_jax.training import loop
 from alexnet_jax.training.loop import train_and_evaluate
 
 GUESSING = (Dense('fc1', 10, std=1e-6),)  # all classes are about as probable
@@ -60,3 +66,13 @@ def test_each_record_goes_to_the_trackers(train):
     recorder = Recorder()
     train(1.0, recorder)
     assert recorder.records == [(1, 'train'), (2, 'train'), (3, 'train'), (3, 'eval')]
+
+
+@pytest.mark.parametrize('url', [None, 'gs://bucket/my run'])
+def test_what_it_prints_at_the_end_can_be_typed(monkeypatch, url):
+    """Of a run in a bucket, it is the URL, not the local folder."""
+    monkeypatch.setattr(errors, '_SHOWN', {'/data/my run': url} if url else {})
+    ckpt: Any = types.SimpleNamespace(best=5, scores={5: {'top1': 0.5, 'top5': 0.75}})
+    printed = errors.shown(loop._closing_lines('/data/my run', 5, ckpt, True))
+    quoted = f"'{url or '/data/my run'}'"
+    assert_has(printed, f'(tensorboard --logdir={quoted})', f'--workdir={quoted} IMAGE...')

@@ -82,6 +82,21 @@ def digits_export(tmp_path_factory) -> Path:
     return as_torch(net, folder) / 'model.safetensors'
 
 
+def test_an_export_that_pytorch_has_trained_further(tmp_path, monkeypatch):
+    """Its batch norm counts the batches, and the script has kept the metadata."""
+    table = narrowed(variants.VARIANTS['alexnet_bn'], hidden=2)
+    monkeypatch.setitem(variants.VARIANTS, 'alexnet_bn', table)
+    config = load_recipe(identify.RECIPES['alexnet_bn'])
+    found = lively_tensors(table, config.image_size)
+    texts = {'config': config.to_json(), 'class_names': '[]'}
+    counter = {'bn1.num_batches_tracked': np.array(7)}
+    tensors.write(tmp_path / 'x', found, texts)
+    tensors.write(tmp_path / 'y', found | counter, texts)
+    _, before = convert.read_network(reading.read(tmp_path / 'x'), None)
+    _, after = convert.read_network(reading.read(tmp_path / 'y'), None)
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
 def test_another_variant_than_the_export_says(digits_export):
     with pytest.raises(BadInput, match=r'names digits.*--variant=course'):
         convert.read_network(reading.read(digits_export), 'course')
