@@ -277,15 +277,17 @@ class Reader:
         if not self.skip:
             raise RunError(f'{bad[0]}. Fix or remove it, or set {self.flag}=skip')
         allowed = max_bad(len(self.split))
+        self.bad.update(faults)
         for line in bad[: allowed + 1]:
             say(f'{self.note}: {line}')
-        self.bad.update(faults)
         if len(self.bad) > allowed:
             names = ', '.join(self.split.describe(i) for i in sorted(self.bad)[:5])
             more = ', ...' if len(self.bad) > 5 else ''
+            *_, why = faults.values()
             raise RunError(
                 f'{len(self.bad)} of {len(self.split)} images cannot be used, more than the '
-                f'{allowed} that may be skipped: {names}{more}. Fix or remove them'
+                f'{allowed} that may be skipped: {names}{more}; the last because {why}. Fix or '
+                'remove them'
             )
 
 

@@ -17,6 +17,8 @@ from alexnet_jax.tour.units import average, units
 TOP = 5  # classes
 NEURONS = 12  # bars with a number
 CROPS = 12
+# The longest side of a picture to be cropped: six of it are in the page, at most 420 pixels wide.
+LONGEST = 1024
 # The notes' crops of 227 out of 256 pixels, with the paper's mirroring and color shift.
 PAPER_CROPS = 'decode|resize_short(256)|center_crop(256)|random_crop(227)|random_mirror'
 PAPER_SHIFT = 'pca_shift(0.1)'
@@ -133,6 +135,8 @@ def _augmentation(subject: Subject) -> dict[str, Any]:
 
     def crop(ops: str) -> augmented.Augmented:
         picture = augmented.original(subject.encoded, ops, limit, subject.picture)
+        if max(picture.shape) > LONGEST:
+            raise RunError(f'{subject.picture} is too large for the page before it is cropped')
         axes = (colors_of_run or _statistics(picture)).axes
         return augmented.augment(picture, ops, subject.config.seed, CROPS, axes)
 

@@ -11,7 +11,8 @@ import numpy_net
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from small_tours import SIZE, small_subject
+from PIL import Image
+from small_tours import SIZE, draw_picture, small_subject
 from torch.nn import functional
 
 from alexnet_jax.data.statistics import Statistics
@@ -241,6 +242,17 @@ def test_crops_and_colors_are_each_the_run_s_or_the_paper_s(photo, ops, own, sig
     assert found['own_mirrors'] == ('random_mirror' in ops)
     assert found['size'] == (SIZE if own else 227)
     assert_allclose(found['shifts'], np.multiply(paper['shifts'], (sigma or 0.1) / 0.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(('width', 'own'), [(1024, True), (16_400, False)])
+def test_crops_of_a_picture_too_large_for_the_page_are_the_paper_s(tmp_path, width, own):
+    """WebP allows sides of up to 16,383 pixels."""
+    Image.fromarray(draw_picture(24, width)).save(tmp_path / 'wide.png')
+    this = small_subject(str(tmp_path / 'wide.png'), 'course')
+    this.config.data.train_ops = 'decode|random_crop(24)|random_mirror'
+    found = facts._augmentation(this)
+    assert found['own'] == own
+    assert found['original'].shape == ((24, width, 3) if own else (256, 256, 3))
 
 
 def test_colors_of_converted_weights_are_the_picture_s(photo):

@@ -1,5 +1,6 @@
 """Tell images from other files in a folder. Recipes may import this: it needs no TensorFlow."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -27,8 +28,14 @@ STAT_THREADS = 16  # a network file system serves many requests at once
 
 @functools.cache
 def say(line: str) -> None:
-    """Print a note to stderr, once per process: a recipe is read twice, and its data once more."""
-    tqdm.write(shown(line), file=sys.stderr)  # above the progress bar, if there is one
+    """Print a note to stderr, once per process: a recipe is read twice, and its data once more.
+
+    A note stops nothing: where stderr is a closed pipe or terminal, it is lost.
+    """
+    # Clears what `cli.show_progress` has written; tqdm clears its bar and redraws it below.
+    clear = '\r\033[K' if sys.stderr and sys.stderr.isatty() else ''
+    with contextlib.suppress(OSError):
+        tqdm.write(clear + shown(line), file=sys.stderr)
 
 
 def is_image(name: str) -> bool:

@@ -1,6 +1,7 @@
 """What in a folder is a class, an image, a split: files of no content, told by their names."""
 
 import hashlib
+import io
 import os
 import sys
 import unicodedata
@@ -10,6 +11,7 @@ import pytest
 from class_folders import PLAIN, files_of, images
 from helpers import assert_has
 
+from alexnet_jax import cli
 from alexnet_jax.data.sources import listing
 from alexnet_jax.data.sources.layout import expand, find_layout
 from alexnet_jax.errors import BadInput
@@ -85,6 +87,14 @@ class TestImages:
         for _ in range(2):
             listing.say('a note of this test')
         assert capsys.readouterr().err == 'a note of this test\n'
+
+    def test_a_note_replaces_a_progress_line(self, monkeypatch):
+        terminal = io.StringIO()
+        monkeypatch.setattr(terminal, 'isatty', lambda: True)
+        monkeypatch.setattr(sys, 'stderr', terminal)
+        cli.show_progress('timing')
+        listing.say('a note on a terminal')
+        assert terminal.getvalue() == '\r\033[Ktiming\r\033[Ka note on a terminal\n'
 
     def test_sizes(self, make):
         folder = make(**{'a': '12345', 'b/c': ''})
