@@ -1,15 +1,14 @@
 """The 8 x 8 handwritten digits that scikit-learn ships, which need no download."""
 
 import importlib.metadata
-import re
 
 import numpy as np
 
+from alexnet_jax.data.sources.parts import find_part
 from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, encode_png
 from alexnet_jax.errors import BadInput
 
 TEST_SIZE = 360  # of 1,797: the last ones are the test split
-PART = re.compile(r'(?P<name>\w+)(?:\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?')
 
 
 class Digits(Source):
@@ -51,28 +50,12 @@ def _find(name: str, count: int) -> np.ndarray:
     """
     digits = np.arange(count)
     splits = {'train': digits[:-TEST_SIZE], 'test': digits[-TEST_SIZE:]}
+    sizes = {split: len(chosen) for split, chosen in splits.items()}
     chosen = []
     for part in name.split('+'):
-        match = PART.fullmatch(part.strip())
-        if match is None or match['name'] not in splits:
-            raise BadInput(
-                f'digits has no split {part!r}; allowed: {", ".join(splits)}, or a part such as '
-                f'train[:90%]'
-            )
-        split = splits[match['name']]
-        first, last = (_index(match[bound], len(split), part) for bound in ('first', 'last'))
-        chosen.append(split[first:last])
+        split, examples = find_part(part, sizes, 'digits')
+        chosen.append(splits[split][examples.start : examples.stop])
     found = np.concatenate(chosen)
     if not len(found):
         raise BadInput(f'the split {name} of digits is empty')
     return found
-
-
-def _index(bound: str | None, size: int, part: str) -> int | None:
-    """Return a bound of a part as an index; percentages are rounded to the nearest example."""
-    if bound is None:
-        return None
-    number, whole = (int(bound[:-1]), 100) if bound.endswith('%') else (int(bound), size)
-    if abs(number) > whole:
-        raise BadInput(f'{part!r}: {bound} is out of range; the split has {size:,} images')
-    return round(number * size / whole)

@@ -19,13 +19,15 @@ import hashlib
 import json
 import re
 
+import numpy as np
 from etils import epath
 
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import is_url
 from alexnet_jax.data.sources.layout import expand
+from alexnet_jax.data.sources.parts import Part, find_part
 from alexnet_jax.data.sources.prepared_split import SUFFIXES, PreparedSplit, SplitFiles
-from alexnet_jax.data.sources.splits import Dataset, Source
+from alexnet_jax.data.sources.splits import Dataset, Source, Split
 from alexnet_jax.errors import BadInput, one_line
 
 FORMAT_VERSIONS = {'jpeg': 1, 'raw': 2}
@@ -39,13 +41,10 @@ class Prepared(Source):
     def open(self) -> Dataset:
         root = epath.Path(_fetch(self.name) if is_url(self.name) else expand(self.name))
         manifest = read_manifest(root)
-        for split in self.splits:
-            if split not in manifest['splits']:
-                known = ', '.join(manifest['splits'])
-                raise BadInput(f'prepared:{root} has no split {split!r}; allowed: {known}')
+        parts = [_find_part(root, manifest, text) for text in self.splits]
         check_files(root, manifest['files'])
         try:
-            train, evaluation = (_open_split(root, manifest, split) for split in self.splits)
+            train, evaluation = (_open_part(root, manifest, *part) for part in parts)
         except (OSError, ValueError) as error:
             raise BadInput(_damaged(root / MANIFEST, error)) from error
         return Dataset(
@@ -76,9 +75,35 @@ def _contents(manifest: dict) -> dict[str, str]:
     return {name: file['sha256'] for name, file in manifest['files'].items()}
 
 
-def _open_split(root: epath.Path, manifest: dict, split: str) -> PreparedSplit:
-    statistics = root / STATISTICS if split == manifest['train_split'] else None
-    return PreparedSplit(root, _split_files(manifest, split), manifest['size'], statistics)
+def _find_part(root: epath.Path, manifest: dict, text: str) -> tuple[str, range]:
+    """Return a split of the set, and which of its examples `text` means.
+
+    A set that was prepared from parts has splits that are named like parts.
+
+    Raises:
+      BadInput: There is no such split, or none of its examples is meant.
+    """
+    sizes = {name: sum(split['files']['counts']) for name, split in manifest['splits'].items()}
+    if text in sizes:
+        return text, range(sizes[text])
+    name, places = find_part(text, sizes, f'prepared:{root}')
+    if not places:
+        raise BadInput(f'the split {text} of prepared:{root} is empty')
+    return name, places
+
+
+def _open_part(root: epath.Path, manifest: dict, name: str, places: range) -> Split:
+    """Open a split, or a part of it.
+
+    Parts are taken from an order that is shuffled once and for all, since folders are stored class
+    by class: the first half of the images would be the first half of the classes.
+    """
+    statistics = root / STATISTICS if name == manifest['train_split'] else None
+    split = PreparedSplit(root, _split_files(manifest, name), manifest['size'], statistics)
+    if len(places) == len(split):
+        return split
+    shuffled = np.random.RandomState(0).permutation(len(split))  # RandomState's streams are frozen
+    return Part(split, np.sort(shuffled[places.start : places.stop]))
 
 
 def read_manifest(root: epath.Path) -> dict:

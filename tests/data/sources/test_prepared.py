@@ -60,7 +60,38 @@ class TestOpening:
         self.refused(made, 'lacks train-00001-of-00002.pixels; restore')
 
     def test_unknown_split(self, made):
-        self.refused(made, "no split 'test'; allowed: train, validation", 'train', 'test')
+        known = r"no split 'test'; allowed: train, validation, or a part such as train\[:90%\]"
+        self.refused(made, known, 'train', 'test')
+        self.refused(
+            made, r"'train\[:21\]': 21 is out of range; the split has 20", 'train[:21]', 'train'
+        )
+        self.refused(
+            made, r'the split train\[5:5\] of prepared:.*/set is empty', 'train[5:5]', 'train'
+        )
+
+    def test_parts_of_a_split_have_each_of_its_examples_once(self, made):
+        whole = open_set(made).train
+        everything = np.arange(20)
+        dataset = open_set(made, 'train[:75%]', 'train[15:]')
+        parts = (dataset.train, dataset.eval)
+        assert [len(part) for part in parts] == [15, 5]
+        assert dataset.train.statistics is None
+        names = [part.file_names(np.arange(len(part))) for part in parts]
+        assert sorted(names[0] + names[1]) == sorted(whole.file_names(everything))
+        assert all({name[0] for name in some} == {'a', 'b'} for some in names)  # not by class
+        images = dict(zip(whole.file_names(everything), whole.read(everything)[0], strict=True))
+        for part, some in zip(parts, names, strict=True):
+            indices = np.arange(len(part))[::-1]
+            read, labels = part.read(indices)
+            assert read == [images[name] for name in some[::-1]]
+            assert labels.tolist() == ['ab'.index(name[0]) for name in some[::-1]]
+            assert [row.tobytes() for row in part.view(indices)[0]] == read
+            assert some[2] in part.describe(2)
+        on_every_machine = [0, 3, 11, 12, 15]  # so that a run can go on elsewhere
+        assert names[1] == whole.file_names(np.array(on_every_machine))
+
+    def test_a_part_that_is_the_whole_keeps_its_statistics(self, made):
+        assert open_set(made, 'train[:100%]', 'validation').train.statistics is not None
 
     def test_no_set(self, tmp_path):
         self.refused(tmp_path / 'no', r'no holds no prepared set .*alexnet_jax.prepare')
