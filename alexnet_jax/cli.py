@@ -51,7 +51,7 @@ def define_flags(workdir: str | None = OF_A_RUN, scratch: bool = False) -> None:
 def define_net_flag() -> None:
     """Define a `--workdir` that names one of a run's nets, for `ensemble.parse_member`."""
     flags.DEFINE_string(
-        'workdir', None, "The run's folder; @STEP selects a checkpoint other than the best."
+        'workdir', None, "The run's folder; @STEP or @last picks a checkpoint other than the best."
     )
 
 
@@ -139,8 +139,8 @@ def _locate(recipe: str) -> list[str]:
                 f'recipe into a local file'
             )
         return [str(RECORDED), recipe]
-    # A folder's name may contain a colon, as in 2026-01-31T09:30.
-    if recipe.endswith('.json') and '.py:' not in recipe:
+    # A folder's name may contain a colon, as in 2026-01-31T09:30, or be like seeds.py:20.
+    if recipe.endswith('.json') and ('.py:' not in recipe or Path(recipe).is_file()):
         _check_file(recipe, 'config')
         return [str(RECORDED), recipe]
     if path and '/' not in path and not path.endswith('.py'):

@@ -32,7 +32,7 @@ _EVAL_OPS = flags.DEFINE_string(
 _CHECKPOINTS = flags.DEFINE_string(
     'checkpoints',
     None,
-    'With --mode=eval: score the average of these nets instead: DIR[@STEP],DIR[@STEP],...',
+    'With --mode=eval: score the average of these nets instead: DIR[@STEP],DIR[@last],...',
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     'coordinator_address',

@@ -2,7 +2,7 @@
 
     python -m alexnet_jax.main --config=configs/cifar10_11pct.py --workdir=runs/cifar10_11pct
     python -m alexnet_jax.main --mode=eval --workdir=runs/cifar10_11pct \
-        --eval_ops='decode(stored)|ten_crop(24)'
+        --checkpoints=runs/cifar10_11pct@last --eval_ops='decode(stored)|ten_crop(24)'
 
 Time: about 8 hours on two CPU cores, estimated. Expected: 11% test error (published, "in 75
 minutes"), which the second command measures. Not run here.

@@ -2,7 +2,7 @@
 
     python -m alexnet_jax.main --config=configs/cifar10_13pct.py --workdir=runs/cifar10_13pct
     python -m alexnet_jax.main --mode=eval --workdir=runs/cifar10_13pct \
-        --eval_ops='decode(stored)|ten_crop(24)'
+        --checkpoints=runs/cifar10_13pct@last --eval_ops='decode(stored)|ten_crop(24)'
 
 Time: about 2 hours on two CPU cores, estimated. Expected: 13% test error (published, "in 25
 minutes"; the run in the wiki has 12.6%), which the second command measures. Not run here.

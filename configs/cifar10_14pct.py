@@ -2,7 +2,7 @@
 
     python -m alexnet_jax.main --config=configs/cifar10_14pct.py --workdir=runs/cifar10_14pct
     python -m alexnet_jax.main --mode=eval --workdir=runs/cifar10_14pct \
-        --eval_ops='decode(stored)|ten_crop(24)'
+        --checkpoints=runs/cifar10_14pct@last --eval_ops='decode(stored)|ten_crop(24)'
 
 Time: about 50 minutes on two CPU cores, estimated. Expected: 14.2% test error (published), which
 the second command measures. Not run here.

@@ -63,7 +63,7 @@ def plan(
     Args:
       config: The config with the data and their ops; None for that of the (first) net's run.
       folder: The workdir to write to, and the net's if there is no `checkpoints`.
-      checkpoints: 'DIR[@STEP],DIR[@STEP],...', each DIR the workdir of a run.
+      checkpoints: 'DIR[@STEP],DIR[@last],...', each DIR the workdir of a run.
       eval_ops: The ops to use in place of the config's data.eval_ops.
 
     Returns:
@@ -100,17 +100,23 @@ def plan(
 
 
 def parse_member(text: str) -> Member:
-    """Read 'DIR@STEP' or 'DIR', which may be a run in a folder whose name looks like the former.
+    """Read 'DIR@STEP', 'DIR@last' or 'DIR', the run's best checkpoint.
+
+    A run's folder may itself have a name that looks like one of the first two.
 
     Raises:
       BadInput: It is empty.
     """
     if not text:
-        raise BadInput('--checkpoints names no folder; it must be DIR[@STEP],DIR[@STEP],...')
-    match = re.fullmatch(r'(.+)@(\d+)', text)
+        raise BadInput('--checkpoints names no folder; it must be DIR[@STEP],DIR[@last],...')
+    match = re.fullmatch(r'(.+)@(\d+|last)', text)
     if not match or (not is_url(text) and workdir.has_run(text)):
         return Member(text, None)
-    return Member(match[1], int(match[2]))
+    folder, step = match.groups()
+    if step != 'last':
+        return Member(folder, int(step))
+    steps = remote.find_steps(folder) if is_url(folder) else saved.find_steps(folder)
+    return Member(folder, max(steps, default=None))  # without any, loading says so
 
 
 def _check_member(member: Member) -> ml_collections.ConfigDict:

@@ -174,9 +174,16 @@ class Experiment:
             found[records.path(name)] = records.in_home(name)
         return {path: those for path, those in found.items() if those}
 
-    def cost(self, seeds: int | None = None) -> float:
-        """Return the minutes that some seeds take, by default those of the design."""
-        return self.once + self.minutes * (self.seeds if seeds is None else seeds)
+    def seeds_behind(self, records: Records) -> int:
+        """Return how many seeds the verdict rests on: those of the design, or more if recorded."""
+        seeds = self.seeds
+        while not self.next_trial(records, seeds):
+            seeds += 1
+        return seeds
+
+    def cost(self, seeds: int) -> float:
+        """Return the minutes that some seeds take."""
+        return self.once + self.minutes * seeds
 
 
 def devices(records: Iterable[Record]) -> list[str]:

@@ -29,17 +29,18 @@ def claims(experiments: Mapping[str, Experiment], records: Records) -> str:
             experiment.published,
             experiment.summary(records),
             f'**{experiment.verdict(records)}**',
-            f'`{command(name, experiment)}`',
-            hours(experiment.cost()),
+            f'`{command(name, experiment, records)}`',
+            hours(experiment.cost(experiment.seeds_behind(records))),
         ]
         for name, experiment in experiments.items()
     ]
     return markdown(HEADER, rows)
 
 
-def command(name: str, experiment: Experiment) -> str:
+def command(name: str, experiment: Experiment, records: Records) -> str:
     """Return what to type after `python -m alexnet_jax.experiments`."""
-    seeds = f'--seeds={experiment.seeds}' if experiment.seeds > 1 else ''
+    count = experiment.seeds_behind(records)
+    seeds = f'--seeds={count}' if count > 1 else ''
     return ' '.join(word for word in (name, seeds, experiment.flags) if word)
 
 
@@ -63,7 +64,7 @@ def section(name: str, experiment: Experiment, records: Records) -> str:
         table += f'\n\nRun on: {", ".join(kinds)}.'
     return (
         f'## {experiment.claim}\n\n'
-        f'`python -m alexnet_jax.experiments {command(name, experiment)}`: '
+        f'`python -m alexnet_jax.experiments {command(name, experiment, records)}`: '
         f'**{verdict}**. Rule: {experiment.rule()}.{table}'
     )
 

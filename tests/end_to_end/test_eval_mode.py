@@ -254,7 +254,7 @@ def test_a_config_that_differs_in_training_only(evaluate, run):
         ('--workdir={tmp}/x --checkpoints={run}@7',
          '{run} has no checkpoint of step 7; it has 10, 5 (best: '),
         ('--workdir={tmp}/x --checkpoints={run},',
-         '--checkpoints names no folder; it must be DIR[@STEP],DIR[@STEP],...'),
+         '--checkpoints names no folder; it must be DIR[@STEP],DIR[@last],...'),
         ('--workdir={tmp}/x --checkpoints={run}@best', '{run}@best holds no run: '),
         ('--workdir={run} --config=configs/cifar10.py',
          "the network in {run} has variant='digits', but this evaluation has 'cifar10_18pct'; "

@@ -274,6 +274,13 @@ def test_a_folder_whose_name_looks_like_a_step(make_run):
     assert ensemble.parse_member(f'{run}@10') == (run, 10)
 
 
+def test_the_last_checkpoint(tmp_path):
+    for step in ('9', '10'):
+        (tmp_path / 'run/checkpoints' / step).mkdir(parents=True)
+    assert ensemble.parse_member(f'{tmp_path}/run@last') == (f'{tmp_path}/run', 10)
+    assert ensemble.parse_member(f'{tmp_path}/none@last') == (f'{tmp_path}/none', None)
+
+
 def test_what_concerns_training_alone_does_not_hinder(make_run):
     """Pairs on a device, and slices of 3 inputs, would not work out on two devices."""
     config = read_config(run := make_run('run', np.eye(3)))
