@@ -63,7 +63,7 @@ def parse(module: str, words: list[str], folder: str) -> list[str]:
     command = [word.replace('folder.py:PATH', f'folder.py:{folder}') for word in switches]
     command = [re.sub(r'finetune\.py:[\w/]+,', f'finetune.py:{folder},', word) for word in command]
     command = [re.sub(r'(finetune\.py:.*),PATH', rf'\1,{folder}', word) for word in command]
-    recorded = re.compile(r'runs/\w+/config.json')  # of a run, which may have been of any recipe
+    recorded = re.compile(r'runs/[\w/]+/config.json')  # of a run, which may have been of any recipe
     command = [recorded.sub('configs/quickstart.py', word) for word in command]
     command = [word.replace('configs/NAME.py', 'configs/quickstart.py') for word in command]
     argv = [module, *(word for word in command if not PLACEHOLDER.fullmatch(word))]

@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import lively_nets
+import numpy as np
 import pytest
 from helpers import ROOT
 from pages import blocks, command_lines, without_blocks
+from PIL import Image
 
+from alexnet_jax.data.ops import chain
 from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.weights import hlo, onnx_out
 
@@ -33,6 +36,9 @@ def test_exports_are_used_as_shown(tmp_path):
     section, _, _ = section.partition('\n## ')
     code = [text for language, text in blocks(section) if language == 'python']
     code.append('assert features.shape == (1, 128)')
+    code.append("np.save('pixels.npy', pixels_of('photo.png'))")
+    photo = np.random.RandomState(0).randint(256, size=(20, 30, 3), dtype=np.uint8)
+    Image.fromarray(photo).resize((700, 500)).save(tmp_path / 'photo.png')
     done = subprocess.run(
         [sys.executable, '-c', '\n'.join(code)], cwd=tmp_path, capture_output=True, text=True
     )
@@ -40,3 +46,9 @@ def test_exports_are_used_as_shown(tmp_path):
     name, scores = done.stdout.splitlines()
     digit = int(net.probabilities(lively_nets.images(28, 1) * 0)[0].argmax())
     assert (name, scores) == (f'digit {digit}', f'{digit} (1, 10)')
+
+    ops = 'decode|resize_short(256, antialias)|center_crop(227)'
+    expected = chain.read_image(str(tmp_path / 'photo.png'), ops, max_pixels=10**6)
+    (found,) = np.load(tmp_path / 'pixels.npy')
+    assert found.shape == (227, 227, 3)
+    assert np.abs(found.astype(int) - expected).max() <= 1
