@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from alexnet_jax import files
 from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Object, Store, is_url
 from alexnet_jax.errors import BadInput, RunError, show_as, shown, unwinding
@@ -150,7 +151,8 @@ def new_run(workdir: str) -> Iterator[str]:
     store, folder = Store(workdir), copies.cache_folder('new', workdir)
     if found := next(iter(store.list()), None):
         raise BadInput(f'{store.url} is not empty ({found}); use a different --workdir')
-    shutil.rmtree(folder, ignore_errors=True)  # left by a command that was killed
+    for left in (folder, *folder.parent.glob(files.TEMPORARY)):  # by a command that was killed
+        shutil.rmtree(left, ignore_errors=True)
     show_as(str(folder), store.url)
     yield str(folder)
     Pusher(store, folder).push()

@@ -9,6 +9,7 @@ import pytest
 from buckets import contents, local_contents, new_url, save_checkpoint
 from helpers import assert_has
 
+from alexnet_jax.cloud import copies
 from alexnet_jax.cloud.store import Store
 from alexnet_jax.config import default_config
 from alexnet_jax.errors import BadInput, RunError, shown
@@ -35,6 +36,19 @@ def url(tmp_path):
         save_checkpoint(folder, step)
     Pusher(Store(url), folder).push()
     return url
+
+
+def test_what_a_killed_command_left_of_a_new_run_is_removed():
+    url = new_url()
+    folder = copies.cache_folder('new', url)
+    left = folder.with_name(f'.{folder.name}.1a2b3c4d.tmp')
+    for path in (folder, left):
+        (path / 'checkpoints').mkdir(parents=True)
+    with remote.new_run(url) as new:
+        assert (new, list(folder.parent.iterdir())) == (str(folder), [])
+        folder.mkdir()
+        (folder / 'config.json').write_text('{}')
+    assert list(Store(url).list()) == ['config.json']
 
 
 def test_a_local_folder_is_its_own_copy(tmp_path):
