@@ -15,6 +15,9 @@ from alexnet_jax.config import default_config, leaves
 from alexnet_jax.config_checks import check_types
 from alexnet_jax.errors import BadInput
 
+REMEDY = 'use a different --workdir'
+OTHER_VERSION = 'is from another version of alexnet_jax'
+
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
     """Return the config of the run in a workdir, which may be in a bucket.
@@ -29,7 +32,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 
 
 def parse_config(
-    values: dict[str, Any], where: str, remedy: str = 'use a different --workdir'
+    values: dict[str, Any], where: str, remedy: str = REMEDY
 ) -> ml_collections.ConfigDict:
     """Return the config of a run from its JSON.
 
@@ -53,7 +56,7 @@ def parse_config(
     ):
         if keys:
             raise BadInput(
-                f'{where} is from another version of alexnet_jax ({problem} key {min(keys)}): '
+                f'{where} {OTHER_VERSION} ({problem} key {min(keys)}): '
                 f'{remedy}; CHANGELOG.md lists the keys that were renamed'
             )
     try:
@@ -81,9 +84,9 @@ def read_json(workdir: str, name: str, kind: type) -> Any:
     except OSError as error:
         raise BadInput(f'{workdir} holds no run: cannot read {path}') from error
     except ValueError as error:
-        raise BadInput(f'{path} is damaged: {error}; use a different --workdir') from error
+        raise BadInput(f'{path} is damaged: {error}; {REMEDY}') from error
     if not isinstance(value, kind):
-        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; use a different --workdir')
+        raise BadInput(f'{path} is damaged: it holds no {kind.__name__}; {REMEDY}')
     return value
 
 

@@ -3,7 +3,9 @@
 Keeps 'checkpoint', of one number, and adds a line to starts.jsonl at each start. $FAKE_ENDS has how
 starts of trials end, {'003': [137, 0]}: 0 runs to the end, 'nan' with no score, 137 dies
 at step 5, others before the first step; 'full' finds the disk full; 'killed' prints nothing;
-'saves' is preempted after one step, which it saves and does not record.
+'saves' is preempted after one step, which it saves and does not record; 'error: ...' is printed, as
+of bad input. $FAKE_DATA has the data that trials find at their first start,
+{'003': {'train cat': '5 images'}}.
 """
 
 import json
@@ -31,6 +33,10 @@ def main() -> None:
     with starts.open('a') as file:
         line = {'start': start, 'environ': dict(os.environ), 'cores': affinity, 'values': values}
         file.write(json.dumps(line) + '\n')
+    found = json.loads(os.environ.get('FAKE_DATA', '{}')).get(folder.name)
+    if found and not (folder / 'data.json').exists():
+        write(folder / 'classes.json', json.dumps(sorted({part.split()[1] for part in found})))
+        write(folder / 'data.json', json.dumps(found))
     seconds = float(os.environ.get('FAKE_SECONDS', 0.05))
     if end == 'slowly full':  # it saves first, as at a SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -43,6 +49,9 @@ def main() -> None:
         (folder / 'checkpoints' / str(start + 1)).mkdir(parents=True)
         write(saved, str(start + 1))
         sys.exit(143)
+    if str(end).startswith('error: '):
+        print(end)
+        sys.exit(2)
     if end not in (0, 137, 'nan'):
         time.sleep(seconds)
         print(f'error: this one ends with {end}')

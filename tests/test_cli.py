@@ -6,6 +6,7 @@ from absl.testing import flagsaver
 from helpers import assert_has
 
 from alexnet_jax import cli
+from alexnet_jax.config import default_config
 from alexnet_jax.errors import BadInput
 
 
@@ -37,3 +38,13 @@ def test_a_key_where_the_run_has_the_config():
 
 def test_a_key_where_there_is_no_config_at_all():
     assert_has(error_of(KEY, own='size'), 'unknown flag --config.data.eval_ops; ')
+
+
+def test_a_record_in_a_folder_that_is_named_like_a_recipe(tmp_path):
+    """As that of a sweep with --workdir=runs/seeds.py:20."""
+    path = tmp_path / 'seeds.py:20' / 'config.json'
+    path.parent.mkdir()
+    config = default_config()
+    config.batch_size = 7
+    path.write_text(config.to_json())
+    assert cli.load_recipe(str(path)).batch_size == 7

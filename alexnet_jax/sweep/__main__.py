@@ -7,8 +7,8 @@ Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is
 the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
 prints the command line of the best trial. WORKDIR may be gs://BUCKET/FOLDER or s3://BUCKET/FOLDER,
 if the trials run on this machine. Exit codes: 0; 1 if no trial finished, an accelerator could not
-be started, the disk is full, or a trial was refused and the recipe now gives another config; 2 for
-bad input; 130 and 143 after SIGINT and SIGTERM.
+be started, the disk is full, the saved recipe cannot be read, or the recipe or the data have
+changed; 2 for bad input; 130 and 143 after SIGINT and SIGTERM.
 """
 
 import contextlib
@@ -78,7 +78,8 @@ def main() -> None:
 
     recipe = config_flags.get_config_filename(flags.FLAGS['config'])
     recipe = recipe.removeprefix(f'{cli.RECORDED}:')
-    base = Base(f'--config={recipe}', cli.load_recipe(recipe), config, _DEVICES.value)
+    overridden = config_flags.get_override_values(flags.FLAGS['config'])
+    base = Base(f'--config={recipe}', cli.load_recipe(recipe), config, _DEVICES.value, overridden)
     backend = _make_backend(base)
     opened = bucket.open_folder(workdir, flags.FLAGS.scratch)
     with opened as (folder, publish), study.lock(folder):

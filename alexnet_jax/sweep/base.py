@@ -1,6 +1,7 @@
 """What the trials of a sweep have in common: a recipe with overrides, and their devices."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import ml_collections
 from alexnet_jax import cli
 from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.errors import BadInput
+from alexnet_jax.saved_config import OTHER_VERSION, REMEDY
 from alexnet_jax.sweep import space
 
 TRAINER = ('-m', 'alexnet_jax.main')
+AGAIN = 'run the same command again to continue'
 
 
 @dataclasses.dataclass
@@ -23,12 +26,14 @@ class Base:
       recipe: The config that the flag names.
       config: The same with the overrides of the sweep's command line.
       devices: Accelerators per trial.
+      overridden: The keys that the sweep's command line sets, with their values.
     """
 
     flag: str
     recipe: ml_collections.ConfigDict
     config: ml_collections.ConfigDict
     devices: int
+    overridden: space.Settings = dataclasses.field(default_factory=dict)
 
     def command(self, changes: space.Settings, workdir: Path, saved: Path) -> tuple[str, ...]:
         """Return the arguments to Python that train with some of the config's keys changed.
@@ -41,19 +46,46 @@ class Base:
         flags = space.overrides(space.apply(self.config, changes), self.config)
         return (*TRAINER, f'--config={saved}', *flags, f'--workdir={workdir}')
 
-    def find_change(self) -> str:
-        """Return what is wrong if the recipe now gives another config; otherwise ''."""
+    def find_fault(self, error: str, folder: Path, saved: Path, varied: Collection[str]) -> str:
+        """Return why every trial would be refused as this one was, and what to do.
+
+        Args:
+          error: What the trial printed, which ended with the exit code of bad input.
+          folder: The trial's folder.
+          saved: The file that the trials read instead of the recipe.
+          varied: The keys that every trial sets.
+
+        Returns:
+          '' if the trial itself is at fault, as far as is known.
+        """
+        reason = error.partition(REMEDY)[0].rstrip(' :;').removesuffix(' or')  # it is for a run
+        is_saved = str(saved) in error
+        if OTHER_VERSION in error and (is_saved or str(folder / 'config.json') in error):
+            return (
+                f'{reason}; go back to the version that began this sweep, and {AGAIN}, or start a '
+                f'new sweep with a different --workdir'
+            )
+        if is_saved:
+            return f'cannot read {saved}; {AGAIN}: it writes this file again'
+        if 'restore the data' in error:  # they have changed since this trial was started
+            return f'{reason}; after that, {AGAIN}'
+        change = self._find_change(varied)
+        return change and f'{error}; {change}; after that, {AGAIN}'
+
+    def _find_change(self, varied: Collection[str]) -> str:
+        """Return what is wrong if the recipe now gives a sweep that a start would refuse."""
         recipe = self.flag.removeprefix('--config=')
         try:
-            now, before = leaves(cli.load_recipe(recipe)), leaves(self.recipe)
+            config = space.apply(cli.load_recipe(recipe), self.overridden)
         except BadInput as error:
             return f'{error}; undo the change'
-        changed = [key for key in now | before if now.get(key) != before.get(key)]
+        now, before = decisive(config), decisive(self.config)
+        changed = [key for key in before if now.get(key) != before[key] and key not in varied]
         if not changed:
             return ''
         key = min(changed)
         return (
-            f'{recipe} has changed since the sweep began ({key}: {before.get(key)!r} -> '
+            f'{recipe} has changed since the sweep began ({key}: {before[key]!r} -> '
             f'{now.get(key)!r}); undo the change'
         )
 

@@ -1,7 +1,6 @@
 """Keep a backend busy with the trials of a study, and act on how each ends."""
 
 import contextlib
-import dataclasses
 import errno
 import math
 import os
@@ -13,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import ml_collections
 from optuna.trial import Trial
 
 from alexnet_jax import files
@@ -27,55 +25,16 @@ from alexnet_jax.errors import (
     catch_stop_signals,
     shown,
 )
-from alexnet_jax.sweep import space, study
-from alexnet_jax.sweep.backends import Backend, Handle, Job
-from alexnet_jax.sweep.base import Base
-from alexnet_jax.sweep.progress import NO_PROGRESS, Progress, last_error, read_progress
+from alexnet_jax.sweep import same_data, space, study
+from alexnet_jax.sweep.backends import Backend, Job
+from alexnet_jax.sweep.base import AGAIN, Base
+from alexnet_jax.sweep.progress import last_error, read_progress
+from alexnet_jax.sweep.running import Running
 
 POLL = 0.5  # seconds between looks at the trials
 TRANSIENT = (143, 137)  # preemption; a lost node, or out of memory
 MAX_STARTS = 3  # in a row that end like this without progress
 FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-
-
-@dataclasses.dataclass(eq=False)
-class Running:
-    """A trial that is under way.
-
-    Attributes:
-      trial: The trial in the study.
-      number: Its number.
-      changes: The keys that vary, with this trial's values.
-      config: The config that results.
-      job: What runs.
-      handle: The job, once it is started.
-      progress: How far it has come.
-      furthest: The highest step that it ever reached.
-      starts: The number of starts since it last made progress.
-      printed: The size of its output when it was last started.
-      hopeless: Whether it was asked to stop early.
-    """
-
-    trial: Trial
-    number: int
-    changes: space.Settings
-    config: ml_collections.ConfigDict
-    job: Job
-    handle: Handle = dataclasses.field(init=False, repr=False)
-    progress: Progress = NO_PROGRESS
-    furthest: int = 0
-    starts: int = 0
-    printed: int = 0
-    hopeless: bool = False
-
-    @property
-    def state(self) -> str:
-        """The state that the table shows."""
-        if self.hopeless:
-            return 'stopping'
-        if self.progress.step:
-            return 'running'
-        return 'starting' if self.job.output.exists() else 'queued'
 
 
 class Runner:
@@ -121,8 +80,9 @@ class Runner:
 
         Raises:
           Interrupted: A signal to stop was received; the trials have saved and ended.
-          RunError: The same, because one could not start its accelerator, the disk is full, or one
-            was refused and the recipe now gives another config.
+          RunError: The same, because of something that the trials to come would meet too: one could
+            not start its accelerator, the disk is full, the saved recipe cannot be read, or the
+            recipe or the data have changed.
         """
         self._recipe.parent.mkdir(parents=True, exist_ok=True)
         files.write(self._recipe, self._base.config.to_json(indent=2))
@@ -147,10 +107,9 @@ class Runner:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signal:
-            raise Interrupted('stopped; run the same command again to continue', self._signal)
+            raise Interrupted(f'stopped; {AGAIN}', self._signal)
         if self._fault:
-            again = 'after that, run the same command again to continue'
-            raise RunError(f'{self._fault}; {again}')
+            raise RunError(self._fault)
 
     @property
     def _is_stopping(self) -> bool:
@@ -189,6 +148,8 @@ class Runner:
             elif trial := self._study.ask():
                 running = self._prepare(trial)
             else:
+                return
+            if running.furthest and self._has_other_data(running):
                 return
             if running.hopeless:  # the sweep was killed before this trial had ended
                 running.progress = read_progress(running.job.folder, running.config)
@@ -234,6 +195,10 @@ class Runner:
         if now.furthest > running.furthest:
             running.furthest, running.starts = now.furthest, 0
         running.progress = now
+        if (now.evals or code is not None) and self._has_other_data(running):
+            if code is not None:
+                self._running.remove(running)  # it is not recorded as ended
+            return
         for record in now.evals:
             percent = round(100 * record['step'] / now.total)
             hopeless = self._study.report(running.trial, percent, record)
@@ -251,6 +216,14 @@ class Runner:
             self._fault = fault
             self._wake.set()
 
+    def _has_other_data(self, running: Running) -> bool:
+        """End the sweep, and return True, if a trial has read other data than an earlier one."""
+        others = [*self._running, *self._waiting]
+        fault = same_data.find_fault(running, others, self._study.all())
+        if fault:
+            self._end_sweep(fault)
+        return bool(fault)
+
     def _end(self, running: Running, code: int) -> None:
         evals, output = running.progress.evals, running.job.output
         last = last_error(output, running.printed)
@@ -266,10 +239,13 @@ class Runner:
         elif self._is_stopping and code in TRANSIENT:
             return  # it continues with the sweep
         elif code == NoDevice.exit_code or any(text in last for text in FULL):
-            self._end_sweep(f'trial {running.number}: {last}, in {output}')
-        elif code == BadInput.exit_code and (change := self._base.find_change()):
-            # As where a class has been added to the folder of images.
-            self._end_sweep(f'trial {running.number}: {last}; {change}')
+            self._end_sweep(f'trial {running.number}: {last}, in {output}; after that, {AGAIN}')
+        elif code == BadInput.exit_code and (
+            fault := self._base.find_fault(
+                last, running.job.folder, self._recipe, self._study.space
+            )
+        ):
+            self._end_sweep(f'trial {running.number}: {fault}')
         elif code in TRANSIENT and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: exit code {code}; restarting it')
             self._waiting.appendleft(running)
@@ -290,6 +266,7 @@ class Runner:
                 'reason': reason,
                 'scores': evals[-1] if evals else {},
                 'best': max((record['top1'] for record in evals), default=None),
+                'data': same_data.identify(running.job.folder, running.config),
             },
         )
         score = f'  top-1 {evals[-1]["top1"]:.2%} at step {evals[-1]["step"]:,}' if evals else ''

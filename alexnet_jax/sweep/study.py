@@ -5,6 +5,7 @@ recorded as running. Only one sweep at a time opens a folder.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -65,7 +66,7 @@ class Study:
       metric: One of METRICS; a trial's score is that of its last evaluation.
 
     Raises:
-      BadInput: The folder holds a sweep with another plan.
+      BadInput: The folder holds a sweep with another plan, or trials without a journal.
       RunError: The journal is damaged.
     """
 
@@ -84,6 +85,7 @@ class Study:
         points = spaces.grid(space) if search == 'grid' else []
         self.size = len(points) or trials
         path = folder / JOURNAL
+        _check_leftovers(path)
         try:
             self.optuna = optuna.create_study(
                 storage=_open(path),
@@ -94,7 +96,9 @@ class Study:
             )
         except (ValueError, KeyError) as error:
             raise RunError(f'{path} is damaged: {error}; use a different --workdir') from error
-        _check_plan(folder, self.optuna.user_attrs.get('plan'), plan)
+        # Whatever the recipe says about a key that every trial sets.
+        varied = [f'--config.{key}' for key in space]
+        _check_plan(folder, self.optuna.user_attrs.get('plan'), plan, varied)
         self.optuna.set_user_attr('plan', plan)
         for point in points[len(self.all()) :]:  # trial n is point n, even after a kill
             self.optuna.enqueue_trial(point)
@@ -200,17 +204,31 @@ def _clean(path: Path) -> None:
             file.truncate(file.read().rfind(b'\n') + 1)
 
 
-def _check_plan(folder: Path, before: dict | None, now: dict) -> None:
+def _check_leftovers(path: Path) -> None:
+    """Refuse trials without a journal, which new trials of the same numbers would meet."""
+    found = sorted(path.parent.glob('trials/*/'))
+    if found and not path.exists():
+        raise BadInput(
+            f'{path.parent} holds {found[0].relative_to(path.parent)} but no {path.name}; restore '
+            f'it or use a different --workdir'
+        )
+
+
+def _check_plan(folder: Path, before: dict | None, now: dict, varied: Collection[str]) -> None:
     now = json.loads(json.dumps(now))
     if before is None:
         return
     # A key that came later and is None means what its absence meant.
-    key = next((key for key in now | before if before.get(key) != now.get(key)), None)
+    changed = (key for key in now | before if before.get(key) != now.get(key))
+    key = next((key for key in changed if key not in varied), None)
     if key is None:
         return
+    remedy = 'undo the change'
+    if key not in before or key not in now:
+        remedy = 'go back to the version of alexnet_jax that began it'
     raise BadInput(
-        f'{folder} holds a different sweep ({key}: {before.get(key)!r} -> {now.get(key)!r}); undo '
-        f'the change or use a different --workdir'
+        f'{folder} holds a different sweep ({key}: {before.get(key)!r} -> {now.get(key)!r}); '
+        f'{remedy} or use a different --workdir'
     )
 
 

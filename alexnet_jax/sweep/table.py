@@ -11,7 +11,7 @@ import rich.live
 import rich.table
 from optuna.trial import FrozenTrial
 
-from alexnet_jax.sweep.runner import Running
+from alexnet_jax.sweep.running import Running
 from alexnet_jax.sweep.study import FINISHED, Study
 
 MARGIN = 8  # lines of a terminal that are left to the header, the footer and printed lines

@@ -4,10 +4,13 @@ import sys
 
 import pytest
 from absl import flags
+from helpers import assert_has
 from ml_collections import config_flags
 
 from alexnet_jax import cli
 from alexnet_jax.config import leaves
+from alexnet_jax.errors import BadInput
+from alexnet_jax.saved_config import read_config
 from alexnet_jax.sweep.base import TRAINER, Base
 from alexnet_jax.sweep.space import apply
 
@@ -64,3 +67,68 @@ def test_a_trial_reads_the_recipe_as_it_was(base, parse, tmp_path, changes):
     command = base.command(changes, tmp_path / 'a', saved)
     assert command[len(TRAINER)] == f'--config={saved}'
     assert parse(command) == leaves(apply(base.config, changes))
+
+
+@pytest.fixture
+def edited(base, tmp_path):
+    """edited(line, varied, overridden) -> what a refused trial says after an edit of the recipe."""
+
+    def run(line, varied=(), overridden=None):
+        base.overridden = overridden or {}
+        base.config = apply(base.recipe, base.overridden)
+        path = tmp_path / 'recipe.py'
+        text = path.read_text().replace('    return c', f'    {line}\n    return c')
+        path.write_text(text)
+        return base.find_fault('refused', tmp_path / 'trials/000', tmp_path / 'saved', varied)
+
+    return run
+
+
+def test_an_edit_that_a_new_start_would_refuse_is_a_fault(edited):
+    found = edited('c.accum_steps = 2')
+    assert_has(
+        found, 'refused; ', 'recipe.py has changed since the sweep began (accum_steps: 1 -> 2)'
+    )
+    assert found.endswith('; undo the change; after that, run the same command again to continue')
+
+
+@pytest.mark.parametrize(
+    ('line', 'varied', 'overridden'),
+    [
+        ("c.data.data_dir = '/x'", (), None),
+        ('c.seed = 7', ('seed',), None),
+        ('c.accum_steps = 2', (), {'accum_steps': 1}),  # what the recipe said, too
+        ('c.checkpoint_every = 3', (), {'checkpoint_every': 9}),  # eval_every refers to it
+    ],
+)
+def test_an_edit_that_changes_no_result_is_no_fault(edited, line, varied, overridden):
+    assert edited(line, varied, overridden) == ''
+
+
+def test_data_that_changed_during_a_trial_are_a_fault(base, tmp_path):
+    """As `run/workdir.py` words it, whose remedy is for a run."""
+    base.config = base.recipe
+    error = 'folder:x has changed since the run in y was started: train cat; restore the data or '
+    found = base.find_fault(error + 'use a different --workdir', tmp_path, tmp_path / 'saved', ())
+    assert found == (
+        'folder:x has changed since the run in y was started: train cat; restore the data; '
+        'after that, run the same command again to continue'
+    )
+
+
+def test_a_trial_of_another_version_is_a_fault(base, tmp_path):
+    """It had begun when the code was upgraded; the recipe is written anew at each start."""
+    run = tmp_path / 'trials' / '000'
+    run.mkdir(parents=True)
+    (run / 'config.json').write_text('{"batch_size": 1}')
+    with pytest.raises(BadInput) as old:
+        read_config(str(run))
+    found = base.find_fault(str(old.value), run, tmp_path / 'saved', ())
+    assert_has(found, f'{run}/config.json is from another version', 'go back to the version')
+    assert '; CHANGELOG' not in found
+
+
+def test_a_run_of_another_version_that_one_trial_starts_from_is_its_own_fault(base, tmp_path):
+    base.config = base.recipe
+    error = 'runs/old/config.json is from another version of alexnet_jax (missing key seed)'
+    assert base.find_fault(error, tmp_path / 'trials/000', tmp_path / 'saved', ()) == ''

@@ -81,7 +81,7 @@ def start(monkeypatch, capsys, tmp_path):
 
         class Runner:
             def __init__(self, trials, backend, folder, base, early_stopping, say, show):
-                made.update(trials=trials, early_stopping=early_stopping)
+                made.update(trials=trials, base=base, early_stopping=early_stopping)
 
             def run(self):
                 if fault:
@@ -145,6 +145,12 @@ def test_flags_arrive(start, flags, search, size, metric, stops, reports):
     assert (made['early_stopping'], made['reports']) == (stops, reports)
 
 
+def test_what_the_command_line_sets_is_known_even_if_the_recipe_says_the_same(start):
+    space = '--sweep=configs/sweeps/seeds.py:2'
+    _, _, made = start(space, '--config.batch_size=64', '--config.data.train_split=train[:9%]')
+    assert made['base'].overridden == {'batch_size': 64, 'data.train_split': 'train[:9%]'}
+
+
 @pytest.mark.parametrize(
     ('flags', 'change'),
     [
@@ -163,7 +169,7 @@ def test_what_may_change_when_a_sweep_goes_on(start, flags, change):
     start(space)
     code, message, made = start(space, *flags)
     if change is None:
-        assert (code, list(made)) == (1, ['trials', 'early_stopping', 'reports'])
+        assert (code, list(made)) == (1, ['trials', 'base', 'early_stopping', 'reports'])
     else:
         assert (code, made) == (2, {})
         assert re.search(rf'a different sweep \({change}', message)

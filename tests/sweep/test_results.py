@@ -14,7 +14,7 @@ from alexnet_jax.errors import RunError
 from alexnet_jax.sweep import results, study, table
 from alexnet_jax.sweep.backends import Job
 from alexnet_jax.sweep.progress import Progress, read_progress
-from alexnet_jax.sweep.runner import Running
+from alexnet_jax.sweep.running import Running
 from alexnet_jax.sweep.space import apply
 
 GRID = {'optimizer.learning_rate': [0.1, 0.2], 'edits': [(), ('no_lrn',)], 'seed': [0, 1]}
@@ -79,10 +79,11 @@ def test_the_last_lines(make, tmp_path):
 
 
 def test_the_page(make, tmp_path):
+    made = make(GRID, SCORES)
     report = tmp_path / 'trials' / '002' / 'report'
     report.mkdir(parents=True)
     (report / 'report.html').write_text('')
-    results.write(make(GRID, SCORES), tmp_path)
+    results.write(made, tmp_path)
     page = (tmp_path / 'index.html').read_text()
     assert page.count('<a href="trials/002/report/report.html">report</a>') == 1
     assert page.count('>report</a>') == 1

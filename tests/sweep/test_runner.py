@@ -42,7 +42,8 @@ def sweep(tmp_path, recipe, monkeypatch):
         monkeypatch.setenv('FAKE_SECONDS', str(seconds))
         config = configs.default_config()
         config.epochs = 60.0
-        base = bases.Base(f'--config={recipe}', configs.default_config(), config, 1)
+        overridden = {'epochs': 60.0}
+        base = bases.Base(f'--config={recipe}', configs.default_config(), config, 1, overridden)
         lines = []
         with study.lock(tmp_path):
             trials = study.Study(tmp_path, {}, space, 'grid', 0, 'top1')

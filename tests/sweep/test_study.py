@@ -155,8 +155,22 @@ def test_another_plan_is_refused(tmp_path):
     with pytest.raises(BadInput, match=message), open_study(tmp_path, plan=other):
         raise AssertionError('it should not run')
     other = plan | {'--config.accum_steps': 1}
-    message = r'--config.accum_steps: None -> 1'
+    message = r'--config.accum_steps: None -> 1\); go back to the version of alexnet_jax that began'
     with pytest.raises(BadInput, match=message), open_study(tmp_path, plan=other):
+        raise AssertionError('it should not run')
+
+
+def test_what_the_recipe_says_about_a_varied_key_is_no_part_of_the_plan(tmp_path):
+    """But about one that only some of the points set, it is."""
+    space = {'seed': [0, 1], 'edits': {'()': {}, "('he_init',)": {'batch_size': [32]}}}
+    plan = {'--config.seed': 0, '--config.batch_size': 64}
+    with open_study(tmp_path, space, plan=plan):
+        pass
+    with open_study(tmp_path, space, plan=plan | {'--config.seed': 7}) as opened:
+        assert len(opened.all()) == 4
+    other = plan | {'--config.batch_size': 128}
+    message = r'\(--config\.batch_size: 64 -> 128\)'
+    with pytest.raises(BadInput, match=message), open_study(tmp_path, space, plan=other):
         raise AssertionError('it should not run')
 
 
@@ -166,6 +180,18 @@ def test_a_plan_from_before_a_key_existed_goes_on(tmp_path):
         pass
     with open_study(tmp_path, plan={'--search': 'grid', '--config.data.data_dir': None}) as opened:
         assert len(opened.all()) == 4
+
+
+def test_trials_without_a_journal_are_refused(tmp_path):
+    """Trial 0 would meet the run of another point, and be recorded as failed."""
+    for number in ('000', '001'):
+        (tmp_path / 'trials' / number).mkdir(parents=True)
+    with (
+        pytest.raises(BadInput, match=r'holds trials/000 but no study\.journal; restore it or use'),
+        open_study(tmp_path),
+    ):
+        raise AssertionError('it should not run')
+    assert not (tmp_path / 'study.journal').exists()
 
 
 def test_a_damaged_journal(tmp_path):
