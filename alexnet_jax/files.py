@@ -59,8 +59,8 @@ def write(path: Path | epath.Path, content: str | bytes) -> None:
 def replacing(path: Path, is_new: bool = False) -> Iterator[Path]:
     """Yield a temporary name to write a local file or folder to, renamed to `path` on success.
 
-    If anything is raised meanwhile, nothing is left behind. The name is no other file's; if the
-    process is killed, it shows what was being written.
+    If anything is raised meanwhile, nothing is left behind. No other file has this name; if the
+    process is killed, the name shows what was being written.
 
     Args:
       path: The file, or a folder that is absent or empty.
@@ -96,7 +96,7 @@ def open_text(path: Path) -> TextIO:
 def sync(path: Path | epath.Path) -> None:
     """Wait until the content of a local file has reached the disk, or the list of a folder's files.
 
-    What the files in a folder contain is not waited for; nor is the list, on a file system that
+    It does not wait for the contents of a folder's files, nor for the list on a file system that
     cannot sync folders.
     """
     descriptor = os.open(path, os.O_RDONLY)

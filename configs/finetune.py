@@ -83,10 +83,13 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
 
 
 def _split(argument: str) -> tuple[str, str]:
-    """Return the run and the folder: the comma is the first one after a run that exists."""
+    """Return the run and the folder, split at the first comma that follows an existing run.
+
+    If there is no such comma, they are split at the first one.
+    """
     run, _, path = argument.partition(',')
     words = argument.split(',')
-    for count in range(1, len(words)):  # workdirs like runs/lr=0.01,wd=5e-4 have commas themselves
+    for count in range(1, len(words)):  # workdirs such as runs/lr=0.01,wd=5e-4 contain commas
         if Path(found := ','.join(words[:count]), 'config.json').is_file():
             return found, ','.join(words[count:])
     return run, path

@@ -3,10 +3,10 @@
     python -m alexnet_jax.main --config=configs/source_2012_longer.py --workdir=runs/longer \
         --config.data.name=prepared:DIR
 
-It starts from the weights of a run of `configs/source_2012.py`, which describes DIR, in
-runs/source_2012; --config.init_from=RUN names another. Time: half as
-long as that run. Expected: top-1 error 40.25%, top-5 17.99%, cross-entropy 1.7257 on the
-validation set of ILSVRC-2012 with ten crops (published, layer-params-145.cfg). Not run here.
+It starts from the weights in runs/source_2012, a run of `configs/source_2012.py`; that file
+describes DIR, and --config.init_from=RUN names another run. Time: half as long as that run.
+Expected: top-1 error 40.25%, top-5 17.99%, cross-entropy 1.7257 on the validation set of
+ILSVRC-2012 with ten crops (published, layer-params-145.cfg). Not run here.
 
 The log says "start epsw 0.001 (still 0 on conv1), color noise put back to 0.1"; the rate is divided
 by 10 at epoch 107 and again at 124, where the color noise ends; training was killed at 135. Epochs

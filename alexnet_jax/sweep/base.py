@@ -58,7 +58,8 @@ class Base:
         Returns:
           '' if the trial itself is at fault, as far as is known.
         """
-        reason = error.partition(REMEDY)[0].rstrip(' :;').removesuffix(' or')  # it is for a run
+        # Without the remedy, which is for a single run.
+        reason = error.partition(REMEDY)[0].rstrip(' :;').removesuffix(' or')
         is_saved = str(saved) in error
         if OTHER_VERSION in error and (is_saved or str(folder / 'config.json') in error):
             return (

@@ -217,7 +217,7 @@ class Runner:
             self._wake.set()
 
     def _has_other_data(self, running: Running) -> bool:
-        """End the sweep, and return True, if a trial has read other data than an earlier one."""
+        """End the sweep and return True if a trial has read different data from an earlier one."""
         others = [*self._running, *self._waiting]
         fault = same_data.find_fault(running, others, self._study.all())
         if fault:

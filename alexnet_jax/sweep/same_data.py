@@ -1,4 +1,4 @@
-"""Whether all trials of a sweep read the same data, according to what their runs recorded of it.
+"""Whether all trials of a sweep read the same data, according to what their runs recorded.
 
 The images may change while a sweep runs. A trial that starts after that trains without complaint,
 but its score is no longer comparable with the others.
@@ -36,8 +36,8 @@ def find_fault(running: Running, others: Iterable[Running], trials: Sequence[Fro
 
     Args:
       running: The trial.
-      others: The trials that are under way or wait; those with other data too are named.
-      trials: All trials of the sweep; those that have ended have `identify` as attribute `data`.
+      others: The trials that are under way or waiting; those with different data are named, too.
+      trials: All trials of the sweep; if one has ended, its attribute `data` is from `identify`.
     """
     difference = _find_difference(running, trials)
     if not difference:
@@ -60,7 +60,7 @@ def _find_difference(running: Running, trials: Sequence[FrozenTrial]) -> str:
             if before == now:
                 return ''
             what = _first_change(folder.with_name(f'{trial.number:03}'), folder)
-            return f'trial {running.number} has read other data than trial {trial.number}{what}'
+            return f'trial {running.number} has read different data from trial {trial.number}{what}'
     return ''
 
 

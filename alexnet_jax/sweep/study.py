@@ -96,7 +96,7 @@ class Study:
             )
         except (ValueError, KeyError) as error:
             raise RunError(f'{path} is damaged: {error}; use a different --workdir') from error
-        # Whatever the recipe says about a key that every trial sets.
+        # What the recipe says about a key that every trial sets does not matter.
         varied = [f'--config.{key}' for key in space]
         _check_plan(folder, self.optuna.user_attrs.get('plan'), plan, varied)
         self.optuna.set_user_attr('plan', plan)
@@ -205,7 +205,7 @@ def _clean(path: Path) -> None:
 
 
 def _check_leftovers(path: Path) -> None:
-    """Refuse trials without a journal, which new trials of the same numbers would meet."""
+    """Refuse trials without a journal: new trials would get the same numbers and folders."""
     found = sorted(path.parent.glob('trials/*/'))
     if found and not path.exists():
         raise BadInput(

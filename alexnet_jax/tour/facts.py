@@ -17,7 +17,7 @@ from alexnet_jax.tour.units import average, units
 TOP = 5  # classes
 NEURONS = 12  # bars with a number
 CROPS = 12
-# The longest side of a picture to be cropped: six of it are in the page, at most 420 pixels wide.
+# The longest side of a picture to be cropped: the page has six copies, at most 420 pixels wide.
 LONGEST = 1024
 # The notes' crops of 227 out of 256 pixels, with the paper's mirroring and color shift.
 PAPER_CROPS = 'decode|resize_short(256)|center_crop(256)|random_crop(227)|random_mirror'

@@ -98,8 +98,8 @@ def test_a_trial_on_other_data_ends_the_sweep_and_has_no_score(sweep, outcomes, 
     """A class was removed while trial 0 ran; 1 and 2 begin without it."""
     data = {'000': WHOLE, '001': LESS, '002': LESS}
     message = (
-        r'^trial 1 has read other data than trial 0: train bee \(6 images -> absent\) and 1 more; '
-        rf'restore the data, remove {tmp_path}/trials/001, and run the same command again'
+        r'^trial 1 has read different data from trial 0: train bee \(6 images -> absent\) and 1 '
+        rf'more; restore the data, remove {tmp_path}/trials/001, and run the same command again'
     )
     for _ in range(2):  # the second start trains nothing
         with pytest.raises(RunError, match=message):

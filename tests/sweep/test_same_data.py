@@ -1,4 +1,4 @@
-"""What is said about trials that have read other data than the first that ended."""
+"""What is said about trials that have read different data from the first that ended."""
 
 import json
 import types
@@ -45,7 +45,7 @@ def test_all_trials_on_other_data_are_named_in_order(running, tmp_path):
     first, same, last = running(1, less), running(2, WHOLE), running(3, less)
     found = same_data.find_fault(last, [first, same, last], trials)
     assert found == (
-        'trial 3 has read other data than trial 0: train bee (6 images -> absent); restore the '
+        'trial 3 has read different data from trial 0: train bee (6 images -> absent); restore the '
         f'data, remove {tmp_path}/001 and {tmp_path}/003, and run the same command again to '
         'continue, or start a new sweep with a different --workdir'
     )
@@ -55,7 +55,8 @@ def test_all_trials_on_other_data_are_named_in_order(running, tmp_path):
 def test_names_of_classes_are_data_too(running):
     trials = [ended(running(0, WHOLE))]
     found = same_data.find_fault(running(1, WHOLE, ('bee', 'ant')), [], trials)
-    assert found.startswith('trial 1 has read other data than trial 0: the classes (2, SHA-256 ')
+    start = 'trial 1 has read different data from trial 0: the classes (2, SHA-256 '
+    assert found.startswith(start)
 
 
 def test_a_trial_that_another_machine_ran_is_compared_too(running, tmp_path):
@@ -64,7 +65,8 @@ def test_a_trial_that_another_machine_ran_is_compared_too(running, tmp_path):
     trials = [ended(before)]
     (before.job.folder / 'data.json').unlink()
     found = same_data.find_fault(running(1, {'train ant': '5 images'}), [], trials)
-    assert found.startswith('trial 1 has read other data than trial 0; restore the data, remove ')
+    start = 'trial 1 has read different data from trial 0; restore the data, remove '
+    assert found.startswith(start)
 
 
 def test_a_trial_that_failed_is_no_measure(running):

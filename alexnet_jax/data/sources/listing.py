@@ -30,7 +30,7 @@ STAT_THREADS = 16  # a network file system serves many requests at once
 def say(line: str) -> None:
     """Print a note to stderr, once per process: a recipe is read twice, and its data once more.
 
-    A note stops nothing: where stderr is a closed pipe or terminal, it is lost.
+    A note never stops a run: if stderr is a closed pipe or terminal, the note is lost.
     """
     # Clears what `cli.show_progress` has written; tqdm clears its bar and redraws it below.
     clear = '\r\033[K' if sys.stderr and sys.stderr.isatty() else ''

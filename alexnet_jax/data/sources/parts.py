@@ -20,7 +20,7 @@ def find_part(text: str, sizes: Mapping[str, int], dataset: str) -> tuple[str, r
       dataset: The dataset's name, for errors.
 
     Raises:
-      BadInput: There is no such split, or it is smaller.
+      BadInput: There is no such split, or a bound is out of its range.
     """
     match = PART.fullmatch(text.strip())
     if match is None or match['name'] not in sizes:
@@ -43,7 +43,7 @@ def _index(bound: str | None, size: int, part: str) -> int | None:
 
 
 class Part(Split):
-    """Some of the examples of a split whose labels are known; they have no statistics."""
+    """Some of the examples of a split whose labels are known. A part has no statistics."""
 
     labels: np.ndarray
 
