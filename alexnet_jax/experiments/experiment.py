@@ -176,10 +176,8 @@ class Experiment:
 
     def seeds_behind(self, records: Records) -> int:
         """Return how many seeds the verdict rests on: those of the design, or more if recorded."""
-        seeds = self.seeds
-        while not self.next_trial(records, seeds):
-            seeds += 1
-        return seeds
+        found = [(c.first_seeds, c.values(records)) for c in self.comparisons if c.rule]
+        return max([self.seeds, *(first + len(values) for first, values in found if values)])
 
     def cost(self, seeds: int) -> float:
         """Return the minutes that some seeds take."""

@@ -52,7 +52,7 @@ def estimated(found: Estimate | None, unit: str, is_pooled: bool = False) -> str
         return 'not run yet'
     seeds = n_seeds(found.count)
     if is_pooled and found.degrees:
-        seeds += f', {found.degrees} degrees of freedom'
+        seeds += f', {found.degrees} degree{"s" * (found.degrees != 1)} of freedom'
     if not math.isfinite(found.mean):
         return f'runs diverged ({seeds})'
     if math.isinf(found.half_width):

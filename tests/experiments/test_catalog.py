@@ -12,7 +12,7 @@ from helpers import ROOT
 
 from alexnet_jax.cli import load_recipe
 from alexnet_jax.config import validate_training
-from alexnet_jax.experiments import authors_logs, dropout_ensemble, gradients
+from alexnet_jax.experiments import authors_logs, dropout_ensemble, gradients, page
 from alexnet_jax.experiments.ablation import change
 from alexnet_jax.experiments.ablations import (
     DROPOUT_80SEC,
@@ -26,6 +26,7 @@ from alexnet_jax.experiments.ablations import (
     ten_crops,
 )
 from alexnet_jax.experiments.catalog import EXPERIMENTS
+from alexnet_jax.experiments.jpeg import PAIRS
 from alexnet_jax.experiments.measure import MEASUREMENTS
 from alexnet_jax.experiments.records import MEASURE, Records, Trial
 from alexnet_jax.experiments.statistics import VERDICTS, Spread, detectable
@@ -118,8 +119,18 @@ def test_before_it_is_run(name, records):
     for part in experiment.table(records).split('\n\n'):
         columns = {line.count('|') for line in part.splitlines()}
         assert len(columns) == 1
-    assert all(math.isfinite(experiment.cost(seeds)) for seeds in (None, 1))
+    assert experiment.seeds_behind(records) == experiment.seeds
+    assert math.isfinite(experiment.cost(experiment.seeds))
     assert 'undecided otherwise' in experiment.rule() or experiment.decide
+
+
+def test_seeds_beyond_the_design_are_typed_to_repeat_a_verdict(records):
+    (small, *_, large), jpeg = PAIRS[:3], EXPERIMENTS['jpeg']
+    for trial, seeds in [(trial, 7) for trial in small] + [(trial, 5) for trial in large]:
+        put(records, trial, list(range(20, 20 + seeds)))
+    assert jpeg.seeds == 5
+    assert jpeg.seeds_behind(records) == 7
+    assert page.command('jpeg', jpeg, records) == 'jpeg --seeds=7 --folder=PATH'
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
