@@ -80,7 +80,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.name = 'digits'
     # Where TFDS keeps its datasets. The default is $TFDS_DATA_DIR or ~/tensorflow_datasets.
     c.data.data_dir = config_dict.placeholder(str)
-    c.data.train_split = 'train'  # a subfolder, or a TFDS split such as train[:90%]
+    c.data.train_split = 'train'  # a subfolder, or a split or part: train[:90%]
     c.data.eval_split = 'validation'  # likewise
     # For a folder without validation images: the fraction that a hash of their paths sets aside.
     c.data.eval_fraction = 0.1

@@ -179,10 +179,10 @@ def _check_workdir(config: ml_collections.ConfigDict, folder: str) -> Iterator[F
 
 
 def _check_init_from(config: ml_collections.ConfigDict, folder: str | None) -> Iterator[Finding]:
-    """Whether there are weights to start from, unless the workdir has a run to continue."""
-    if not folder:  # with one, `workdir.check` does
+    """Whether there are weights to start from, unless the workdir has a checkpoint."""
+    if not folder:
         check_init_from(config)
-    elif workdir.has_run(remote.local_copy(folder, weights=False)):
+    elif remote.find_steps(folder) if is_url(folder) else saved.find_steps(folder):
         return
     checkpoint.check_weights(remote.local_copy(config.init_from))
     yield True, f'the best checkpoint in {config.init_from} is valid'

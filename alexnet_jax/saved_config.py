@@ -4,6 +4,7 @@ Recipes may read this: `configs/finetune.py` starts from the config of a run.
 """
 
 import json
+import re
 from typing import Any
 
 import ml_collections
@@ -29,6 +30,28 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         workdir = copies.fetch(workdir, ['config.json'])
     path = epath.Path(workdir) / 'config.json'
     return parse_config(read_json(workdir, path.name, dict), str(path))
+
+
+def take_run(text: str) -> tuple[str, str | None]:
+    """Split a list at the comma after its first item, a run: 'RUN[@STEP],REST' -> RUN[@STEP], REST.
+
+    Commas in the run's own name, as in runs/lr=0.01,wd=5e-4, do not count. If no item is a run, the
+    first comma does.
+
+    Returns:
+      The item, and what follows its comma; None if no comma does.
+    """
+    words = text.split(',')
+    ends = range(1, len(words) + 1)
+    end = next((end for end in ends if _is_run(','.join(words[:end]))), 1)
+    return ','.join(words[:end]), ','.join(words[end:]) if end < len(words) else None
+
+
+def _is_run(item: str) -> bool:
+    folder = re.sub(r'@(\d+|last)$', '', item)
+    if is_url(folder):
+        folder = copies.fetch(folder, ['config.json'])
+    return (epath.Path(folder) / 'config.json').exists()
 
 
 def parse_config(

@@ -19,7 +19,6 @@ its 100,000 iterations become 10 epochs, but at least 1,000 steps. To freeze lay
 
 import math
 import re
-from pathlib import Path
 
 import ml_collections
 
@@ -29,13 +28,13 @@ from alexnet_jax.data.sources.listing import say
 from alexnet_jax.errors import BadInput
 from alexnet_jax.model import variants
 from alexnet_jax.model.shapes import layer_names
-from alexnet_jax.saved_config import read_config
+from alexnet_jax.saved_config import read_config, take_run
 
 EPOCHS, STEPS = 10, 1_000  # at least
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
-    run, path = _split(argument)
+    run, path = take_run(argument)
     if not (run and path):
         raise BadInput(
             f'configs/finetune.py:{argument} needs a run and a folder of images: '
@@ -80,19 +79,6 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
         f'--config.KEY=VALUE overrides'
     )
     return c
-
-
-def _split(argument: str) -> tuple[str, str]:
-    """Return the run and the folder, split at the first comma that follows an existing run.
-
-    If there is no such comma, they are split at the first one.
-    """
-    run, _, path = argument.partition(',')
-    words = argument.split(',')
-    for count in range(1, len(words)):  # workdirs such as runs/lr=0.01,wd=5e-4 contain commas
-        if Path(found := ','.join(words[:count]), 'config.json').is_file():
-            return found, ','.join(words[count:])
-    return run, path
 
 
 def _for_photos(eval_ops: str, image_size: int) -> str:

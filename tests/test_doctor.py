@@ -352,6 +352,9 @@ def test_a_run_that_has_begun_no_longer_needs_them(trained, tmp_path):
     config = config_of(init_from=str(tmp_path / 'gone'))
     (trained / 'config.json').write_text(config.to_json())
     assert 'init_from' not in findings(config, trained)
+    shutil.rmtree(trained / 'checkpoints')  # it was stopped before its first checkpoint
+    (bad,) = failures(findings(config, trained))
+    assert_has(bad, 'init_from: ', f'{tmp_path}/gone')
 
 
 # The workdir

@@ -27,7 +27,7 @@ from alexnet_jax.evaluation.trained import TrainedNet
 from alexnet_jax.parallel import processes
 from alexnet_jax.run import remote, saved, workdir, writable
 from alexnet_jax.run.logger import track
-from alexnet_jax.saved_config import read_config
+from alexnet_jax.saved_config import read_config, take_run
 
 NETWORK_KEYS = ('variant', 'edits', 'num_classes', 'image_size')
 COMMON_KEYS = ('num_classes', 'image_size')  # that the nets of an ensemble share
@@ -76,8 +76,7 @@ def plan(
     if not folder:
         raise BadInput("pass --workdir=DIR, the run's folder")
     writable.check_writable(remote.local_copy(folder, weights=False))
-    texts = checkpoints.split(',') if checkpoints else [folder]
-    members = [parse_member(text) if checkpoints else Member(text, None) for text in texts]
+    members = _parse_members(checkpoints) if checkpoints else [Member(folder, None)]
     members = [Member(remote.local_copy(*member), member.step) for member in members]
     configs = [_check_member(member) for member in members]
     scored = configs[0] if config is None else config
@@ -97,6 +96,14 @@ def plan(
     scored.mixup_alpha = scored.cutmix_alpha = 0.0
     scored.parallelism = 'data'
     return scored, members
+
+
+def _parse_members(checkpoints: str | None) -> list[Member]:
+    members = []
+    while checkpoints is not None:
+        text, checkpoints = take_run(checkpoints)
+        members.append(parse_member(text))
+    return members
 
 
 def parse_member(text: str) -> Member:

@@ -274,6 +274,15 @@ def test_a_folder_whose_name_looks_like_a_step(make_run):
     assert ensemble.parse_member(f'{run}@10') == (run, 10)
 
 
+def test_runs_with_commas_in_their_names(make_run):
+    names = ['lr=0.1,wd=1', 'lr=0.2', 'x,y,z']
+    runs = [str(make_run(name, np.eye(3))) for name in names]
+    _, members = ensemble.plan(None, runs[0], f'{runs[0]},{runs[1]}@last,{runs[2]}@1', None)
+    assert members == [(runs[0], None), (runs[1], 1), (runs[2], 1)]
+    with pytest.raises(BadInput, match='^nowhere holds no run'):
+        ensemble.plan(None, runs[0], f'nowhere,{runs[1]}', None)
+
+
 def test_the_last_checkpoint(tmp_path):
     for step in ('9', '10'):
         (tmp_path / 'run/checkpoints' / step).mkdir(parents=True)

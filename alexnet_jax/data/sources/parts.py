@@ -8,7 +8,7 @@ import numpy as np
 from alexnet_jax.data.sources.splits import Split
 from alexnet_jax.errors import BadInput
 
-PART = re.compile(r'(?P<name>\w+)(?:\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?')
+PART = re.compile(r'(?P<name>.+?)(?:\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\])?')
 
 
 def find_part(text: str, sizes: Mapping[str, int], dataset: str) -> tuple[str, range]:

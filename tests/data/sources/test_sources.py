@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from alexnet_jax.data import sources
 from alexnet_jax.data.sources import find_source, open_source, tfds_prepare
 from alexnet_jax.data.sources import tfds as tfds_source
+from alexnet_jax.data.sources.parts import find_part
 from alexnet_jax.data.sources.splits import Dataset, MemorySplit, Source, encode_png
 from alexnet_jax.errors import BadInput, RunError
 
@@ -90,6 +91,14 @@ class TestDigits:
     def test_a_part_beyond_the_split(self, open_data, bound):
         with pytest.raises(BadInput, match=f'{bound} is out of range; the split has 1,437 images'):
             open_data(evaluation=f'train[:{bound}]')
+
+
+@pytest.mark.parametrize('split', ['train-full', 'train[:90%]', 'a b'])
+def test_a_part_of_a_split_of_any_name(split):
+    sizes = {split: 10, 'other': 5}
+    assert find_part(f'{split}[2:50%]', sizes, 'x') == (split, range(2, 5))
+    with pytest.raises(BadInput, match='no split'):
+        find_part(f'{split}[2:', sizes, 'x')
 
 
 class TestFolder:
