@@ -203,18 +203,24 @@ def _check_contents(
 
     If training has not begun, discard the statistics instead: a bad image may have been removed.
     """
-    before = read_json(str(folder), CONTENTS, dict)
-    changed = [part for part in {**before, **now} if before.get(part) != now.get(part)]
-    if changed and not saved.find_steps(str(folder)):
+    change = describe_change(read_json(str(folder), CONTENTS, dict), now)
+    if change and not saved.find_steps(str(folder)):
         (folder / 'statistics.npz').unlink(missing_ok=True)
-    elif changed:
-        first = changed[0]
-        more = f' and {len(changed) - 1:,} more' if len(changed) > 1 else ''
+    elif change:
         raise BadInput(
-            f'{config.data.name} has changed since the run in {folder} was started: {first} '
-            f'({before.get(first, "absent")} -> {now.get(first, "absent")}){more}; restore the '
-            f'data or use a different --workdir'
+            f'{config.data.name} has changed since the run in {folder} was started: {change}; '
+            f'restore the data or use a different --workdir'
         )
+
+
+def describe_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return the first part that differs between two fingerprints, and how many more do, or ''."""
+    changed = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+    if not changed:
+        return ''
+    first = changed[0]
+    more = f' and {len(changed) - 1:,} more' if len(changed) > 1 else ''
+    return f'{first} ({before.get(first, "absent")} -> {now.get(first, "absent")}){more}'
 
 
 def is_in_use(workdir: str) -> bool:

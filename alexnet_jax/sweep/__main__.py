@@ -7,8 +7,8 @@ Each trial is a process of alexnet_jax.main in WORKDIR/trials/NNN. If a sweep is
 the same command continues it. At the end it writes trials.csv and index.html into WORKDIR, and
 prints the command line of the best trial. WORKDIR may be gs://BUCKET/FOLDER or s3://BUCKET/FOLDER,
 if the trials run on this machine. Exit codes: 0; 1 if no trial finished, an accelerator could not
-be started, the disk is full, the saved recipe cannot be read, or the recipe or the data have
-changed; 2 for bad input; 130 and 143 after SIGINT and SIGTERM.
+be started, the disk is full, the saved recipe or the data cannot be read, or either has changed; 2
+for bad input; 130 and 143 after SIGINT and SIGTERM.
 """
 
 import contextlib

@@ -10,6 +10,7 @@ import ml_collections
 from alexnet_jax import cli
 from alexnet_jax.config import FREE_KEYS, leaves
 from alexnet_jax.errors import BadInput
+from alexnet_jax.parallel import separate
 from alexnet_jax.saved_config import OTHER_VERSION, REMEDY
 from alexnet_jax.sweep import space
 
@@ -43,10 +44,20 @@ class Base:
           workdir: Where to train.
           saved: A file with `config`, to be read instead of the recipe, which may be edited.
         """
-        flags = space.overrides(space.apply(self.config, changes), self.config)
-        return (*TRAINER, f'--config={saved}', *flags, f'--workdir={workdir}')
+        return (*TRAINER, *self._flags(changes, saved), f'--workdir={workdir}')
 
-    def find_fault(self, error: str, folder: Path, saved: Path, varied: Collection[str]) -> str:
+    def _flags(self, changes: space.Settings, saved: Path) -> list[str]:
+        overrides = space.overrides(space.apply(self.config, changes), self.config)
+        return [f'--config={saved}', *overrides]
+
+    def find_fault(
+        self,
+        error: str,
+        folder: Path,
+        saved: Path,
+        varied: Collection[str],
+        data: space.Settings,
+    ) -> str:
         """Return why every trial would be refused as this one was, and what to do.
 
         Args:
@@ -54,6 +65,7 @@ class Base:
           folder: The trial's folder.
           saved: The file that the trials read instead of the recipe.
           varied: The keys that every trial sets.
+          data: The keys with which this one chooses data that others have read.
 
         Returns:
           '' if the trial itself is at fault, as far as is known.
@@ -70,8 +82,11 @@ class Base:
             return f'cannot read {saved}; {AGAIN}: it writes this file again'
         if 'restore the data' in error:  # they have changed since this trial was started
             return f'{reason}; after that, {AGAIN}'
-        change = self._find_change(varied)
-        return change and f'{error}; {change}; after that, {AGAIN}'
+        if change := self._find_change(varied):
+            return f'{error}; {change}; after that, {AGAIN}'
+        if self._cannot_open(data, saved, error):
+            return f'{error}; once the data can be opened, {AGAIN}'
+        return ''
 
     def _find_change(self, varied: Collection[str]) -> str:
         """Return what is wrong if the recipe now gives a sweep that a start would refuse."""
@@ -89,6 +104,15 @@ class Base:
             f'{recipe} has changed since the sweep began ({key}: {before[key]!r} -> '
             f'{now.get(key)!r}); undo the change'
         )
+
+    def _cannot_open(self, data: space.Settings, saved: Path, error: str) -> bool:
+        """Return whether the data alone are refused with the same error."""
+        try:
+            separate.ask('alexnet_jax.sweep.probe', *self._flags(data, saved), '--nodevices')
+        except BadInput as refusal:
+            # Another error may be of this machine only, if the trials run on others.
+            return str(refusal) == error
+        return False
 
 
 def decisive(config: ml_collections.ConfigDict) -> dict[str, Any]:

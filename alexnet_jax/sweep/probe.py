@@ -1,7 +1,8 @@
 """Open the data of a recipe and count the devices, for a sweep that must hold neither.
 
 `python -m alexnet_jax.sweep.probe --config=...` prints `["cpu", 1]`. Opening makes TFDS prepare a
-dataset that it has not prepared yet: once, and not in many trials at the same time.
+dataset that it has not prepared yet: once, and not in many trials at the same time. With
+`--nodevices` it opens the data only, also while trials hold all devices, and prints `null`.
 """
 
 import json
@@ -14,19 +15,25 @@ from alexnet_jax import cli
 from alexnet_jax.errors import run_command
 from alexnet_jax.parallel import processes
 
+_DEVICES = flags.DEFINE_bool('devices', True, 'Whether to count the devices.')
+
 
 def main() -> None:
-    """Print the platform and the number of devices.
+    """Print the platform and the number of devices, or null.
 
     Raises:
       BadInput: JAX finds no devices, or the data cannot be opened.
     """
     cli.define_flags(workdir=None)
     cli.parse_flags(sys.argv)
-    processes.count_devices()  # says in one line what is wrong with them
+    if _DEVICES.value:
+        processes.count_devices()  # says in one line what is wrong with them
     from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
 
     Data(flags.FLAGS.config)
+    if not _DEVICES.value:
+        print(json.dumps(None))
+        return
     devices = jax.local_devices()
     # Older TPUs have two devices per chip, and a process takes whole chips.
     chips = {tuple(d.coords) if d.platform == 'tpu' else d.id for d in devices}

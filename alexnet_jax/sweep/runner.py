@@ -26,7 +26,7 @@ from alexnet_jax.errors import (
     shown,
 )
 from alexnet_jax.sweep import same_data, space, study
-from alexnet_jax.sweep.backends import Backend, Job
+from alexnet_jax.sweep.backends import Backend, Handle, Job
 from alexnet_jax.sweep.base import AGAIN, Base
 from alexnet_jax.sweep.progress import last_error, read_progress
 from alexnet_jax.sweep.running import Running
@@ -81,14 +81,15 @@ class Runner:
         Raises:
           Interrupted: A signal to stop was received; the trials have saved and ended.
           RunError: The same, because of something that the trials to come would meet too: one could
-            not start its accelerator, the disk is full, the saved recipe cannot be read, or the
-            recipe or the data have changed.
+            not start its accelerator, the disk is full, the saved recipe or the data cannot be
+            read, or the recipe or the data have changed.
         """
         self._recipe.parent.mkdir(parents=True, exist_ok=True)
         files.write(self._recipe, self._base.config.to_json(indent=2))
         before = catch_stop_signals(self._receive)
         try:
             self._waiting.extend(map(self._prepare, self._study.unfinished()))
+            self._find_jobs()
             while True:
                 self._fill()
                 self._show(self._running)
@@ -140,6 +141,22 @@ class Runner:
                 self._stop()
                 signals += 1
 
+    def _find_jobs(self) -> None:
+        """Watch the jobs that a killed sweep left running: a fault must stop them, too."""
+        for running in list(self._waiting):
+            if handle := self._backend.find(running.job):
+                self._waiting.remove(running)
+                self._watch(running, handle)
+                if running.hopeless:  # the sweep may have been killed before it told the job
+                    handle.stop()
+
+    def _watch(self, running: Running, handle: Handle, printed: int = 0) -> None:
+        running.handle = handle
+        running.printed = 0 if handle.is_found else printed
+        running.starts += 1
+        running.is_compared = False
+        self._running.append(running)
+
     def _fill(self) -> None:
         """Start trials while there is room."""
         while not self._is_stopping and len(self._running) < self._backend.parallel:
@@ -161,12 +178,9 @@ class Runner:
             except BadInput as error:
                 self._finish(running, study.FAILED, BadInput.exit_code, str(error))
                 continue
-            running.starts += 1
             output = running.job.output
             printed = output.stat().st_size if output.exists() else 0
-            running.handle = self._backend.start(running.job)
-            running.printed = 0 if running.handle.is_found else printed
-            self._running.append(running)
+            self._watch(running, self._backend.start(running.job), printed)
 
     def _prepare(self, trial: Trial) -> Running:
         changes = self._study.settings(trial)
@@ -195,7 +209,9 @@ class Runner:
         if now.furthest > running.furthest:
             running.furthest, running.starts = now.furthest, 0
         running.progress = now
-        if (now.evals or code is not None) and self._has_other_data(running):
+        # Until it trains, it may replace the record of an earlier start.
+        must_compare = code is not None or (now.furthest and not running.is_compared)
+        if must_compare and self._has_other_data(running):
             if code is not None:
                 self._running.remove(running)  # it is not recorded as ended
             return
@@ -217,9 +233,10 @@ class Runner:
             self._wake.set()
 
     def _has_other_data(self, running: Running) -> bool:
-        """End the sweep and return True if a trial has read different data from an earlier one."""
+        """End the sweep and return True if a trial has read different data from another."""
         others = [*self._running, *self._waiting]
         fault = same_data.find_fault(running, others, self._study.all())
+        running.is_compared = not fault
         if fault:
             self._end_sweep(fault)
         return bool(fault)
@@ -236,16 +253,12 @@ class Runner:
             self._finish(running, study.STOPPED_EARLY, code)
         elif code == Diverged.exit_code:
             self._finish(running, study.DIVERGED, code, last)
-        elif self._is_stopping and code in TRANSIENT:
-            return  # it continues with the sweep
+        elif self._is_stopping and code in (*TRANSIENT, BadInput.exit_code):
+            return  # it continues with the sweep, or is refused again then
         elif code == NoDevice.exit_code or any(text in last for text in FULL):
             self._end_sweep(f'trial {running.number}: {last}, in {output}; after that, {AGAIN}')
-        elif code == BadInput.exit_code and (
-            fault := self._base.find_fault(
-                last, running.job.folder, self._recipe, self._study.space
-            )
-        ):
-            self._end_sweep(f'trial {running.number}: {fault}')
+        elif code == BadInput.exit_code:
+            self._refuse(running, last)
         elif code in TRANSIENT and running.starts < MAX_STARTS:
             self._say(f'trial {running.number}: exit code {code}; restarting it')
             self._waiting.appendleft(running)
@@ -254,6 +267,17 @@ class Runner:
             self._finish(running, study.FAILED, code, reason)
         else:
             self._finish(running, study.FAILED, code, last)
+
+    def _refuse(self, running: Running, error: str) -> None:
+        """Act on a trial that ended as bad input."""
+        data = same_data.find_choice(running, self._study.all())
+        fault = self._base.find_fault(
+            error, running.job.folder, self._recipe, self._study.space, data
+        )
+        if fault:
+            self._end_sweep(f'trial {running.number}: {fault}')
+        elif not self._is_stopping:  # else Ctrl-C may have ended the search for the fault, too
+            self._finish(running, study.FAILED, BadInput.exit_code, error)
 
     def _finish(self, running: Running, outcome: str, code: int, reason: str = '') -> None:
         reason = shown(reason)

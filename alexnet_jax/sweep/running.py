@@ -26,6 +26,7 @@ class Running:
       starts: The number of starts since it last made progress.
       printed: The size of its output when it was last started.
       hopeless: Whether it was asked to stop early.
+      is_compared: Whether its data have been compared with those of the others since that start.
     """
 
     trial: Trial
@@ -39,6 +40,7 @@ class Running:
     starts: int = 0
     printed: int = 0
     hopeless: bool = False
+    is_compared: bool = False
 
     @property
     def state(self) -> str:

@@ -10,7 +10,9 @@ from ml_collections import config_flags
 from alexnet_jax import cli
 from alexnet_jax.config import leaves
 from alexnet_jax.errors import BadInput
+from alexnet_jax.run import workdir
 from alexnet_jax.saved_config import read_config
+from alexnet_jax.sweep import base as bases
 from alexnet_jax.sweep.base import TRAINER, Base
 from alexnet_jax.sweep.space import apply
 
@@ -70,7 +72,25 @@ def test_a_trial_reads_the_recipe_as_it_was(base, parse, tmp_path, changes):
 
 
 @pytest.fixture
-def edited(base, tmp_path):
+def opening(monkeypatch):
+    """opening(message) lets the data be refused with it; returns the arguments of those who ask."""
+    asked = []
+
+    def run(message):
+        def ask(*arguments):
+            asked.append(arguments)
+            if message:
+                raise BadInput(message)
+
+        monkeypatch.setattr(bases.separate, 'ask', ask)
+        return asked
+
+    run('')
+    return run
+
+
+@pytest.fixture
+def edited(base, tmp_path, opening):
     """edited(line, varied, overridden) -> what a refused trial says after an edit of the recipe."""
 
     def run(line, varied=(), overridden=None):
@@ -79,7 +99,7 @@ def edited(base, tmp_path):
         path = tmp_path / 'recipe.py'
         text = path.read_text().replace('    return c', f'    {line}\n    return c')
         path.write_text(text)
-        return base.find_fault('refused', tmp_path / 'trials/000', tmp_path / 'saved', varied)
+        return base.find_fault('refused', tmp_path / 'trials/000', tmp_path / 'saved', varied, {})
 
     return run
 
@@ -106,14 +126,35 @@ def test_an_edit_that_changes_no_result_is_no_fault(edited, line, varied, overri
 
 
 def test_data_that_changed_during_a_trial_are_a_fault(base, tmp_path):
-    """As `run/workdir.py` words it, whose remedy is for a run."""
-    base.config = base.recipe
-    error = 'folder:x has changed since the run in y was started: train cat; restore the data or '
-    found = base.find_fault(error + 'use a different --workdir', tmp_path, tmp_path / 'saved', ())
+    """The remedy of the refusal is for a single run."""
+    (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
+    (tmp_path / 'data.json').write_text('{"train cat": "5 images"}')
+    with pytest.raises(BadInput) as refusal:
+        workdir._check_contents(tmp_path, base.config, {'train cat': '4 images'})
+    found = base.find_fault(str(refusal.value), tmp_path, tmp_path / 'saved', (), {})
     assert found == (
-        'folder:x has changed since the run in y was started: train cat; restore the data; '
-        'after that, run the same command again to continue'
+        f'folder:photos has changed since the run in {tmp_path} was started: train cat (5 images '
+        '-> 4 images); restore the data; after that, run the same command again to continue'
     )
+
+
+GONE = 'data.name: the folder photos does not exist'
+
+
+def test_data_that_cannot_be_opened_without_the_trial_either_are_a_fault(base, tmp_path, opening):
+    base.config = base.recipe
+    asked = opening(GONE)
+    saved, data = tmp_path / 'saved', {'data.train_split': 'train[:50%]'}
+    found = base.find_fault(GONE, tmp_path, saved, (), data)
+    assert found == f'{GONE}; once the data can be opened, run the same command again to continue'
+    assert asked == [
+        (
+            'alexnet_jax.sweep.probe',
+            f'--config={saved}',
+            '--config.data.train_split=train[:50%]',
+            '--nodevices',
+        )
+    ]
 
 
 def test_a_trial_of_another_version_is_a_fault(base, tmp_path):
@@ -123,12 +164,22 @@ def test_a_trial_of_another_version_is_a_fault(base, tmp_path):
     (run / 'config.json').write_text('{"batch_size": 1}')
     with pytest.raises(BadInput) as old:
         read_config(str(run))
-    found = base.find_fault(str(old.value), run, tmp_path / 'saved', ())
+    found = base.find_fault(str(old.value), run, tmp_path / 'saved', (), {})
     assert_has(found, f'{run}/config.json is from another version', 'go back to the version')
     assert '; CHANGELOG' not in found
 
 
-def test_a_run_of_another_version_that_one_trial_starts_from_is_its_own_fault(base, tmp_path):
+@pytest.mark.parametrize(
+    ('error', 'of_data'),
+    [
+        ('batch_size=7 does not divide evenly', ''),
+        ('train_ops make images of 24 x 24', GONE),  # on this machine, which is not where it ran
+        ('runs/old/config.json is from another version of alexnet_jax (missing key seed)', ''),
+    ],
+)
+def test_what_the_data_alone_are_not_refused_for_is_a_fault_of_the_trial(
+    base, tmp_path, opening, error, of_data
+):
     base.config = base.recipe
-    error = 'runs/old/config.json is from another version of alexnet_jax (missing key seed)'
-    assert base.find_fault(error, tmp_path / 'trials/000', tmp_path / 'saved', ()) == ''
+    opening(of_data)
+    assert base.find_fault(error, tmp_path / 'trials/000', tmp_path / 'saved', (), {}) == ''

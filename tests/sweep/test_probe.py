@@ -7,6 +7,7 @@ import pytest
 from absl.testing import flagsaver
 from helpers import ROOT
 
+from alexnet_jax.data import pipeline
 from alexnet_jax.errors import BadInput
 from alexnet_jax.sweep import probe
 
@@ -25,3 +26,17 @@ def test_no_devices(monkeypatch):
         pytest.raises(BadInput, match='JAX found no devices: JAX_PLATFORMS=cuda'),
     ):
         probe.main()
+
+
+def test_data_are_opened_where_no_device_is_free(monkeypatch, capsys):
+    """As while the trials hold the chips of a TPU."""
+    opened = []
+    monkeypatch.setattr(pipeline, 'Data', opened.append)
+    monkeypatch.setattr(jax, 'device_count', lambda: pytest.fail('asked for devices'))
+    monkeypatch.setattr(jax, 'local_devices', lambda: pytest.fail('asked for devices'))
+    recipe = f'--config={ROOT}/configs/quickstart.py'
+    monkeypatch.setattr(sys, 'argv', ['probe', recipe, '--nodevices'])
+    with flagsaver.flagsaver():
+        probe.main()
+    assert len(opened) == 1
+    assert capsys.readouterr().out == 'null\n'

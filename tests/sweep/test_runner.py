@@ -35,6 +35,7 @@ def recipe(tmp_path):
 def sweep(tmp_path, recipe, monkeypatch):
     """sweep(space, ends, ...) -> (trials, lines said); again with the same folder continues."""
     monkeypatch.setattr(bases, 'TRAINER', (str(TRAINER),))
+    monkeypatch.setattr(bases.separate, 'ask', lambda *_: None)  # the data can be opened
     monkeypatch.setattr(runner, 'POLL', 0.02)
 
     def run(space, ends=None, parallel=2, early_stopping=False, seconds=0.01, show=None):

@@ -1,55 +1,86 @@
-"""What is said about trials that have read different data from the first that ended."""
+"""What is said about trials that have read different data from another."""
 
 import json
 import types
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from alexnet_jax.config import default_config
-from alexnet_jax.sweep import same_data
+from alexnet_jax.sweep import same_data, study
 from alexnet_jax.sweep.backends import Job
 from alexnet_jax.sweep.running import Running
 
 WHOLE = {'train ant': '5 images', 'train bee': '6 images'}
+LESS = {'train ant': '5 images'}
 
 
 @pytest.fixture
 def running(tmp_path):
-    """running(n, contents, classes) -> trial n, which has read these data."""
+    """running(n, contents, classes, furthest) -> trial n, which has read these data."""
 
-    def make(number, contents, classes=('ant', 'bee')):
+    def make(number, contents, classes=('ant', 'bee'), furthest=1):
         folder = tmp_path / f'{number:03}'
         folder.mkdir()
         (folder / 'classes.json').write_text(json.dumps(classes))
         (folder / 'data.json').write_text(json.dumps(contents))
         job = Job('name', (), folder, tmp_path)
-        return Running(types.SimpleNamespace(), number, {}, default_config(), job)
+        trial: Any = types.SimpleNamespace()
+        return Running(trial, number, {}, default_config(), job, furthest=furthest)
 
     return make
 
 
-def ended(trial, state=TrialState.COMPLETE):
+def ended(trial, outcome=study.FINISHED):
     """The record of a trial that has ended."""
     found = same_data.identify(trial.job.folder, trial.config)
-    value = 0.5 if state == TrialState.COMPLETE else None
-    made = optuna.trial.create_trial(state=state, value=value, user_attrs={'data': found})
+    made = optuna.trial.create_trial(
+        state=TrialState.FAIL, user_attrs={'data': found, 'outcome': outcome}
+    )
     made.number = trial.number
     return made
 
 
 def test_all_trials_on_other_data_are_named_in_order(running, tmp_path):
     trials = [ended(running(0, WHOLE))]
-    less = {'train ant': '5 images'}
-    first, same, last = running(1, less), running(2, WHOLE), running(3, less)
+    first, same, last = running(1, LESS), running(2, WHOLE), running(3, LESS)
     found = same_data.find_fault(last, [first, same, last], trials)
     assert found == (
-        'trial 3 has read different data from trial 0: train bee (6 images -> absent); restore the '
-        f'data, remove {tmp_path}/001 and {tmp_path}/003, and run the same command again to '
-        'continue, or start a new sweep with a different --workdir'
+        'trial 3 has read different data from trial 0: train bee (6 images -> absent); make the '
+        f'data match those of trial 0 and remove {tmp_path}/001 and {tmp_path}/003; then run the '
+        'same command again to continue, or start a new sweep with a different --workdir'
     )
     assert same_data.find_fault(same, [first, last], trials) == ''
+
+
+def test_the_data_of_the_first_score_stay_even_if_an_earlier_trial_read_others(running, tmp_path):
+    """To restore the data that it began with would end nothing: this score is final."""
+    trials = [ended(running(5, WHOLE), study.STOPPED_EARLY)]
+    found = same_data.find_fault(running(0, LESS), [], trials)
+    start = (
+        'trial 0 has read different data from trial 5: train bee (6 images -> absent); make the '
+        f'data match those of trial 5 and remove {tmp_path}/000; then run the same command'
+    )
+    assert found.startswith(start)
+
+
+def test_before_the_first_score_either_data_may_stay(running, tmp_path):
+    first, same, last = running(0, WHOLE), running(1, WHOLE), running(2, LESS)
+    found = same_data.find_fault(last, [first, same, last], [])
+    assert found == (
+        'trial 2 has read different data from trial 0: train bee (6 images -> absent); make the '
+        f'data match those of trial 0 and remove {tmp_path}/002, or those of trial 2 and remove '
+        f'{tmp_path}/000 and {tmp_path}/001; then run the same command again to continue, or start '
+        'a new sweep with a different --workdir'
+    )
+    assert same_data.find_fault(same, [first, same], []) == ''
+
+
+def test_a_trial_that_does_not_train_yet_may_have_an_old_record(running):
+    starting = running(0, WHOLE, furthest=0)
+    assert same_data.find_fault(running(1, LESS), [starting], []) == ''
 
 
 def test_names_of_classes_are_data_too(running):
@@ -64,17 +95,28 @@ def test_a_trial_that_another_machine_ran_is_compared_too(running, tmp_path):
     before = running(0, WHOLE)
     trials = [ended(before)]
     (before.job.folder / 'data.json').unlink()
-    found = same_data.find_fault(running(1, {'train ant': '5 images'}), [], trials)
-    start = 'trial 1 has read different data from trial 0; restore the data, remove '
+    found = same_data.find_fault(running(1, LESS), [], trials)
+    start = 'trial 1 has read different data from trial 0; make the data match those of trial 0 '
     assert found.startswith(start)
 
 
-def test_a_trial_that_failed_is_no_measure(running):
+def test_a_trial_without_a_score_is_no_measure(running):
     """Nor is one from before the data were noted, or one that has not read them yet."""
-    failed = ended(running(0, WHOLE), TrialState.FAIL)
+    failed = ended(running(0, WHOLE), study.FAILED)
+    diverged = ended(running(4, WHOLE), study.DIVERGED)
     old = ended(running(1, WHOLE))
     old.set_user_attr('data', {})
-    now = running(2, {'train ant': '5 images'})
-    assert same_data.find_fault(now, [], [failed, old]) == ''
+    now = running(2, LESS)
+    assert same_data.find_fault(now, [], [failed, old, diverged]) == ''
     (now.job.folder / 'data.json').unlink()
     assert same_data.find_fault(now, [], [ended(running(3, WHOLE))]) == ''
+
+
+def test_only_data_that_a_trial_has_read_are_not_its_own_choice(running):
+    """Those that none has read may never have existed."""
+    trials = [ended(running(0, WHOLE), study.FAILED)]
+    now = running(1, LESS)
+    now.changes = {'data.name': 'folder:b', 'seed': 1}
+    assert same_data.find_choice(now, trials) == {'data.name': 'folder:b'}
+    now.config.data.name = 'folder:b'
+    assert same_data.find_choice(now, trials) == {}

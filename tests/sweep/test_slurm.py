@@ -132,6 +132,10 @@ def test_what_is_submitted(tmp_path, cluster):
     assert slurm.parallel == 16
     assert backend.Slurm(tmp_path, 1, 3, []).parallel == 3
     job = Job('x-000', (sys.executable, '-c', ''), tmp_path / 'trials' / '000', Path.cwd())
+    assert slurm.find(job) is None
     assert not slurm.start(job).is_found
     assert {'--signal=TERM@90', '--no-requeue', '--job-name=x-000'} <= set(cluster())
-    assert slurm.start(job).is_found  # it has a note of the job's number
+    found = slurm.find(job)  # it has a note of the job's number
+    assert found
+    assert found.is_found
+    assert slurm.start(job).is_found

@@ -64,8 +64,12 @@ class Backend(Protocol):
 
     parallel: int  # jobs at the same time
 
+    def find(self, job: Job) -> Handle | None:
+        """Return a job that is still running from an earlier start of the sweep, if it is."""
+        ...
+
     def start(self, job: Job) -> Handle:
-        """Start a job, or find it if it is still running from an earlier start of the sweep."""
+        """Start a job, or find it."""
         ...
 
 

@@ -56,6 +56,9 @@ class Local:
         """Return a backend for one trial at a time, which sees every device and core."""
         return cls('cpu', 1, 1)  # where a single device is not named, none is hidden
 
+    def find(self, job: Job) -> None:
+        """Return None: processes end with the sweep, and `start` waits for that."""
+
     def start(self, job: Job) -> '_Process':
         """Start a job, once a process that an earlier sweep left in the folder has ended."""
         slot = self._free.pop(0)

@@ -101,6 +101,9 @@ class Ray:
             max_retries=0,
         )(run)
 
+    def find(self, job: Job) -> None:
+        """Return None: tasks end with the sweep."""
+
     def start(self, job: Job) -> '_Task':
         """Start a task."""
         return _Task(self._ray, self._task.remote(job, self._environ))

@@ -24,6 +24,7 @@ PARALLEL = 16  # jobs in the queue at a time, by default
 SIGNAL = 'TERM@90'  # seconds before the time limit
 QUEUE_EVERY = 5  # seconds between calls of squeue, for all jobs together
 UNKNOWN = 'UNKNOWN'  # stands for the state of a job while the controller does not answer
+NOTE = 'slurm_job'  # in a trial's folder: the job's number, until its exit code is known
 RESULT_DELAY = 15  # seconds after which a job that left the queue without a result is lost
 
 
@@ -93,16 +94,21 @@ class Slurm:
             additional_parameters={**parameters, 'signal': SIGNAL, 'no-requeue': True},
         )
 
+    def find(self, job: Job) -> '_SlurmJob | None':
+        """Return the job of an earlier start of the sweep, until its result is known."""
+        note = job.folder / NOTE
+        number = note.read_text() if note.exists() else self._running(job)
+        return self._watch(job, number, is_found=True) if number else None
+
     def start(self, job: Job) -> '_SlurmJob':
         """Submit a job, unless an earlier start of the sweep has done so."""
-        note = job.folder / 'slurm_job'  # the job's number, until its exit code is known
-        is_found = note.exists()
-        if not is_found:
-            job.folder.mkdir(parents=True, exist_ok=True)
-            number = self._running(job)
-            is_found = number is not None
-            note.write_text(number or self._submit(job))
-        return _SlurmJob(self._job(note.read_text()), self._queue, note, is_found)
+        return self.find(job) or self._watch(job, self._submit(job), is_found=False)
+
+    def _watch(self, job: Job, number: str, is_found: bool) -> '_SlurmJob':
+        job.folder.mkdir(parents=True, exist_ok=True)
+        note = job.folder / NOTE
+        note.write_text(number)
+        return _SlurmJob(self._job(number), self._queue, note, is_found)
 
     def _job(self, number: str) -> Any:
         import submitit
