@@ -279,7 +279,7 @@ def test_runs_with_commas_in_their_names(make_run):
     runs = [str(make_run(name, np.eye(3))) for name in names]
     _, members = ensemble.plan(None, runs[0], f'{runs[0]},{runs[1]}@last,{runs[2]}@1', None)
     assert members == [(runs[0], None), (runs[1], 1), (runs[2], 1)]
-    with pytest.raises(BadInput, match='^nowhere holds no run'):
+    with pytest.raises(BadInput, match=r'^nowhere holds no run'):
         ensemble.plan(None, runs[0], f'nowhere,{runs[1]}', None)
 
 
