@@ -69,6 +69,7 @@ def main() -> None:
     with metrics.open('a') as file:
         for step in range(start + 1, STEPS + 1):
             time.sleep(seconds)
+            (folder / 'checkpoints' / str(step)).mkdir(parents=True, exist_ok=True)
             record = {'step': step, 'epoch': step * 6.0, 'images_per_second': 64.0}
             record |= {'top1': rate, 'top5': 0.9, 'loss': 1 - rate, 'bad_images': 0}
             splits = ('train', 'eval') if step in (2, 4, STEPS) else ('train',)

@@ -2,7 +2,8 @@
 
 `python -m alexnet_jax.sweep.probe --config=...` prints `["cpu", 1]`. Opening makes TFDS prepare a
 dataset that it has not prepared yet: once, and not in many trials at the same time. With
-`--nodevices` it opens the data only, also while trials hold all devices, and prints `null`.
+`--nodevices` it only opens what is there already, also while trials hold all devices, and prints
+`null`: that the data fit the network is not checked, nor is anything downloaded.
 """
 
 import json
@@ -12,6 +13,8 @@ import jax
 from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.cloud.store import is_url
+from alexnet_jax.data import sources
 from alexnet_jax.errors import run_command
 from alexnet_jax.parallel import processes
 
@@ -26,14 +29,17 @@ def main() -> None:
     """
     cli.define_flags(workdir=None)
     cli.parse_flags(sys.argv)
-    if _DEVICES.value:
-        processes.count_devices()  # says in one line what is wrong with them
-    from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
-
-    Data(flags.FLAGS.config)
+    config = flags.FLAGS.config
     if not _DEVICES.value:
+        source = sources.find_source(config.data)
+        if not is_url(source.name) and not source.to_prepare():
+            source.open()
         print(json.dumps(None))
         return
+    processes.count_devices()  # says in one line what is wrong with them
+    from alexnet_jax.data.pipeline import Data  # TensorFlow takes seconds to import
+
+    Data(config)
     devices = jax.local_devices()
     # Older TPUs have two devices per chip, and a process takes whole chips.
     chips = {tuple(d.coords) if d.platform == 'tpu' else d.id for d in devices}

@@ -209,7 +209,6 @@ class Runner:
         if now.furthest > running.furthest:
             running.furthest, running.starts = now.furthest, 0
         running.progress = now
-        # Until it trains, it may replace the record of an earlier start.
         must_compare = code is not None or (now.furthest and not running.is_compared)
         if must_compare and self._has_other_data(running):
             if code is not None:
@@ -236,7 +235,8 @@ class Runner:
         """End the sweep and return True if a trial has read different data from another."""
         others = [*self._running, *self._waiting]
         fault = same_data.find_fault(running, others, self._study.all())
-        running.is_compared = not fault
+        # A run without a checkpoint may replace its record when it is started again.
+        running.is_compared = not fault and bool(running.progress.saved)
         if fault:
             self._end_sweep(fault)
         return bool(fault)

@@ -11,6 +11,8 @@ from optuna.trial import TrialState
 from alexnet_jax.config import default_config
 from alexnet_jax.sweep import same_data, study
 from alexnet_jax.sweep.backends import Job
+from alexnet_jax.sweep.progress import Progress
+from alexnet_jax.sweep.runner import Runner
 from alexnet_jax.sweep.running import Running
 
 WHOLE = {'train ant': '5 images', 'train bee': '6 images'}
@@ -120,3 +122,15 @@ def test_only_data_that_a_trial_has_read_are_not_its_own_choice(running):
     assert same_data.find_choice(now, trials) == {'data.name': 'folder:b'}
     now.config.data.name = 'folder:b'
     assert same_data.find_choice(now, trials) == {}
+
+
+@pytest.mark.parametrize(('saved', 'is_final'), [(0, False), (4, True)])
+def test_a_record_is_compared_again_until_a_checkpoint_keeps_it(running, saved, is_final):
+    """A run without one may be started again on other data, which it then records."""
+    trial = running(1, WHOLE)
+    trial.progress = Progress(step=5, saved=saved)
+    runner: Any = types.SimpleNamespace(
+        _running=[trial], _waiting=[], _study=types.SimpleNamespace(all=list)
+    )
+    assert not Runner._has_other_data(runner, trial)
+    assert trial.is_compared == is_final
