@@ -182,7 +182,7 @@ def _check_init_from(config: ml_collections.ConfigDict, folder: str | None) -> I
     """Whether there are weights to start from, unless the workdir has a checkpoint."""
     if not folder:
         check_init_from(config)
-    elif remote.find_steps(folder) if is_url(folder) else saved.find_steps(folder):
+    elif remote.find_steps(folder):
         return
     checkpoint.check_weights(remote.local_copy(config.init_from))
     yield True, f'the best checkpoint in {config.init_from} is valid'

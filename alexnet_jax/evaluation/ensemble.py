@@ -122,8 +122,8 @@ def parse_member(text: str) -> Member:
     folder, step = match.groups()
     if step != 'last':
         return Member(folder, int(step))
-    steps = remote.find_steps(folder) if is_url(folder) else saved.find_steps(folder)
-    return Member(folder, max(steps, default=None))  # without any, loading says so
+    newest = max(remote.find_steps(folder), default=None)  # without any, loading says so
+    return Member(folder, newest)
 
 
 def _check_member(member: Member) -> ml_collections.ConfigDict:

@@ -12,7 +12,8 @@ import datetime
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -146,7 +147,8 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int, data: s
     missing: list[Path] = []
     for number, next_trial in enumerate(experiment.stages):
         try:
-            missing += _run_stage(name, experiment, next_trial, session, records, seeds)
+            start = partial(_start, name, experiment, next_trial, session, records, seeds)
+            missing += _run_stage(start, session, records)
         except (BadInput, RunError):
             if number:  # what the stages before have found stands
                 print(f'\n{report(name, experiment, records)}\n', flush=True)
@@ -159,17 +161,14 @@ def run(name: str, experiment: Experiment, session: Session, seeds: int, data: s
         raise lost(missing)
 
 
-def _run_stage(
-    name: str,
-    experiment: Experiment,
-    next_trial: NextTrial,
-    session: Session,
-    records: Records,
-    seeds: int,
-) -> list[Path]:
+def _run_stage(start: Callable[[], list[Path]], session: Session, records: Records) -> list[Path]:
     """Run what is left of a stage, as many seeds at a time as the session takes.
 
     A seed that has nothing left now may have something once another seed's trial has ended.
+
+    Args:
+      start: Starts what there is room for: `_start`.
+      session, records: Where trials run, and their results.
 
     Returns:
       The workdirs of nets that are gone; the trials that need them were skipped.
@@ -180,7 +179,7 @@ def _run_stage(
     missing, error = [], None
     while True:
         try:
-            missing += _start(name, experiment, next_trial, session, records, seeds)
+            missing += start()
             if not session.running:
                 break
             trial, seed, record = session.wait()

@@ -110,9 +110,11 @@ def _download(store: Store, folder: Path, listing: dict[str, Object], step: int)
     return True
 
 
-def find_steps(url: str) -> list[int]:
-    """Return the steps that have a checkpoint, newest first."""
-    return committed_steps(Store(url).list())[::-1]
+def find_steps(workdir: str) -> list[int]:
+    """Return the steps that have a checkpoint in a folder or at a URL, newest first."""
+    if not is_url(workdir):
+        return saved.find_steps(workdir)
+    return committed_steps(Store(workdir).list())[::-1]
 
 
 def check_access(url: str) -> None:
